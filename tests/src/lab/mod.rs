@@ -1,0 +1,287 @@
+//! A lab: three network namespaces joined by veth, a cgroup, a directory, and the processes in
+//! them. Everything is named after one tag, so that any of several ways to end (a normal one, a
+//! panic, Ctrl-C, `demo down` after a kill) removes the same things by name.
+//!
+//! ```text
+//!   client ns            node ns                         user ns
+//!   eth0 10.77.1.2 ───── cl0 10.77.1.1   us0 10.77.2.1 ───── eth0 10.77.2.2
+//!        fd77:1::2           fd77:1::1       fd77:2::1            fd77:2::2
+//! ```
+
+mod cgroup;
+mod down;
+mod ns;
+mod process;
+mod signals;
+mod sys;
+mod tools;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+pub use down::{abandoned, down};
+pub use ns::Netns;
+pub use process::{Finished, Process};
+pub use signals::watch as watch_signals;
+pub use tools::{Tools, skip};
+
+/// The node as the client sees it.
+pub const NODE_CLIENT_V4: &str = "10.77.1.1";
+/// The client.
+pub const CLIENT_V4: &str = "10.77.1.2";
+/// A second address of the client's machine.
+pub const CLIENT_V4_B: &str = "10.77.1.3";
+/// The node as users see it.
+pub const NODE_USER_V4: &str = "10.77.2.1";
+/// The node as users see it, IPv6.
+pub const NODE_USER_V6: &str = "fd77:2::1";
+/// The user.
+pub const USER_V4: &str = "10.77.2.2";
+
+/// Which of the lab's machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Control plane, frps and the node's daemon.
+    Node,
+    /// frpc and the services behind it.
+    Client,
+    /// Who uses the tunnels.
+    User,
+}
+
+/// How a lab is to be raised.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Names everything: letters and digits.
+    pub tag: String,
+    /// Leave it running when the lab is dropped.
+    pub keep: bool,
+}
+
+/// A raised lab; dropping it takes it down.
+#[derive(Debug)]
+pub struct Lab {
+    /// The binaries.
+    pub tools: Tools,
+    /// `target/lab/<tag>`: configurations, data, logs.
+    pub dir: PathBuf,
+    node: Netns,
+    client: Netns,
+    user: Netns,
+    node_cgroup: PathBuf,
+    other_cgroup: PathBuf,
+    options: Options,
+}
+
+impl Lab {
+    /// Raises the namespaces, links, addresses and cgroups.
+    ///
+    /// # Errors
+    /// What could not be made; what was made before is removed.
+    pub fn raise(tools: Tools, options: Options) -> Result<Lab> {
+        let tag = &options.tag;
+        anyhow::ensure!(
+            !tag.is_empty() && tag.len() <= 16 && tag.bytes().all(|b| b.is_ascii_alphanumeric()),
+            "a lab's tag is 1 to 16 letters and digits, not {tag:?}"
+        );
+        let dir = tools.labs.join(tag);
+        anyhow::ensure!(
+            !dir.join("owner").exists(),
+            "a lab {tag} exists: {}",
+            dir.display()
+        );
+        fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+        fs::write(dir.join("owner"), std::process::id().to_string()).context("write owner")?;
+
+        // From here on everything is found by the tag, so a failure half-way takes it down too.
+        let undo = Undo(Some(tag.clone()));
+        signals::on_signal(&tools, tag);
+        let node = Netns::add(&ns_name(tag, "node"))?;
+        let client = Netns::add(&ns_name(tag, "client"))?;
+        let user = Netns::add(&ns_name(tag, "user"))?;
+        for ns in [&node, &client, &user] {
+            ns.ip(&["link", "set", "lo", "up"])?;
+        }
+        wire(
+            &node,
+            "cl0",
+            ["10.77.1.1/24", "fd77:1::1/64"],
+            &client,
+            ["10.77.1.2/24", "fd77:1::2/64"],
+        )?;
+        wire(
+            &node,
+            "us0",
+            ["10.77.2.1/24", "fd77:2::1/64"],
+            &user,
+            ["10.77.2.2/24", "fd77:2::2/64"],
+        )?;
+        client.ip(&["addr", "add", &format!("{CLIENT_V4_B}/24"), "dev", "eth0"])?;
+
+        let root = cgroup::root(tag)?;
+        let (node_cgroup, other_cgroup) = (root.join("node"), root.join("other"));
+        for path in [&root, &node_cgroup, &other_cgroup] {
+            fs::create_dir(path).with_context(|| format!("create cgroup {}", path.display()))?;
+        }
+        undo.keep();
+        Ok(Lab {
+            tools,
+            dir,
+            node,
+            client,
+            user,
+            node_cgroup,
+            other_cgroup,
+            options,
+        })
+    }
+
+    /// The namespace of a machine.
+    #[must_use]
+    pub const fn ns(&self, place: Place) -> &Netns {
+        match place {
+            Place::Node => &self.node,
+            Place::Client => &self.client,
+            Place::User => &self.user,
+        }
+    }
+
+    /// The cgroup that the node's processes are in, whose sockets are counted.
+    #[must_use]
+    pub fn cgroup(&self) -> &Path {
+        &self.node_cgroup
+    }
+
+    /// Where the node pins.
+    #[must_use]
+    pub fn pin_root(&self) -> PathBuf {
+        down::pin_root(&self.options.tag)
+    }
+
+    /// A file of the lab's.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Whether the lab outlives us.
+    #[must_use]
+    pub const fn kept(&self) -> bool {
+        self.options.keep
+    }
+
+    /// A command that runs on one of the machines, with a clean environment.
+    #[must_use]
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .env("HOME", &self.dir)
+            .current_dir(&self.dir);
+        for name in ["PATH", "RUST_BACKTRACE", "RUST_LOG"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        command
+    }
+
+    /// Starts a process that lives on. Call it from a thread that lives as long as the process is
+    /// to: the kernel ends it when its parent thread ends.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub fn start(&self, place: Place, name: &str, command: Command) -> Result<Process> {
+        Process::start(self.place(place)?, name, &self.dir, command)
+    }
+
+    /// Runs a command to its end, within 30 s.
+    ///
+    /// # Errors
+    /// It can't be started, or does not end in time. Its exit code is the caller's business.
+    pub fn run(&self, place: Place, command: Command) -> Result<Finished> {
+        process::run(self.place(place)?, command)
+    }
+
+    fn place(&self, place: Place) -> Result<sys::Place> {
+        let cgroup = if place == Place::Node {
+            &self.node_cgroup
+        } else {
+            &self.other_cgroup
+        };
+        sys::Place::open(self.ns(place), cgroup, !self.options.keep)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if !self.options.keep {
+            down(&self.tools, &self.options.tag);
+            signals::forget(&self.options.tag);
+        }
+    }
+}
+
+fn ns_name(tag: &str, machine: &str) -> String {
+    format!("totoro-{tag}-{machine}")
+}
+
+/// A veth pair: `device` here, `eth0` there. Made inside the namespaces, so that no name is ever
+/// taken in the machine's own. No duplicate address detection: an address is good at once.
+fn wire(
+    here: &Netns,
+    device: &str,
+    mine: [&str; 2],
+    there: &Netns,
+    theirs: [&str; 2],
+) -> Result<()> {
+    here.ip(&[
+        "link",
+        "add",
+        device,
+        "type",
+        "veth",
+        "peer",
+        "name",
+        "eth0",
+        "netns",
+        there.name(),
+    ])?;
+    for (ns, device, addresses) in [(here, device, mine), (there, "eth0", theirs)] {
+        for address in addresses {
+            let nodad: &[&str] = if address.contains(':') {
+                &["nodad"]
+            } else {
+                &[]
+            };
+            ns.ip(&[&["addr", "add", address, "dev", device], nodad].concat())?;
+        }
+        ns.ip(&["link", "set", device, "up"])?;
+    }
+    // The other network is reached through the node, as it would be on the internet.
+    let gateway = |address: &str| address.split('/').next().unwrap_or_default().to_owned();
+    there.ip(&["route", "add", "default", "via", &gateway(mine[0])])?;
+    there.ip(&["-6", "route", "add", "default", "via", &gateway(mine[1])])
+}
+
+/// Takes a half-raised lab down.
+struct Undo(Option<String>);
+
+impl Undo {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        if let (Some(tag), Ok(tools)) = (self.0.take(), Tools::locate()) {
+            down(&tools, &tag);
+            signals::forget(&tag);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The binaries that a lab runs, and whether this machine can run it at all.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+/// Where everything is.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    /// The control plane.
+    pub control: PathBuf,
+    /// The node's daemon.
+    pub node: PathBuf,
+    /// Stock frps.
+    pub frps: PathBuf,
+    /// Stock frpc.
+    pub frpc: PathBuf,
+    /// The kernel object.
+    pub object: PathBuf,
+    /// Where labs have their directories.
+    pub labs: PathBuf,
+    /// Where `--keep` writes lab.env.
+    pub demo: PathBuf,
+}
+
+impl Tools {
+    /// Finds them beside the running program: `target/<profile>/`, `target/tools/`, `target/bpf/`.
+    ///
+    /// # Errors
+    /// The program's own path can't be read.
+    pub fn locate() -> Result<Tools> {
+        let exe = std::env::current_exe().context("our own path")?;
+        let mut profile = exe.parent().context("our own directory")?;
+        if profile.ends_with("deps") {
+            profile = profile.parent().context("the build's directory")?;
+        }
+        let target = profile.parent().context("the target directory")?;
+        Ok(Tools {
+            control: profile.join("totoro-control"),
+            node: profile.join("totoro-node"),
+            frps: target.join("tools/frps"),
+            frpc: target.join("tools/frpc"),
+            object: target.join("bpf/totoro-ebpf.o"),
+            labs: target.join("lab"),
+            demo: target.join("demo"),
+        })
+    }
+
+    /// What keeps this machine from raising a lab, one line each; empty = nothing.
+    #[must_use]
+    pub fn missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        if !nix::unistd::geteuid().is_root() {
+            missing.push("root (network namespaces and BPF need it)".to_owned());
+        }
+        if !Path::new("/sys/kernel/btf/vmlinux").exists() {
+            missing.push("a kernel with BTF (/sys/kernel/btf/vmlinux)".to_owned());
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let mounted = |kind: &str| {
+            mounts
+                .lines()
+                .any(|line| line.split(' ').nth(2) == Some(kind))
+        };
+        for (kind, how) in [
+            ("cgroup2", "mount -t cgroup2 cgroup2 /sys/fs/cgroup"),
+            ("bpf", "mount -t bpf bpf /sys/fs/bpf"),
+        ] {
+            if !mounted(kind) {
+                missing.push(format!("{kind} mounted ({how})"));
+            }
+        }
+        for (file, how) in [
+            (&self.object, "cargo xtask build-ebpf"),
+            (&self.frps, "cargo xtask setup"),
+            (&self.frpc, "cargo xtask setup"),
+            (&self.control, "cargo build -p totoro-control"),
+            (&self.node, "cargo build -p totoro-node"),
+        ] {
+            if !file.exists() {
+                let name = file
+                    .file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned();
+                missing.push(format!("{name} ({how})"));
+            }
+        }
+        missing
+    }
+
+    /// Requires that nothing is missing.
+    ///
+    /// # Errors
+    /// What is.
+    pub fn require(&self) -> Result<()> {
+        let missing = self.missing();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        bail!(
+            "this machine lacks:\n  - {}\n`cargo xtask setup` gets most of it",
+            missing.join("\n  - ")
+        )
+    }
+}
+
+/// For tests: the tools, or `None` after saying why the test is skipped.
+///
+/// # Panics
+/// When something is missing although `TOTORO_REQUIRE_KERNEL=1` (as `cargo xtask test` sets).
+#[must_use]
+pub fn skip(test: &str) -> Option<Tools> {
+    let found = Tools::locate().and_then(|tools| tools.require().map(|()| tools));
+    match found {
+        Ok(tools) => Some(tools),
+        Err(why) => {
+            let required = std::env::var("TOTORO_REQUIRE_KERNEL").is_ok_and(|value| value == "1");
+            assert!(!required, "{test} can't run: {why}");
+            eprintln!("{test}: skipped, because {why}");
+            None
+        }
+    }
+}

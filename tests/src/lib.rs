@@ -1,0 +1,11 @@
+//! The lab and the story.
+//!
+//! [`lab`] raises network namespaces with real processes in them and takes all of it down again;
+//! [`net`] are the hand-made users and services; [`api`] is a small REST client; [`story`] is
+//! what `cargo xtask demo` plays and the end-to-end test requires.
+
+pub mod api;
+pub mod lab;
+pub mod net;
+pub mod report;
+pub mod story;

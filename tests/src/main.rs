@@ -1,0 +1,123 @@
+//! `totoro-lab`: the demo.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use totoro_tests::lab::{self, Lab, Options, Tools};
+use totoro_tests::net::backend::Backend;
+use totoro_tests::report::Report;
+use totoro_tests::story;
+
+/// A lab of network namespaces with real frps and frpc.
+#[derive(Debug, Parser)]
+#[command(name = "totoro-lab", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Plays the story, each line a check with a measured figure.
+    Demo(Demo),
+    /// Serves behind frpc in a kept lab.
+    #[command(hide = true)]
+    Backend {
+        /// The TCP service's port on 127.0.0.1.
+        tcp: u16,
+        /// The UDP service's port on 127.0.0.1.
+        udp: u16,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Demo {
+    /// `down` removes labs that `--keep` (or a SIGKILL) left.
+    #[arg(value_parser = ["down"])]
+    what: Option<String>,
+    /// One JSON object per check.
+    #[arg(long)]
+    json: bool,
+    /// Leave the lab running, and write target/demo/lab.env.
+    #[arg(long)]
+    keep: bool,
+    /// Names the lab in the kernel; by default after the process id.
+    #[arg(long, env = "TOTORO_TEST_TAG", hide = true)]
+    tag: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Demo(demo) if demo.what.is_some() => down(),
+        Command::Demo(demo) => play(&demo),
+        Command::Backend { tcp, udp } => Backend::serve_for_ever(tcp, udp).map(|()| true),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn play(demo: &Demo) -> Result<bool> {
+    let tools = Tools::locate()?;
+    tools.require()?;
+    lab::watch_signals()?;
+    // reqwest is built without a TLS provider of its own choice.
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .ok();
+    let begun = Instant::now();
+    let tag = demo
+        .tag
+        .clone()
+        .unwrap_or_else(|| format!("d{}", std::process::id()));
+    let lab = Lab::raise(
+        tools,
+        Options {
+            tag,
+            keep: demo.keep,
+        },
+    )?;
+    let mut report = Report::new(demo.json);
+    if !demo.json {
+        println!(
+            "lab raised in {} ms, logs in {}",
+            begun.elapsed().as_millis(),
+            lab.dir.display()
+        );
+    }
+    let world = story::play(lab, &mut report)?;
+    if demo.keep {
+        let path = world.leave().context("leave the lab running")?;
+        eprintln!(
+            "the lab goes on; see {} and end it with `cargo xtask demo down`",
+            path.display()
+        );
+    } else {
+        drop(world);
+    }
+    if !demo.json {
+        println!("\ntook {:.1} s", begun.elapsed().as_secs_f64());
+    }
+    Ok(report.finish())
+}
+
+fn down() -> Result<bool> {
+    let tools = Tools::locate()?;
+    let labs = lab::abandoned(&tools);
+    for tag in &labs {
+        lab::down(&tools, tag);
+        println!("lab {tag} is down");
+    }
+    if labs.is_empty() {
+        println!("no lab is left");
+    }
+    std::fs::remove_file(tools.demo.join("lab.env")).ok();
+    Ok(true)
+}

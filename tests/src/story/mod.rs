@@ -1,0 +1,73 @@
+//! The story: someone without an account pastes an invite code, gets a tunnel on a lent node, and
+//! the node's kernel holds them to the invite. One file per item; each check has a figure.
+
+mod audit;
+mod bring_up;
+mod closed_ports;
+mod conns;
+mod frpc;
+mod inspect;
+mod invites;
+mod public;
+mod refusals;
+mod revoke;
+mod tickets;
+mod tunnel;
+mod usage;
+mod world;
+
+use anyhow::Result;
+
+use crate::lab::Lab;
+use crate::report::Report;
+pub use world::World;
+
+/// One item: what it shows, and how.
+type Item = (&'static str, fn(&mut World, &mut Report));
+
+/// Plays the whole story in a raised lab. What fails is a ✘ in the report; the world is returned
+/// for a lab that is kept.
+///
+/// # Errors
+/// The services behind frpc can't be started.
+pub fn play(lab: Lab, report: &mut Report) -> Result<World> {
+    let mut world = World::new(lab)?;
+    let items: [Item; 12] = [
+        (
+            "A control plane, a node, frps, and the node's programs in the kernel",
+            bring_up::play,
+        ),
+        ("The operator makes invites", invites::play),
+        (
+            "A stock frpc becomes a tunnel with nothing but the code",
+            tunnel::play,
+        ),
+        ("max_conns: held by the kernel, exactly", conns::play),
+        (
+            "What the invite does not allow is refused, and frpc says why",
+            refusals::play,
+        ),
+        ("The tenant sees ports and refusals", usage::play),
+        (
+            "Ports without a lease are closed; ports outside the pool are untouched",
+            closed_ports::play,
+        ),
+        ("Tickets: each wrong one has its own reason", tickets::play),
+        (
+            "Pause refuses what is new; revoke cuts what lives",
+            revoke::play,
+        ),
+        ("A public node: no code, its public limits", public::play),
+        ("The audit trail has all of it in order", audit::play),
+        ("inspect and bpftool agree", inspect::play),
+    ];
+    for (title, play) in items {
+        report.item(title);
+        play(&mut world, report);
+        if report.failed() > 0 && world.node_id.is_empty() {
+            // Without a node every later check would fail for the same reason.
+            break;
+        }
+    }
+    Ok(world)
+}

@@ -1,0 +1,109 @@
+//! Item 3: from a code to a tunnel, and back after a kill and an expired ticket.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::frpc::{self, Proxy};
+use super::world::{TICKET_TTL_S, World, ms};
+use crate::lab::{NODE_USER_V4, NODE_USER_V6, Place};
+use crate::net::{PAGE, user};
+use crate::report::Report;
+
+/// The tcp proxy's port, which the file asks for.
+pub(super) const TCP_PORT: u16 = 20_000;
+
+pub(super) fn play(world: &mut World, report: &mut Report) {
+    report.check(
+        "the code resolves; frpc fetches its ticket by itself; tcp and udp run",
+        || start(world),
+    );
+    for (name, ip) in [("IPv4", NODE_USER_V4), ("IPv6", NODE_USER_V6)] {
+        report.check(
+            &format!("a page of 1 MiB over {name}, checksum equal"),
+            || page(world, ip),
+        );
+        report.check(&format!("UDP echo over {name}"), || {
+            let (_, udp) = world.ports()?;
+            let took = user::echo(
+                world.lab.ns(Place::User),
+                user::at(ip, udp)?,
+                b"is anyone there",
+            )?;
+            Ok(ms(took))
+        });
+    }
+    report.check(
+        "kill -9, the ticket expires, the same file again: same ports",
+        || restart(world),
+    );
+}
+
+fn page(world: &World, ip: &str) -> Result<String> {
+    let (tcp, _) = world.ports()?;
+    let took = user::fetch(world.lab.ns(Place::User), user::at(ip, tcp)?)?;
+    let rate = PAGE as f64 / took.as_secs_f64() / f64::from(1 << 20);
+    Ok(format!("{}, {rate:.0} MiB/s", ms(took)))
+}
+
+fn proxies(world: &World) -> [Proxy; 2] {
+    [
+        Proxy::new("web", "tcp", world.backend.tcp, TCP_PORT),
+        Proxy::new("dns", "udp", world.backend.udp, 0),
+    ]
+}
+
+fn start(world: &mut World) -> Result<String> {
+    let begun = Instant::now();
+    let code = world.tenant()?.code.clone();
+    let resolved = world.resolve(&code)?;
+    ensure!(
+        resolved.frpc_toml.contains("clientSecret"),
+        "the file has no client secret"
+    );
+    let proxies = proxies(world);
+    let text = frpc::with_proxies(&resolved.frpc_toml, &proxies);
+    let frpc = frpc::up(world, "frpc", &text, &proxies)?;
+    world.tenant()?.frpc = Some(frpc);
+    let took = begun.elapsed();
+    let usage = world.usage_when(&code, |usage| usage.usage.leases.len() == 2)?;
+    let port = |protocol: &str| {
+        let mut leases = usage.usage.leases.iter();
+        leases
+            .find(|lease| lease.protocol == protocol)
+            .map(|lease| lease.port)
+    };
+    let (tcp, udp) = (
+        port("tcp").context("no tcp lease")?,
+        port("udp").context("no udp lease")?,
+    );
+    ensure!(tcp == TCP_PORT, "the tcp proxy has {tcp}");
+    world.ports = Some((tcp, udp));
+    Ok(format!(
+        "{} from code to tunnel; tcp {tcp}, udp {udp}",
+        ms(took)
+    ))
+}
+
+fn restart(world: &mut World) -> Result<String> {
+    let before = world.ports()?;
+    world.tenant()?.frpc.take().context("no frpc runs")?.kill();
+    std::thread::sleep(Duration::from_secs(TICKET_TTL_S) + Duration::from_millis(200));
+    let proxies = proxies(world);
+    let text =
+        std::fs::read_to_string(world.lab.file("other/frpc.toml")).context("the same file")?;
+    let begun = Instant::now();
+    let frpc = frpc::up(world, "frpc", &text, &proxies)?;
+    let took = begun.elapsed();
+    world.tenant()?.frpc = Some(frpc);
+    let ns = world.lab.ns(Place::User);
+    user::fetch(ns, user::at(NODE_USER_V4, before.0)?).context("the page at the old tcp port")?;
+    user::echo(ns, user::at(NODE_USER_V4, before.1)?, b"again")
+        .context("the echo at the old udp port")?;
+    Ok(format!(
+        "tcp {}, udp {}, back after {}",
+        before.0,
+        before.1,
+        ms(took)
+    ))
+}

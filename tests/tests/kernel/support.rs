@@ -1,0 +1,311 @@
+//! A node's kernel side in a network namespace, cgroup and pin directory of its own.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use aya::maps::{MapData, MapInfo};
+use totoro_api::ports::{Pool, PortRange};
+use totoro_ebpf::abi;
+use totoro_node::kernel::{Kernel, KernelOptions, XdpMode};
+
+/// frps's own port in these tests.
+pub(crate) const BIND_PORT: u16 = 17_000;
+
+/// What a test has made, removed on drop.
+pub(crate) struct Node {
+    options: KernelOptions,
+    cgroup: PathBuf,
+}
+
+/// Whether kernel tests can run here; says why not, and fails where they must.
+pub(crate) fn object() -> Option<PathBuf> {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/totoro-ebpf.o");
+    let path = std::env::var_os("TOTORO_OBJECT").map_or(built, PathBuf::from);
+    let missing = if !nix::unistd::geteuid().is_root() {
+        "needs root"
+    } else if !path.exists() {
+        "needs the kernel object: cargo xtask build-ebpf"
+    } else {
+        return Some(path);
+    };
+    assert!(
+        std::env::var_os("TOTORO_REQUIRE_KERNEL").is_none(),
+        "kernel test: {missing}"
+    );
+    eprintln!("skipped: {missing}");
+    None
+}
+
+impl Node {
+    /// Prepares a node; `None` (said on stderr) where kernel tests can't run.
+    pub(crate) fn new(name: &str) -> Option<Node> {
+        let object = object()?;
+        // The run's tag, so that `cargo xtask test` finds what a test left behind.
+        let run =
+            std::env::var("TOTORO_TEST_TAG").unwrap_or_else(|_| std::process::id().to_string());
+        let tag = format!("totoro-kt-{name}-{run}");
+        mount_bpffs();
+        let cgroup = cgroup_root().join(&tag);
+        std::fs::create_dir(&cgroup).expect("make a cgroup");
+        std::fs::write(cgroup.join("cgroup.type"), "threaded").expect("thread the cgroup");
+        let range = PortRange::new(20_000, 20_009).expect("range");
+        let options = KernelOptions {
+            object,
+            pin_root: Path::new("/sys/fs/bpf").join(&tag),
+            cgroup: cgroup.clone(),
+            interfaces: vec![],
+            xdp: XdpMode::Off,
+            pool: Pool {
+                tcp: [range].into_iter().collect(),
+                udp: [range].into_iter().collect(),
+            },
+            bind_port: BIND_PORT,
+            control_per_source: 0,
+            flow_idle_s: 1,
+        };
+        Some(Node { options, cgroup })
+    }
+
+    /// The options it loads with.
+    pub(crate) fn options(&self) -> KernelOptions {
+        self.options.clone()
+    }
+
+    /// Filters these interfaces.
+    pub(crate) fn on(mut self, interfaces: &[&str], xdp: XdpMode) -> Node {
+        self.options.interfaces = interfaces.iter().map(ToString::to_string).collect();
+        self.options.xdp = xdp;
+        self
+    }
+
+    /// Runs a test in the node's namespace and cgroup, on a thread of its own.
+    pub(crate) fn run(self, test: impl FnOnce(Kernel) + Send) {
+        self.run_after(|| (), |kernel, ()| test(kernel));
+    }
+
+    /// The same, with something made in the namespace before the programs are loaded.
+    pub(crate) fn run_after<T>(
+        self,
+        before: impl FnOnce() -> T + Send,
+        test: impl FnOnce(Kernel, T) + Send,
+    ) {
+        let outcome = std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("unshare");
+                ip(&["link", "set", "lo", "up"]);
+                let made = before();
+                let tid = nix::unistd::gettid().to_string();
+                std::fs::write(self.cgroup.join("cgroup.threads"), tid).expect("join the cgroup");
+                let runtime = tokio::runtime::Builder::new_multi_thread()
+                    .worker_threads(1)
+                    .enable_all()
+                    .build()
+                    .expect("runtime");
+                let mut kernel =
+                    Kernel::load(&self.options).unwrap_or_else(|error| panic!("{}", chain(&error)));
+                // The events' task destroys surplus connections, as in the daemon.
+                let _guard = runtime.enter();
+                let _events = kernel.start_events().expect("events");
+                test(kernel, made);
+            });
+            thread.join()
+        });
+        drop(self);
+        if let Err(panic) = outcome {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.options.pin_root);
+        // Threads that outlive the test (an echo server's) go back to where they came from; one
+        // that has just ended may need a moment until the kernel sees it.
+        let threads = std::fs::read_to_string(self.cgroup.join("cgroup.threads"));
+        for tid in threads.unwrap_or_default().lines() {
+            let _ = std::fs::write(cgroup_root().join("cgroup.threads"), tid);
+        }
+        for _ in 0..100 {
+            match std::fs::remove_dir(&self.cgroup) {
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                _ => break,
+            }
+        }
+    }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+fn mount_bpffs() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let at = Path::new("/sys/fs/bpf");
+        let is = nix::sys::statfs::statfs(at)
+            .is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC);
+        if !is {
+            let none: Option<&str> = None;
+            nix::mount::mount(
+                Some("bpf"),
+                at,
+                Some("bpf"),
+                nix::mount::MsFlags::empty(),
+                none,
+            )
+            .expect("mount bpffs");
+        }
+    });
+}
+
+fn cgroup_root() -> PathBuf {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
+    mounts
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(' ');
+            let (_, at, kind) = (fields.next()?, fields.next()?, fields.next()?);
+            (kind == "cgroup2").then(|| PathBuf::from(at))
+        })
+        .next()
+        .expect("a cgroup v2 mount")
+}
+
+/// Runs `ip` in this thread's network namespace.
+pub(crate) fn ip(args: &[&str]) {
+    let done = std::process::Command::new("ip").args(args).status();
+    assert!(
+        done.is_ok_and(|status| status.success()),
+        "ip {}",
+        args.join(" ")
+    );
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Another machine: a thread in a network namespace of its own, for as long as this lives.
+pub(crate) struct Peer {
+    tid: i32,
+    jobs: std::sync::mpsc::Sender<Job>,
+}
+
+impl Peer {
+    /// Makes the namespace.
+    pub(crate) fn new() -> Peer {
+        let (jobs, queue) = std::sync::mpsc::channel::<Job>();
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("unshare");
+            ip(&["link", "set", "lo", "up"]);
+            tell.send(nix::unistd::gettid().as_raw()).expect("tell");
+            for job in queue {
+                job();
+            }
+        });
+        Peer {
+            tid: told.recv().expect("the peer's thread"),
+            jobs,
+        }
+    }
+
+    /// The thread's id, by which `ip link set … netns` finds the namespace.
+    pub(crate) fn tid(&self) -> String {
+        self.tid.to_string()
+    }
+
+    /// Runs something there.
+    pub(crate) fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        let (tell, told) = std::sync::mpsc::channel();
+        self.jobs
+            .send(Box::new(move || drop(tell.send(job()))))
+            .expect("the peer lives");
+        told.recv().expect("the job did not panic")
+    }
+}
+
+/// Key of a port.
+pub(crate) fn key(proto: u8, port: u16) -> abi::PortKey {
+    abi::PortKey {
+        port,
+        proto,
+        pad: 0,
+    }
+}
+
+/// An open lease.
+pub(crate) fn lease(tenant: u32, lease: u64) -> abi::Lease {
+    abi::Lease {
+        tenant,
+        lease,
+        ..abi::Lease::default()
+    }
+}
+
+/// Waits up to five seconds for something to become true.
+pub(crate) fn eventually(what: &str, mut is: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is() {
+        assert!(
+            start.elapsed() < Duration::from_secs(5),
+            "not within 5 s: {what}"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The ids of the links pinned under a root, by name.
+pub(crate) fn link_ids(pin_root: &Path) -> Vec<(String, u32)> {
+    let dir = pin_root.join(format!("v{}", abi::VERSION)).join("links");
+    let mut ids: Vec<(String, u32)> = std::fs::read_dir(dir)
+        .expect("links")
+        .map(|entry| {
+            let path = entry.expect("entry").path();
+            let link = aya::programs::links::PinnedLink::from_pin(&path).expect("pinned link");
+            let link: aya::programs::links::FdLink = link.into();
+            let id = link.info().expect("info").id();
+            (
+                path.file_name()
+                    .expect("name")
+                    .to_string_lossy()
+                    .into_owned(),
+                id,
+            )
+        })
+        .collect();
+    ids.sort();
+    ids
+}
+
+/// Replaces a pinned map by one whose values have another size.
+pub(crate) fn pin_a_map_of_another_size(pin_root: &Path) {
+    let path = pin_root.join(format!("v{}", abi::VERSION)).join("USAGE");
+    std::fs::remove_file(&path).expect("unpin");
+    let object = aya_obj::Map::Legacy(aya_obj::maps::LegacyMap {
+        section_index: 0,
+        section_kind: aya_obj::EbpfSectionKind::Maps,
+        symbol_index: None,
+        def: aya_obj::maps::bpf_map_def {
+            map_type: 1,
+            key_size: 4,
+            value_size: 64,
+            max_entries: 65_536,
+            map_flags: 1,
+            ..aya_obj::maps::bpf_map_def::default()
+        },
+        inner_def: None,
+        data: vec![],
+    });
+    let map = MapData::create(object, "USAGE", None).expect("create");
+    map.pin(&path).expect("pin");
+    assert_eq!(MapInfo::from_pin(&path).expect("info").value_size(), 64);
+}

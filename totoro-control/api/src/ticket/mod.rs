@@ -1,0 +1,82 @@
+//! Tickets: what a holder of an invite (or an anonymous visitor of a public node) shows at login.
+//!
+//! PASETO v4.public (Ed25519); `kid` in the footer; the implicit assertion
+//! `totoro-ticket-v1|<node id>` binds a ticket to its node without sending it.
+
+mod key;
+mod paseto;
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::limits::Limits;
+
+pub use key::{KeyError, SigningKey};
+pub use paseto::{HEADER, Verified, hash, sign, verify};
+
+/// The longest ticket that is looked at, bytes. frp's message limit is about 10 KiB.
+pub const MAX_LEN: usize = 4096;
+
+/// How far clocks may be apart, seconds.
+pub const SKEW_S: i64 = 60;
+
+/// Where a ticket stands in its node's history of desired states.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Revision {
+    /// The store's incarnation: new at each restore.
+    #[serde(rename = "gen")]
+    pub generation: u64,
+    /// The node's policy revision within the incarnation.
+    pub rev: u64,
+}
+
+/// Whom a ticket admits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grant {
+    /// The holder of this invite (its id).
+    Invite(String),
+    /// Anyone, under the node's public limits.
+    Public(bool),
+}
+
+/// What a ticket says. Times are Unix seconds by the control plane's clock.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Claims {
+    /// The ticket's own id: 128 random bits, hex.
+    pub jti: String,
+    /// The node it is for.
+    pub node: String,
+    /// `invite = id` or `public = true`.
+    #[serde(flatten)]
+    pub grant: Grant,
+    /// Who asked for it: the client's address prefix, for rate limits only.
+    pub subject: String,
+    /// The invite's epoch at issue.
+    pub epoch: u32,
+    /// The invite's limits at issue.
+    pub limits: Limits,
+    /// The node's (gen, rev) at issue.
+    #[serde(flatten)]
+    pub revision: Revision,
+    /// Issued at.
+    pub iat: i64,
+    /// Valid until.
+    pub exp: i64,
+    /// How long a session may live that only this ticket vouches for.
+    pub session_until: i64,
+}
+
+/// A Unix time as the wire shows it (RFC 3339, UTC).
+#[must_use]
+pub fn rfc3339(unix: i64) -> String {
+    OffsetDateTime::from_unix_timestamp(unix)
+        .ok()
+        .and_then(|at| {
+            at.format(&time::format_description::well_known::Rfc3339)
+                .ok()
+        })
+        .unwrap_or_default()
+}

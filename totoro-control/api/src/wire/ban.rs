@@ -1,0 +1,49 @@
+//! Bans: sources that may not reach a node's pool or its frps.
+
+use serde::{Deserialize, Serialize};
+
+/// `POST /nodes/bans` (and `/admin/bans`, where no node means all nodes).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewBan {
+    /// The node, where the caller may choose it (admin); absent = all nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// An address or a prefix: `192.0.2.7`, `2001:db8::/48`.
+    pub prefix: String,
+    /// RFC 3339; absent = until lifted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+    /// Why, for the lender.
+    #[serde(default)]
+    pub note: String,
+}
+
+/// A ban as the lender sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BanEntry {
+    /// Its id.
+    pub id: String,
+    /// The node; absent = all nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// The prefix, host bits cleared.
+    pub prefix: ipnet::IpNet,
+    /// RFC 3339; absent = until lifted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+    /// Why, for the lender.
+    pub note: String,
+    /// RFC 3339.
+    pub created_at: String,
+}
+
+/// A page of bans.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BanPage {
+    /// The bans, in the order of their ids.
+    pub items: Vec<BanEntry>,
+    /// Where the next page begins; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}

@@ -1,0 +1,214 @@
+//! Bans: on one node by its lender, on all of them by an admin.
+
+use ipnet::IpNet;
+use totoro_api::Reason;
+use totoro_api::ticket::rfc3339;
+use totoro_api::wire::ban::{BanEntry, BanPage, NewBan};
+use totoro_api::wire::event::kind;
+
+use super::{App, Caller, Failure, Reach, checked_id, fields, node};
+use crate::audit;
+use crate::keys::new_id;
+use crate::push::{self, holds};
+use crate::records::{BanRecord, Change, key};
+use crate::store::{StoreError, Tx, names, read};
+
+/// Bans of one node, and of all nodes together, at most.
+const MAX_BANS: usize = 10_000;
+/// The shortest prefixes: more would ban half the world by a typing error.
+const MIN_PREFIX: (u8, u8) = (8, 16);
+
+impl App {
+    /// Bans a prefix.
+    ///
+    /// # Errors
+    /// Malformed fields; `node_unknown`; `conflict` when there are too many.
+    pub async fn add_ban(&self, caller: &Caller, new: &NewBan) -> Result<BanEntry, Failure> {
+        let (node, prefix_key) = self.ban_scope(caller, new.node.as_deref())?;
+        let prefix = read_prefix(&new.prefix)?;
+        let until = fields::when("until", new.until.as_deref().unwrap_or(""))?;
+        fields::text("note", &new.note, 200)?;
+        let (now, now_ms) = (self.now(), self.now_ms());
+        let id = new_id("ban");
+        let record = BanRecord {
+            id,
+            prefix,
+            until,
+            note: new.note.clone(),
+            created_at: now,
+        };
+        self.transact(|tx| {
+            if tx.names(&prefix_key)?.len() >= MAX_BANS {
+                let detail = format!("there are {MAX_BANS} bans already");
+                return Err(Failure::refused(Reason::Conflict, detail));
+            }
+            tx.put(&format!("{prefix_key}{}", record.id), &record)?;
+            self.touch_bans(tx, node.as_deref())?;
+            let detail = serde_json::json!({
+                "ban": record.id, "prefix": prefix, "until": record.until.map(rfc3339),
+            });
+            let mut event = caller.author.event(kind::BAN_ADDED).detail(detail);
+            if let Some(node) = &node {
+                event = event.node(node);
+            }
+            Ok(audit::record(tx, event, now_ms)?)
+        })
+        .await?;
+        Ok(view(record, node))
+    }
+
+    /// Lifts a ban.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub async fn lift_ban(
+        &self,
+        caller: &Caller,
+        node: Option<&str>,
+        id: &str,
+    ) -> Result<(), Failure> {
+        let (node, prefix_key) = self.ban_scope(caller, node)?;
+        let at = format!("{prefix_key}{}", checked_id(id)?);
+        let now_ms = self.now_ms();
+        self.transact(|tx| {
+            let record = tx.get::<BanRecord>(&at)?.ok_or(Reason::NotFound)?.value;
+            tx.delete(&at);
+            self.touch_bans(tx, node.as_deref())?;
+            let detail = serde_json::json!({ "ban": record.id, "prefix": record.prefix });
+            let mut event = caller.author.event(kind::BAN_LIFTED).detail(detail);
+            if let Some(node) = &node {
+                event = event.node(node);
+            }
+            Ok(audit::record(tx, event, now_ms)?)
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// A page of bans that hold.
+    ///
+    /// # Errors
+    /// `node_unknown`, or when the store fails.
+    pub fn bans(
+        &self,
+        caller: &Caller,
+        node: Option<&str>,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<BanPage, Failure> {
+        let (node, prefix_key) = self.ban_scope(caller, node)?;
+        let now = self.now();
+        let mut items = Vec::new();
+        for id in names(&*self.store, &prefix_key)? {
+            if cursor.is_some_and(|cursor| id.as_str() <= cursor) {
+                continue;
+            }
+            let record = read::<BanRecord>(&*self.store, &format!("{prefix_key}{id}"))?;
+            items.extend(
+                record
+                    .map(|record| record.value)
+                    .filter(|ban| holds(ban, now))
+                    .map(|ban| view(ban, node.clone())),
+            );
+            if items.len() > limit {
+                break;
+            }
+        }
+        let next = node::cut(&mut items, limit, |ban: &BanEntry| ban.id.clone());
+        Ok(BanPage { items, next })
+    }
+
+    /// Which node's bans, and where they stand; `None` is those of all nodes.
+    fn ban_scope(
+        &self,
+        caller: &Caller,
+        node: Option<&str>,
+    ) -> Result<(Option<String>, String), Failure> {
+        if caller.reach == Reach::All && node.is_none() {
+            return Ok((None, key::GLOBAL_BANS.to_owned()));
+        }
+        let node = self.node_named(caller.node(node)?)?.value.id;
+        let prefix = key::bans_of(&node);
+        Ok((Some(node), prefix))
+    }
+
+    fn touch_bans(&self, tx: &mut Tx<'_>, node: Option<&str>) -> Result<(), StoreError> {
+        match node {
+            Some(node) => push::touch(tx, node, &Change::Bans),
+            None => tx
+                .names(key::NODES)?
+                .iter()
+                .try_for_each(|node| push::touch(tx, node, &Change::Bans)),
+        }
+    }
+
+    /// Whether this address is banned from a node.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(super) fn is_banned(
+        &self,
+        node: &str,
+        address: std::net::IpAddr,
+    ) -> Result<bool, StoreError> {
+        let address = address.to_canonical();
+        Ok(self
+            .desired_bans(node)?
+            .iter()
+            .any(|ban| ban.prefix.contains(&address)))
+    }
+}
+
+fn view(record: BanRecord, node: Option<String>) -> BanEntry {
+    let BanRecord {
+        id,
+        prefix,
+        until,
+        note,
+        created_at,
+    } = record;
+    let (until, created_at) = (until.map(rfc3339), rfc3339(created_at));
+    BanEntry {
+        id,
+        node,
+        prefix,
+        until,
+        note,
+        created_at,
+    }
+}
+
+/// An address or a prefix, host bits cleared.
+fn read_prefix(text: &str) -> Result<IpNet, Failure> {
+    let bad = || Failure::malformed("prefix: write an address or a prefix, like 192.0.2.0/24");
+    let text = text.trim();
+    let net = match text.parse::<std::net::IpAddr>() {
+        Ok(address) => IpNet::from(address.to_canonical()),
+        Err(_) => text.parse::<IpNet>().map_err(|_| bad())?.trunc(),
+    };
+    let shortest = match net {
+        IpNet::V4(_) => MIN_PREFIX.0,
+        IpNet::V6(_) => MIN_PREFIX.1,
+    };
+    if net.prefix_len() < shortest {
+        return Err(Failure::malformed(format!("prefix: at least /{shortest}")));
+    }
+    Ok(net)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes() {
+        let read = |text: &str| read_prefix(text).ok().map(|net| net.to_string());
+        assert_eq!(read("192.0.2.7").as_deref(), Some("192.0.2.7/32"));
+        assert_eq!(read("192.0.2.7/24").as_deref(), Some("192.0.2.0/24"));
+        assert_eq!(read("::ffff:192.0.2.7").as_deref(), Some("192.0.2.7/32"));
+        assert_eq!(read("2001:db8::1/48").as_deref(), Some("2001:db8::/48"));
+        for bad in ["", "0.0.0.0/0", "::/0", "192.0.2.7/33", "example.org"] {
+            assert_eq!(read(bad), None, "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Who is calling, and what they may reach. Wrong, missing, unknown: one path, one answer.
+
+use std::net::IpAddr;
+
+use subtle::ConstantTimeEq as _;
+use totoro_api::Reason;
+
+use super::{App, Failure};
+use crate::audit::Author;
+use crate::keys::{Purpose, TokenKind};
+use crate::records::{AdminTokenRecord, NodeRecord, key};
+use crate::store::{Record, read};
+
+/// What a caller may reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// One node's own things: its key was shown.
+    Node(String),
+    /// Everything: an admin's token was shown.
+    All,
+}
+
+/// An authenticated caller.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// What it may reach.
+    pub reach: Reach,
+    /// Who its events are by.
+    pub author: Author,
+}
+
+impl Caller {
+    /// The node that a request is about: the caller's own, or the one that an admin names.
+    ///
+    /// # Errors
+    /// When an admin names none, or a node names another.
+    pub fn node<'a>(&'a self, named: Option<&'a str>) -> Result<&'a str, Failure> {
+        match (&self.reach, named) {
+            (Reach::Node(own), None) => Ok(own),
+            (Reach::Node(own), Some(named)) if own == named => Ok(own),
+            (Reach::Node(_), Some(_)) => Err(Reason::NotAuthorized.into()),
+            (Reach::All, Some(named)) => Ok(named),
+            (Reach::All, None) => Err(Failure::malformed("node: name the node")),
+        }
+    }
+
+    /// Whether a thing of this node is within reach. What is not is not found.
+    #[must_use]
+    pub fn reaches(&self, node: &str) -> bool {
+        match &self.reach {
+            Reach::Node(own) => own == node,
+            Reach::All => true,
+        }
+    }
+}
+
+impl App {
+    /// The node whose key this is.
+    ///
+    /// # Errors
+    /// `not_authorized`, whatever is wrong with it.
+    pub fn node_by_key(&self, text: &str) -> Result<Record<NodeRecord>, Failure> {
+        let hash = self.node_key_hash(blake3::hash(text.as_bytes()).to_hex().as_str());
+        let found = read::<String>(&*self.store, &key::node_key(&hash))?;
+        let node = match found {
+            Some(id) => read::<NodeRecord>(&*self.store, &key::node(&id.value))?,
+            None => None,
+        };
+        let fits = |record: &Record<NodeRecord>| {
+            let kept = record.value.key.as_deref().unwrap_or("");
+            bool::from(kept.as_bytes().ct_eq(hash.as_bytes()))
+        };
+        match node.filter(fits) {
+            Some(record) if TokenKind::NodeKey.fits(text) => Ok(record),
+            _ => Err(Reason::NotAuthorized.into()),
+        }
+    }
+
+    /// The keyed hash that a node is found by, from the hash that it sends at enrolment.
+    pub(super) fn node_key_hash(&self, key_hash: &str) -> String {
+        self.secret.hash_hex(Purpose::NodeKey, key_hash)
+    }
+
+    /// The caller with this node key.
+    ///
+    /// # Errors
+    /// `not_authorized`.
+    pub fn node_caller(
+        &self,
+        text: &str,
+        address: IpAddr,
+        request_id: &str,
+    ) -> Result<Caller, Failure> {
+        let id = self.node_by_key(text)?.value.id;
+        let author = Author::remote("node", &id, address, request_id);
+        Ok(Caller {
+            reach: Reach::Node(id),
+            author,
+        })
+    }
+
+    /// The caller with this admin token.
+    ///
+    /// # Errors
+    /// `not_authorized`.
+    pub fn admin_caller(
+        &self,
+        text: &str,
+        address: IpAddr,
+        request_id: &str,
+    ) -> Result<Caller, Failure> {
+        let hash = self.secret.hash_hex(Purpose::Admin, text);
+        let found = read::<AdminTokenRecord>(&*self.store, &key::admin_token(&hash))?;
+        match found {
+            Some(token) if TokenKind::Admin.fits(text) => {
+                let author = Author::remote("admin", &token.value.name, address, request_id);
+                Ok(Caller {
+                    reach: Reach::All,
+                    author,
+                })
+            }
+            _ => Err(Reason::NotAuthorized.into()),
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! A node's events: each lands in the trail exactly once, in order. The spool's position moves in
+//! the same commit as its events, so a repeat finds them there and a crash loses both or none.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+use totoro_api::Reason;
+use totoro_api::wire::event::{EventBatch, EventsAccepted, NodeEvent, Subject, kind};
+
+use super::{App, Caller, Failure, checked_id};
+use crate::audit;
+use crate::records::{InviteRecord, SpoolRecord, key};
+use crate::store::{Tx, read};
+
+/// Events in one batch at most.
+const MAX_BATCH: usize = 500;
+
+impl App {
+    /// Adds the batch's events that the trail does not have yet.
+    ///
+    /// # Errors
+    /// `conflict`, naming the expected seq, when events before these are missing; malformed ones.
+    pub async fn accept_events(
+        &self,
+        caller: &Caller,
+        batch: &EventBatch,
+    ) -> Result<EventsAccepted, Failure> {
+        let node = caller.node(None)?;
+        let spool = &batch.spool;
+        if spool.len() != 32 || !spool.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(Failure::malformed(
+                "spool: 128 random bits in 32 hex digits",
+            ));
+        }
+        if batch.events.len() > MAX_BATCH {
+            return Err(Failure::malformed(format!(
+                "events: at most {MAX_BATCH} in one batch"
+            )));
+        }
+        let at = key::spool(node, spool);
+        let now_ms = self.now_ms();
+        let (seq, _) = self
+            .transact(|tx| {
+                let stands = tx
+                    .get::<SpoolRecord>(&at)?
+                    .map_or(0, |record| record.value.seq);
+                let fresh = fresh(&batch.events, stands)?;
+                let Some(last) = fresh.last().map(|event| event.seq) else {
+                    return Ok(stands);
+                };
+                let mut owners = Owners {
+                    node,
+                    known: HashMap::new(),
+                };
+                for event in fresh {
+                    let subject = owners.own(tx, event.subject.clone())?;
+                    let draft = caller.author.event("").node(node).spooled(
+                        subject,
+                        event.at_ms,
+                        &event.boot,
+                        spool,
+                        event.seq,
+                    );
+                    audit::record(tx, draft, now_ms)?;
+                }
+                tx.put(&at, &SpoolRecord { seq: last })?;
+                Ok(last)
+            })
+            .await?;
+        Ok(EventsAccepted { seq })
+    }
+
+    /// How far a spool has arrived.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn spool_position(&self, node: &str, spool: &str) -> Result<u64, Failure> {
+        let record = read::<SpoolRecord>(&*self.store, &key::spool(node, checked_id(spool)?))?;
+        Ok(record.map_or(0, |record| record.value.seq))
+    }
+}
+
+/// The events after `stands`, when they go on from it without a gap.
+fn fresh(events: &[NodeEvent], stands: u64) -> Result<&[NodeEvent], Failure> {
+    for pair in events.windows(2) {
+        if pair[1].seq <= pair[0].seq {
+            return Err(Failure::malformed("events: seq must rise"));
+        }
+    }
+    let fresh = &events[events.partition_point(|event| event.seq <= stands)..];
+    let mut expected = stands + 1;
+    for event in fresh {
+        if event.seq != expected && !closes_gap(event, expected) {
+            return Err(Failure::refused(
+                Reason::Conflict,
+                format!(
+                    "events are missing: expected seq {expected}, got {}",
+                    event.seq
+                ),
+            ));
+        }
+        expected = event.seq.checked_add(1).ok_or(Reason::RequestMalformed)?;
+    }
+    Ok(fresh)
+}
+
+/// Whether the event says that a full spool lost all from `expected` up to itself.
+fn closes_gap(event: &NodeEvent, expected: u64) -> bool {
+    let number = |field: &str| event.subject.detail.get(field).and_then(Value::as_u64);
+    event.subject.kind == kind::AUDIT_LOST
+        && event.seq > expected
+        && number("from").is_some_and(|from| from <= expected)
+        && number("to").is_some_and(|to| event.seq <= to.saturating_add(1))
+}
+
+/// Which invites are the node's: a node can tell nothing about another's.
+struct Owners<'a> {
+    node: &'a str,
+    known: HashMap<String, bool>,
+}
+
+impl Owners<'_> {
+    fn own(&mut self, tx: &Tx<'_>, mut subject: Subject) -> Result<Subject, Failure> {
+        let Some(invite) = subject.invite.clone() else {
+            return Ok(subject);
+        };
+        let own = match self.known.get(&invite) {
+            Some(&own) => own,
+            None => {
+                let own = match checked_id(&invite) {
+                    Ok(id) => tx
+                        .peek::<InviteRecord>(&key::invite(id))?
+                        .is_some_and(|record| record.value.node == self.node),
+                    Err(_) => false,
+                };
+                self.known.insert(invite, own);
+                own
+            }
+        };
+        if !own {
+            // Refusing the event would hold up the spool behind it for ever.
+            subject.invite = None;
+            subject.detail = json!({ "foreign_invite": true, "detail": subject.detail });
+        }
+        Ok(subject)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(seq: u64) -> NodeEvent {
+        let subject = Subject {
+            kind: "session.opened".to_owned(),
+            ..Subject::default()
+        };
+        NodeEvent {
+            seq,
+            at_ms: 0,
+            boot: String::new(),
+            subject,
+        }
+    }
+
+    fn lost(seq: u64, from: u64, to: u64) -> NodeEvent {
+        let mut event = event(seq);
+        event.subject.kind = kind::AUDIT_LOST.to_owned();
+        event.subject.detail = json!({ "from": from, "to": to });
+        event
+    }
+
+    fn seqs(events: &[NodeEvent], stands: u64) -> Result<Vec<u64>, Reason> {
+        fresh(events, stands)
+            .map(|events| events.iter().map(|event| event.seq).collect())
+            .map_err(|failure| failure.refusal().expect("a refusal").reason)
+    }
+
+    #[test]
+    fn once_in_order_without_gaps() {
+        let three = [event(4), event(5), event(6)];
+        assert_eq!(seqs(&three, 3), Ok(vec![4, 5, 6]));
+        assert_eq!(
+            seqs(&three, 5),
+            Ok(vec![6]),
+            "what is there is not taken again"
+        );
+        assert_eq!(seqs(&three, 9), Ok(vec![]));
+        assert_eq!(seqs(&three, 2), Err(Reason::Conflict));
+        assert_eq!(seqs(&[event(1), event(3)], 0), Err(Reason::Conflict));
+        assert_eq!(
+            seqs(&[event(2), event(1)], 0),
+            Err(Reason::RequestMalformed)
+        );
+        assert_eq!(
+            seqs(&[event(u64::MAX)], u64::MAX - 1),
+            Err(Reason::RequestMalformed)
+        );
+    }
+
+    #[test]
+    fn a_full_spools_gap_is_closed_by_saying_so() {
+        assert_eq!(
+            seqs(&[event(1), lost(9, 2, 8), event(10)], 0),
+            Ok(vec![1, 9, 10])
+        );
+        assert_eq!(seqs(&[lost(8, 2, 8)], 1), Ok(vec![8]));
+        assert_eq!(
+            seqs(&[lost(9, 3, 8)], 1),
+            Err(Reason::Conflict),
+            "2 is not accounted for"
+        );
+        assert_eq!(
+            seqs(&[lost(12, 2, 8)], 1),
+            Err(Reason::Conflict),
+            "9 to 11 neither"
+        );
+    }
+}

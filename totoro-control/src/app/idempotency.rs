@@ -1,0 +1,146 @@
+//! Requests with an Idempotency-Key: a repeat answers what the first one did, for 24 hours. The
+//! code that such a request makes is derived, so it can be told again though only its hash is kept.
+
+use totoro_api::Reason;
+use totoro_api::code::InviteCode;
+
+use super::{App, Failure};
+use crate::keys::{Purpose, random};
+use crate::records::{IdempotencyRecord, key};
+use crate::store::Tx;
+
+/// How long a request is remembered, seconds.
+const KEPT_S: i64 = 86_400;
+/// The longest Idempotency-Key, bytes.
+const MAX_KEY: usize = 128;
+/// How many codes of one key are tried: one more is needed each time the same key is used again
+/// after its record was forgotten.
+const MAX_INDEX: u32 = 1000;
+
+/// One request and the key that came with it.
+#[derive(Clone, Copy, Debug)]
+pub struct Idempotency<'a> {
+    /// The Idempotency-Key.
+    pub key: &'a str,
+    /// What is asked, method and body: the same key with another is a conflict.
+    pub request: &'a str,
+}
+
+/// Whether a request is new.
+pub(super) enum Seen {
+    /// It was answered: by this record.
+    Before(IdempotencyRecord),
+    /// It is new.
+    New,
+}
+
+impl App {
+    /// Checks a key as clients write it.
+    pub(super) fn checked_key(request: Option<Idempotency<'_>>) -> Result<(), Failure> {
+        let fits = |key: &str| {
+            !key.is_empty() && key.len() <= MAX_KEY && key.bytes().all(|b| b.is_ascii_graphic())
+        };
+        if request.is_none_or(|request| fits(request.key)) {
+            return Ok(());
+        }
+        let detail = format!("Idempotency-Key: 1 to {MAX_KEY} printable ASCII characters");
+        Err(Failure::malformed(detail))
+    }
+
+    /// Whether this request was made before.
+    pub(super) fn seen(
+        &self,
+        tx: &mut Tx<'_>,
+        node: &str,
+        request: Idempotency<'_>,
+        now: i64,
+    ) -> Result<Seen, Failure> {
+        let Some(found) = tx.get::<IdempotencyRecord>(&self.key_of(node, request))? else {
+            return Ok(Seen::New);
+        };
+        let record = found.value;
+        if record.expires_at <= now {
+            return Ok(Seen::New);
+        }
+        if record.request != self.request_hash(request) {
+            let detail = "this Idempotency-Key came with another request";
+            return Err(Failure::refused(Reason::Conflict, detail));
+        }
+        Ok(Seen::Before(record))
+    }
+
+    /// A code that no invite has: derived where the request has a key, random where it has none.
+    /// With it its keyed hash and its index.
+    pub(super) fn free_code(
+        &self,
+        tx: &mut Tx<'_>,
+        node: &str,
+        request: Option<Idempotency<'_>>,
+    ) -> Result<(InviteCode, String, u32), Failure> {
+        for index in 0..MAX_INDEX {
+            let code = match request {
+                Some(request) => self.derived_code(node, request.key, index),
+                None => InviteCode::from_entropy(random()),
+            };
+            let hash = self.code_hash(&code);
+            if tx.get::<String>(&key::code(&hash))?.is_none() {
+                return Ok((code, hash, index));
+            }
+        }
+        Err(Failure::refused(
+            Reason::Conflict,
+            "this Idempotency-Key was used too often",
+        ))
+    }
+
+    /// The code that this key made.
+    pub(super) fn derived_code(&self, node: &str, key: &str, index: u32) -> InviteCode {
+        let parts: [&[u8]; 3] = [node.as_bytes(), key.as_bytes(), &index.to_be_bytes()];
+        let hash = self.secret.hash(Purpose::DerivedCode, &parts);
+        let mut entropy = [0; 16];
+        entropy.copy_from_slice(&hash[..16]);
+        InviteCode::from_entropy(entropy)
+    }
+
+    /// What a code is looked up by.
+    pub(super) fn code_hash(&self, code: &InviteCode) -> String {
+        self.secret
+            .hash_hex(Purpose::InviteCode, &code.normalised())
+    }
+
+    /// Remembers the request.
+    pub(super) fn remember(
+        &self,
+        tx: &mut Tx<'_>,
+        node: &str,
+        request: Idempotency<'_>,
+        (invite, index): (&str, u32),
+        now: i64,
+    ) -> Result<(), Failure> {
+        let at = self.key_of(node, request);
+        let expires_at = now + KEPT_S;
+        let record = IdempotencyRecord {
+            request: self.request_hash(request),
+            invite: invite.to_owned(),
+            index,
+            expires_at,
+        };
+        tx.put(&at, &record)?;
+        let hash = at.rsplit('/').next().unwrap_or_default();
+        Ok(tx.put(&key::idempotency_end(expires_at, hash), &())?)
+    }
+
+    fn key_of(&self, node: &str, request: Idempotency<'_>) -> String {
+        let parts: [&[u8]; 3] = [b"key", node.as_bytes(), request.key.as_bytes()];
+        let hash = self.secret.hash(Purpose::Idempotency, &parts);
+        key::idempotency(&blake3::Hash::from_bytes(hash).to_hex())
+    }
+
+    fn request_hash(&self, request: Idempotency<'_>) -> String {
+        let hash = self.secret.hash(
+            Purpose::Idempotency,
+            &[b"request", request.request.as_bytes()],
+        );
+        blake3::Hash::from_bytes(hash).to_hex().to_string()
+    }
+}

@@ -1,0 +1,400 @@
+//! Tickets: for the holder of a code, and for anyone on a public node.
+
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv6Net};
+use subtle::ConstantTimeEq as _;
+use totoro_api::code::{BadCode, InviteCode};
+use totoro_api::limits::Limits;
+use totoro_api::ticket::{Claims, Grant, sign};
+use totoro_api::wire::event::kind;
+use totoro_api::wire::node::Visibility;
+use totoro_api::wire::push::InviteState;
+use totoro_api::{Reason, Refusal};
+
+use super::{App, Failure};
+use crate::audit::Author;
+use crate::keys::random_hex;
+use crate::records::{AppliedRecord, InviteRecord, NodeRecord, key};
+use crate::store::read;
+
+/// How long an anonymous session may live, seconds.
+const ANONYMOUS_SESSION_S: i64 = 4 * 3600;
+
+/// Where a request of a code holder, or of anyone, comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Visitor<'a> {
+    /// The client's address.
+    pub address: IpAddr,
+    /// The request's id.
+    pub request_id: &'a str,
+}
+
+impl Visitor<'_> {
+    /// Who its events are by.
+    pub(super) fn author(&self, invite: Option<&str>) -> Author {
+        let kind = if invite.is_some() { "invite" } else { "anyone" };
+        Author::remote(kind, invite.unwrap_or(""), self.address, self.request_id)
+    }
+}
+
+/// A ticket and its life.
+#[derive(Clone, Debug)]
+pub struct Issued {
+    /// The ticket's text.
+    pub ticket: String,
+    /// Its id.
+    pub jti: String,
+    /// Issued at, Unix seconds.
+    pub issued_at: i64,
+    /// Good until, Unix seconds.
+    pub expires_at: i64,
+}
+
+impl Issued {
+    /// The life that is left at issue, seconds.
+    #[must_use]
+    pub fn life_s(&self) -> u64 {
+        u64::try_from(self.expires_at - self.issued_at).unwrap_or(0)
+    }
+
+    /// When to fetch the next one: at two thirds of its life, Unix seconds.
+    #[must_use]
+    pub fn renew_after(&self) -> i64 {
+        self.issued_at + (self.expires_at - self.issued_at) * 2 / 3
+    }
+}
+
+/// An invite that admits, and its node.
+pub(super) struct Holder {
+    pub(super) invite: InviteRecord,
+    pub(super) node: NodeRecord,
+}
+
+/// A refusal and what it is about, for its event.
+pub(super) struct Refused {
+    pub(super) failure: Failure,
+    pub(super) node: Option<String>,
+    pub(super) invite: Option<String>,
+}
+
+impl<F: Into<Failure>> From<F> for Refused {
+    fn from(failure: F) -> Self {
+        Refused {
+            failure: failure.into(),
+            node: None,
+            invite: None,
+        }
+    }
+}
+
+/// What a ticket is signed over, besides node and time.
+struct Terms {
+    grant: Grant,
+    subject: String,
+    epoch: u32,
+    limits: Limits,
+    /// How long a session may live that only the ticket vouches for, seconds.
+    session_s: i64,
+    /// When the invite ends, Unix seconds.
+    ends_at: Option<i64>,
+}
+
+impl App {
+    /// The invite of this code, whatever its state, and its node.
+    pub(super) fn invite_by_code(&self, text: &str) -> Result<Holder, Refused> {
+        let code: InviteCode = text
+            .parse()
+            .map_err(|bad: BadCode| Failure::refused(Reason::InviteUnknown, bad.to_string()))?;
+        let hash = self.code_hash(&code);
+        let id = read::<String>(&*self.store, &key::code(&hash)).map_err(Failure::from)?;
+        let id = id.ok_or(Reason::InviteUnknown)?.value;
+        let invite =
+            read::<InviteRecord>(&*self.store, &key::invite(&id)).map_err(Failure::from)?;
+        let invite = invite
+            .map(|record| record.value)
+            .filter(|invite| bool::from(invite.code.as_bytes().ct_eq(hash.as_bytes())))
+            .ok_or(Reason::InviteUnknown)?;
+        let node = self.node_record(&invite.node)?.value;
+        Ok(Holder { invite, node })
+    }
+
+    /// The invite of this code, if it admits this visitor.
+    pub(super) fn holder(&self, text: &str, visitor: Visitor<'_>) -> Result<Holder, Refused> {
+        let holder = self.invite_by_code(text)?;
+        let admitted = match holder.invite.state_at(self.now()) {
+            InviteState::Revoked => Err(Reason::InviteRevoked.into()),
+            InviteState::Expired => Err(Reason::InviteExpired.into()),
+            InviteState::Paused => Err(Reason::InvitePaused.into()),
+            InviteState::Active => self.check_node(&holder.node, visitor),
+        };
+        match admitted {
+            Ok(()) => Ok(holder),
+            Err(failure) => Err(Refused {
+                failure,
+                node: Some(holder.node.id),
+                invite: Some(holder.invite.id),
+            }),
+        }
+    }
+
+    /// Whether a node takes this visitor at all. A draining one does: whoever lives there may come
+    /// back, and the node itself refuses what is new.
+    fn check_node(&self, node: &NodeRecord, visitor: Visitor<'_>) -> Result<(), Failure> {
+        if node.disabled {
+            return Err(Reason::NodeDisabled.into());
+        }
+        if self.is_banned(&node.id, visitor.address)? {
+            return Err(Reason::ClientBanned.into());
+        }
+        Ok(())
+    }
+
+    /// A ticket for the holder of a code.
+    pub(super) fn ticket_for_holder(
+        &self,
+        holder: &Holder,
+        visitor: Visitor<'_>,
+    ) -> Result<Issued, Failure> {
+        let Holder { invite, node } = holder;
+        let holds = invite.limits.over(&node.said.defaults);
+        self.ticket(
+            node,
+            Terms {
+                grant: Grant::Invite(invite.id.clone()),
+                subject: subject(visitor.address),
+                epoch: invite.epoch,
+                limits: invite.limits.clone(),
+                session_s: i64::try_from(holds.session_max).unwrap_or(i64::MAX),
+                ends_at: invite.expires_at,
+            },
+        )
+    }
+
+    /// A ticket for anyone, under the node's public limits.
+    pub(super) fn public_ticket(
+        &self,
+        node: &NodeRecord,
+        visitor: Visitor<'_>,
+    ) -> Result<Issued, Failure> {
+        if node.said.visibility != Visibility::Public {
+            // A private node's existence is nobody's business.
+            return Err(Reason::NodeUnknown.into());
+        }
+        self.check_node(node, visitor)?;
+        if node.draining {
+            return Err(Reason::NodeDraining.into());
+        }
+        self.ticket(
+            node,
+            Terms {
+                grant: Grant::Public(true),
+                subject: subject(visitor.address),
+                epoch: 0,
+                limits: node.said.public_limits.clone(),
+                session_s: ANONYMOUS_SESSION_S,
+                ends_at: None,
+            },
+        )
+    }
+
+    fn ticket(&self, node: &NodeRecord, terms: Terms) -> Result<Issued, Failure> {
+        // Before anything else is read again: a ticket may claim an older revision than the limits
+        // it carries, never a newer one.
+        let revision = self.policy_revision(&node.id)?;
+        let now = self.now();
+        let applied = read::<AppliedRecord>(&*self.store, &key::applied(&node.id))?;
+        let known = applied
+            .map(|applied| applied.value.keys)
+            .unwrap_or_default();
+        let ring = self.ring();
+        let Some(signer) = ring.signer(&known, now) else {
+            return Err(Failure::Refused(Refusal::with(
+                Reason::NodeOffline,
+                "the node has not confirmed a ticket key yet: its daemon has not run, or cannot \
+                 reach the control plane",
+            )));
+        };
+        let life = i64::try_from(self.config.ticket_ttl.secs()).unwrap_or(i64::MAX);
+        let until = |at: i64| terms.ends_at.map_or(at, |ends_at| at.min(ends_at));
+        let expires_at = until(now.saturating_add(life));
+        let claims = Claims {
+            jti: random_hex::<16>(),
+            node: node.id.clone(),
+            grant: terms.grant,
+            subject: terms.subject,
+            epoch: terms.epoch,
+            limits: terms.limits,
+            revision,
+            iat: now,
+            exp: expires_at,
+            session_until: until(now.saturating_add(terms.session_s)),
+        };
+        let ticket = sign(signer, &claims);
+        Ok(Issued {
+            ticket,
+            jti: claims.jti,
+            issued_at: now,
+            expires_at,
+        })
+    }
+
+    /// Leaves the event of a ticket that was given out under this kind.
+    pub(super) async fn record_issued(
+        &self,
+        visitor: Visitor<'_>,
+        kind: &str,
+        issued: &Issued,
+        (node, invite): (&str, Option<&str>),
+    ) -> Result<(), Failure> {
+        let detail = serde_json::json!({
+            "jti": issued.jti, "expires_at": totoro_api::ticket::rfc3339(issued.expires_at),
+        });
+        let event = visitor
+            .author(invite)
+            .event(kind)
+            .node(node)
+            .client(visitor.address);
+        let event = match invite {
+            Some(invite) => event.invite(invite),
+            None => event,
+        };
+        self.record(event.detail(detail)).await
+    }
+
+    /// Leaves the event of a refusal, and gives the refusal back.
+    pub(super) async fn record_refused(
+        &self,
+        visitor: Visitor<'_>,
+        kind: &str,
+        refused: Refused,
+    ) -> Failure {
+        let Refused {
+            failure,
+            node,
+            invite,
+        } = refused;
+        let Some(refusal) = failure.refusal() else {
+            return failure;
+        };
+        tracing::info!(
+            node_id = node.as_deref().unwrap_or("-"),
+            invite_id = invite.as_deref().unwrap_or("-"),
+            reason = refusal.reason.code(),
+            client = %visitor.address,
+            request_id = visitor.request_id,
+            "refused"
+        );
+        let mut event = visitor
+            .author(invite.as_deref())
+            .event(kind)
+            .reason(refusal.reason);
+        event = event.client(visitor.address);
+        if let Some(node) = &node {
+            event = event.node(node);
+        }
+        if let Some(invite) = &invite {
+            event = event.invite(invite);
+        }
+        match self.record(event).await {
+            Ok(()) => failure,
+            Err(failed) => failed,
+        }
+    }
+
+    /// The ticket in OAuth form: for a code, or for `public:NODE`.
+    ///
+    /// # Errors
+    /// The refusal, whose line frpc prints.
+    pub async fn oauth_ticket(
+        &self,
+        secret: &str,
+        visitor: Visitor<'_>,
+    ) -> Result<Issued, Failure> {
+        if let Some(node) = secret.strip_prefix("public:") {
+            return self
+                .anonymous(node, visitor)
+                .await
+                .map(|(issued, _)| issued);
+        }
+        let issued = self.holder(secret, visitor).and_then(|holder| {
+            match self.ticket_for_holder(&holder, visitor) {
+                Ok(issued) => Ok((issued, holder)),
+                Err(failure) => Err(Refused {
+                    failure,
+                    node: Some(holder.node.id),
+                    invite: Some(holder.invite.id),
+                }),
+            }
+        });
+        match issued {
+            Ok((issued, holder)) => {
+                let about = (holder.node.id.as_str(), Some(holder.invite.id.as_str()));
+                self.record_issued(visitor, kind::TICKET_ISSUED, &issued, about)
+                    .await?;
+                Ok(issued)
+            }
+            Err(refused) => Err(self
+                .record_refused(visitor, kind::TICKET_REFUSED, refused)
+                .await),
+        }
+    }
+
+    /// An anonymous ticket for a public node, by id or name.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub async fn anonymous(
+        &self,
+        name: &str,
+        visitor: Visitor<'_>,
+    ) -> Result<(Issued, NodeRecord), Failure> {
+        let issued = self
+            .node_named(name)
+            .map_err(Refused::from)
+            .and_then(|node| {
+                let node = node.value;
+                match self.public_ticket(&node, visitor) {
+                    Ok(issued) => Ok((issued, node)),
+                    Err(failure) => Err(Refused {
+                        failure,
+                        node: Some(node.id),
+                        invite: None,
+                    }),
+                }
+            });
+        match issued {
+            Ok((issued, node)) => {
+                let about = (node.id.as_str(), None);
+                self.record_issued(visitor, kind::TICKET_ISSUED, &issued, about)
+                    .await?;
+                Ok((issued, node))
+            }
+            Err(refused) => Err(self
+                .record_refused(visitor, kind::TICKET_REFUSED, refused)
+                .await),
+        }
+    }
+}
+
+/// Whom a ticket was given to, for rate limits only: the IPv4 address, or the IPv6 /64.
+fn subject(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V6(v6) => Ipv6Net::new(v6, 64)
+            .map_or_else(|_| v6.to_string(), |net| IpNet::V6(net.trunc()).to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects() {
+        let subject = |text: &str| subject(text.parse().unwrap());
+        assert_eq!(subject("192.0.2.7"), "192.0.2.7");
+        assert_eq!(subject("::ffff:192.0.2.7"), "192.0.2.7");
+        assert_eq!(subject("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::/64");
+    }
+}

@@ -1,0 +1,172 @@
+//! What happens by the passing of time: nodes fall silent, invites expire, the old is forgotten.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+use totoro_api::Reason;
+use totoro_api::wire::event::kind;
+
+use super::{App, Failure};
+use crate::audit::{self, Author};
+use crate::push;
+use crate::records::{Change, InviteRecord, PresenceRecord, key};
+use crate::store::{Range, names, prefix_end, read};
+
+/// How often it looks.
+const TICK: Duration = Duration::from_secs(1);
+/// Ticks between the rounds that need no hurry.
+const SLOW: u64 = 60;
+/// Marks handled in one round at most.
+const MAX_DUE: usize = 1000;
+
+impl App {
+    /// Runs until the process is asked to end.
+    pub async fn keep_house(self: Arc<Self>) {
+        let mut stopping = self.stopping();
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut count = 0_u64;
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                _ = stopping.wait_for(|&stop| stop) => return,
+            }
+            let mut done = vec![self.mark_lost().await, self.expire_invites().await];
+            if count.is_multiple_of(SLOW) {
+                done.push(self.forget_requests().await);
+                done.push(self.trim_logs().await);
+                done.push(self.renew_keys().await);
+            }
+            count += 1;
+            for failure in done.into_iter().filter_map(Result::err) {
+                tracing::error!(
+                    error = &failure as &dyn std::error::Error,
+                    "housekeeping failed"
+                );
+            }
+        }
+    }
+
+    /// Leaves `node.offline` for nodes that missed their heartbeats.
+    async fn mark_lost(&self) -> Result<(), Failure> {
+        for id in names(&*self.store, "presence/")? {
+            let at = key::presence(&id);
+            let online = |record: crate::store::Record<PresenceRecord>| record.value.online;
+            if !self.live.is_lost(&id) || !read(&*self.store, &at)?.is_some_and(online) {
+                continue;
+            }
+            let now_ms = self.now_ms();
+            self.transact(|tx| {
+                if !self.live.is_lost(&id) || !tx.get(&at)?.is_some_and(online) {
+                    return Ok(());
+                }
+                tx.put(&at, &PresenceRecord { online: false })?;
+                let event = Author::system().event(kind::NODE_OFFLINE).node(&id);
+                Ok(audit::record(
+                    tx,
+                    event.reason(Reason::NodeOffline),
+                    now_ms,
+                )?)
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Leaves `invite.expired` for invites whose end has come. The node needs no telling: it was
+    /// told the time.
+    async fn expire_invites(&self) -> Result<(), Failure> {
+        let now = self.now();
+        for (at, mark) in self.due(key::EXPIRIES, now)? {
+            let Some((_, id)) = mark.split_once('/') else {
+                continue;
+            };
+            let now_ms = self.now_ms();
+            self.transact(|tx| {
+                tx.delete(&at);
+                let invite = key::invite(id);
+                let Some(record) = tx.get::<InviteRecord>(&invite)? else {
+                    return Ok(());
+                };
+                if record.value.state_at(now) != totoro_api::wire::push::InviteState::Expired {
+                    return Ok(());
+                }
+                let event = Author::system().event(kind::INVITE_EXPIRED);
+                let event = event
+                    .node(&record.value.node)
+                    .invite(id)
+                    .reason(Reason::InviteExpired);
+                Ok(audit::record(tx, event, now_ms)?)
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Forgets requests whose Idempotency-Key is past its day.
+    async fn forget_requests(&self) -> Result<(), Failure> {
+        for (at, mark) in self.due(key::IDEMPOTENCY_ENDS, self.now())? {
+            let Some((_, hash)) = mark.split_once('/') else {
+                continue;
+            };
+            self.transact(|tx| {
+                tx.delete(&at);
+                let record = key::idempotency(hash);
+                let found = tx.get::<crate::records::IdempotencyRecord>(&record)?;
+                if found.is_some_and(|found| found.value.expires_at <= self.now()) {
+                    tx.delete(&record);
+                }
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn trim_logs(&self) -> Result<(), Failure> {
+        for id in names(&*self.store, key::NODES)? {
+            self.transact(|tx| Ok(push::trim(&*self.store, tx, &id)?))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the next ticket key in time and pushes it; it signs once nodes have acknowledged it.
+    ///
+    /// # Errors
+    /// When the key cannot be written or the store fails.
+    pub async fn renew_keys(&self) -> Result<(), Failure> {
+        let renewed = {
+            let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
+            ring.renew(self.now())?
+        };
+        if renewed {
+            for id in names(&*self.store, key::NODES)? {
+                self.transact(|tx| Ok(push::touch(tx, &id, &Change::Keys)?))
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks `<unix, 20 digits>/…` under a prefix whose time has come: whole key, and the rest of
+    /// it after the prefix.
+    fn due(&self, prefix: &str, now: i64) -> Result<Vec<(String, String)>, Failure> {
+        let to = prefix_end(format!("{prefix}{:020}/", now.max(0)).as_bytes());
+        let range = Range {
+            from: prefix.as_bytes(),
+            to: &to,
+            limit: MAX_DUE,
+            reverse: false,
+        };
+        let marks = self.store.range(range)?.into_iter();
+        Ok(marks
+            .map(|(at, _)| {
+                let at = String::from_utf8_lossy(&at).into_owned();
+                let rest = at[prefix.len()..].to_owned();
+                (at, rest)
+            })
+            .collect())
+    }
+}

@@ -1,0 +1,190 @@
+//! The use cases, one per file. They know records, policy and the trail; not HTTP.
+
+pub mod ban;
+pub mod caller;
+
+pub mod enrol;
+pub mod events;
+mod failure;
+mod fields;
+mod frpc;
+pub mod heartbeat;
+pub mod idempotency;
+pub mod invite;
+pub mod invite_change;
+pub mod issue;
+pub mod janitor;
+mod live;
+pub mod node;
+pub mod node_change;
+pub mod public;
+pub mod resolve;
+pub mod usage;
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+use totoro_api::ticket::Revision;
+
+pub use self::caller::{Caller, Reach};
+pub use self::failure::Failure;
+pub use self::fields::checked_id;
+
+use crate::audit;
+use crate::config::Config;
+use crate::keys::{KeyRing, ServerSecret};
+use crate::records::{Generation, key};
+use crate::store::{Store, StoreError, Tx};
+
+use self::live::Live;
+
+/// How often a change is tried again when others were first.
+const ATTEMPTS: u32 = 32;
+
+/// The control plane without its sockets.
+pub struct App {
+    /// The settings.
+    pub config: Config,
+    /// The durable state.
+    pub store: Arc<dyn Store>,
+    /// What lookups by secret are keyed with.
+    pub secret: ServerSecret,
+    /// The ticket keys. Written once a year, read for each ticket.
+    ring: RwLock<KeyRing>,
+    /// What nodes reported last.
+    live: Live,
+    /// The store's incarnation.
+    generation: u64,
+    /// Turns true once, when the process is asked to end: long polls answer at once.
+    stopping: watch::Sender<bool>,
+}
+
+/// Why the control plane cannot start on this store.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is nothing in it.
+    #[error("the store is empty: run `totoro-control init` first")]
+    Empty,
+}
+
+impl App {
+    /// The control plane over an initialised store.
+    ///
+    /// # Errors
+    /// When the store is empty or fails.
+    pub fn start(
+        config: Config,
+        store: Arc<dyn Store>,
+        secret: ServerSecret,
+        ring: KeyRing,
+    ) -> Result<Arc<Self>, StartError> {
+        let generation = crate::store::read::<Generation>(&*store, key::GENERATION)?
+            .ok_or(StartError::Empty)?
+            .value
+            .generation;
+        let live = Live::new(config.heartbeat_interval.0);
+        let stopping = watch::channel(false).0;
+        let ring = RwLock::new(ring);
+        Ok(Arc::new(App {
+            config,
+            store,
+            secret,
+            ring,
+            live,
+            generation,
+            stopping,
+        }))
+    }
+
+    /// Unix milliseconds.
+    #[must_use]
+    pub fn now_ms(&self) -> i64 {
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// Unix seconds.
+    #[must_use]
+    pub fn now(&self) -> i64 {
+        self.now_ms() / 1000
+    }
+
+    /// Runs a change until its commit is applied: `work` reads and decides, and is run again when
+    /// what it read has changed before the commit. Answers what `work` did and the commit's
+    /// revision (0 when there was nothing to commit).
+    ///
+    /// # Errors
+    /// What `work` refuses, and what the store fails with.
+    pub async fn transact<T>(
+        &self,
+        mut work: impl FnMut(&mut Tx<'_>) -> Result<T, Failure>,
+    ) -> Result<(T, u64), Failure> {
+        for _ in 0..ATTEMPTS {
+            let mut tx = Tx::new(&*self.store);
+            let done = work(&mut tx)?;
+            let commit = tx.into_commit();
+            if commit.ops.is_empty() {
+                return Ok((done, 0));
+            }
+            match self.store.commit(commit).await {
+                Ok(revision) => return Ok((done, revision)),
+                Err(StoreError::Conflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(StoreError::Conflict.into())
+    }
+
+    /// Adds one event to the trail.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn record(&self, event: audit::Draft) -> Result<(), Failure> {
+        let now_ms = self.now_ms();
+        self.transact(|tx| Ok(audit::record(tx, event.clone(), now_ms)?))
+            .await?;
+        Ok(())
+    }
+
+    /// A node's newest policy revision. Read it *before* what it is to vouch for: a ticket may
+    /// claim less than it carries, never more.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn policy_revision(&self, node: &str) -> Result<Revision, StoreError> {
+        let head = self.store.get(key::policy_head(node).as_bytes())?;
+        let rev = head.map_or(0, |head| head.revision);
+        Ok(Revision {
+            generation: self.generation,
+            rev,
+        })
+    }
+
+    /// The ticket keys.
+    fn ring(&self) -> std::sync::RwLockReadGuard<'_, KeyRing> {
+        self.ring.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The public halves of the live ticket keys.
+    #[must_use]
+    pub fn ticket_keys(&self) -> Vec<totoro_api::wire::push::TicketKey> {
+        self.ring().published(self.now())
+    }
+
+    /// Asks everything that waits to end.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Becomes true when the process is asked to end.
+    #[must_use]
+    pub fn stopping(&self) -> watch::Receiver<bool> {
+        self.stopping.subscribe()
+    }
+}

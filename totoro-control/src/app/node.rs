@@ -1,0 +1,391 @@
+//! Nodes: making one, showing them.
+
+use std::collections::BTreeMap;
+
+use totoro_api::ports::Pool;
+use totoro_api::ticket::rfc3339;
+use totoro_api::wire::event::kind;
+use totoro_api::wire::node::{Grade, Heartbeat, NewNode, Node, NodeCreated, NodePage, NodeState};
+use totoro_api::{Reason, limits::Limits};
+
+use super::{App, Caller, Failure, fields};
+use crate::audit;
+use crate::keys::{Purpose, TokenKind, new_id};
+use crate::push;
+use crate::records::{AppliedRecord, Change, EnrolmentRecord, NewNodeFields, NodeRecord, key};
+use crate::store::{Range, Record, StoreError, Tx, prefix_end, read};
+
+/// How long an enrolment token is good, seconds.
+const ENROLMENT_S: i64 = 86_400;
+/// The most addresses of one node.
+const MAX_ADDRESSES: usize = 8;
+
+/// A page of records and where the next begins.
+pub type Listing<T> = (Vec<T>, Option<String>);
+
+impl App {
+    /// Makes a node and its one-time enrolment token.
+    ///
+    /// # Errors
+    /// Malformed fields; `conflict` when the name is taken.
+    pub async fn create_node(&self, caller: &Caller, new: NewNode) -> Result<NodeCreated, Failure> {
+        let said = NewNodeFields::from(new);
+        check(&said)?;
+        let (id, token, now) = (new_id("n"), TokenKind::Enrolment.generate(), self.now());
+        let now_ms = self.now_ms();
+        let record = NodeRecord {
+            id: id.clone(),
+            said,
+            draining: false,
+            disabled: false,
+            key: None,
+            instance: String::new(),
+            key_used: false,
+            created_at: now,
+        };
+        self.transact(|tx| {
+            let by_name = key::node_name(&record.said.name);
+            if tx.get::<String>(&by_name)?.is_some() {
+                let detail = format!("there is a node named {}", record.said.name);
+                return Err(Failure::refused(Reason::Conflict, detail));
+            }
+            tx.put(&by_name, &id)?;
+            tx.put(&key::node(&id), &record)?;
+            self.put_enrolment(tx, &id, &token, now)?;
+            push::touch(tx, &id, &Change::Node)?;
+            let event = caller.author.event(kind::ADMIN_NODE_CREATED).node(&id);
+            let detail = serde_json::json!({ "name": record.said.name });
+            Ok(audit::record(tx, event.detail(detail), now_ms)?)
+        })
+        .await?;
+        Ok(NodeCreated {
+            id,
+            token,
+            token_expires_at: rfc3339(now + ENROLMENT_S),
+        })
+    }
+
+    /// A new enrolment token for a node: for another machine, or because the key was lost. What is
+    /// enrolled goes on until the token is used.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub async fn new_enrolment(&self, caller: &Caller, id: &str) -> Result<NodeCreated, Failure> {
+        let (token, now, now_ms) = (TokenKind::Enrolment.generate(), self.now(), self.now_ms());
+        self.transact(|tx| {
+            tx.get::<NodeRecord>(&key::node(id))?
+                .ok_or(Reason::NotFound)?;
+            self.put_enrolment(tx, id, &token, now)?;
+            let event = caller.author.event(kind::ADMIN_NODE_TOKEN).node(id);
+            Ok(audit::record(tx, event, now_ms)?)
+        })
+        .await?;
+        let token_expires_at = rfc3339(now + ENROLMENT_S);
+        Ok(NodeCreated {
+            id: id.to_owned(),
+            token,
+            token_expires_at,
+        })
+    }
+
+    fn put_enrolment(
+        &self,
+        tx: &mut Tx<'_>,
+        node: &str,
+        token: &str,
+        now: i64,
+    ) -> Result<(), StoreError> {
+        let hash = self.secret.hash_hex(Purpose::Enrolment, token);
+        let expires_at = now + ENROLMENT_S;
+        let record = EnrolmentRecord {
+            node: node.to_owned(),
+            expires_at,
+            used_for: None,
+        };
+        tx.put(&key::enrolment(&hash), &record)
+    }
+
+    /// The node's record.
+    ///
+    /// # Errors
+    /// `node_unknown`.
+    pub fn node_record(&self, id: &str) -> Result<Record<NodeRecord>, Failure> {
+        fields::checked_id(id).map_err(|_| Failure::from(Reason::NodeUnknown))?;
+        let found = read::<NodeRecord>(&*self.store, &key::node(id))?;
+        Ok(found.ok_or(Reason::NodeUnknown)?)
+    }
+
+    /// The node with this id or this name.
+    ///
+    /// # Errors
+    /// `node_unknown`.
+    pub fn node_named(&self, name: &str) -> Result<Record<NodeRecord>, Failure> {
+        match self.node_record(name) {
+            Err(Failure::Refused(_)) => {}
+            found => return found,
+        }
+        fields::checked_id(name).map_err(|_| Failure::from(Reason::NodeUnknown))?;
+        let id = read::<String>(&*self.store, &key::node_name(name))?.ok_or(Reason::NodeUnknown)?;
+        self.node_record(&id.value)
+    }
+
+    /// Node records in the order of their ids, after `cursor`.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn node_records(
+        &self,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Listing<Record<NodeRecord>>, Failure> {
+        let after = format!(
+            "{}{}",
+            key::NODES,
+            cursor.map(|id| format!("{id}\0")).unwrap_or_default()
+        );
+        let to = prefix_end(key::NODES.as_bytes());
+        let range = Range {
+            from: after.as_bytes(),
+            to: &to,
+            limit: limit + 1,
+            reverse: false,
+        };
+        let mut records = Vec::new();
+        for (at, found) in self.store.range(range)? {
+            let value =
+                serde_json::from_slice(&found.value).map_err(|source| StoreError::Unreadable {
+                    key: String::from_utf8_lossy(&at).into_owned(),
+                    source,
+                })?;
+            records.push(Record {
+                revision: found.revision,
+                value,
+            });
+        }
+        let next = cut(&mut records, limit, |record: &Record<NodeRecord>| {
+            record.value.id.clone()
+        });
+        Ok((records, next))
+    }
+
+    /// A page of nodes as admins see them.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn nodes(&self, cursor: Option<&str>, limit: usize) -> Result<NodePage, Failure> {
+        let (records, next) = self.node_records(cursor, limit)?;
+        let items = records.into_iter().map(|record| self.node_view(record));
+        Ok(NodePage {
+            items: items.collect::<Result<_, _>>()?,
+            next,
+        })
+    }
+
+    /// A node as its lender and the admins see it.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn node_view(&self, record: Record<NodeRecord>) -> Result<Node, Failure> {
+        let Record {
+            revision: version,
+            value: record,
+        } = record;
+        let seen = self.live.last(&record.id);
+        let applied = read::<AppliedRecord>(&*self.store, &key::applied(&record.id))?
+            .map(|applied| applied.value)
+            .unwrap_or_default();
+        let (state, problems) = self.node_state(&record, &applied);
+        let heartbeat = seen.as_ref().map(|seen| &*seen.heartbeat);
+        let grade = heartbeat.map_or(Grade::default(), |heartbeat| heartbeat.grade);
+        let policy = self.policy_revision(&record.id)?;
+        let said = record.said;
+        Ok(Node {
+            id: record.id,
+            name: said.name,
+            visibility: said.visibility,
+            server_addr: said.server_addr,
+            pool: said.pool,
+            defaults: said.defaults,
+            public_limits: said.public_limits,
+            public_max: said.public_max,
+            region: said.region,
+            isp: said.isp,
+            tags: said.tags,
+            abuse_contact: said.abuse_contact,
+            state,
+            problems,
+            grade,
+            unenforced: unenforced(grade),
+            features: heartbeat
+                .map(|heartbeat| heartbeat.features.clone())
+                .unwrap_or_default(),
+            instance: record.instance,
+            versions: heartbeat.map(versions).unwrap_or_default(),
+            seen_s: seen.map(|seen| seen.at.elapsed().as_secs()),
+            policy,
+            applied: applied.revision,
+            version,
+        })
+    }
+
+    /// Whether the node serves, and what is wrong with it.
+    pub(super) fn node_state(
+        &self,
+        record: &NodeRecord,
+        applied: &AppliedRecord,
+    ) -> (NodeState, Vec<String>) {
+        let mut problems: Vec<String> = applied.error.iter().cloned().collect();
+        if let Some(seen) = self.live.last(&record.id)
+            && seen.heartbeat.grade != Grade::Kernel
+        {
+            problems.extend(seen.heartbeat.missing.iter().cloned());
+        }
+        let state = if record.disabled {
+            NodeState::Disabled
+        } else if !self.live.is_online(&record.id) {
+            NodeState::Offline
+        } else if record.draining {
+            NodeState::Draining
+        } else if problems.is_empty() {
+            NodeState::Online
+        } else {
+            NodeState::Degraded
+        };
+        (state, problems)
+    }
+}
+
+/// Cuts a page that was read one longer than asked for; answers the cursor of the next.
+pub(super) fn cut<T>(
+    records: &mut Vec<T>,
+    limit: usize,
+    id: impl Fn(&T) -> String,
+) -> Option<String> {
+    if records.len() <= limit {
+        return None;
+    }
+    records.truncate(limit);
+    records.last().map(id)
+}
+
+/// The versions in a heartbeat, by component.
+pub(super) fn versions(heartbeat: &Heartbeat) -> BTreeMap<String, String> {
+    [
+        ("agent", &heartbeat.agent_version),
+        ("frps", &heartbeat.frps_version),
+        ("kernel", &heartbeat.kernel_version),
+    ]
+    .into_iter()
+    .filter(|(_, version)| !version.is_empty())
+    .map(|(name, version)| (name.to_owned(), version.clone()))
+    .collect()
+}
+
+/// What a grade cannot hold: frp tells no plugin that a user's connection has ended.
+pub(super) fn unenforced(grade: Grade) -> Vec<String> {
+    match grade {
+        Grade::Kernel => Vec::new(),
+        Grade::Callback => [
+            "max_conns",
+            "max_conns_per_source",
+            "max_flows",
+            "live_revocation",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+    }
+}
+
+/// Checks what an admin says of a node.
+pub(super) fn check(said: &NewNodeFields) -> Result<(), Failure> {
+    let name = &said.name;
+    let fits = !name.is_empty()
+        && name.len() <= 63
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        && !name.starts_with('-')
+        && !name.ends_with('-');
+    if !fits {
+        return Err(Failure::malformed(
+            "name: letters, digits and -, at most 63",
+        ));
+    }
+    if said.server_addr.is_empty() || said.server_addr.len() > MAX_ADDRESSES {
+        return Err(Failure::malformed(format!(
+            "server_addr: 1 to {MAX_ADDRESSES} addresses"
+        )));
+    }
+    for address in &said.server_addr {
+        if host_port(address).is_none() {
+            return Err(Failure::malformed(
+                "server_addr: write host:port, 192.0.2.1:7000 or [2001:db8::1]:7000",
+            ));
+        }
+    }
+    let Pool { tcp, udp } = &said.pool;
+    fields::ranges("pool.tcp", tcp)?;
+    fields::ranges("pool.udp", udp)?;
+    if tcp.is_empty() && udp.is_empty() {
+        return Err(Failure::malformed("pool: names no port"));
+    }
+    let ports = |limits: &Limits, field| fields::limits(field, limits, &said.pool);
+    ports(&said.defaults, "defaults")?;
+    ports(&said.public_limits, "public_limits")?;
+    for (field, text) in [
+        ("region", &said.region),
+        ("isp", &said.isp),
+        ("abuse_contact", &said.abuse_contact),
+    ] {
+        fields::text(field, text, 120)?;
+    }
+    if said.tags.len() > 16 {
+        return Err(Failure::malformed("tags: at most 16"));
+    }
+    said.tags
+        .iter()
+        .try_for_each(|tag| fields::text("tags", tag, 40))
+}
+
+/// Splits `host:port` or `[v6]:port`; `None` when it is neither.
+pub(super) fn host_port(text: &str) -> Option<(&str, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let port: u16 = port.parse().ok().filter(|&port| port != 0)?;
+    if let Some(v6) = host.strip_prefix('[') {
+        let v6 = v6.strip_suffix(']')?;
+        v6.parse::<std::net::Ipv6Addr>().ok()?;
+        return Some((v6, port));
+    }
+    let name = !host.is_empty()
+        && host.len() <= 253
+        && host
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
+    name.then_some((host, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        assert_eq!(
+            host_port("n1.example.org:7000"),
+            Some(("n1.example.org", 7000))
+        );
+        assert_eq!(host_port("[2001:db8::1]:7000"), Some(("2001:db8::1", 7000)));
+        for bad in [
+            "",
+            "host",
+            "host:0",
+            "host:70000",
+            "2001:db8::1:7000",
+            "[x]:1",
+            "a b:1",
+            "\":1",
+        ] {
+            assert_eq!(host_port(bad), None, "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What anyone may see and have: the public nodes and anonymous tickets.
+
+use std::collections::BTreeMap;
+
+use totoro_api::Reason;
+use totoro_api::limits::Limits;
+use totoro_api::ticket::rfc3339;
+use totoro_api::wire::invite::PublicTicket;
+use totoro_api::wire::node::{Grade, PublicNode, PublicNodePage, Visibility};
+
+use super::frpc::Client;
+use super::issue::Visitor;
+use super::node::{unenforced, versions};
+use super::{App, Failure};
+use crate::records::{AppliedRecord, NodeRecord, key};
+use crate::store::read;
+
+impl App {
+    /// A page of public nodes that are not switched off.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn public_nodes(
+        &self,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<PublicNodePage, Failure> {
+        let mut page = PublicNodePage::default();
+        let mut cursor = cursor.map(str::to_owned);
+        loop {
+            let (records, next) = self.node_records(cursor.as_deref(), limit)?;
+            for record in records {
+                let node = record.value;
+                if node.said.visibility != Visibility::Public || node.disabled {
+                    continue;
+                }
+                if page.items.len() == limit {
+                    page.next = page.items.last().map(|last: &PublicNode| last.id.clone());
+                    return Ok(page);
+                }
+                page.items.push(self.public_view(node)?);
+            }
+            match next {
+                Some(next) => cursor = Some(next),
+                None => return Ok(page),
+            }
+        }
+    }
+
+    fn public_view(&self, node: NodeRecord) -> Result<PublicNode, Failure> {
+        let applied = read::<AppliedRecord>(&*self.store, &key::applied(&node.id))?;
+        let (state, _) = self.node_state(&node, &applied.map(|a| a.value).unwrap_or_default());
+        let seen = self.live.last(&node.id);
+        let heartbeat = seen.as_ref().map(|seen| &*seen.heartbeat);
+        let grade = heartbeat.map_or(Grade::default(), |heartbeat| heartbeat.grade);
+        let said = node.said;
+        let lent = || {
+            let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+            let pool = &said.pool;
+            BTreeMap::from([
+                ("tcp".to_owned(), count(pool.tcp.len())),
+                ("udp".to_owned(), count(pool.udp.len())),
+            ])
+        };
+        let free = heartbeat.map(|heartbeat| heartbeat.free_ports.clone());
+        Ok(PublicNode {
+            free_ports: free.filter(|free| !free.is_empty()).unwrap_or_else(lent),
+            id: node.id,
+            name: said.name,
+            region: said.region,
+            isp: said.isp,
+            tags: said.tags,
+            server_addr: said.server_addr,
+            state,
+            grade,
+            unenforced: unenforced(grade),
+            public_limits: said.public_limits,
+            versions: heartbeat.map(versions).unwrap_or_default(),
+            cpu_percent: heartbeat.map_or(0.0, |heartbeat| heartbeat.cpu_percent),
+            load1: heartbeat.map_or(0.0, |heartbeat| heartbeat.load1),
+            seen_s: seen.map_or(0, |seen| seen.at.elapsed().as_secs()),
+            abuse_contact: said.abuse_contact,
+        })
+    }
+
+    /// An anonymous ticket and the file that fetches the next ones.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub async fn public_access(
+        &self,
+        name: &str,
+        visitor: Visitor<'_>,
+    ) -> Result<PublicTicket, Failure> {
+        let (issued, node) = self.anonymous(name, visitor).await?;
+        let limits = node.said.public_limits.over(&Limits::default());
+        let tls_ca = self.tls_ca(&node.id);
+        let frpc_toml = Client {
+            server_addr: node.said.server_addr.first().map_or("", String::as_str),
+            // Proxy names are global to one frps, and begin with this.
+            user: &format!("public-{}", crate::keys::random_hex::<4>()),
+            secret: &format!("public:{}", node.id),
+            public_url: &self.config.public_url,
+            limits: &limits,
+            pool: &node.said.pool,
+            has_ca: !tls_ca.is_empty(),
+        }
+        .toml()
+        .map_err(|_| Failure::from(Reason::Internal))?;
+        Ok(PublicTicket {
+            node: node.id,
+            node_name: node.said.name,
+            server_addr: node.said.server_addr,
+            limits,
+            ticket_expires_at: rfc3339(issued.expires_at),
+            renew_after: rfc3339(issued.renew_after()),
+            ticket: issued.ticket,
+            frpc_toml,
+            tls_ca,
+        })
+    }
+}

@@ -1,0 +1,234 @@
+//! The audit trail: append-only, in the order of arrival. Its events are written in the commit of
+//! what they tell, so there is no change without its event and no event without its change.
+
+mod query;
+
+use std::net::IpAddr;
+
+use serde_json::Value;
+use time::OffsetDateTime;
+use time::macros::format_description;
+use totoro_api::Reason;
+use totoro_api::wire::event::{Actor, AuditEvent, Subject};
+
+pub use query::{Filter, Page, find};
+
+use crate::store::{MAX_VALUE, StoreError, Tx};
+
+/// Where the trail stands: `audit/` ‖ position. Days are its segments.
+pub(crate) const PREFIX: &str = "audit/";
+
+/// The longest text in an event, characters: longer ones are cut.
+const MAX_TEXT: usize = 200;
+
+/// Who did it and in which request; what all events of one request share.
+#[derive(Clone, Debug, Default)]
+pub struct Author {
+    /// Who.
+    pub actor: Actor,
+    /// The request's id; none for what the control plane does by itself.
+    pub request_id: Option<String>,
+}
+
+impl Author {
+    /// The control plane itself.
+    #[must_use]
+    pub fn system() -> Self {
+        let actor = Actor {
+            kind: "system".to_owned(),
+            ..Actor::default()
+        };
+        Author {
+            actor,
+            request_id: None,
+        }
+    }
+
+    /// Somebody of this kind at this address.
+    #[must_use]
+    pub fn remote(kind: &str, id: &str, address: IpAddr, request_id: &str) -> Self {
+        let address = address.to_canonical().to_string();
+        Author {
+            actor: Actor {
+                kind: kind.to_owned(),
+                id: id.to_owned(),
+                address,
+            },
+            request_id: Some(request_id.to_owned()),
+        }
+    }
+
+    /// An event of this kind by this author.
+    #[must_use]
+    pub fn event(&self, kind: &str) -> Draft {
+        Draft {
+            event: AuditEvent {
+                id: String::new(),
+                at: String::new(),
+                actor: self.actor.clone(),
+                request_id: self.request_id.clone(),
+                node: None,
+                spool: None,
+                seq: None,
+                boot: None,
+                subject: Subject {
+                    kind: kind.to_owned(),
+                    ..Subject::default()
+                },
+            },
+            at_ms: None,
+        }
+    }
+}
+
+/// An event before it has arrived.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    event: AuditEvent,
+    at_ms: Option<i64>,
+}
+
+impl Draft {
+    /// The node it is about.
+    #[must_use]
+    pub fn node(mut self, id: &str) -> Self {
+        self.event.node = Some(id.to_owned());
+        self
+    }
+
+    /// The invite it is about.
+    #[must_use]
+    pub fn invite(mut self, id: &str) -> Self {
+        self.event.subject.invite = Some(id.to_owned());
+        self
+    }
+
+    /// The client's address.
+    #[must_use]
+    pub fn client(mut self, address: IpAddr) -> Self {
+        self.event.subject.client = Some(address.to_canonical().to_string());
+        self
+    }
+
+    /// Why it was refused.
+    #[must_use]
+    pub fn reason(mut self, reason: Reason) -> Self {
+        self.event.subject.reason = Some(reason);
+        self
+    }
+
+    /// What else there is to say.
+    #[must_use]
+    pub fn detail(mut self, detail: Value) -> Self {
+        self.event.subject.detail = detail;
+        self
+    }
+
+    /// What a node spooled, as it told it.
+    #[must_use]
+    pub fn spooled(
+        mut self,
+        subject: Subject,
+        at_ms: i64,
+        boot: &str,
+        spool: &str,
+        seq: u64,
+    ) -> Self {
+        self.event.subject = subject;
+        self.event.boot = Some(boot.to_owned());
+        self.event.spool = Some(spool.to_owned());
+        self.event.seq = Some(seq);
+        self.at_ms = Some(at_ms);
+        self
+    }
+}
+
+/// Adds the event to a transaction. `now_ms` is the time of what the control plane did itself.
+///
+/// # Errors
+/// When it cannot be encoded, which no event does.
+pub fn record(tx: &mut Tx<'_>, draft: Draft, now_ms: i64) -> Result<(), StoreError> {
+    let Draft { mut event, at_ms } = draft;
+    // Nothing happens after it has arrived: a node's clock that is ahead cannot hide an event from
+    // those who ask for what was new by now.
+    event.at = rfc3339_ms(at_ms.map_or(now_ms, |at_ms| at_ms.min(now_ms)));
+    bound(&mut event);
+    tx.append(PREFIX, &event)
+}
+
+/// Cuts what a node may have made too long: an event is never refused for its size, or it would
+/// hold up the spool behind it for ever.
+fn bound(event: &mut AuditEvent) {
+    let subject = &mut event.subject;
+    let texts = [
+        &mut subject.invite,
+        &mut subject.session,
+        &mut subject.lease,
+        &mut subject.client,
+        &mut subject.proxy,
+        &mut event.boot,
+    ];
+    for text in texts.into_iter().flatten().chain([&mut subject.kind]) {
+        if let Some((end, _)) = text.char_indices().nth(MAX_TEXT) {
+            text.truncate(end);
+        }
+    }
+    // Escapes can make text six times as long in JSON, hence the measured size and not the sum.
+    let size = |event: &AuditEvent| serde_json::to_vec(event).map_or(0, |text| text.len());
+    if size(event) > MAX_VALUE {
+        let dropped = event.subject.detail.to_string().len();
+        event.subject.detail = serde_json::json!({ "dropped_bytes": dropped });
+    }
+    if size(event) > MAX_VALUE {
+        let subject = &mut event.subject;
+        (
+            subject.session,
+            subject.lease,
+            subject.client,
+            subject.proxy,
+        ) = (None, None, None, None);
+        event.boot = None;
+    }
+}
+
+/// Unix milliseconds as RFC 3339, UTC, always with three decimals.
+#[must_use]
+pub fn rfc3339_ms(ms: i64) -> String {
+    let format =
+        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000)
+        .ok()
+        .and_then(|at| at.format(format).ok())
+        .unwrap_or_else(|| "1970-01-01T00:00:00.000Z".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_sort_as_text() {
+        assert_eq!(rfc3339_ms(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339_ms(1_700_000_000_005), "2023-11-14T22:13:20.005Z");
+        assert_eq!(rfc3339_ms(i64::MAX), "1970-01-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn any_event_fits_the_store() {
+        let subject = Subject {
+            kind: "\u{1}".repeat(5000),
+            proxy: Some("\u{1}".repeat(5000)),
+            session: Some("\u{1}".repeat(5000)),
+            client: Some("界".repeat(5000)),
+            detail: serde_json::json!({ "text": "x".repeat(100_000) }),
+            ..Subject::default()
+        };
+        let draft = Author::system()
+            .event("")
+            .spooled(subject, 0, "boot", "spool", 1);
+        let mut event = draft.event;
+        bound(&mut event);
+        assert!(serde_json::to_vec(&event).unwrap().len() <= MAX_VALUE);
+        assert_eq!(event.seq, Some(1));
+    }
+}

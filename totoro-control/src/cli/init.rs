@@ -1,0 +1,104 @@
+//! `init`: settings, secrets and an empty store. Asks nothing that it can choose well.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::CliError;
+use crate::config::Config;
+use crate::duration::Span;
+use crate::keys::{KeyRing, Purpose, ServerSecret, TokenKind, create_secret};
+use crate::records::{AdminTokenRecord, Generation, key};
+use crate::store::{SledStore, Store as _, Tx};
+
+/// Make a new installation.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  totoro-control init --dir /etc/totoro --listen 127.0.0.1:8080 --public-url https://control.example.org
+  totoro-control init --dir ./lab --listen 10.0.0.1:8080 --public-url http://10.0.0.1:8080 --insecure-http")]
+pub(super) struct Init {
+    /// Where everything goes.
+    #[arg(long)]
+    dir: PathBuf,
+    /// Where to listen; plain HTTP, so on loopback behind a TLS proxy.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Where clients reach it; goes into the generated frpc.toml.
+    #[arg(long)]
+    public_url: String,
+    /// Serve keys over plain HTTP beyond loopback. Only for closed networks.
+    #[arg(long)]
+    insecure_http: bool,
+    /// A ticket's life, 1s to 24h.
+    #[arg(long, default_value = "1h")]
+    ticket_ttl: Span,
+    /// How often nodes report.
+    #[arg(long, default_value = "10s")]
+    heartbeat_interval: Span,
+}
+
+impl Init {
+    pub(super) async fn run(self) -> Result<(), CliError> {
+        let mut config = Config::new(
+            self.listen,
+            self.public_url.trim_end_matches('/').to_owned(),
+        );
+        config.insecure_http = self.insecure_http;
+        config.ticket_ttl = self.ticket_ttl;
+        config.heartbeat_interval = self.heartbeat_interval;
+        config.check()?;
+        let file = self.dir.join("control.toml");
+        if file.exists() {
+            let problem = format!("{} exists: this directory is in use", file.display());
+            return Err(CliError::Failed(problem));
+        }
+        let failed = |what: &str, error: &dyn std::fmt::Display| {
+            CliError::Failed(format!("cannot {what}: {error}"))
+        };
+        let (data, secrets) = (
+            self.dir.join(&config.data_dir),
+            self.dir.join(&config.secrets_dir),
+        );
+        let secret = ServerSecret::generate();
+        secret.create(&secrets.join("server.key"))?;
+        let now = time::OffsetDateTime::now_utc();
+        KeyRing::load(&secrets, now.unix_timestamp())?.renew(now.unix_timestamp())?;
+        let token = TokenKind::Admin.generate();
+        let token_file = self.dir.join("admin.token");
+        create_secret(&token_file, format!("{token}\n").as_bytes())?;
+
+        let store = SledStore::open(&data, u64::from(config.cache_mib) << 20)?;
+        let generation = u64::try_from(now.unix_timestamp_nanos() / 1_000_000).unwrap_or(1);
+        let mut tx = Tx::new(&store);
+        if tx.get::<Generation>(key::GENERATION)?.is_some() {
+            return Err(CliError::Failed(format!(
+                "{} holds a store already",
+                data.display()
+            )));
+        }
+        tx.put(key::GENERATION, &Generation { generation })?;
+        let hash = secret.hash_hex(Purpose::Admin, &token);
+        tx.put(
+            &key::admin_token(&hash),
+            &AdminTokenRecord {
+                name: "init".to_owned(),
+            },
+        )?;
+        store.commit(tx.into_commit()).await?;
+        store.close().await;
+
+        // Last, so that its presence says that the rest is complete.
+        let text = toml::to_string(&config).map_err(|error| failed("write settings", &error))?;
+        let text = format!("# Totoro's control plane. Secrets are in secrets/, mode 0600.\n{text}");
+        std::fs::write(&file, text).map_err(|error| failed("write control.toml", &error))?;
+        println!("settings      {}", file.display());
+        println!("admin token   {} (mode 0600)", token_file.display());
+        println!(
+            "next          totoro-control serve --config {}",
+            file.display()
+        );
+        Ok(())
+    }
+}

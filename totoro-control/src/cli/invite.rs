@@ -1,0 +1,255 @@
+//! `invite …`.
+
+use clap::{Args, Subcommand};
+use reqwest::Method;
+use totoro_api::limits::Limits;
+use totoro_api::wire::invite::{ChangeInvite, Invite, InvitePage, NewInvite};
+use totoro_api::wire::push::InviteState;
+
+use super::client::{Client, in_path, with_query};
+use super::limits::{LimitFlags, time};
+use super::table::{Table, print_json, word};
+use super::{CliError, Remote};
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  totoro-control invite create --node n1 --label \"for Mei\" --max-conns 5 --max-proxies 2 --expires 7d
+  totoro-control invite list --node n1
+  totoro-control invite change inv-4k2v9x0c7m1p --max-conns 10
+  totoro-control invite revoke inv-4k2v9x0c7m1p")]
+pub(super) struct InviteCommand {
+    #[command(flatten)]
+    remote: Remote,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Make an invite; its code is shown once.
+    Create(Box<Create>),
+    /// List invites.
+    List {
+        /// Of this node, by id or name.
+        #[arg(long)]
+        node: Option<String>,
+    },
+    /// Show one.
+    Show(One),
+    /// Change limits, label, note or expiry; what is not given stays.
+    Change(Box<Change>),
+    /// Refuse what is new; what lives goes on.
+    Pause(One),
+    /// Take the pause back.
+    Resume(One),
+    /// A new code for the same invite; the old one stops, and what lives is cut.
+    Rotate(One),
+    /// End it for good, and cut what lives.
+    Revoke(One),
+}
+
+#[derive(Args)]
+struct One {
+    /// The invite's id.
+    invite: String,
+}
+
+#[derive(Args)]
+struct Create {
+    /// The node, by id or name.
+    #[arg(long)]
+    node: String,
+    /// A name for people.
+    #[arg(long, default_value = "")]
+    label: String,
+    /// Free text for the lender.
+    #[arg(long, default_value = "")]
+    note: String,
+    /// When it ends: 7d, 2030-01-31T12:00:00Z or never.
+    #[arg(long, default_value = "never")]
+    expires: String,
+    /// Repeating the command with the same key makes no second invite.
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+    #[command(flatten)]
+    limits: LimitFlags,
+}
+
+#[derive(Args)]
+struct Change {
+    /// The invite's id.
+    invite: String,
+    /// A new name for people.
+    #[arg(long)]
+    label: Option<String>,
+    /// A new text for the lender.
+    #[arg(long)]
+    note: Option<String>,
+    /// When it ends: 7d, 2030-01-31T12:00:00Z or never.
+    #[arg(long)]
+    expires: Option<String>,
+    #[command(flatten)]
+    limits: LimitFlags,
+}
+
+impl InviteCommand {
+    pub(super) async fn run(self) -> Result<(), CliError> {
+        let (client, as_json) = (self.remote.client()?, self.remote.json);
+        let invite = match self.action {
+            Action::List { node } => return list(&client, node, as_json).await,
+            Action::Create(create) => create.run(&client).await?,
+            Action::Show(One { invite }) => client.get(&path(&invite)?).await?,
+            Action::Change(change) => change.run(&client).await?,
+            Action::Pause(One { invite }) => {
+                set_state(&client, &invite, InviteState::Paused).await?
+            }
+            Action::Resume(One { invite }) => {
+                set_state(&client, &invite, InviteState::Active).await?
+            }
+            Action::Rotate(One { invite }) => {
+                let (read, write) = (path(&invite)?, format!("{}/rotate", path(&invite)?));
+                let nothing = |_: &Invite| Ok(None::<()>);
+                let version = |invite: &Invite| invite.version;
+                client
+                    .update((Method::POST, &read, &write), version, nothing)
+                    .await?
+            }
+            Action::Revoke(One { invite }) => {
+                let path = path(&invite)?;
+                let nothing = |_: &Invite| Ok(None::<()>);
+                let version = |invite: &Invite| invite.version;
+                client
+                    .update((Method::DELETE, &path, &path), version, nothing)
+                    .await?
+            }
+        };
+        if as_json {
+            print_json(&invite)
+        } else {
+            print_invite(&invite)
+        }
+    }
+}
+
+impl Create {
+    async fn run(self, client: &Client) -> Result<Invite, CliError> {
+        let expires = time("--expires", &self.expires)?;
+        let new = NewInvite {
+            node: Some(self.node),
+            label: self.label,
+            limits: self.limits.over(&Limits::default())?,
+            expires_at: Some(expires).filter(|at| !at.is_empty()),
+            note: self.note,
+        };
+        let key = self
+            .idempotency_key
+            .as_deref()
+            .map(|key| ("idempotency-key", key));
+        client.post("/admin/invites", &new, key.as_slice()).await
+    }
+}
+
+impl Change {
+    async fn run(self, client: &Client) -> Result<Invite, CliError> {
+        let path = path(&self.invite)?;
+        let expires_at = self
+            .expires
+            .as_deref()
+            .map(|text| time("--expires", text))
+            .transpose()?;
+        let change = |invite: &Invite| {
+            let limits = self
+                .limits
+                .is_given()
+                .then(|| self.limits.over(&invite.limits));
+            Ok(Some(ChangeInvite {
+                state: None,
+                limits: limits.transpose()?,
+                expires_at: expires_at.clone(),
+                label: self.label.clone(),
+                note: self.note.clone(),
+            }))
+        };
+        let version = |invite: &Invite| invite.version;
+        client
+            .update((Method::PATCH, &path, &path), version, change)
+            .await
+    }
+}
+
+async fn set_state(client: &Client, id: &str, state: InviteState) -> Result<Invite, CliError> {
+    let path = path(id)?;
+    let change = |_: &Invite| {
+        Ok(Some(ChangeInvite {
+            state: Some(state),
+            ..ChangeInvite::default()
+        }))
+    };
+    client
+        .update(
+            (Method::PATCH, &path, &path),
+            |invite: &Invite| invite.version,
+            change,
+        )
+        .await
+}
+
+async fn list(client: &Client, node: Option<String>, as_json: bool) -> Result<(), CliError> {
+    let mut all = InvitePage::default();
+    let mut cursor = None;
+    loop {
+        let query = [("node", node.clone()), ("cursor", cursor)];
+        let page: InvitePage = client.get(&with_query("/admin/invites", &query)).await?;
+        all.items.extend(page.items);
+        match page.next {
+            Some(next) => cursor = Some(next),
+            None => break,
+        }
+    }
+    if as_json {
+        return print_json(&all);
+    }
+    let mut table = Table::new(["ID", "NODE", "STATE", "EPOCH", "EXPIRES", "LABEL"]);
+    for invite in all.items {
+        table.row([
+            invite.id,
+            invite.node,
+            word(&invite.state),
+            invite.epoch.to_string(),
+            invite.expires_at.unwrap_or_else(|| "never".to_owned()),
+            invite.label,
+        ]);
+    }
+    table.print();
+    Ok(())
+}
+
+fn print_invite(invite: &Invite) -> Result<(), CliError> {
+    let mut table = Table::new(["FIELD", "VALUE"]);
+    let mut row = |name: &str, value: String| table.row([name.to_owned(), value]);
+    row("id", invite.id.clone());
+    if let Some(code) = &invite.code {
+        row("code", format!("{code}  (shown once)"));
+    }
+    row("node", invite.node.clone());
+    row("state", word(&invite.state));
+    row("epoch", invite.epoch.to_string());
+    row("limits", word(&invite.limits));
+    row("created", invite.created_at.clone());
+    row(
+        "expires",
+        invite
+            .expires_at
+            .clone()
+            .unwrap_or_else(|| "never".to_owned()),
+    );
+    row("label", invite.label.clone());
+    row("note", invite.note.clone());
+    table.print();
+    Ok(())
+}
+
+fn path(id: &str) -> Result<String, CliError> {
+    Ok(format!("/admin/invites/{}", in_path(id)?))
+}

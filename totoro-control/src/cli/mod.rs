@@ -1,0 +1,116 @@
+//! The command line. `init` and `serve` work on files; everything else talks REST, as any client.
+
+mod audit;
+mod ban;
+mod client;
+mod error;
+mod init;
+mod invite;
+mod limits;
+mod node;
+mod serve;
+mod table;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use client::Client;
+use error::CliError;
+
+/// Totoro's control plane.
+#[derive(Parser)]
+#[command(name = "totoro-control", version, about, max_term_width = 100)]
+#[command(after_help = "\
+Examples:
+  totoro-control init --dir /etc/totoro --listen 127.0.0.1:8080 --public-url https://control.example.org
+  totoro-control serve --config /etc/totoro/control.toml
+  totoro-control node add --name n1 --pool-tcp 20000-20099 --server-addr n1.example.org:7000
+  totoro-control invite create --node n1 --max-conns 5 --expires 7d
+
+Exit codes: 0 done, 1 refused or failed, 2 usage, 3 control plane not reached, 4 not authorised.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a new installation: settings, secrets, an empty store.
+    Init(init::Init),
+    /// Run the server.
+    Serve(serve::Serve),
+    /// Nodes: add, list, show, change.
+    Node(node::NodeCommand),
+    /// Invites: create, list, show, change, pause, resume, rotate, revoke.
+    Invite(invite::InviteCommand),
+    /// The audit trail.
+    Audit(audit::Audit),
+    /// Bans: add, list, remove.
+    Ban(ban::BanCommand),
+}
+
+/// Where the control plane is and with which token to talk to it. The token itself comes from a
+/// file or from `TOTORO_TOKEN`, never from the command line, which every process can read.
+#[derive(Args)]
+struct Remote {
+    /// The control plane's URL.
+    #[arg(
+        long,
+        env = "TOTORO_API",
+        global = true,
+        default_value = "http://127.0.0.1:8080"
+    )]
+    api: String,
+    /// The file with the admin token, mode 0600 (or TOTORO_TOKEN holds the token).
+    #[arg(long, env = "TOTORO_TOKEN_FILE", global = true, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Print the answer as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+/// Parses, runs, and turns the outcome into an exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("totoro-control: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("totoro-control: {error}");
+            let mut cause = std::error::Error::source(&error);
+            while let Some(error) = cause {
+                eprintln!("  because: {error}");
+                cause = error.source();
+            }
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Init(init) => init.run().await,
+        Command::Serve(serve) => serve.run().await,
+        Command::Node(node) => node.run().await,
+        Command::Invite(invite) => invite.run().await,
+        Command::Audit(audit) => audit.run().await,
+        Command::Ban(ban) => ban.run().await,
+    }
+}
+
+impl Remote {
+    fn client(&self) -> Result<Client, CliError> {
+        Client::new(&self.api, self.token_file.as_deref())
+    }
+}

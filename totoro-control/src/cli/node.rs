@@ -1,0 +1,298 @@
+//! `node …`.
+
+use clap::{Args, Subcommand};
+use reqwest::Method;
+use totoro_api::limits::Limits;
+use totoro_api::ports::{Pool, PortSet};
+use totoro_api::wire::node::{ChangeNode, NewNode, Node, NodeCreated, NodePage, Visibility};
+
+use super::client::{in_path, with_query};
+use super::limits::json;
+use super::table::{Table, print_json, word};
+use super::{CliError, Remote};
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  totoro-control node add --name n1 --pool-tcp 20000-20099 --pool-udp 20000-20099 \\
+      --server-addr n1.example.org:7000 --public --public-limits '{\"max_conns\": 20}'
+  totoro-control node list
+  totoro-control node change n-4k2v9x0c7m1p --draining true")]
+pub(super) struct NodeCommand {
+    #[command(flatten)]
+    remote: Remote,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Add a node; prints its one-time enrolment token.
+    Add(Box<Add>),
+    /// List nodes.
+    List,
+    /// Show one, by id or name.
+    Show {
+        /// Its id or name.
+        node: String,
+    },
+    /// Change one; what is not given stays.
+    Change(Box<Change>),
+    /// A new enrolment token: for another machine, or when the key was lost.
+    Token {
+        /// Its id.
+        node: String,
+    },
+}
+
+#[derive(Args)]
+struct Add {
+    /// Its name, unique: letters, digits and -.
+    #[arg(long)]
+    name: String,
+    /// TCP ports to lend, e.g. 20000-20099,20200.
+    #[arg(long, value_name = "PORTS", default_value = "")]
+    pool_tcp: PortSet,
+    /// UDP ports to lend.
+    #[arg(long, value_name = "PORTS", default_value = "")]
+    pool_udp: PortSet,
+    /// Where clients reach frps, host:port; may be given several times.
+    #[arg(long, value_name = "HOST:PORT", required = true)]
+    server_addr: Vec<String>,
+    /// Anyone may connect, within the public limits.
+    #[arg(long)]
+    public: bool,
+    /// What one anonymous tenant gets.
+    #[arg(long, value_name = "JSON")]
+    public_limits: Option<String>,
+    /// Ceilings of all anonymous tenants together.
+    #[arg(long, value_name = "JSON")]
+    public_max: Option<String>,
+    /// What an invite that says nothing gets.
+    #[arg(long, value_name = "JSON")]
+    defaults: Option<String>,
+    /// Where it stands.
+    #[arg(long, default_value = "")]
+    region: String,
+    /// Whose network it is in.
+    #[arg(long, default_value = "")]
+    isp: String,
+    /// Free words.
+    #[arg(long, value_delimiter = ',')]
+    tags: Vec<String>,
+    /// Whom an abused or banned person may write to.
+    #[arg(long, default_value = "")]
+    abuse_contact: String,
+}
+
+#[derive(Args)]
+struct Change {
+    /// Its id.
+    node: String,
+    /// Take nothing new.
+    #[arg(long, value_name = "BOOL")]
+    draining: Option<bool>,
+    /// Take nothing, and cut what lives.
+    #[arg(long, value_name = "BOOL")]
+    disabled: Option<bool>,
+    /// Whether anyone may connect.
+    #[arg(long, value_name = "BOOL")]
+    public: Option<bool>,
+    /// TCP ports to lend.
+    #[arg(long, value_name = "PORTS")]
+    pool_tcp: Option<PortSet>,
+    /// UDP ports to lend.
+    #[arg(long, value_name = "PORTS")]
+    pool_udp: Option<PortSet>,
+    /// Where clients reach frps.
+    #[arg(long, value_name = "HOST:PORT")]
+    server_addr: Vec<String>,
+    /// What one anonymous tenant gets; replaced whole.
+    #[arg(long, value_name = "JSON")]
+    public_limits: Option<String>,
+    /// What an invite that says nothing gets; replaced whole.
+    #[arg(long, value_name = "JSON")]
+    defaults: Option<String>,
+}
+
+impl NodeCommand {
+    pub(super) async fn run(self) -> Result<(), CliError> {
+        let (client, as_json) = (self.remote.client()?, self.remote.json);
+        match self.action {
+            Action::Add(add) => {
+                let new = add.into_new()?;
+                let made: NodeCreated = client.post("/admin/nodes", &new, &[]).await?;
+                show_created(&made, as_json)
+            }
+            Action::Token { node } => {
+                let path = format!("/admin/nodes/{}/token", in_path(&node)?);
+                let made: NodeCreated = client.post(&path, &(), &[]).await?;
+                show_created(&made, as_json)
+            }
+            Action::List => {
+                let mut all = NodePage::default();
+                let mut cursor = None;
+                loop {
+                    let path = with_query("/admin/nodes", &[("cursor", cursor)]);
+                    let page: NodePage = client.get(&path).await?;
+                    all.items.extend(page.items);
+                    match page.next {
+                        Some(next) => cursor = Some(next),
+                        None => break,
+                    }
+                }
+                if as_json {
+                    print_json(&all)
+                } else {
+                    print_table(&all.items)
+                }
+            }
+            Action::Show { node } => {
+                let path = format!("/admin/nodes/{}", in_path(&node)?);
+                print_node(&client.get(&path).await?, as_json)
+            }
+            Action::Change(change) => {
+                let path = format!("/admin/nodes/{}", in_path(&change.node)?);
+                let changed = client
+                    .update(
+                        (Method::PATCH, &path, &path),
+                        |node: &Node| node.version,
+                        |node| change.to_change(node).map(Some),
+                    )
+                    .await?;
+                print_node(&changed, as_json)
+            }
+        }
+    }
+}
+
+impl Add {
+    fn into_new(self) -> Result<NewNode, CliError> {
+        let limits = |flag: &str, text: Option<&str>| match text {
+            Some(text) => json::<Limits>(flag, text),
+            None => Ok(Limits::default()),
+        };
+        let public_max = self
+            .public_max
+            .as_deref()
+            .map(|text| json("--public-max", text));
+        Ok(NewNode {
+            visibility: if self.public {
+                Visibility::Public
+            } else {
+                Visibility::Private
+            },
+            defaults: limits("--defaults", self.defaults.as_deref())?,
+            public_limits: limits("--public-limits", self.public_limits.as_deref())?,
+            public_max: public_max.transpose()?.unwrap_or_default(),
+            name: self.name,
+            server_addr: self.server_addr,
+            pool: Pool {
+                tcp: self.pool_tcp,
+                udp: self.pool_udp,
+            },
+            region: self.region,
+            isp: self.isp,
+            tags: self.tags,
+            abuse_contact: self.abuse_contact,
+        })
+    }
+}
+
+impl Change {
+    fn to_change(&self, node: &Node) -> Result<ChangeNode, CliError> {
+        let pool = (self.pool_tcp.is_some() || self.pool_udp.is_some()).then(|| Pool {
+            tcp: self
+                .pool_tcp
+                .clone()
+                .unwrap_or_else(|| node.pool.tcp.clone()),
+            udp: self
+                .pool_udp
+                .clone()
+                .unwrap_or_else(|| node.pool.udp.clone()),
+        });
+        let limits = |flag: &str, text: Option<&str>| text.map(|text| json(flag, text)).transpose();
+        Ok(ChangeNode {
+            visibility: self.public.map(|public| match public {
+                true => Visibility::Public,
+                false => Visibility::Private,
+            }),
+            draining: self.draining,
+            disabled: self.disabled,
+            server_addr: (!self.server_addr.is_empty()).then(|| self.server_addr.clone()),
+            pool,
+            defaults: limits("--defaults", self.defaults.as_deref())?,
+            public_limits: limits("--public-limits", self.public_limits.as_deref())?,
+            ..ChangeNode::default()
+        })
+    }
+}
+
+fn show_created(made: &NodeCreated, as_json: bool) -> Result<(), CliError> {
+    if as_json {
+        return print_json(made);
+    }
+    println!("node    {}", made.id);
+    println!("token   {}", made.token);
+    println!(
+        "        shown once, good once, until {}",
+        made.token_expires_at
+    );
+    println!("next    on the node, with the token in TOTORO_TOKEN:");
+    println!("        totoro-node enroll --control URL --dir /etc/totoro");
+    Ok(())
+}
+
+fn print_table(nodes: &[Node]) -> Result<(), CliError> {
+    let mut table = Table::new([
+        "ID", "NAME", "STATE", "GRADE", "FOR", "POLICY", "APPLIED", "SEEN",
+    ]);
+    for node in nodes {
+        table.row([
+            node.id.clone(),
+            node.name.clone(),
+            word(&node.state),
+            word(&node.grade),
+            word(&node.visibility),
+            node.policy.rev.to_string(),
+            node.applied.rev.to_string(),
+            node.seen_s
+                .map_or_else(|| "never".to_owned(), |seconds| format!("{seconds}s ago")),
+        ]);
+    }
+    table.print();
+    Ok(())
+}
+
+fn print_node(node: &Node, as_json: bool) -> Result<(), CliError> {
+    if as_json {
+        return print_json(node);
+    }
+    let mut table = Table::new(["FIELD", "VALUE"]);
+    let mut row = |name: &str, value: String| table.row([name.to_owned(), value]);
+    row("id", node.id.clone());
+    row("name", node.name.clone());
+    row("state", word(&node.state));
+    row("grade", word(&node.grade));
+    row("visibility", word(&node.visibility));
+    row("server_addr", node.server_addr.join(" "));
+    row(
+        "pool",
+        format!("tcp {} udp {}", node.pool.tcp, node.pool.udp),
+    );
+    row(
+        "policy",
+        format!("{} (applied {})", node.policy.rev, node.applied.rev),
+    );
+    for (name, version) in &node.versions {
+        row(name, version.clone());
+    }
+    for problem in &node.problems {
+        row("problem", problem.clone());
+    }
+    for limit in &node.unenforced {
+        row("unenforced", limit.clone());
+    }
+    table.print();
+    Ok(())
+}

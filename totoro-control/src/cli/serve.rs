@@ -1,0 +1,99 @@
+//! `serve`: the control plane itself.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::CliError;
+use crate::app::App;
+use crate::config::Config;
+use crate::http::Server;
+use crate::keys::{KeyRing, ServerSecret};
+use crate::store::{SledStore, Store};
+
+/// Below this a ticket's life is for tests: clients would ask for tickets all the time.
+const SHORT_TTL: Duration = Duration::from_secs(300);
+
+/// Run the server until SIGTERM or SIGINT.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  totoro-control serve --config /etc/totoro/control.toml
+  TOTORO_LOG=debug totoro-control serve --config ./lab/control.toml --log-json")]
+pub(super) struct Serve {
+    /// The settings.
+    #[arg(
+        long,
+        env = "TOTORO_CONTROL_CONFIG",
+        default_value = "/etc/totoro/control.toml"
+    )]
+    config: PathBuf,
+    /// Log JSON lines.
+    #[arg(long)]
+    log_json: bool,
+}
+
+impl Serve {
+    pub(super) async fn run(self) -> Result<(), CliError> {
+        log_to_stderr(self.log_json);
+        let config = Config::load(&self.config)?;
+        let secret = ServerSecret::load(&config.secrets_dir.join("server.key"))?;
+        let now = time::OffsetDateTime::now_utc().unix_timestamp();
+        let ring = KeyRing::load(&config.secrets_dir, now)?;
+        let store: Arc<dyn Store> = Arc::new(SledStore::open(
+            &config.data_dir,
+            u64::from(config.cache_mib) << 20,
+        )?);
+        if config.ticket_ttl.0 < SHORT_TTL {
+            tracing::warn!(ticket_ttl = %config.ticket_ttl, "tickets live shorter than 5m");
+        }
+        if config.insecure_http {
+            tracing::warn!("insecure_http: keys and codes travel in the clear");
+        }
+        let app = App::start(config, Arc::clone(&store), secret, ring)?;
+        if let Err(error) = app.renew_keys().await {
+            return Err(CliError::Failed(format!("no ticket key: {error}")));
+        }
+        // Handlers first: a signal right after "listening" is then a graceful end already.
+        let failed = |error| CliError::Failed(format!("no signal handlers: {error}"));
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let server = Server::bind(Arc::clone(&app)).await?;
+        let address = server
+            .address()
+            .map_err(|error| CliError::Failed(format!("no address: {error}")))?;
+        tracing::info!(%address, "listening");
+        println!("listening on http://{address}");
+        let house = tokio::spawn(Arc::clone(&app).keep_house());
+        let serving = tokio::spawn(server.run());
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM: ending"),
+            _ = interrupt.recv() => tracing::info!("SIGINT: ending"),
+        }
+        app.stop();
+        let (served, kept) = tokio::join!(serving, house);
+        store.close().await;
+        for ended in [served, kept] {
+            ended.map_err(|error| CliError::Failed(format!("a task ended badly: {error}")))?;
+        }
+        tracing::info!("ended");
+        Ok(())
+    }
+}
+
+fn log_to_stderr(json: bool) {
+    let filter = EnvFilter::try_from_env("TOTORO_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false);
+    if json {
+        builder.json().init()
+    } else {
+        builder.init()
+    }
+}

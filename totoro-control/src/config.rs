@@ -1,0 +1,319 @@
+//! `control.toml`: what an operator sets. Secrets are files beside it, never values in it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::duration::Span;
+
+/// The settings. Relative paths are relative to the file's directory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Where clients reach it; goes into the generated frpc.toml.
+    pub public_url: String,
+    /// Serve keys over plain HTTP on an address that is not loopback. Only for closed networks:
+    /// whoever is on the path reads keys, codes and tickets.
+    #[serde(default)]
+    pub insecure_http: bool,
+    /// The store.
+    #[serde(default = "default_data")]
+    pub data_dir: PathBuf,
+    /// Secret files, mode 0600 each.
+    #[serde(default = "default_secrets")]
+    pub secrets_dir: PathBuf,
+    /// A ticket's life, at most 24 h.
+    #[serde(default = "default_ticket_ttl")]
+    pub ticket_ttl: Span,
+    /// How often nodes report; three missed make a node offline.
+    #[serde(default = "default_heartbeat")]
+    pub heartbeat_interval: Span,
+    /// Open connections at most; more wait to be accepted.
+    #[serde(default = "default_connections")]
+    pub max_connections: u32,
+    /// The store's page cache, MiB.
+    #[serde(default = "default_cache")]
+    pub cache_mib: u32,
+    /// Requests per minute and address on what anyone may call.
+    #[serde(default)]
+    pub rate: Rates,
+}
+
+/// Requests per minute and address (IPv4) or /64 (IPv6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rates {
+    /// `POST /invites/resolve` and `/invites/usage`.
+    pub resolve: u32,
+    /// `POST /oauth/token`.
+    pub token: u32,
+    /// `GET /public/nodes` and `POST /public/nodes/{id}/ticket`.
+    pub public: u32,
+    /// Requests with a wrong key or token.
+    pub wrong_key: u32,
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        // An frpc that is refused asks twice per try and tries every few seconds.
+        Rates {
+            resolve: 120,
+            token: 240,
+            public: 240,
+            wrong_key: 120,
+        }
+    }
+}
+
+fn default_data() -> PathBuf {
+    "data".into()
+}
+
+fn default_secrets() -> PathBuf {
+    "secrets".into()
+}
+
+fn default_ticket_ttl() -> Span {
+    Span(Duration::from_secs(3600))
+}
+
+fn default_heartbeat() -> Span {
+    Span(Duration::from_secs(10))
+}
+
+fn default_connections() -> u32 {
+    10_000
+}
+
+fn default_cache() -> u32 {
+    64
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is no TOML of this shape.
+    #[error("{path}: {problem}")]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// Where and what.
+        problem: String,
+    },
+    /// A value that cannot hold.
+    #[error("{key}: {problem}")]
+    Value {
+        /// The setting.
+        key: &'static str,
+        /// What is wrong with it, and what to write.
+        problem: String,
+    },
+}
+
+impl Config {
+    /// Settings for a new installation: everything but the addresses at its default.
+    #[must_use]
+    pub fn new(listen: SocketAddr, public_url: String) -> Self {
+        Config {
+            listen,
+            public_url,
+            insecure_http: false,
+            data_dir: default_data(),
+            secrets_dir: default_secrets(),
+            ticket_ttl: default_ticket_ttl(),
+            heartbeat_interval: default_heartbeat(),
+            max_connections: default_connections(),
+            cache_mib: default_cache(),
+            rate: Rates::default(),
+        }
+    }
+
+    /// Reads and checks a file; paths in it become absolute or relative to the caller.
+    ///
+    /// # Errors
+    /// When it cannot be read, parsed or held to.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let mut config: Config = toml::from_str(&text).map_err(|error| ConfigError::Parse {
+            path: path.to_owned(),
+            problem: error.to_string(),
+        })?;
+        let dir = path.parent().unwrap_or(Path::new("."));
+        config.data_dir = dir.join(&config.data_dir);
+        config.secrets_dir = dir.join(&config.secrets_dir);
+        config.public_url = config.public_url.trim_end_matches('/').to_owned();
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Whether the settings can hold together.
+    ///
+    /// # Errors
+    /// The first that cannot.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let bad = |key, problem: String| Err(ConfigError::Value { key, problem });
+        if !self.listen.ip().is_loopback() && !self.insecure_http {
+            return bad(
+                "listen",
+                format!(
+                    "{} is not loopback, and keys would travel over plain HTTP: listen on loopback \
+                     behind a TLS proxy, or set insecure_http = true on a closed network",
+                    self.listen
+                ),
+            );
+        }
+        match url_problem(&self.public_url) {
+            Some(problem) => return bad("public_url", problem.to_owned()),
+            None if self.public_url.starts_with("http://")
+                && !self.insecure_http
+                && !is_loopback_url(&self.public_url) =>
+            {
+                return bad(
+                    "public_url",
+                    "clients would send their codes over plain HTTP: use https, or set \
+                     insecure_http = true on a closed network"
+                        .to_owned(),
+                );
+            }
+            None => {}
+        }
+        let day = Duration::from_secs(86_400);
+        if self.ticket_ttl.0 < Duration::from_secs(1) || self.ticket_ttl.0 > day {
+            return bad("ticket_ttl", "must be 1s to 24h".to_owned());
+        }
+        let interval = self.heartbeat_interval.0;
+        if interval < Duration::from_secs(1) || interval > Duration::from_secs(300) {
+            return bad("heartbeat_interval", "must be 1s to 5m".to_owned());
+        }
+        if self.max_connections == 0 || self.cache_mib == 0 {
+            return bad("max_connections, cache_mib", "must not be 0".to_owned());
+        }
+        let Rates {
+            resolve,
+            token,
+            public,
+            wrong_key,
+        } = self.rate;
+        if [resolve, token, public, wrong_key].contains(&0) {
+            return bad("rate", "must not be 0".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong with a public URL; it is quoted into files, so only plain ASCII passes.
+fn url_problem(url: &str) -> Option<&'static str> {
+    let rest = url
+        .strip_prefix("https://")
+        .or_else(|| url.strip_prefix("http://"));
+    let Some(rest) = rest else {
+        return Some("must begin with https:// or http://");
+    };
+    if rest.is_empty() || rest.starts_with('/') {
+        return Some("names no host");
+    }
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:/[]".contains(&byte);
+    if !rest.bytes().all(plain) || url.len() > 255 {
+        return Some("must be scheme, host, port and path only");
+    }
+    None
+}
+
+/// Whether a URL's host is this machine itself.
+pub(crate) fn is_loopback_url(url: &str) -> bool {
+    let host = url
+        .split("//")
+        .nth(1)
+        .unwrap_or("")
+        .split('/')
+        .next()
+        .unwrap_or("");
+    let name = host.rsplit_once(':').map_or(host, |(name, port)| {
+        if port.bytes().all(|byte| byte.is_ascii_digit()) {
+            name
+        } else {
+            host
+        }
+    });
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    name == "localhost"
+        || name
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(listen: &str, url: &str, insecure: bool) -> Config {
+        Config {
+            insecure_http: insecure,
+            ..Config::new(listen.parse().unwrap(), url.to_owned())
+        }
+    }
+
+    #[test]
+    fn keys_never_travel_in_the_clear_unasked() {
+        for (listen, url, insecure, good) in [
+            ("127.0.0.1:8080", "http://127.0.0.1:8080", false, true),
+            ("[::1]:8080", "http://[::1]:8080", false, true),
+            ("127.0.0.1:8080", "http://localhost", false, true),
+            ("127.0.0.1:8080", "https://control.example.org", false, true),
+            ("10.0.0.1:8080", "https://control.example.org", false, false),
+            ("127.0.0.1:8080", "http://control.example.org", false, false),
+            ("0.0.0.0:8080", "http://10.0.0.1:8080", true, true),
+            ("127.0.0.1:8080", "ftp://x", true, false),
+            ("127.0.0.1:8080", "http://a\"b", true, false),
+            ("127.0.0.1:8080", "http://", true, false),
+        ] {
+            let checked = config(listen, url, insecure).check();
+            assert_eq!(
+                checked.is_ok(),
+                good,
+                "{listen} {url} {insecure}: {checked:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_unknown_keys_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.toml");
+        let config = config("127.0.0.1:8080", "http://localhost:8080", false);
+        std::fs::write(&path, toml::to_string(&config).unwrap()).unwrap();
+        let read = Config::load(&path).unwrap();
+        assert_eq!(read.data_dir, dir.path().join("data"));
+        assert_eq!(
+            (read.ticket_ttl, read.rate),
+            (config.ticket_ttl, config.rate)
+        );
+        std::fs::write(
+            &path,
+            "listen = \"127.0.0.1:1\"\npublic_url = \"http://[::1]\"\ntickt = 1",
+        )
+        .unwrap();
+        assert!(
+            Config::load(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("tickt")
+        );
+    }
+}

@@ -1,0 +1,36 @@
+//! `/healthz` (the process answers) and `/readyz` (it can read its store and is not ending).
+
+use std::sync::Arc;
+
+use totoro_api::{Reason, Refusal};
+use warp::Filter as _;
+use warp::http::StatusCode;
+
+use super::incoming::Incoming;
+use super::problem::ApiError;
+use super::route::{Route, any_of, plain};
+use super::{Answer, Api, reply};
+use crate::records::key;
+
+pub(super) fn routes(api: &Arc<Api>) -> Route {
+    any_of([
+        plain(api, warp::path!("healthz").and(warp::get()).boxed(), alive),
+        plain(api, warp::path!("readyz").and(warp::get()).boxed(), ready),
+    ])
+}
+
+async fn alive(_: Arc<Api>, _: Incoming) -> Answer {
+    Ok(reply::ok(&serde_json::json!({ "status": "ok" })))
+}
+
+async fn ready(api: Arc<Api>, _: Incoming) -> Answer {
+    if *api.app.stopping().borrow() {
+        return Err(ApiError {
+            refusal: Refusal::with(Reason::Internal, "the control plane is ending"),
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            retry_after: Some(5),
+        });
+    }
+    api.app.store.get(key::GENERATION.as_bytes())?;
+    Ok(reply::ok(&serde_json::json!({ "status": "ok" })))
+}

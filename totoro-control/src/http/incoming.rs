@@ -1,0 +1,299 @@
+//! A request as handlers see it: the body is read when a handler asks for it, within its limit, so
+//! nobody who is not authorised makes us hold a large one.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
+use serde::de::DeserializeOwned;
+use totoro_api::Reason;
+use warp::Filter as _;
+use warp::filters::BoxedFilter;
+use warp::http::HeaderMap;
+use warp::http::header::{AUTHORIZATION, CONTENT_LENGTH, IF_MATCH};
+
+use super::problem::ApiError;
+use crate::app::Failure;
+use crate::app::invite_change::IfMatch;
+
+/// What most bodies may be, bytes.
+pub(super) const BODY_LIMIT: usize = 64 * 1024;
+/// What programs send in batches: events, and heartbeats with every tenant in them, bytes.
+pub(super) const BATCH_LIMIT: usize = 1024 * 1024;
+/// How long a body may take.
+const BODY_TIME: Duration = Duration::from_secs(15);
+/// How much of a body that is too large is read and dropped, bytes and time: a client that is still
+/// sending when the connection closes loses the answer that says why.
+const DISCARD: (usize, Duration) = (4 * 1024 * 1024, Duration::from_secs(2));
+/// The largest page of a list, and the usual one.
+const PAGE: (usize, usize) = (1000, 100);
+
+/// What the accept loop knows of a request; set before warp sees it.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    pub(super) peer: SocketAddr,
+    pub(super) request_id: String,
+}
+
+type Body = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send>>;
+
+/// A request.
+pub(super) struct Incoming {
+    origin: Origin,
+    headers: HeaderMap,
+    query: String,
+    body: Body,
+}
+
+/// The filter that makes one.
+pub(super) fn incoming() -> BoxedFilter<(Incoming,)> {
+    let query = warp::query::raw().or_else(|_| async { Ok::<_, Infallible>((String::new(),)) });
+    warp::ext::get::<Origin>()
+        .and(warp::header::headers_cloned())
+        .and(query)
+        .and(warp::body::stream())
+        .map(|origin, headers, query, body: _| Incoming {
+            origin,
+            headers,
+            query,
+            body: boxed(body),
+        })
+        .boxed()
+}
+
+fn boxed(body: impl Stream<Item = Result<impl bytes::Buf, warp::Error>> + Send + 'static) -> Body {
+    Box::pin(body.map(|part| part.map(|mut part| part.copy_to_bytes(part.remaining()))))
+}
+
+impl Incoming {
+    /// The client's address, v4-mapped ones as IPv4.
+    pub(super) fn address(&self) -> IpAddr {
+        self.origin.peer.ip().to_canonical()
+    }
+
+    /// The request's id.
+    pub(super) fn request_id(&self) -> &str {
+        &self.origin.request_id
+    }
+
+    /// The credential of `Authorization: Bearer`.
+    pub(super) fn bearer(&self) -> Option<&str> {
+        self.authorization("bearer")
+    }
+
+    /// What follows a scheme in `Authorization`.
+    pub(super) fn authorization(&self, scheme: &str) -> Option<&str> {
+        let value = self.headers.get(AUTHORIZATION)?.to_str().ok()?;
+        let (named, rest) = value.split_once(' ')?;
+        named.eq_ignore_ascii_case(scheme).then(|| rest.trim())
+    }
+
+    /// The `Idempotency-Key`.
+    pub(super) fn idempotency_key(&self) -> Result<Option<&str>, ApiError> {
+        let Some(value) = self.headers.get("idempotency-key") else {
+            return Ok(None);
+        };
+        let bad = |_| ApiError::malformed("Idempotency-Key: printable ASCII only");
+        value.to_str().map(Some).map_err(bad)
+    }
+
+    /// The version that the client saw: `If-Match: "17"` or `*`.
+    pub(super) fn if_match(&self) -> Result<IfMatch, ApiError> {
+        let Some(value) = self.headers.get(IF_MATCH) else {
+            return Ok(IfMatch::Absent);
+        };
+        let text = value.to_str().unwrap_or_default().trim();
+        if text == "*" {
+            return Ok(IfMatch::Any);
+        }
+        let quoted = text
+            .strip_prefix('"')
+            .and_then(|text| text.strip_suffix('"'));
+        let version = quoted.and_then(|text| text.parse().ok());
+        let bad = || ApiError::malformed("If-Match: quote the version, as the ETag does: \"17\"");
+        version.map(IfMatch::Version).ok_or_else(bad)
+    }
+
+    /// The query's parameters.
+    pub(super) fn query(&self) -> Result<Query, ApiError> {
+        let mut values = BTreeMap::new();
+        for (name, value) in form_urlencoded::parse(self.query.as_bytes()) {
+            if values
+                .insert(name.to_string(), value.into_owned())
+                .is_some()
+            {
+                return Err(ApiError::malformed(format!(
+                    "query: {} twice",
+                    shown(&name)
+                )));
+            }
+        }
+        Ok(Query { values })
+    }
+
+    /// The whole body, at most `limit` bytes.
+    pub(super) async fn bytes(&mut self, limit: usize) -> Result<Vec<u8>, ApiError> {
+        let announced = self
+            .headers
+            .get(CONTENT_LENGTH)
+            .and_then(|text| text.to_str().ok()?.parse().ok());
+        let mut fits = announced.is_none_or(|length: u64| length <= limit as u64);
+        let mut whole = Vec::new();
+        let read = async {
+            while fits && let Some(part) = self.body.next().await {
+                let part = part.map_err(|_| ApiError::malformed("the body ended early"))?;
+                fits = whole.len() + part.len() <= limit;
+                if fits {
+                    whole.extend_from_slice(&part);
+                }
+            }
+            Ok(fits)
+        };
+        let in_time = tokio::time::timeout(BODY_TIME, read).await;
+        match in_time {
+            Ok(Ok(true)) => Ok(whole),
+            Ok(Ok(false)) => {
+                self.discard().await;
+                let detail = format!("the body is larger than {limit} bytes");
+                Err(Failure::refused(Reason::RequestTooLarge, detail).into())
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(ApiError::malformed("the body came too slowly")),
+        }
+    }
+
+    /// Reads on and drops it, within limits.
+    async fn discard(&mut self) {
+        let drop_it = async {
+            let mut dropped = 0;
+            while dropped < DISCARD.0
+                && let Some(Ok(part)) = self.body.next().await
+            {
+                dropped += part.len();
+            }
+        };
+        let _ = tokio::time::timeout(DISCARD.1, drop_it).await;
+    }
+
+    /// The body as JSON.
+    pub(super) async fn json<T: DeserializeOwned>(&mut self, limit: usize) -> Result<T, ApiError> {
+        let body = self.bytes(limit).await?;
+        parse(&body).map_err(|problem| ApiError::malformed(format!("body: {problem}")))
+    }
+
+    /// The body as JSON, and as it came.
+    pub(super) async fn json_and_text<T: DeserializeOwned>(
+        &mut self,
+        limit: usize,
+    ) -> Result<(T, String), ApiError> {
+        let body = self.bytes(limit).await?;
+        let value =
+            parse(&body).map_err(|problem| ApiError::malformed(format!("body: {problem}")))?;
+        Ok((value, String::from_utf8_lossy(&body).into_owned()))
+    }
+}
+
+/// Parses JSON. The parser quotes what it found where a string was wrong, and that may be a secret
+/// in the wrong place: such a problem is told by its position alone.
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    // serde would read `[]` as a struct whose fields are all absent.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err("must be a JSON object".to_owned());
+    }
+    serde_json::from_slice(body).map_err(|error| {
+        let text = error.to_string();
+        let quotes = [
+            "invalid type: string",
+            "invalid value: string",
+            "invalid type: byte",
+        ];
+        if quotes.iter().any(|quote| text.contains(quote)) {
+            format!(
+                "a text stands where none belongs, at line {} column {}",
+                error.line(),
+                error.column()
+            )
+        } else {
+            shown(&text)
+        }
+    })
+}
+
+/// A text of the client's, short and printable.
+fn shown(text: &str) -> String {
+    text.chars()
+        .filter(|symbol| !symbol.is_control())
+        .take(200)
+        .collect()
+}
+
+/// A query's parameters, taken one by one; [`Query::done`] names those that nobody took.
+pub(super) struct Query {
+    values: BTreeMap<String, String>,
+}
+
+impl Query {
+    /// A parameter, where it is there and not empty.
+    pub(super) fn take(&mut self, name: &str) -> Option<String> {
+        self.values.remove(name).filter(|value| !value.is_empty())
+    }
+
+    /// A parameter of another type.
+    pub(super) fn parse<T: std::str::FromStr>(
+        &mut self,
+        name: &str,
+    ) -> Result<Option<T>, ApiError> {
+        let Some(text) = self.take(name) else {
+            return Ok(None);
+        };
+        let bad = |_| ApiError::malformed(format!("query: {name} cannot be read"));
+        text.parse().map(Some).map_err(bad)
+    }
+
+    /// A page's size.
+    pub(super) fn limit(&mut self) -> Result<usize, ApiError> {
+        match self.parse::<usize>("limit")? {
+            None => Ok(PAGE.1),
+            Some(limit) if (1..=PAGE.0).contains(&limit) => Ok(limit),
+            Some(_) => Err(ApiError::malformed(format!(
+                "query: limit must be 1 to {}",
+                PAGE.0
+            ))),
+        }
+    }
+
+    /// Refuses what nobody took.
+    pub(super) fn done(self) -> Result<(), ApiError> {
+        match self.values.keys().next() {
+            Some(name) => Err(ApiError::malformed(format!(
+                "query: unknown field {}",
+                shown(name)
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use totoro_api::wire::invite::Code;
+
+    #[test]
+    fn a_secret_in_the_wrong_place_is_not_quoted() {
+        for body in [
+            r#""tn1-SECRET""#,
+            r#"{"code": ["tn1-SECRET"]}"#,
+            r#"[{"tn1-SECRET": 1}]"#,
+        ] {
+            let problem = parse::<Code>(body.as_bytes()).unwrap_err();
+            assert!(!problem.contains("SECRET"), "{problem}");
+        }
+        let problem = parse::<Code>(br#"{"code": "x", "cod": 1}"#).unwrap_err();
+        assert!(problem.contains("unknown field `cod`"), "{problem}");
+    }
+}

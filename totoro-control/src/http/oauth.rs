@@ -1,0 +1,188 @@
+//! `POST /oauth/token`: OAuth2 client credentials (RFC 6749, 4.4), so that a stock frpc fetches
+//! its tickets by itself. The client secret is the invite code, or `public:NODE`.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use totoro_api::wire::invite::{AccessToken, OauthError};
+use totoro_api::{Reason, Refusal};
+use warp::Filter as _;
+use warp::http::header::{CACHE_CONTROL, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use warp::http::{HeaderMap, StatusCode};
+use warp::reply::Response;
+
+use super::incoming::{BODY_LIMIT, Incoming};
+use super::problem::{ApiError, status_of};
+use super::route::{Route, plain};
+use super::{Answer, Api, reply};
+use crate::app::issue::Visitor;
+
+pub(super) fn routes(api: &Arc<Api>) -> Route {
+    plain(
+        api,
+        warp::path!("oauth" / "token").and(warp::post()).boxed(),
+        token,
+    )
+}
+
+async fn token(api: Arc<Api>, mut incoming: Incoming) -> Answer {
+    if let Err(limited) = api.limiters.token.check(incoming.address()) {
+        return Ok(refused(&limited));
+    }
+    let body = match incoming.bytes(BODY_LIMIT).await {
+        Ok(body) => body,
+        Err(error) => return Ok(refused(&error)),
+    };
+    let asked = match Asked::read(&body, incoming.authorization("basic")) {
+        Ok(asked) => asked,
+        Err((error, description)) => {
+            return Ok(error_of(StatusCode::BAD_REQUEST, error, description));
+        }
+    };
+    let visitor = Visitor {
+        address: incoming.address(),
+        request_id: incoming.request_id(),
+    };
+    Ok(match api.app.oauth_ticket(&asked.secret, visitor).await {
+        Ok(issued) => {
+            let life = issued.life_s();
+            let token_type = "Bearer".to_owned();
+            reply::ok(&AccessToken {
+                access_token: issued.ticket,
+                token_type,
+                expires_in: life,
+            })
+        }
+        Err(failure) => refused(&ApiError::from(failure)),
+    })
+}
+
+/// A refusal in OAuth's form, with the line that frpc prints.
+fn refused(error: &ApiError) -> Response {
+    let reason = error.refusal.reason;
+    let (status, code) = match status_of(reason) {
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+            (error.status, "temporarily_unavailable")
+        }
+        StatusCode::INTERNAL_SERVER_ERROR => (error.status, "server_error"),
+        StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => {
+            (error.status, "invalid_request")
+        }
+        // Whatever is wrong with the secret or what it grants.
+        _ => (StatusCode::UNAUTHORIZED, "invalid_client"),
+    };
+    let mut response = error_of(status, code, error.refusal.to_string());
+    if let Some(seconds) = error.retry_after {
+        response
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+fn error_of(status: StatusCode, error: &str, error_description: String) -> Response {
+    // RFC 6749 allows printable ASCII without quotes and backslashes here.
+    let plain = |symbol: char| match symbol {
+        '"' | '\\' => '\'',
+        ' '..='~' => symbol,
+        _ => '?',
+    };
+    let error_description = error_description.chars().map(plain).collect();
+    let body = OauthError {
+        error: error.to_owned(),
+        error_description,
+    };
+    let mut response = reply::with(status, &body);
+    let headers: &mut HeaderMap = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(
+            WWW_AUTHENTICATE,
+            HeaderValue::from_static("Basic realm=\"totoro\""),
+        );
+    }
+    response
+}
+
+/// What a client asked for.
+#[derive(Debug)]
+struct Asked {
+    secret: String,
+}
+
+type BadRequest = (&'static str, String);
+
+impl Asked {
+    fn read(body: &[u8], basic: Option<&str>) -> Result<Self, BadRequest> {
+        let line = |detail: &str| Refusal::with(Reason::RequestMalformed, detail).to_string();
+        let (mut grant, mut secret) = (None, None);
+        for (name, value) in form_urlencoded::parse(body) {
+            let field = match &*name {
+                "grant_type" => &mut grant,
+                "client_secret" => &mut secret,
+                // client_id, scope, audience and the rest say nothing here.
+                _ => continue,
+            };
+            if field.replace(value.into_owned()).is_some() {
+                return Err(("invalid_request", line(&format!("{name} came twice"))));
+            }
+        }
+        match grant.as_deref() {
+            Some("client_credentials") => {}
+            Some(_) => {
+                return Err((
+                    "unsupported_grant_type",
+                    line("grant_type must be client_credentials"),
+                ));
+            }
+            None => return Err(("invalid_request", line("grant_type is missing"))),
+        }
+        // The header is what the client authenticates with where it sends both.
+        let secret = basic
+            .and_then(basic_secret)
+            .or(secret)
+            .filter(|secret| !secret.is_empty());
+        // A client whose header cannot be read is refused like one with a wrong secret.
+        Ok(Asked {
+            secret: secret.unwrap_or_default(),
+        })
+    }
+}
+
+/// The secret of a Basic credential; RFC 6749 form-encodes both halves.
+fn basic_secret(credential: &str) -> Option<String> {
+    let decoded = String::from_utf8(STANDARD.decode(credential).ok()?).ok()?;
+    let (_, secret) = decoded.split_once(':')?;
+    let encoded = format!("s={}", secret.replace('&', "%26"));
+    let (_, secret) = form_urlencoded::parse(encoded.as_bytes()).next()?;
+    Some(secret.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_to_send_a_secret() {
+        let form = b"grant_type=client_credentials&client_id=totoro&client_secret=tn1-a%2A%7E";
+        assert_eq!(Asked::read(form, None).unwrap().secret, "tn1-a*~");
+        let basic = STANDARD.encode("totoro:tn1-b%24%3D");
+        let read = Asked::read(b"grant_type=client_credentials", Some(&basic)).unwrap();
+        assert_eq!(read.secret, "tn1-b$=");
+        let basic = STANDARD.encode("totoro:public%3Anode-1");
+        let read = Asked::read(b"grant_type=client_credentials", Some(&basic)).unwrap();
+        assert_eq!(read.secret, "public:node-1");
+        let plain = STANDARD.encode("totoro:tn1-raw*~$=U");
+        let read = Asked::read(b"grant_type=client_credentials", Some(&plain)).unwrap();
+        assert_eq!(read.secret, "tn1-raw*~$=U");
+    }
+
+    #[test]
+    fn what_oauth_calls_wrong() {
+        let error = |body: &[u8]| Asked::read(body, None).map(|_| ()).unwrap_err().0;
+        assert_eq!(error(b""), "invalid_request");
+        assert_eq!(error(b"grant_type=password"), "unsupported_grant_type");
+        assert_eq!(error(b"grant_type=a&grant_type=b"), "invalid_request");
+    }
+}

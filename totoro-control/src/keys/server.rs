@@ -1,0 +1,116 @@
+//! The server secret: everything that is looked up by a secret is stored under a hash keyed with
+//! it, so that a stolen store gives nobody a key, a token or a code to use or to guess offline.
+
+use std::path::Path;
+
+use super::files::{FileError, create_secret, read_secret};
+use super::text::random;
+
+/// What a keyed hash is for. Each has its own key, so that a hash of one kind is none of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Nodes by their key's hash.
+    NodeKey,
+    /// Enrolment tokens.
+    Enrolment,
+    /// Admin tokens.
+    Admin,
+    /// Invites by their code.
+    InviteCode,
+    /// Codes that are derived from an Idempotency-Key.
+    DerivedCode,
+    /// Idempotency keys and the bodies that came with them.
+    Idempotency,
+}
+
+impl Purpose {
+    /// BLAKE3's key-derivation context: fixed for ever, or nothing stored is found again.
+    const fn context(self) -> &'static str {
+        match self {
+            Purpose::NodeKey => "totoro-control 2025 node key",
+            Purpose::Enrolment => "totoro-control 2025 enrolment token",
+            Purpose::Admin => "totoro-control 2025 admin token",
+            Purpose::InviteCode => "totoro-control 2025 invite code",
+            Purpose::DerivedCode => "totoro-control 2025 derived code",
+            Purpose::Idempotency => "totoro-control 2025 idempotency",
+        }
+    }
+}
+
+/// 256 random bits. `Debug` hides them.
+#[derive(Clone)]
+pub struct ServerSecret([u8; 32]);
+
+impl ServerSecret {
+    /// A new one.
+    #[must_use]
+    pub fn generate() -> Self {
+        ServerSecret(random())
+    }
+
+    /// Writes it to a new 0600 file.
+    ///
+    /// # Errors
+    /// When the file exists or the disk fails.
+    pub fn create(&self, path: &Path) -> Result<(), FileError> {
+        create_secret(path, &self.0)
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When the file is missing, not private or not 32 bytes.
+    pub fn load(path: &Path) -> Result<Self, FileError> {
+        let bytes = read_secret(path)?;
+        bytes
+            .try_into()
+            .map(ServerSecret)
+            .map_err(|_| FileError::Content {
+                path: path.to_owned(),
+                expected: "a server secret of 32 bytes",
+            })
+    }
+
+    /// The keyed hash of some parts. Each is length-prefixed, so that no two lists of parts that
+    /// differ hash alike.
+    #[must_use]
+    pub fn hash(&self, purpose: Purpose, parts: &[&[u8]]) -> [u8; 32] {
+        let key = blake3::derive_key(purpose.context(), &self.0);
+        let mut hasher = blake3::Hasher::new_keyed(&key);
+        for part in parts {
+            hasher.update(&(part.len() as u64).to_be_bytes());
+            hasher.update(part);
+        }
+        *hasher.finalize().as_bytes()
+    }
+
+    /// The keyed hash of a text in hex, as it stands in keys of the store.
+    #[must_use]
+    pub fn hash_hex(&self, purpose: Purpose, text: &str) -> String {
+        blake3::Hash::from_bytes(self.hash(purpose, &[text.as_bytes()]))
+            .to_hex()
+            .to_string()
+    }
+}
+
+impl std::fmt::Debug for ServerSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ServerSecret(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn purposes_secrets_and_parts_all_count() {
+        let (one, two) = (ServerSecret::generate(), ServerSecret::generate());
+        let hash = |secret: &ServerSecret, purpose, parts: &[&[u8]]| secret.hash(purpose, parts);
+        let base = hash(&one, Purpose::NodeKey, &[b"ab", b"c"]);
+        assert_eq!(base, hash(&one, Purpose::NodeKey, &[b"ab", b"c"]));
+        assert_ne!(base, hash(&two, Purpose::NodeKey, &[b"ab", b"c"]));
+        assert_ne!(base, hash(&one, Purpose::Admin, &[b"ab", b"c"]));
+        assert_ne!(base, hash(&one, Purpose::NodeKey, &[b"a", b"bc"]));
+    }
+}

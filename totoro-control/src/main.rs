@@ -1,0 +1,7 @@
+//! `totoro-control`: the server and the operator's commands.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    totoro_control::cli::main()
+}

@@ -1,0 +1,262 @@
+//! What one node is told: its desired state, as a snapshot or as what changed since.
+//!
+//! A node's policy revision is the revision of the last commit that touched its policy; the log
+//! under `policy/<node>/log/` says what each touched. One node's change costs no other node
+//! anything.
+
+use std::time::Duration;
+
+use tokio::time::timeout_at;
+use totoro_api::ticket::Revision;
+use totoro_api::wire::push::{Ban, DesiredInvite, DesiredNode, DesiredState, InviteState};
+
+use crate::app::App;
+use crate::records::{BanRecord, Change, InviteRecord, NodeRecord, key};
+use crate::store::{Position, Range, Store, StoreError, Tx, names, prefix_end, read};
+
+use totoro_api::wire::node::Visibility;
+
+/// Entries of a log that a change is made from at most; what is longer is a snapshot.
+const MAX_DELTA: usize = 512;
+/// Revoked and expired invites are still named for this long, seconds, so that whoever comes with
+/// one is told why; after it they are unknown. No session outlives it.
+const REMEMBER_S: i64 = 31 * 86_400;
+
+/// Notes in a transaction that a node's policy changes: its revision moves with the commit.
+///
+/// # Errors
+/// When it cannot be encoded, which it can.
+pub fn touch(tx: &mut Tx<'_>, node: &str, change: &Change) -> Result<(), StoreError> {
+    tx.put(&key::policy_head(node), &())?;
+    tx.append(&key::policy_log(node), change)
+}
+
+impl App {
+    /// Waits until there is something newer for the node than what it stands at, `None` when
+    /// nothing came in time.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn watch(
+        &self,
+        node: &str,
+        stands: Option<Revision>,
+        wait: Duration,
+    ) -> Result<Option<DesiredState>, StoreError> {
+        let deadline = tokio::time::Instant::now() + wait;
+        // Subscribed before the first look, so nothing between look and wait is missed.
+        let mut changes = self.store.watch(key::policy(node).as_bytes());
+        let mut stopping = self.stopping();
+        loop {
+            changes.borrow_and_update();
+            if let Some(state) = self.newer(node, stands)? {
+                return Ok(Some(state));
+            }
+            let change = async {
+                tokio::select! {
+                    changed = changes.changed() => changed.is_ok(),
+                    _ = stopping.wait_for(|&stop| stop) => false,
+                }
+            };
+            if !timeout_at(deadline, change).await.unwrap_or(false) {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// What is newer than what the node stands at.
+    fn newer(
+        &self,
+        node: &str,
+        stands: Option<Revision>,
+    ) -> Result<Option<DesiredState>, StoreError> {
+        // Read first: what is read after it may be newer, and is then sent once more.
+        let now_at = self.policy_revision(node)?;
+        match stands {
+            Some(stands) if stands == now_at => Ok(None),
+            Some(Revision { generation, rev })
+                if generation == now_at.generation && 0 < rev && rev < now_at.rev =>
+            {
+                match self.changes_since(node, rev)? {
+                    Some(changes) => Ok(Some(self.delta(node, now_at, &changes)?)),
+                    None => Ok(Some(self.snapshot(node, now_at)?)),
+                }
+            }
+            _ => Ok(Some(self.snapshot(node, now_at)?)),
+        }
+    }
+
+    /// What was touched after `rev`, or `None` when the log does not have that revision: trimmed, or
+    /// seen by the node in the moment before a power cut undid it.
+    fn changes_since(&self, node: &str, rev: u64) -> Result<Option<Vec<Change>>, StoreError> {
+        let log = key::policy_log(node);
+        let to = prefix_end(log.as_bytes());
+        let range = Range {
+            from: log.as_bytes(),
+            to: &to,
+            limit: MAX_DELTA,
+            reverse: true,
+        };
+        let mut changes = Vec::new();
+        for (at, found) in self.store.range(range)? {
+            let position = Position::decode(&at[log.len()..]).unwrap_or_default();
+            if position.revision == rev {
+                return Ok(Some(changes));
+            }
+            let change =
+                serde_json::from_slice(&found.value).map_err(|source| StoreError::Unreadable {
+                    key: log.clone(),
+                    source,
+                })?;
+            if !changes.contains(&change) {
+                changes.push(change);
+            }
+        }
+        Ok(None)
+    }
+
+    fn delta(
+        &self,
+        node: &str,
+        revision: Revision,
+        changes: &[Change],
+    ) -> Result<DesiredState, StoreError> {
+        let mut state = DesiredState {
+            revision,
+            snapshot: false,
+            ..DesiredState::default()
+        };
+        let now = self.now();
+        for change in changes {
+            match change {
+                Change::Invite(id) => {
+                    let record = read::<InviteRecord>(&*self.store, &key::invite(id))?;
+                    match record.and_then(|record| desired_invite(record.value, now)) {
+                        Some(invite) => state.invites.push(invite),
+                        None => state.gone.push(id.clone()),
+                    }
+                }
+                Change::Node => state.node = self.desired_node(node)?,
+                Change::Bans => state.bans = Some(self.desired_bans(node)?),
+                Change::Keys => state.keys = Some(self.ticket_keys()),
+            }
+        }
+        Ok(state)
+    }
+
+    fn snapshot(&self, node: &str, revision: Revision) -> Result<DesiredState, StoreError> {
+        let now = self.now();
+        let mut invites = Vec::new();
+        for id in names(&*self.store, &key::invites_of(node))? {
+            let record = read::<InviteRecord>(&*self.store, &key::invite(&id))?;
+            invites.extend(record.and_then(|record| desired_invite(record.value, now)));
+        }
+        Ok(DesiredState {
+            revision,
+            snapshot: true,
+            node: self.desired_node(node)?,
+            invites,
+            gone: Vec::new(),
+            bans: Some(self.desired_bans(node)?),
+            keys: Some(self.ticket_keys()),
+        })
+    }
+
+    fn desired_node(&self, node: &str) -> Result<Option<DesiredNode>, StoreError> {
+        let record = read::<NodeRecord>(&*self.store, &key::node(node))?;
+        Ok(record.map(|record| {
+            let NodeRecord {
+                said,
+                draining,
+                disabled,
+                ..
+            } = record.value;
+            DesiredNode {
+                draining,
+                disabled,
+                public: said.visibility == Visibility::Public,
+                pool: said.pool,
+                defaults: said.defaults,
+                public_limits: said.public_limits,
+                public_max: said.public_max,
+            }
+        }))
+    }
+
+    /// The bans that hold on a node: its own and those of all nodes.
+    pub(crate) fn desired_bans(&self, node: &str) -> Result<Vec<Ban>, StoreError> {
+        let now = self.now();
+        let mut bans = Vec::new();
+        for prefix in [key::bans_of(node), key::GLOBAL_BANS.to_owned()] {
+            for id in names(&*self.store, &prefix)? {
+                let record = read::<BanRecord>(&*self.store, &format!("{prefix}{id}"))?;
+                bans.extend(
+                    record
+                        .map(|record| record.value)
+                        .filter(|ban| holds(ban, now))
+                        .map(
+                            |BanRecord {
+                                 id, prefix, until, ..
+                             }| Ban { id, prefix, until },
+                        ),
+                );
+            }
+        }
+        Ok(bans)
+    }
+}
+
+/// Whether a ban's time is not over.
+pub(crate) fn holds(ban: &BanRecord, now: i64) -> bool {
+    ban.until.is_none_or(|until| until > now)
+}
+
+/// The invite as the node is told of it; `None` when it is long over.
+fn desired_invite(record: InviteRecord, now: i64) -> Option<DesiredInvite> {
+    let over = match record.state_at(now) {
+        InviteState::Revoked => record.revoked_at,
+        InviteState::Expired => record.expires_at,
+        InviteState::Active | InviteState::Paused => None,
+    };
+    if over.is_some_and(|at| at + REMEMBER_S < now) {
+        return None;
+    }
+    let InviteRecord {
+        id,
+        state,
+        epoch,
+        limits,
+        expires_at,
+        ..
+    } = record;
+    Some(DesiredInvite {
+        id,
+        state,
+        epoch,
+        limits,
+        expires_at,
+    })
+}
+
+/// Removes what the log no longer needs: all but the newest entries.
+///
+/// # Errors
+/// When the store fails.
+pub fn trim(store: &dyn Store, tx: &mut Tx<'_>, node: &str) -> Result<(), StoreError> {
+    let log = key::policy_log(node);
+    let to = prefix_end(log.as_bytes());
+    let range = Range {
+        from: log.as_bytes(),
+        to: &to,
+        limit: 4 * MAX_DELTA,
+        reverse: true,
+    };
+    let entries = store.range(range)?;
+    if entries.len() <= 2 * MAX_DELTA {
+        return Ok(());
+    }
+    for (at, _) in entries.into_iter().skip(MAX_DELTA) {
+        tx.delete_raw(at);
+    }
+    Ok(())
+}

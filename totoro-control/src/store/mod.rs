@@ -1,0 +1,218 @@
+//! The durable state: a narrow ordered key/value store.
+//!
+//! Everything that must survive goes through [`Store::commit`]: preconditions and operations in,
+//! a revision out once they are durable. The shape fits sled (the one here), PostgreSQL (a
+//! key/value table with a revision under a single-row lock, LISTEN/NOTIFY as the wake-up hint) and
+//! etcd. Reads are from memory: a remote backend keeps a replica.
+//!
+//! Reads see a commit as soon as it is applied, which is up to some milliseconds before it is
+//! durable. The log is sequential, so whoever reads something and then has a commit of their own
+//! acknowledged knows that what they read is durable too.
+
+mod sled;
+mod sync;
+mod tx;
+mod watchers;
+mod writer;
+
+use std::path::PathBuf;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+
+pub use self::sled::SledStore;
+pub use self::tx::{Record, Tx};
+pub(crate) use self::tx::{names, read};
+
+/// The largest value, bytes: larger ones would leave sled's log for blobs, which are never synced.
+pub const MAX_VALUE: usize = 4000;
+/// The largest key, bytes.
+pub const MAX_KEY: usize = 400;
+/// The most operations in one commit.
+pub const MAX_OPS: usize = 20_000;
+
+/// A value and the revision of the commit that wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Versioned {
+    /// The commit's revision.
+    pub revision: u64,
+    /// The bytes.
+    pub value: Vec<u8>,
+}
+
+/// What must hold for a commit to be applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// The key is not there.
+    Absent,
+    /// The key is there, as this commit wrote it.
+    Revision(u64),
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Writes the key, or overwrites it.
+    Put(Vec<u8>, Vec<u8>),
+    /// Removes the key, if it is there.
+    Delete(Vec<u8>),
+    /// Writes the value under a new key that sorts after all that were appended to this prefix
+    /// before: prefix ‖ [`Position`]. The days are what time segments are made of.
+    Append(Vec<u8>, Vec<u8>),
+}
+
+/// Where an appended value stands: day ‖ revision ‖ index within the commit, big-endian.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// Days since 1970 by the writer's clock; never goes back.
+    pub day: u32,
+    /// The commit's revision.
+    pub revision: u64,
+    /// The place within the commit.
+    pub index: u16,
+}
+
+impl Position {
+    /// Bytes of an encoded position.
+    pub const LEN: usize = 14;
+
+    /// As it stands in keys.
+    #[must_use]
+    pub fn encode(self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        bytes[..4].copy_from_slice(&self.day.to_be_bytes());
+        bytes[4..12].copy_from_slice(&self.revision.to_be_bytes());
+        bytes[12..].copy_from_slice(&self.index.to_be_bytes());
+        bytes
+    }
+
+    /// Reads what [`Position::encode`] wrote.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; Self::LEN] = bytes.try_into().ok()?;
+        Some(Position {
+            day: u32::from_be_bytes(bytes[..4].try_into().ok()?),
+            revision: u64::from_be_bytes(bytes[4..12].try_into().ok()?),
+            index: u16::from_be_bytes(bytes[12..].try_into().ok()?),
+        })
+    }
+}
+
+/// Preconditions and changes: all of it is applied, or nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Commit {
+    /// What must hold.
+    pub expect: Vec<(Vec<u8>, Expect)>,
+    /// What changes, in order.
+    pub ops: Vec<Op>,
+}
+
+/// Which keys to read: `from <= key < to`, at most `limit`.
+#[derive(Clone, Copy, Debug)]
+pub struct Range<'a> {
+    /// The first key.
+    pub from: &'a [u8],
+    /// The first key that is no longer in it.
+    pub to: &'a [u8],
+    /// The most entries to return.
+    pub limit: usize,
+    /// From the end backwards.
+    pub reverse: bool,
+}
+
+/// One key and what stands under it.
+pub type Entry = (Vec<u8>, Versioned);
+
+/// Why the store did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A precondition does not hold: somebody else was first.
+    #[error("the store has changed meanwhile")]
+    Conflict,
+    /// A key, value or commit beyond the store's limits.
+    #[error("too large for the store: {0}")]
+    TooLarge(&'static str),
+    /// The writer has ended: the process is going down.
+    #[error("the store is closed")]
+    Closed,
+    /// Another process has it.
+    #[error("{path} is in use by another process")]
+    InUse {
+        /// The store's directory.
+        path: PathBuf,
+    },
+    /// What stands there is not ours, or of a version that this one does not know.
+    #[error("{path} cannot be used: {problem}")]
+    Unusable {
+        /// The store's directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A record that cannot be read.
+    #[error("record {key:?} cannot be read")]
+    Unreadable {
+        /// The key, as text.
+        key: String,
+        /// What the decoder said.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The disk or the engine failed.
+    #[error("cannot {doing} {path}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The engine failed on a read.
+    #[error("the store failed")]
+    Engine(#[source] ::sled::Error),
+}
+
+/// An ordered key/value store with conditional, durable commits.
+pub trait Store: Send + Sync + 'static {
+    /// What stands under the key.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    fn get(&self, key: &[u8]) -> Result<Option<Versioned>, StoreError>;
+
+    /// A range of keys in order.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    fn range(&self, range: Range<'_>) -> Result<Vec<Entry>, StoreError>;
+
+    /// Applies the commit if all its preconditions hold, and answers its revision once it is
+    /// durable. Dropping the future does not undo it.
+    fn commit(&self, commit: Commit) -> BoxFuture<'static, Result<u64, StoreError>>;
+
+    /// The revision of the newest durable commit that touched a key under this prefix (which must
+    /// end in `/`). Level-triggered: a slow watcher sees the newest, not each.
+    fn watch(&self, prefix: &[u8]) -> watch::Receiver<u64>;
+
+    /// Ends the writer once everything acknowledged or queued is durable.
+    fn close(&self) -> BoxFuture<'static, ()>;
+}
+
+/// The first key after all that begin with `prefix`.
+#[must_use]
+pub fn prefix_end(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return end;
+        }
+    }
+    // Only a prefix of 0xff bytes has no end; keys here are text up to their position.
+    vec![u8::MAX; MAX_KEY]
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! sled 0.34.7 behind the trait. The release is pinned: the on-disk format and the durability
+//! recipe (see the `writer` and `sync` modules) were proven on exactly this one.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::sync::{LogFile, sync_creation};
+use super::watchers::Watchers;
+use super::writer::{DATA, HEAD_KEY, Head, MAX_BATCH, META, Request, Writer, data_key, split};
+use super::{Commit, Entry, Range, Store, StoreError, Versioned};
+
+/// Commits waiting for the writer; beyond it `commit` waits, which is the back-pressure.
+const QUEUE: usize = 4096;
+/// What kind of store and which schema this is. A newer one is refused.
+const FORMAT_KEY: &[u8] = b"mformat";
+const FORMAT: &[u8] = b"totoro-control 1";
+
+/// The store in one directory, held by one process.
+pub struct SledStore {
+    tree: ::sled::Tree,
+    durable: Arc<AtomicU64>,
+    watchers: Arc<Watchers>,
+    requests: mpsc::Sender<Request>,
+    /// Joined on drop, so that the directory's lock is free again when the store is gone.
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl SledStore {
+    /// Opens the store, or makes it where there is none. `cache_bytes` bounds sled's page cache.
+    ///
+    /// # Errors
+    /// When it is in use, is not ours or newer, or the disk fails.
+    pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
+        let io = |doing, source| StoreError::Io {
+            doing,
+            path: dir.to_owned(),
+            source,
+        };
+        std::fs::create_dir_all(dir).map_err(|source| io("create", source))?;
+        let unusable = |problem: String| StoreError::Unusable {
+            path: dir.to_owned(),
+            problem,
+        };
+        let db = ::sled::Config::new()
+            .path(dir)
+            .cache_capacity(cache_bytes)
+            // The writer flushes; a timer's flush beside it only costs memory and time.
+            .flush_every_ms(None)
+            .open()
+            .map_err(|error| match error {
+                ::sled::Error::Io(error) if is_lock(&error) => StoreError::InUse {
+                    path: dir.to_owned(),
+                },
+                ::sled::Error::Io(source) => io("open", source),
+                other => unusable(format!("{other}; restore it from a backup")),
+            })?;
+        let tree = (*db).clone();
+        match tree.get(FORMAT_KEY).map_err(StoreError::Engine)? {
+            Some(format) if format == FORMAT => {}
+            Some(format) => {
+                let found = String::from_utf8_lossy(&format).into_owned();
+                return Err(unusable(format!(
+                    "it has format {found:?}; this version knows 1"
+                )));
+            }
+            None if tree.is_empty() => {
+                tree.insert(FORMAT_KEY, FORMAT)
+                    .map_err(StoreError::Engine)?;
+                tree.flush().map_err(StoreError::Engine)?;
+                sync_creation(dir)?;
+            }
+            None => return Err(unusable("it is not a Totoro store".to_owned())),
+        }
+        let mut head = match tree.get(HEAD_KEY).map_err(StoreError::Engine)? {
+            Some(head) => Head::decode(&head).ok_or_else(|| unusable("no head".to_owned()))?,
+            None => Head::default(),
+        };
+        // Readers may have seen revisions of a batch that never became durable. No other commit
+        // may get the same ones, so each start leaves a batch's worth out.
+        head.revision += MAX_BATCH as u64;
+        let durable = Arc::new(AtomicU64::new(head.revision));
+        let watchers = Arc::new(Watchers::default());
+        let (requests, receiver) = mpsc::channel(QUEUE);
+        let writer = Writer {
+            tree: tree.clone(),
+            log: LogFile::open(dir)?,
+            head,
+            durable: Arc::clone(&durable),
+            watchers: Arc::clone(&watchers),
+            requests: receiver,
+        };
+        // The database handle goes with the writer: sled's lock is freed when both are gone.
+        let thread = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || {
+                writer.run();
+                drop(db);
+            })
+            .map_err(|source| io("start the writer of", source))?;
+        Ok(SledStore {
+            tree,
+            durable,
+            watchers,
+            requests,
+            writer: Mutex::new(Some(thread)),
+        })
+    }
+}
+
+/// sled reports a held lock as an I/O error of kind Other whose text names the lock.
+fn is_lock(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+        || error.to_string().contains("could not acquire lock")
+}
+
+fn versioned(stored: &[u8]) -> Versioned {
+    let (revision, value) = split(stored);
+    Versioned {
+        revision,
+        value: value.to_vec(),
+    }
+}
+
+impl Store for SledStore {
+    fn get(&self, key: &[u8]) -> Result<Option<Versioned>, StoreError> {
+        let stored = self.tree.get(data_key(key)).map_err(StoreError::Engine)?;
+        Ok(stored.map(|stored| versioned(&stored)))
+    }
+
+    fn range(&self, range: Range<'_>) -> Result<Vec<Entry>, StoreError> {
+        if range.from >= range.to {
+            return Ok(Vec::new());
+        }
+        let found = self.tree.range(data_key(range.from)..data_key(range.to));
+        let entry = |item: ::sled::Result<(::sled::IVec, ::sled::IVec)>| {
+            let (key, stored) = item.map_err(StoreError::Engine)?;
+            debug_assert!(key[0] == DATA && DATA < META, "ranges stay within the data");
+            Ok((key[1..].to_vec(), versioned(&stored)))
+        };
+        if range.reverse {
+            found.rev().take(range.limit).map(entry).collect()
+        } else {
+            found.take(range.limit).map(entry).collect()
+        }
+    }
+
+    fn commit(&self, commit: Commit) -> BoxFuture<'static, Result<u64, StoreError>> {
+        let requests = self.requests.clone();
+        async move {
+            let (done, acknowledged) = oneshot::channel();
+            let sent = requests.send(Request::Commit(commit, done)).await;
+            sent.map_err(|_| StoreError::Closed)?;
+            acknowledged.await.map_err(|_| StoreError::Closed)?
+        }
+        .boxed()
+    }
+
+    fn watch(&self, prefix: &[u8]) -> watch::Receiver<u64> {
+        self.watchers
+            .follow(prefix, self.durable.load(Ordering::Acquire))
+    }
+
+    fn close(&self) -> BoxFuture<'static, ()> {
+        let requests = self.requests.clone();
+        async move {
+            let (done, closed) = oneshot::channel();
+            if requests.send(Request::Close(done)).await.is_ok() {
+                let _ = closed.await;
+            }
+        }
+        .boxed()
+    }
+}
+
+impl Drop for SledStore {
+    fn drop(&mut self) {
+        // The last sender goes, the writer's queue runs dry, and it ends.
+        let (gone, _) = mpsc::channel(1);
+        self.requests = gone;
+        let writer = self
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(writer) = writer {
+            let _ = writer.join();
+        }
+    }
+}

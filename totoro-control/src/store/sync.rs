@@ -1,0 +1,61 @@
+//! Making bytes durable. sled's own flush writes with `sync_file_range`, which asks neither the
+//! file system nor the disk for anything: it survives a killed process, not a power cut.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use super::StoreError;
+
+/// An own descriptor of sled's log, for fdatasync.
+pub(super) struct LogFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl LogFile {
+    /// Opens the log of the store in `dir`.
+    pub(super) fn open(dir: &Path) -> Result<Self, StoreError> {
+        let path = dir.join("db");
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(|source| StoreError::Io {
+                doing: "open",
+                path: path.clone(),
+                source,
+            })?;
+        Ok(LogFile { file, path })
+    }
+
+    /// fdatasync: everything written to the log so far is on the disk when this returns.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        self.file.sync_data().map_err(|source| StoreError::Io {
+            doing: "fdatasync",
+            path: self.path.clone(),
+            source,
+        })
+    }
+}
+
+/// fsync of what creation made: the files, their directory and the directory's parent, or a power
+/// cut may leave a store that was acknowledged without a name.
+pub(super) fn sync_creation(dir: &Path) -> Result<(), StoreError> {
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let dot = Path::new(".");
+    for path in [
+        &*dir.join("conf"),
+        &*dir.join("db"),
+        dir,
+        parent.unwrap_or(dot),
+    ] {
+        File::open(path)
+            .and_then(|file| file.sync_all())
+            .map_err(|source| StoreError::Io {
+                doing: "fsync",
+                path: path.to_owned(),
+                source,
+            })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! One attempt at a change: reads that become preconditions, and the changes that follow from them.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Commit, Expect, Op, Range, Store, StoreError, prefix_end};
+
+/// A decoded record and the revision that wrote it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record<T> {
+    /// The commit's revision: the record's version, its ETag.
+    pub revision: u64,
+    /// The record.
+    pub value: T,
+}
+
+/// Collects a commit. What [`Tx::get`] saw must still stand when the commit is applied, or the
+/// whole of it is refused and tried again. Reads see the store, not this transaction's own writes.
+pub struct Tx<'a> {
+    store: &'a dyn Store,
+    commit: Commit,
+}
+
+impl<'a> Tx<'a> {
+    /// An empty one.
+    #[must_use]
+    pub fn new(store: &'a dyn Store) -> Self {
+        Tx {
+            store,
+            commit: Commit::default(),
+        }
+    }
+
+    /// Reads a record; that it stays as it is becomes a precondition.
+    ///
+    /// # Errors
+    /// When the store fails or the record cannot be read.
+    pub fn get<T: DeserializeOwned>(&mut self, key: &str) -> Result<Option<Record<T>>, StoreError> {
+        let found = self.peek(key)?;
+        let expect = match &found {
+            Some(record) => Expect::Revision(record.revision),
+            None => Expect::Absent,
+        };
+        self.commit.expect.push((key.as_bytes().to_vec(), expect));
+        Ok(found)
+    }
+
+    /// Reads a record that may change meanwhile.
+    ///
+    /// # Errors
+    /// When the store fails or the record cannot be read.
+    pub fn peek<T: DeserializeOwned>(&self, key: &str) -> Result<Option<Record<T>>, StoreError> {
+        read(self.store, key)
+    }
+
+    /// The keys under a prefix, without it, in order. They may change meanwhile.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn names(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        names(self.store, prefix)
+    }
+
+    /// Writes a record.
+    ///
+    /// # Errors
+    /// When it cannot be encoded, which no record of ours does.
+    pub fn put<T: Serialize>(&mut self, key: &str, value: &T) -> Result<(), StoreError> {
+        self.commit
+            .ops
+            .push(Op::Put(key.as_bytes().to_vec(), encode(key, value)?));
+        Ok(())
+    }
+
+    /// Writes a record under a new key at the end of `prefix`.
+    ///
+    /// # Errors
+    /// When it cannot be encoded, which no record of ours does.
+    pub fn append<T: Serialize>(&mut self, prefix: &str, value: &T) -> Result<(), StoreError> {
+        self.commit.ops.push(Op::Append(
+            prefix.as_bytes().to_vec(),
+            encode(prefix, value)?,
+        ));
+        Ok(())
+    }
+
+    /// Removes a key.
+    pub fn delete(&mut self, key: &str) {
+        self.commit.ops.push(Op::Delete(key.as_bytes().to_vec()));
+    }
+
+    /// Removes a key that is not text.
+    pub fn delete_raw(&mut self, key: Vec<u8>) {
+        self.commit.ops.push(Op::Delete(key));
+    }
+
+    /// What was collected.
+    #[must_use]
+    pub fn into_commit(self) -> Commit {
+        self.commit
+    }
+}
+
+fn encode<T: Serialize>(key: &str, value: &T) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec(value).map_err(|source| StoreError::Unreadable {
+        key: key.to_owned(),
+        source,
+    })
+}
+
+/// Reads and decodes one record.
+///
+/// # Errors
+/// When the store fails or the record cannot be read.
+pub(crate) fn read<T: DeserializeOwned>(
+    store: &dyn Store,
+    key: &str,
+) -> Result<Option<Record<T>>, StoreError> {
+    let Some(found) = store.get(key.as_bytes())? else {
+        return Ok(None);
+    };
+    let value = serde_json::from_slice(&found.value).map_err(|source| StoreError::Unreadable {
+        key: key.to_owned(),
+        source,
+    })?;
+    Ok(Some(Record {
+        revision: found.revision,
+        value,
+    }))
+}
+
+/// The keys under a prefix, without it, in order.
+///
+/// # Errors
+/// When the store fails.
+pub(crate) fn names(store: &dyn Store, prefix: &str) -> Result<Vec<String>, StoreError> {
+    let to = prefix_end(prefix.as_bytes());
+    let range = Range {
+        from: prefix.as_bytes(),
+        to: &to,
+        limit: usize::MAX,
+        reverse: false,
+    };
+    let entries = store.range(range)?;
+    Ok(entries
+        .into_iter()
+        .map(|(key, _)| String::from_utf8_lossy(&key[prefix.len()..]).into_owned())
+        .collect())
+}

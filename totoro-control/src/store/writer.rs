@@ -1,0 +1,258 @@
+//! The one thread that writes: it drains what is queued, checks each commit's preconditions,
+//! applies one sled batch, flushes, syncs, and only then acknowledges and tells the watchers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::sync::LogFile;
+use super::watchers::Watchers;
+use super::{Commit, Expect, MAX_KEY, MAX_OPS, MAX_VALUE, Op, Position, StoreError};
+
+/// Commits in one batch at most: enough to amortise a sync, few enough to bound the wait.
+pub(super) const MAX_BATCH: usize = 512;
+
+/// The store's own keys begin with this byte, all others with [`DATA`].
+pub(super) const META: u8 = b'm';
+/// Begins every key of the data.
+pub(super) const DATA: u8 = b'd';
+/// Where the last revision and day stand.
+pub(super) const HEAD_KEY: &[u8] = b"mhead";
+
+/// What the writer thread is asked.
+pub(super) enum Request {
+    /// A commit and where to acknowledge it.
+    Commit(Commit, oneshot::Sender<Result<u64, StoreError>>),
+    /// The last request: end when all before it is durable.
+    Close(oneshot::Sender<()>),
+}
+
+/// The last revision and the last day used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) revision: u64,
+    pub(super) day: u32,
+}
+
+impl Head {
+    pub(super) fn encode(self) -> [u8; 12] {
+        let mut bytes = [0; 12];
+        bytes[..8].copy_from_slice(&self.revision.to_be_bytes());
+        bytes[8..].copy_from_slice(&self.day.to_be_bytes());
+        bytes
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; 12] = bytes.try_into().ok()?;
+        Some(Head {
+            revision: u64::from_be_bytes(bytes[..8].try_into().ok()?),
+            day: u32::from_be_bytes(bytes[8..].try_into().ok()?),
+        })
+    }
+}
+
+/// The writer's own things.
+pub(super) struct Writer {
+    pub(super) tree: ::sled::Tree,
+    pub(super) log: LogFile,
+    pub(super) head: Head,
+    /// The newest durable revision, for those who begin to watch.
+    pub(super) durable: Arc<AtomicU64>,
+    pub(super) watchers: Arc<Watchers>,
+    pub(super) requests: mpsc::Receiver<Request>,
+}
+
+/// What a batch has changed so far: a key's new revision, or `None` where it was deleted. Later
+/// commits of the same batch are checked against it before the tree.
+type Pending = HashMap<Vec<u8>, Option<u64>>;
+
+impl Writer {
+    /// Runs until closed or until nobody can ask any more.
+    pub(super) fn run(mut self) {
+        let mut queue = Vec::with_capacity(MAX_BATCH);
+        while self.requests.blocking_recv_many(&mut queue, MAX_BATCH) > 0 {
+            let mut closing = Vec::new();
+            let mut commits = Vec::with_capacity(queue.len());
+            for request in queue.drain(..) {
+                match request {
+                    Request::Commit(commit, done) => commits.push((commit, done)),
+                    Request::Close(done) => closing.push(done),
+                }
+            }
+            self.write(commits);
+            if !closing.is_empty() {
+                self.requests.close();
+                while let Ok(Request::Commit(_, done)) = self.requests.try_recv() {
+                    let _ = done.send(Err(StoreError::Closed));
+                }
+                for done in closing {
+                    let _ = done.send(());
+                }
+                return;
+            }
+        }
+    }
+
+    /// Applies what can be applied as one batch and acknowledges all of it.
+    fn write(&mut self, commits: Vec<(Commit, oneshot::Sender<Result<u64, StoreError>>)>) {
+        let mut batch = ::sled::Batch::default();
+        let mut pending = Pending::new();
+        let mut applied = Vec::with_capacity(commits.len());
+        let day = today().max(self.head.day);
+        let mut head = Head { day, ..self.head };
+        for (commit, done) in commits {
+            match self.check(&commit, &pending) {
+                Ok(()) => {
+                    head.revision += 1;
+                    let keys = stage(&commit, head, &mut batch, &mut pending);
+                    applied.push((keys, head.revision, done));
+                }
+                Err(error) => {
+                    let _ = done.send(Err(error));
+                }
+            }
+        }
+        if applied.is_empty() {
+            return;
+        }
+        batch.insert(HEAD_KEY, &head.encode());
+        // After a failed sync nobody knows what is on the disk: another try could succeed and
+        // acknowledge what is lost. The process ends; a restart reads what is really there.
+        if let Err(error) = self.make_durable(batch) {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the store failed; ending"
+            );
+            std::process::exit(crate::EXIT_STORE_FAILED);
+        }
+        self.head = head;
+        self.durable.store(head.revision, Ordering::Release);
+        for (keys, revision, done) in applied {
+            self.watchers.tell(keys.iter().map(Vec::as_slice), revision);
+            // The asker may have gone away; what it asked for is done all the same.
+            let _ = done.send(Ok(revision));
+        }
+    }
+
+    fn make_durable(&self, batch: ::sled::Batch) -> Result<(), StoreError> {
+        self.tree.apply_batch(batch).map_err(StoreError::Engine)?;
+        self.tree.flush().map_err(StoreError::Engine)?;
+        self.log.sync()
+    }
+
+    /// Whether the commit is within limits and its preconditions hold.
+    fn check(&self, commit: &Commit, pending: &Pending) -> Result<(), StoreError> {
+        within_limits(commit)?;
+        for (key, expect) in &commit.expect {
+            let stands = match pending.get(key) {
+                Some(&revision) => revision,
+                None => {
+                    let value = self.tree.get(data_key(key)).map_err(StoreError::Engine)?;
+                    value.map(|value| split(&value).0)
+                }
+            };
+            let holds = match expect {
+                Expect::Absent => stands.is_none(),
+                Expect::Revision(revision) => stands == Some(*revision),
+            };
+            if !holds {
+                return Err(StoreError::Conflict);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn within_limits(commit: &Commit) -> Result<(), StoreError> {
+    if commit.ops.len() > MAX_OPS {
+        return Err(StoreError::TooLarge("operations"));
+    }
+    for op in &commit.ops {
+        let (key, value) = match op {
+            Op::Put(key, value) | Op::Append(key, value) => (key, value.len()),
+            Op::Delete(key) => (key, 0),
+        };
+        if key.len() > MAX_KEY {
+            return Err(StoreError::TooLarge("key"));
+        }
+        if value > MAX_VALUE {
+            return Err(StoreError::TooLarge("value"));
+        }
+    }
+    Ok(())
+}
+
+/// Adds the commit to the batch; answers the keys that it touches.
+fn stage(
+    commit: &Commit,
+    head: Head,
+    batch: &mut ::sled::Batch,
+    pending: &mut Pending,
+) -> Vec<Vec<u8>> {
+    let mut index = 0;
+    let mut keys = Vec::with_capacity(commit.ops.len());
+    for op in &commit.ops {
+        let key = match op {
+            Op::Put(key, value) => {
+                batch.insert(data_key(key), join(head.revision, value));
+                pending.insert(key.clone(), Some(head.revision));
+                key.clone()
+            }
+            Op::Delete(key) => {
+                batch.remove(data_key(key));
+                pending.insert(key.clone(), None);
+                key.clone()
+            }
+            Op::Append(prefix, value) => {
+                let position = Position {
+                    day: head.day,
+                    revision: head.revision,
+                    index,
+                };
+                // MAX_OPS is below u16::MAX, so the index does not wrap.
+                index += 1;
+                let mut key = prefix.clone();
+                key.extend_from_slice(&position.encode());
+                batch.insert(data_key(&key), join(head.revision, value));
+                pending.insert(key.clone(), Some(head.revision));
+                key
+            }
+        };
+        keys.push(key);
+    }
+    keys
+}
+
+/// The key as it stands in the tree.
+pub(super) fn data_key(key: &[u8]) -> Vec<u8> {
+    let mut full = Vec::with_capacity(1 + key.len());
+    full.push(DATA);
+    full.extend_from_slice(key);
+    full
+}
+
+/// The stored form of a value: revision ‖ bytes.
+fn join(revision: u64, value: &[u8]) -> Vec<u8> {
+    let mut stored = Vec::with_capacity(8 + value.len());
+    stored.extend_from_slice(&revision.to_be_bytes());
+    stored.extend_from_slice(value);
+    stored
+}
+
+/// Undoes [`join`].
+pub(super) fn split(stored: &[u8]) -> (u64, &[u8]) {
+    match stored.split_first_chunk::<8>() {
+        Some((revision, value)) => (u64::from_be_bytes(*revision), value),
+        None => (0, &[]),
+    }
+}
+
+fn today() -> u32 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u32::try_from(since.as_secs() / 86_400).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,233 @@
+//! The commands, as a script or an operator runs them.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+use crate::support::{Control, binary};
+
+struct Cli<'a>(&'a Control);
+
+impl Cli<'_> {
+    fn output(&self, arguments: &[&str]) -> Output {
+        Command::new(binary())
+            .args(arguments)
+            .env("TOTORO_API", &self.0.api)
+            .env("TOTORO_TOKEN_FILE", self.0.at().join("admin.token"))
+            .output()
+            .unwrap()
+    }
+
+    #[track_caller]
+    fn text(&self, arguments: &[&str]) -> String {
+        let output = self.output(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[track_caller]
+    fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.text(&[arguments, &["--json"]].concat())).unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operators_day() {
+    let control = Control::start();
+    let cli = Cli(&control);
+    let made = cli.json(&[
+        "node",
+        "add",
+        "--name",
+        "n1",
+        "--pool-tcp",
+        "20000-20099",
+        "--pool-udp",
+        "20000-20099",
+        "--server-addr",
+        "192.0.2.1:7000",
+        "--server-addr",
+        "[2001:db8::1]:7000",
+        "--public",
+        "--public-limits",
+        r#"{"max_conns": 3}"#,
+    ]);
+    let node = made["id"].as_str().unwrap();
+    assert!(made["token"].as_str().unwrap().starts_with("te1-"));
+    assert!(cli.text(&["node", "list"]).contains("n1"));
+    assert_eq!(
+        cli.json(&["node", "show", "n1"])["public_limits"],
+        json!({ "max_conns": 3 })
+    );
+    let drained = cli.json(&["node", "change", node, "--draining", "true"]);
+    assert_eq!(
+        (&drained["state"], &drained["visibility"]),
+        (&json!("offline"), &json!("public"))
+    );
+
+    let invite = cli.json(&[
+        "invite",
+        "create",
+        "--node",
+        "n1",
+        "--label",
+        "Mei",
+        "--max-conns",
+        "5",
+        "--types",
+        "tcp,udp",
+        "--ports",
+        "20000-20009",
+        "--expires",
+        "7d",
+    ]);
+    let id = invite["id"].as_str().unwrap();
+    assert_eq!(
+        invite["limits"],
+        json!({ "max_conns": 5, "types": ["tcp", "udp"], "ports": ["20000-20009"] })
+    );
+    assert!(invite["code"].as_str().unwrap().starts_with("tn1-"));
+    let changed = cli.json(&[
+        "invite",
+        "change",
+        id,
+        "--max-proxies",
+        "2",
+        "--expires",
+        "never",
+    ]);
+    assert_eq!(changed["limits"]["max_conns"], 5, "what is not given stays");
+    assert_eq!(
+        (&changed["limits"]["max_proxies"], &changed["expires_at"]),
+        (&json!(2), &Value::Null)
+    );
+    assert_eq!(cli.json(&["invite", "pause", id])["state"], "paused");
+    assert_eq!(cli.json(&["invite", "resume", id])["state"], "active");
+    assert_ne!(cli.json(&["invite", "rotate", id])["code"], invite["code"]);
+    assert_eq!(cli.json(&["invite", "revoke", id])["state"], "revoked");
+    assert!(
+        cli.text(&["invite", "list", "--node", "n1"])
+            .contains("revoked")
+    );
+
+    let ban = cli.json(&[
+        "ban",
+        "add",
+        "192.0.2.0/24",
+        "--node",
+        "n1",
+        "--until",
+        "1d",
+    ]);
+    assert!(
+        cli.text(&["ban", "list", "--node", "n1"])
+            .contains("192.0.2.0/24")
+    );
+    cli.text(&["ban", "remove", ban["id"].as_str().unwrap(), "--node", "n1"]);
+
+    let trail = cli.json(&["audit", "--invite", id, "--since", "1h"]);
+    let kinds: Vec<&str> = trail["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| event["kind"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            "invite.created",
+            "invite.changed",
+            "invite.paused",
+            "invite.resumed",
+            "invite.rotated",
+            "invite.revoked"
+        ]
+    );
+    let newest = cli.json(&["audit", "--limit", "1"]);
+    assert_eq!(newest["items"][0]["kind"], "ban.lifted");
+    assert!(
+        cli.text(&["audit", "--kind", "invite.revoked"])
+            .contains(id)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exit_codes_say_what_happened() {
+    let control = Control::start();
+    let cli = Cli(&control);
+    let code = |arguments: &[&str]| cli.output(arguments).status.code();
+    assert_eq!(code(&["node", "list"]), Some(0));
+    assert_eq!(code(&["node", "show", "nowhere"]), Some(1));
+    assert_eq!(code(&["node", "shwo"]), Some(2));
+    assert_eq!(
+        code(&["invite", "create", "--node", "n1", "--types", "stcp"]),
+        Some(2)
+    );
+    assert_eq!(
+        code(&["node", "list", "--api", "http://127.0.0.1:1"]),
+        Some(3)
+    );
+
+    let wrong = control.dir.path().join("wrong.token");
+    std::fs::write(&wrong, "ta1-nonsense\n").unwrap();
+    let with_token = |mode: u32| {
+        std::fs::set_permissions(&wrong, std::fs::Permissions::from_mode(mode)).unwrap();
+        cli.output(&["node", "list", "--token-file", wrong.to_str().unwrap()])
+    };
+    let denied = with_token(0o600);
+    assert_eq!(denied.status.code(), Some(4));
+    assert!(String::from_utf8_lossy(&denied.stderr).contains("not_authorized"));
+    let loose = with_token(0o644);
+    assert_eq!(loose.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&loose.stderr).contains("chmod 600"));
+    let bare = Command::new(binary())
+        .args(["node", "list", "--api", &control.api])
+        .env_remove("TOTORO_TOKEN")
+        .env_remove("TOTORO_TOKEN_FILE")
+        .output()
+        .unwrap();
+    assert_eq!(bare.status.code(), Some(2));
+}
+
+#[test]
+fn init_asks_for_what_it_must_and_overwrites_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("c");
+    let init = |more: &[&str]| {
+        Command::new(binary())
+            .args(["init", "--dir"])
+            .arg(&at)
+            .args(more)
+            .output()
+            .unwrap()
+    };
+    let open = [
+        "--listen",
+        "0.0.0.0:0",
+        "--public-url",
+        "https://control.example.org",
+    ];
+    let refused = init(&open);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("insecure_http"));
+    assert!(!at.exists(), "a refusal leaves nothing");
+    let closed = [
+        "--listen",
+        "127.0.0.1:0",
+        "--public-url",
+        "https://control.example.org",
+    ];
+    assert_eq!(init(&closed).status.code(), Some(0));
+    for secret in ["admin.token", "secrets/server.key"] {
+        let mode = std::fs::metadata(at.join(secret))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{secret}");
+    }
+    let token = std::fs::read(at.join("admin.token")).unwrap();
+    assert_eq!(init(&closed).status.code(), Some(1));
+    assert_eq!(std::fs::read(at.join("admin.token")).unwrap(), token);
+}

@@ -1,0 +1,364 @@
+//! Nodes: enrolment, heartbeats, the watch.
+
+use std::time::{Duration, Instant};
+
+use crate::support::{Control, Node};
+use serde_json::json;
+
+#[tokio::test]
+async fn a_token_enrols_one_key_once() {
+    let control = Control::start();
+    let new = json!({
+        "name": "n1", "server_addr": ["192.0.2.1:7000"], "pool": { "tcp": ["20000-20009"] },
+    });
+    let made = control
+        .post("/admin/nodes", &control.admin, new.clone())
+        .await
+        .with(201);
+    control
+        .post("/admin/nodes", &control.admin, new)
+        .await
+        .refused(409, "conflict");
+    let token = made["token"].as_str().unwrap();
+    let id = made["id"].as_str().unwrap();
+
+    let (mine, thief) = (
+        control.enrolled("n2", json!({})).await,
+        control.enrolled("n3", json!({})).await,
+    );
+    // A fresh key for n1; `mine` and `thief` only lend theirs.
+    let key = Node {
+        id: id.to_owned(),
+        key: format!("{}x", &mine.key[..46]),
+        ..mine
+    };
+    let first = control
+        .post("/nodes/enroll", token, key.enrolment())
+        .await
+        .with(200);
+    assert_eq!(
+        (first["node"].as_str(), first["name"].as_str()),
+        (Some(id), Some("n1"))
+    );
+    let again = control
+        .post("/nodes/enroll", token, key.enrolment())
+        .await
+        .with(200);
+    assert_eq!(again, first, "a lost answer costs nothing");
+    control
+        .post("/nodes/enroll", token, thief.enrolment())
+        .await
+        .refused(401, "not_authorized");
+
+    key.beat(&control).await;
+    control
+        .post("/nodes/enroll", token, key.enrolment())
+        .await
+        .refused(401, "not_authorized");
+    assert_eq!(
+        control.kinds(&format!("&node={id}")).await,
+        ["admin.node_created", "node.enrolled", "node.online"]
+    );
+}
+
+#[tokio::test]
+async fn wrong_missing_and_unknown_keys_get_one_answer() {
+    let control = Control::start();
+    let node = control.node("n1").await;
+    let bodies = [
+        control.get("/nodes/watch", "").await,
+        control.get("/nodes/watch", "tk1-nonsense").await,
+        control
+            .get("/nodes/watch", &format!("{}A", &node.key[..46]))
+            .await,
+        control.get("/nodes/watch", &control.admin).await,
+        control.get("/admin/nodes", &node.key).await,
+        control
+            .post("/nodes/enroll", "te1-nonsense", node.enrolment())
+            .await,
+    ];
+    for answer in bodies {
+        assert_eq!(answer.headers["www-authenticate"], "Bearer");
+        let mut body = answer.refused(401, "not_authorized");
+        body.as_object_mut().unwrap().remove("request_id");
+        assert_eq!(
+            body,
+            json!({
+                "type": "/docs/reasons#not_authorized",
+                "title": "the key or token is missing, wrong or not allowed to do this",
+                "status": 401,
+                "detail": "the key or token is missing, wrong or not allowed to do this",
+                "code": "not_authorized",
+                "next": "check the key or token",
+            })
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_second_installation_is_told() {
+    let control = Control::start();
+    let node = control.node("n1").await;
+    let twin = Node {
+        instance: "0".repeat(32),
+        id: node.id.clone(),
+        key: node.key.clone(),
+    };
+    control
+        .post("/nodes/heartbeat", &twin.key, twin.heartbeat())
+        .await
+        .refused(409, "conflict");
+
+    // Enrolled anew elsewhere: the old key is nobody's.
+    let path = format!("/admin/nodes/{}/token", node.id);
+    let made = control
+        .post(&path, &control.admin, json!(null))
+        .await
+        .with(201);
+    let moved = Node {
+        key: format!("{}y", &node.key[..46]),
+        ..twin
+    };
+    let token = made["token"].as_str().unwrap();
+    control
+        .post("/nodes/enroll", token, moved.enrolment())
+        .await
+        .with(200);
+    control
+        .post("/nodes/heartbeat", &node.key, node.heartbeat())
+        .await
+        .refused(401, "not_authorized");
+    moved.beat(&control).await;
+    assert_eq!(
+        control.get("/nodes/self", &moved.key).await.with(200)["instance"],
+        moved.instance
+    );
+}
+
+#[tokio::test]
+async fn watch_gives_a_snapshot_then_what_changed() {
+    let control = Control::start();
+    let node = control.node("n1").await;
+    let (first, _) = control
+        .invite(&node, json!({ "limits": { "max_conns": 5 } }))
+        .await;
+    let state = node.come_up(&control).await;
+    assert_eq!(state["snapshot"], true);
+    assert_eq!(state["invites"][0]["id"], first.as_str());
+    assert_eq!(state["invites"][0]["limits"], json!({ "max_conns": 5 }));
+    assert_eq!(state["node"]["pool"]["tcp"], json!(["20000-20099"]));
+    assert_eq!(state["keys"].as_array().unwrap().len(), 1);
+
+    let began = Instant::now();
+    let none = control
+        .get(&Node::watch_from(&state, "300ms"), &node.key)
+        .await;
+    assert_eq!(none.status.as_u16(), 204, "{}", none.text);
+    assert!(began.elapsed() >= Duration::from_millis(300));
+
+    let (second, _) = control.invite(&node, json!({})).await;
+    let delta = control
+        .get(&Node::watch_from(&state, "10s"), &node.key)
+        .await
+        .with(200);
+    assert_eq!(delta["snapshot"], false);
+    assert_eq!(
+        delta["invites"].as_array().unwrap().len(),
+        1,
+        "only what changed: {delta}"
+    );
+    assert_eq!(delta["invites"][0]["id"], second.as_str());
+    assert!(delta["rev"].as_u64() > state["rev"].as_u64());
+
+    // Another store's generation, an unknown revision, one of the future: a snapshot at once.
+    for (generation, rev) in [
+        (1, 5),
+        (state["gen"].as_u64().unwrap(), 5),
+        (state["gen"].as_u64().unwrap(), 1_u64 << 60),
+    ] {
+        let path = format!("/nodes/watch?wait=10s&gen={generation}&rev={rev}");
+        assert_eq!(
+            control.get(&path, &node.key).await.with(200)["snapshot"],
+            true
+        );
+    }
+    control
+        .get("/nodes/watch?gen=1", &node.key)
+        .await
+        .refused(400, "request_malformed");
+}
+
+#[tokio::test]
+async fn a_change_wakes_its_node_and_no_other() {
+    let control = Control::start();
+    let (node, other) = (control.node("n1").await, control.node("n2").await);
+    let (id, _) = control.invite(&node, json!({})).await;
+    let (state, others) = (node.come_up(&control).await, other.come_up(&control).await);
+
+    let mut slowest = Duration::ZERO;
+    let mut state = state;
+    let path = format!("/nodes/invites/{id}");
+    for (word, round) in [("paused", 0), ("active", 1), ("paused", 2), ("active", 3)] {
+        let poll = Node::watch_from(&state, "10s");
+        let watch = async {
+            (
+                control.get(&poll, &node.key).await.with(200),
+                Instant::now(),
+            )
+        };
+        let change = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            control
+                .patch(&path, &node.key, json!({ "state": word }))
+                .await
+                .with(200);
+            Instant::now()
+        };
+        let ((delta, arrived), answered) = tokio::join!(watch, change);
+        assert_eq!(delta["invites"][0]["state"], word, "round {round}");
+        slowest = slowest.max(arrived.saturating_duration_since(answered));
+        state = delta;
+    }
+    println!("slowest push after the change's answer: {slowest:?}");
+    assert!(slowest < Duration::from_millis(500), "{slowest:?}");
+    let quiet = control
+        .get(&Node::watch_from(&others, "100ms"), &other.key)
+        .await;
+    assert_eq!(quiet.status.as_u16(), 204, "{}", quiet.text);
+}
+
+#[tokio::test]
+async fn silence_is_offline_and_a_word_is_online() {
+    let control = Control::start();
+    let node = control.node("n1").await;
+    let path = format!("/admin/nodes/{}", node.id);
+    let show = || async { control.get(&path, &control.admin).await.with(200) };
+    assert_eq!(show().await["state"], "online");
+    assert_eq!(show().await["unenforced"], json!([]));
+    let began = Instant::now();
+    while show().await["state"] != "offline" {
+        assert!(began.elapsed() < crate::support::PATIENCE);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let query = format!("&node={}&kind=node.", node.id);
+    while control.kinds(&query).await.last().map(String::as_str) != Some("node.offline") {
+        assert!(began.elapsed() < crate::support::PATIENCE);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    node.beat(&control).await;
+    node.beat(&control).await;
+    assert_eq!(show().await["state"], "online");
+    assert_eq!(
+        control.kinds(&query).await,
+        [
+            "node.enrolled",
+            "node.online",
+            "node.offline",
+            "node.online"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_node_is_changed_under_its_version() {
+    let control = Control::start();
+    let node = control.node("n1").await;
+    let path = format!("/admin/nodes/{}", node.id);
+    let state = node.come_up(&control).await;
+    let etag = control.get(&path, &control.admin).await.etag();
+    let drain = json!({ "draining": true });
+    let admin = control.admin.as_str();
+    let change = |headers: Vec<(&'static str, String)>, body| {
+        let (control, path) = (&control, &path);
+        async move {
+            let headers: Vec<(&str, &str)> = headers
+                .iter()
+                .map(|(name, value)| (*name, value.as_str()))
+                .collect();
+            control
+                .call_with("PATCH", path, admin, Some(body), &headers)
+                .await
+        }
+    };
+    change(vec![], drain.clone())
+        .await
+        .refused(428, "request_malformed");
+    let changed = change(vec![("if-match", etag.clone())], drain.clone())
+        .await
+        .with(200);
+    assert_eq!(changed["state"], "draining");
+    change(vec![("if-match", etag)], drain)
+        .await
+        .refused(412, "conflict");
+    let delta = control
+        .get(&Node::watch_from(&state, "5s"), &node.key)
+        .await
+        .with(200);
+    assert_eq!(delta["node"]["draining"], true);
+    assert_eq!(delta["invites"], json!([]));
+    let bad = json!({ "pool": { "tcp": [] } });
+    change(vec![("if-match", "*".to_owned())], bad)
+        .await
+        .refused(400, "request_malformed");
+    let kinds = control
+        .kinds(&format!("&node={}&kind=node.drained", node.id))
+        .await;
+    assert_eq!(kinds, ["node.drained"]);
+}
+
+#[tokio::test]
+async fn bans_reach_their_nodes() {
+    let control = Control::start();
+    let (node, other) = (control.node("n1").await, control.node("n2").await);
+    let (state, others) = (node.come_up(&control).await, other.come_up(&control).await);
+    let body = json!({ "prefix": "198.51.100.7/24", "note": "scanner" });
+    let ban = control
+        .post("/nodes/bans", &node.key, body.clone())
+        .await
+        .with(201);
+    assert_eq!(ban["prefix"], "198.51.100.0/24");
+    let delta = control
+        .get(&Node::watch_from(&state, "5s"), &node.key)
+        .await
+        .with(200);
+    assert_eq!(delta["bans"][0]["prefix"], "198.51.100.0/24");
+
+    control
+        .post(
+            "/admin/bans",
+            &control.admin,
+            json!({ "prefix": "2001:db8::/32" }),
+        )
+        .await
+        .with(201);
+    let delta = control
+        .get(&Node::watch_from(&others, "5s"), &other.key)
+        .await
+        .with(200);
+    assert_eq!(
+        delta["bans"].as_array().unwrap().len(),
+        1,
+        "only the one on all nodes: {delta}"
+    );
+
+    let id = ban["id"].as_str().unwrap();
+    control
+        .delete(&format!("/nodes/bans/{id}"), &other.key)
+        .await
+        .refused(404, "not_found");
+    let gone = control
+        .delete(&format!("/nodes/bans/{id}"), &node.key)
+        .await;
+    assert_eq!(gone.status.as_u16(), 204);
+    let list = control.get("/nodes/bans", &node.key).await.with(200);
+    assert_eq!(list["items"], json!([]));
+    let body = json!({ "prefix": "0.0.0.0/0" });
+    control
+        .post("/nodes/bans", &node.key, body)
+        .await
+        .refused(400, "request_malformed");
+    assert_eq!(
+        control.kinds(&format!("&node={}&kind=ban.", node.id)).await,
+        ["ban.added", "ban.lifted"]
+    );
+}

@@ -1,0 +1,415 @@
+//! The real server as a child process on an ephemeral loopback port, and a node's daemon as far as
+//! the control plane sees one.
+
+#![allow(
+    clippy::allow_attributes,
+    reason = "expect() would fail in the test files that use all"
+)]
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+/// How long anything here may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running control plane in a directory of its own. It is killed when dropped.
+pub(crate) struct Control {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) api: String,
+    pub(crate) admin: String,
+    pub(crate) http: reqwest::Client,
+    child: Child,
+    log: PathBuf,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Value,
+    pub(crate) text: String,
+    pub(crate) headers: reqwest::header::HeaderMap,
+}
+
+impl Answer {
+    /// The problem's code.
+    pub(crate) fn code(&self) -> &str {
+        self.body["code"].as_str().unwrap_or("")
+    }
+
+    /// The ETag.
+    pub(crate) fn etag(&self) -> String {
+        self.headers["etag"].to_str().unwrap().to_owned()
+    }
+
+    /// The body, which must have come with this status.
+    #[track_caller]
+    pub(crate) fn with(self, status: u16) -> Value {
+        assert_eq!(self.status.as_u16(), status, "{}", self.text);
+        self.body
+    }
+
+    /// A refusal with this status and code; every problem has all its members.
+    #[track_caller]
+    pub(crate) fn refused(self, status: u16, code: &str) -> Value {
+        assert_eq!(
+            (self.status.as_u16(), self.code()),
+            (status, code),
+            "{}",
+            self.text
+        );
+        assert_eq!(self.headers["content-type"], "application/problem+json");
+        assert_eq!(
+            self.headers["x-request-id"],
+            self.body["request_id"].as_str().unwrap()
+        );
+        for member in ["type", "title", "detail", "next", "request_id"] {
+            assert!(
+                !self.body[member].as_str().unwrap_or("").is_empty(),
+                "{member}: {}",
+                self.text
+            );
+        }
+        assert_eq!(self.body["status"], status);
+        self.body
+    }
+}
+
+pub(crate) fn binary() -> &'static str {
+    env!("CARGO_BIN_EXE_totoro-control")
+}
+
+impl Control {
+    /// A new installation, running; heartbeats every second.
+    pub(crate) fn start() -> Self {
+        Self::start_with(&["--ticket-ttl", "1h"])
+    }
+
+    pub(crate) fn start_with(init: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("control");
+        let done = Command::new(binary())
+            .args([
+                "init",
+                "--listen",
+                "127.0.0.1:0",
+                "--public-url",
+                "http://127.0.0.1:1",
+            ])
+            .args(["--heartbeat-interval", "1s", "--dir"])
+            .arg(&at)
+            .args(init)
+            .output()
+            .unwrap();
+        assert!(
+            done.status.success(),
+            "{}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+        let admin = std::fs::read_to_string(at.join("admin.token"))
+            .unwrap()
+            .trim()
+            .to_owned();
+        let log = dir.path().join("log");
+        let (child, api) = serve(&at, &log);
+        Control {
+            dir,
+            api,
+            admin,
+            http: http(),
+            child,
+            log,
+        }
+    }
+
+    /// The installation's directory.
+    pub(crate) fn at(&self) -> PathBuf {
+        self.dir.path().join("control")
+    }
+
+    /// Everything that was logged so far.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Starts the server again after it has ended.
+    pub(crate) fn restart(&mut self) {
+        let (child, api) = serve(&self.at(), &self.log);
+        (self.child, self.api) = (child, api);
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, and the end.
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(began.elapsed() < PATIENCE, "it does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// A request with this bearer text.
+    pub(crate) async fn call(
+        &self,
+        method: &str,
+        path: &str,
+        bearer: &str,
+        body: Option<Value>,
+    ) -> Answer {
+        self.call_with(method, path, bearer, body, &[]).await
+    }
+
+    pub(crate) async fn call_with(
+        &self,
+        method: &str,
+        path: &str,
+        bearer: &str,
+        body: Option<Value>,
+        headers: &[(&str, &str)],
+    ) -> Answer {
+        let url = format!("{}/api/v1{path}", self.api);
+        let mut request = self
+            .http
+            .request(Method::from_bytes(method.as_bytes()).unwrap(), url);
+        if !bearer.is_empty() {
+            request = request.bearer_auth(bearer);
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        answer(request).await
+    }
+
+    pub(crate) async fn get(&self, path: &str, bearer: &str) -> Answer {
+        self.call("GET", path, bearer, None).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, bearer: &str, body: Value) -> Answer {
+        self.call("POST", path, bearer, Some(body)).await
+    }
+
+    /// Changes something under `If-Match: *`.
+    pub(crate) async fn patch(&self, path: &str, bearer: &str, body: Value) -> Answer {
+        self.call_with("PATCH", path, bearer, Some(body), &[("if-match", "*")])
+            .await
+    }
+
+    pub(crate) async fn delete(&self, path: &str, bearer: &str) -> Answer {
+        self.call_with("DELETE", path, bearer, None, &[("if-match", "*")])
+            .await
+    }
+
+    /// `POST /oauth/token` as a form.
+    pub(crate) async fn oauth(&self, secret: &str) -> Answer {
+        let form = form_urlencoded::Serializer::new(String::new())
+            .extend_pairs([
+                ("grant_type", "client_credentials"),
+                ("client_id", "totoro"),
+                ("client_secret", secret),
+            ])
+            .finish();
+        let url = format!("{}/api/v1/oauth/token", self.api);
+        let kind = "application/x-www-form-urlencoded";
+        answer(self.http.post(url).header("content-type", kind).body(form)).await
+    }
+
+    /// All events of a query, as an admin sees them.
+    pub(crate) async fn audit(&self, query: &str) -> Vec<Value> {
+        let page = self
+            .get(&format!("/admin/audit?limit=1000{query}"), &self.admin)
+            .await
+            .with(200);
+        page["items"].as_array().unwrap().clone()
+    }
+
+    /// Their kinds.
+    pub(crate) async fn kinds(&self, query: &str) -> Vec<String> {
+        let kind = |event: &Value| event["kind"].as_str().unwrap().to_owned();
+        self.audit(query).await.iter().map(kind).collect()
+    }
+
+    /// An enrolled node that has reported and acknowledged its keys.
+    pub(crate) async fn node(&self, name: &str) -> Node {
+        let node = self.enrolled(name, json!({})).await;
+        node.come_up(self).await;
+        node
+    }
+
+    /// An enrolled node that has said nothing yet.
+    pub(crate) async fn enrolled(&self, name: &str, more: Value) -> Node {
+        let mut new = json!({
+            "name": name,
+            "server_addr": ["192.0.2.1:7000"],
+            "pool": { "tcp": ["20000-20099"], "udp": ["20000-20099"] },
+        });
+        new.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        let made = self.post("/admin/nodes", &self.admin, new).await.with(201);
+        let node = Node::new(made["id"].as_str().unwrap());
+        let token = made["token"].as_str().unwrap();
+        let enrolled = self
+            .post("/nodes/enroll", token, node.enrolment())
+            .await
+            .with(200);
+        assert_eq!(enrolled["node"], node.id.as_str());
+        node
+    }
+
+    /// A new invite: its id and its code.
+    pub(crate) async fn invite(&self, node: &Node, body: Value) -> (String, String) {
+        let made = self.post("/nodes/invites", &node.key, body).await.with(201);
+        let text = |field: &str| made[field].as_str().unwrap().to_owned();
+        (text("id"), text("code"))
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the server's log\n{}", self.log());
+        }
+    }
+}
+
+fn serve(at: &Path, log: &Path) -> (Child, String) {
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(log)
+        .unwrap();
+    let mut child = Command::new(binary())
+        .args(["serve", "--config"])
+        .arg(at.join("control.toml"))
+        .env(
+            "TOTORO_LOG",
+            "debug,totoro_control=trace,hyper=trace,warp=trace,sled=info",
+        )
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap().take(200))
+        .read_line(&mut line)
+        .unwrap();
+    let api = line
+        .trim()
+        .strip_prefix("listening on ")
+        .unwrap_or_else(|| panic!("said {line:?}"));
+    (child, api.to_owned())
+}
+
+/// A client that trusts the loopback alone.
+pub(crate) fn http() -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .no_proxy()
+        .timeout(PATIENCE)
+        .build()
+        .unwrap()
+}
+
+pub(crate) async fn answer(request: reqwest::RequestBuilder) -> Answer {
+    let response = request.send().await.unwrap();
+    let (status, headers) = (response.status(), response.headers().clone());
+    let text = response.text().await.unwrap();
+    let body = serde_json::from_str(&text).unwrap_or(Value::Null);
+    Answer {
+        status,
+        body,
+        text,
+        headers,
+    }
+}
+
+/// A node's daemon.
+pub(crate) struct Node {
+    pub(crate) id: String,
+    pub(crate) key: String,
+    pub(crate) instance: String,
+}
+
+impl Node {
+    fn new(id: &str) -> Self {
+        let mut bytes = [0; 48];
+        getrandom::fill(&mut bytes).unwrap();
+        let key = format!("tk1-{}", URL_SAFE_NO_PAD.encode(&bytes[..32]));
+        let instance = bytes[32..]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        Node {
+            id: id.to_owned(),
+            key,
+            instance,
+        }
+    }
+
+    /// The body of `POST /nodes/enroll`.
+    pub(crate) fn enrolment(&self) -> Value {
+        let hash = blake3::hash(self.key.as_bytes()).to_hex();
+        json!({ "key_hash": hash.as_str(), "instance": self.instance })
+    }
+
+    /// A heartbeat.
+    pub(crate) fn heartbeat(&self) -> Value {
+        json!({ "instance": self.instance, "grade": "kernel", "agent_version": "0.1.0" })
+    }
+
+    pub(crate) async fn beat(&self, control: &Control) -> Value {
+        control
+            .post("/nodes/heartbeat", &self.key, self.heartbeat())
+            .await
+            .with(200)
+    }
+
+    /// Reports, fetches its desired state and acknowledges it; answers the state.
+    pub(crate) async fn come_up(&self, control: &Control) -> Value {
+        self.beat(control).await;
+        let state = control.get("/nodes/watch", &self.key).await.with(200);
+        let keys: Vec<&Value> = state["keys"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|key| &key["kid"])
+            .collect();
+        let applied = json!({ "gen": state["gen"], "rev": state["rev"], "keys": keys });
+        control
+            .post("/nodes/applied", &self.key, applied)
+            .await
+            .with(204);
+        state
+    }
+
+    /// The long-poll's path from a state.
+    pub(crate) fn watch_from(state: &Value, wait: &str) -> String {
+        format!(
+            "/nodes/watch?wait={wait}&gen={}&rev={}",
+            state["gen"], state["rev"]
+        )
+    }
+}

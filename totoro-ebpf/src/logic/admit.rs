@@ -1,0 +1,259 @@
+//! Who may open a flow to a pool port. Reads limits, spends nothing: the socket lookup runs for
+//! segments that open nothing too (stray ACKs, RSTs), so spending belongs to ESTABLISHED.
+
+use totoro_api::Reason;
+
+use super::bucket;
+use crate::abi::{ACTIVE, Lease, Tenant, Usage};
+
+/// Everything there is to know of a tenant's side of a decision.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing<'a> {
+    /// Its policy.
+    pub tenant: &'a Tenant,
+    /// Its counts.
+    pub usage: &'a Usage,
+}
+
+/// Whether time has passed `at_ns` (0 = never).
+#[inline(always)]
+#[must_use]
+pub const fn is_over(at_ns: u64, now_ns: u64) -> bool {
+    at_ns != 0 && at_ns <= now_ns
+}
+
+/// Whether what already flows under a tenant is cut: the reason's number, or 0.
+#[inline(always)]
+#[must_use]
+pub const fn cut(tenant: &Tenant, now_ns: u64) -> u32 {
+    if tenant.state == crate::abi::CUT {
+        tenant.reason
+    } else if is_over(tenant.expires_ns, now_ns) {
+        Reason::InviteExpired.number()
+    } else {
+        0
+    }
+}
+
+/// Whether lease and tenant admit anything new at all: the reason's number, or 0.
+///
+/// `hold` is the whole pool's (`Config::hold`).
+#[inline(always)]
+#[must_use]
+pub const fn open(hold: u32, lease: &Lease, tenant: &Tenant, now_ns: u64) -> u32 {
+    if hold != 0 {
+        hold
+    } else if tenant.state != ACTIVE {
+        tenant.reason
+    } else if is_over(tenant.expires_ns, now_ns) {
+        Reason::InviteExpired.number()
+    } else if is_over(lease.expires_ns, now_ns) {
+        Reason::SessionExpired.number()
+    } else {
+        lease.hold
+    }
+}
+
+/// Whether one more TCP connection fits a tenant's limits: the reason's number, or 0.
+///
+/// `from_source` is what the connection's source already has.
+#[inline(always)]
+#[must_use]
+pub const fn connection(standing: Standing<'_>, from_source: u64, now_ns: u64) -> u32 {
+    let Standing { tenant, usage } = standing;
+    if usage.conns >= tenant.max_conns as u64 {
+        Reason::MaxConns.number()
+    } else if from_source >= tenant.max_conns_per_source as u64 {
+        Reason::MaxConnsPerSource.number()
+    } else if bucket::take(
+        usage.conn_tat_ns,
+        now_ns,
+        tenant.conn_interval_ns,
+        tenant.conn_burst_ns,
+    )
+    .is_none()
+    {
+        Reason::ConnRate.number()
+    } else {
+        0
+    }
+}
+
+/// How many UDP flows a tenant has.
+#[inline(always)]
+#[must_use]
+pub const fn live_flows(opened: u64, closed: u64) -> u64 {
+    // The two are read at different moments: never below zero.
+    opened.saturating_sub(closed)
+}
+
+/// What may go out on a flow whose user wrote only once, so that a spoofed source cannot make the
+/// node a reflector: three times what came in (the limit of RFC 9000, 8.1) and 16 KiB.
+#[inline(always)]
+#[must_use]
+pub const fn unconfirmed_budget(bytes_in: u64) -> u64 {
+    bytes_in * 3 + 16 * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use crate::abi::{CUT, HELD};
+
+    const NOW: u64 = 1_000;
+
+    fn tenant() -> Tenant {
+        Tenant {
+            state: ACTIVE,
+            max_conns: 5,
+            max_flows: 5,
+            max_conns_per_source: 3,
+            ..Tenant::default()
+        }
+    }
+
+    #[test]
+    fn what_opens() {
+        let lease = Lease {
+            tenant: 1,
+            lease: 1,
+            ..Lease::default()
+        };
+        let revoked = Reason::InviteRevoked.number();
+        let paused = Reason::InvitePaused.number();
+        for (what, hold, lease, tenant, reason) in [
+            ("all is well", 0, lease, tenant(), 0),
+            ("the pool is held", 86, lease, tenant(), 86),
+            (
+                "paused",
+                0,
+                lease,
+                Tenant {
+                    state: HELD,
+                    reason: paused,
+                    ..tenant()
+                },
+                paused,
+            ),
+            (
+                "revoked",
+                0,
+                lease,
+                Tenant {
+                    state: CUT,
+                    reason: revoked,
+                    ..tenant()
+                },
+                revoked,
+            ),
+            (
+                "expires later",
+                0,
+                lease,
+                Tenant {
+                    expires_ns: NOW + 1,
+                    ..tenant()
+                },
+                0,
+            ),
+            (
+                "expired",
+                0,
+                lease,
+                Tenant {
+                    expires_ns: NOW,
+                    ..tenant()
+                },
+                22,
+            ),
+            (
+                "the session is over",
+                0,
+                Lease {
+                    expires_ns: NOW,
+                    ..lease
+                },
+                tenant(),
+                16,
+            ),
+            (
+                "the lease is held",
+                0,
+                Lease { hold: 57, ..lease },
+                tenant(),
+                57,
+            ),
+        ] {
+            assert_eq!(open(hold, &lease, &tenant, NOW), reason, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_is_cut() {
+        assert_eq!(cut(&tenant(), NOW), 0);
+        assert_eq!(
+            cut(
+                &Tenant {
+                    state: HELD,
+                    reason: 23,
+                    ..tenant()
+                },
+                NOW
+            ),
+            0,
+            "pause cuts nothing"
+        );
+        assert_eq!(
+            cut(
+                &Tenant {
+                    state: CUT,
+                    reason: 21,
+                    ..tenant()
+                },
+                NOW
+            ),
+            21
+        );
+        assert_eq!(
+            cut(
+                &Tenant {
+                    expires_ns: NOW,
+                    ..tenant()
+                },
+                NOW
+            ),
+            22
+        );
+    }
+
+    #[test]
+    fn what_fits() {
+        let (interval, burst) = bucket::rate(1, 1);
+        let rated = Tenant {
+            conn_interval_ns: interval,
+            conn_burst_ns: burst,
+            ..tenant()
+        };
+        for (what, tenant, conns, from_source, tat, reason) in [
+            ("the fifth", tenant(), 4, 0, 0, 0),
+            ("the sixth", tenant(), 5, 0, 0, 52),
+            ("over, after the limit was lowered", tenant(), 9, 0, 0, 52),
+            ("the third of a source", tenant(), 2, 2, 0, 0),
+            ("the fourth of a source", tenant(), 3, 3, 0, 54),
+            ("within the rate", rated, 0, 0, NOW, 0),
+            ("above the rate", rated, 0, 0, NOW + 1, 55),
+        ] {
+            let usage = Usage {
+                conns,
+                conn_tat_ns: tat,
+                ..Usage::default()
+            };
+            let standing = Standing {
+                tenant: &tenant,
+                usage: &usage,
+            };
+            assert_eq!(connection(standing, from_source, NOW), reason, "{what}");
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Pure decisions, the same on the host and in the kernel: no maps, no clock, no helpers.
+
+pub mod admit;
+pub mod bucket;
+pub mod pool;
+pub mod prefix;

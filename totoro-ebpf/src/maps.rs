@@ -1,0 +1,92 @@
+//! All maps, and nothing else. Types are in [`totoro_ebpf::abi`], which says who writes what.
+//!
+//! Sizes bound memory: hashes that the daemon or a connection fills are allocated on demand.
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::btf_maps::{
+    Array, HashMap, LpmTrie, LruHashMap, PerCpuHashMap, RingBuf, SkStorage, SockHash,
+};
+use aya_ebpf::macros::btf_map;
+use totoro_ebpf::abi;
+
+const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
+
+/// Rows of the sketch of sources.
+pub(crate) const SKETCH_ROWS: u32 = 2;
+/// Cells of a row, a power of two.
+pub(crate) const SKETCH_CELLS: u32 = 8192;
+
+#[btf_map]
+pub(crate) static CONFIG: Array<abi::Config, 1> = Array::new();
+
+#[btf_map]
+pub(crate) static POOL: Array<u64, { abi::POOL_WORDS as usize }> = Array::new();
+
+/// The node's own addresses.
+#[btf_map]
+pub(crate) static LOCALS: HashMap<abi::Addr, u32, 4096, ON_DEMAND> = HashMap::new();
+
+#[btf_map]
+pub(crate) static BANS: LpmTrie<abi::BanAddr, abi::Ban, 65536> = LpmTrie::new();
+
+#[btf_map]
+pub(crate) static PORTS: HashMap<abi::PortKey, abi::Lease, 65536, ON_DEMAND> = HashMap::new();
+
+#[btf_map]
+pub(crate) static PORT_USAGE: HashMap<abi::PortKey, abi::PortUsage, 65536, ON_DEMAND> =
+    HashMap::new();
+
+#[btf_map]
+pub(crate) static TENANTS: HashMap<u32, abi::Tenant, 65536, ON_DEMAND> = HashMap::new();
+
+#[btf_map]
+pub(crate) static USAGE: HashMap<u32, abi::Usage, 65536, ON_DEMAND> = HashMap::new();
+
+#[btf_map]
+pub(crate) static FLOWS_CLOSED: HashMap<u32, abi::FlowsClosed, 65536, ON_DEMAND> = HashMap::new();
+
+#[btf_map]
+pub(crate) static TRAFFIC: PerCpuHashMap<abi::TrafficKey, abi::Traffic, 65536, ON_DEMAND> =
+    PerCpuHashMap::new();
+
+#[btf_map]
+pub(crate) static CONNS: HashMap<u64, abi::Conn, 131072, ON_DEMAND> = HashMap::new();
+
+#[btf_map]
+pub(crate) static SOURCES: HashMap<abi::SourceKey, abi::Source, 131072, ON_DEMAND> = HashMap::new();
+
+#[btf_map]
+pub(crate) static FLOWS: HashMap<abi::FlowKey, abi::Flow, 65536, ON_DEMAND> = HashMap::new();
+
+/// New UDP flows, recycled oldest first. Who floods one lease is held by that lease's budget in
+/// XDP, so that its neighbours' new flows outlive the round trip that confirms them.
+#[btf_map]
+pub(crate) static CANDIDATES: LruHashMap<abi::FlowKey, abi::Flow, 16384> = LruHashMap::new();
+
+#[btf_map]
+pub(crate) static OUTBOUND: LruHashMap<abi::OutboundKey, u64, 16384> = LruHashMap::new();
+
+#[btf_map]
+pub(crate) static REASONS: PerCpuHashMap<abi::ReasonKey, abi::ReasonCount, 65536, ON_DEMAND> =
+    PerCpuHashMap::new();
+
+#[btf_map]
+pub(crate) static CONTROL: HashMap<abi::ControlKey, abi::Control, 16384, ON_DEMAND> =
+    HashMap::new();
+
+/// GCRA states of new flows per source, a count-min sketch: a source is over when all its cells
+/// are. Fixed in size, so that spoofed sources can't push a real one out.
+#[btf_map]
+pub(crate) static SKETCH: Array<u64, { (SKETCH_ROWS * SKETCH_CELLS) as usize }> = Array::new();
+
+/// Whose a socket is.
+#[btf_map]
+pub(crate) static SOCKETS: SkStorage<abi::SockTag> = SkStorage::new();
+
+/// Surplus connections: a stream verdict drops what they receive.
+#[btf_map]
+pub(crate) static SURPLUS: SockHash<u64, 65536> = SockHash::new();
+
+/// Hints for the daemon. Not pinned: a new daemon brings its own.
+#[btf_map]
+pub(crate) static EVENTS: RingBuf<abi::Event, { 512 * 1024 }> = RingBuf::new();

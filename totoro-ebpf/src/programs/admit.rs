@@ -1,0 +1,200 @@
+//! sk_lookup: the authority. It runs on every interface for whatever finds no established socket,
+//! and when it refuses, the kernel itself answers: RST for TCP, ICMP unreachable for UDP. It reads
+//! limits and never spends them (see [`totoro_ebpf::logic::admit`]).
+
+use aya_ebpf::macros::sk_lookup;
+use aya_ebpf::programs::SkLookupContext;
+use totoro_api::Reason;
+use totoro_ebpf::abi::{Addr, FlowKey, OutboundKey, PortKey, SourceKey, TCP, UDP};
+use totoro_ebpf::logic::admit::{Standing, connection, live_flows, open};
+use totoro_ebpf::logic::prefix;
+
+use super::conns::{either, words};
+use super::{config, is_control, is_guarded, shield};
+use crate::maps::{FLOWS, FLOWS_CLOSED, OUTBOUND, PORTS, SOURCES, TENANTS, USAGE};
+use crate::verdict::{Subject, now, refuse};
+
+const SK_DROP: u32 = 0;
+const SK_PASS: u32 = 1;
+const AF_INET: u32 = 2;
+
+/// Entry point.
+#[sk_lookup]
+pub(crate) fn totoro_admit(ctx: SkLookupContext) -> u32 {
+    // SAFETY: fields of the context, each read once and in full.
+    let (proto, port) = unsafe {
+        (
+            core::ptr::read_volatile(&raw const (*ctx.lookup).protocol) as u8,
+            core::ptr::read_volatile(&raw const (*ctx.lookup).local_port) as u16,
+        )
+    };
+    if !is_guarded(proto, port) {
+        return SK_PASS;
+    }
+    let (remote, local) = addresses(&ctx);
+    // SAFETY: as above; network order in the low half of the word.
+    let remote_port =
+        u16::from_be(unsafe { core::ptr::read_volatile(&raw const (*ctx.lookup).remote_port) });
+    let mut subject = Subject {
+        tenant: 0,
+        lease: 0,
+        remote,
+        remote_port,
+        port,
+        proto,
+    };
+    match judge(&mut subject, &local) {
+        0 => SK_PASS,
+        reason => {
+            refuse(reason, &subject);
+            SK_DROP
+        }
+    }
+}
+
+/// Remote and local address.
+#[inline(always)]
+fn addresses(ctx: &SkLookupContext) -> (Addr, Addr) {
+    // SAFETY: fields of the context; volatile, so that adjacent 32-bit reads are not merged into
+    // 64-bit ones, which the verifier refuses.
+    unsafe {
+        let at = ctx.lookup;
+        let is_v6 = core::ptr::read_volatile(&raw const (*at).family) != AF_INET;
+        let remote4 = core::ptr::read_volatile(&raw const (*at).remote_ip4);
+        let local4 = core::ptr::read_volatile(&raw const (*at).local_ip4);
+        let remote6 = words(&raw const (*at).remote_ip6);
+        let local6 = words(&raw const (*at).local_ip6);
+        (
+            either(is_v6, remote6, remote4),
+            either(is_v6, local6, local4),
+        )
+    }
+}
+
+/// The number of the reason to refuse, or 0.
+#[inline(always)]
+fn judge(subject: &mut Subject, local: &Addr) -> u32 {
+    let Some(config) = config() else { return 0 };
+    if is_control(config, subject.proto, subject.port) {
+        return control(config.control_per_source, subject);
+    }
+    let key = PortKey {
+        port: subject.port,
+        proto: subject.proto,
+        pad: 0,
+    };
+    // SAFETY: values are read while the program runs; the daemon replaces entries whole.
+    let Some(lease) = (unsafe { PORTS.get(&key) }) else {
+        if subject.proto == UDP && is_answer(subject, local) {
+            return 0;
+        }
+        return Reason::NoLease.number();
+    };
+    subject.tenant = lease.tenant;
+    subject.lease = lease.lease;
+    // SAFETY: as above.
+    let Some(tenant) = (unsafe { TENANTS.get(&lease.tenant) }) else {
+        return Reason::NoLease.number();
+    };
+    let at = now();
+    if subject.proto == UDP {
+        let flow = FlowKey {
+            remote: subject.remote,
+            remote_port: subject.remote_port,
+            port: subject.port,
+            pad: 0,
+        };
+        // SAFETY: a lookup whose value is not used.
+        if unsafe { FLOWS.get(&flow) }.is_some() {
+            // What flows goes on under a paused tenant, and ends with a cut one.
+            return totoro_ebpf::logic::admit::cut(tenant, at);
+        }
+    }
+    let reason = open(config.hold, lease, tenant, at);
+    if reason != 0 {
+        return reason;
+    }
+    if shield::banned(&subject.remote) {
+        return Reason::ClientBanned.number();
+    }
+    // SAFETY: as above.
+    let Some(usage) = (unsafe { USAGE.get(&lease.tenant) }) else {
+        return Reason::NoLease.number();
+    };
+    if subject.proto == TCP {
+        let standing = Standing { tenant, usage };
+        let reason = connection(standing, conns_of(&subject.remote, lease.tenant), at);
+        if reason != 0 {
+            return reason;
+        }
+    } else if flows(lease.tenant, usage.flows_opened) >= tenant.max_flows as u64 {
+        return Reason::MaxFlows.number();
+    }
+    if tenant.parent != 0 {
+        parent(tenant.parent, subject.proto)
+    } else {
+        0
+    }
+}
+
+/// Whether the parent's ceiling leaves room: the reason's number, or 0.
+#[inline(always)]
+fn parent(number: u32, proto: u8) -> u32 {
+    // SAFETY: as in `judge`.
+    let (Some(tenant), Some(usage)) = (unsafe { (TENANTS.get(&number), USAGE.get(&number)) })
+    else {
+        return 0;
+    };
+    let full = if proto == TCP {
+        usage.conns >= tenant.max_conns as u64
+    } else {
+        flows(number, usage.flows_opened) >= tenant.max_flows as u64
+    };
+    if full { Reason::PublicFull.number() } else { 0 }
+}
+
+/// frps's own port: bans, and a cap per source.
+#[inline(always)]
+fn control(per_source: u32, subject: &Subject) -> u32 {
+    if shield::banned(&subject.remote) {
+        Reason::ClientBanned.number()
+    } else if per_source != 0 && conns_of(&subject.remote, 0) >= per_source as u64 {
+        Reason::RateLimited.number()
+    } else {
+        0
+    }
+}
+
+/// Live connections of a source under a tenant (0 = to frps's own port).
+#[inline(always)]
+fn conns_of(remote: &Addr, tenant: u32) -> u64 {
+    let key = SourceKey {
+        prefix: prefix::source(remote),
+        tenant,
+        pad: 0,
+    };
+    // SAFETY: as in `judge`.
+    unsafe { SOURCES.get(&key) }.map_or(0, |source| source.conns)
+}
+
+/// Live UDP flows of a tenant.
+#[inline(always)]
+pub(crate) fn flows(tenant: u32, opened: u64) -> u64 {
+    // SAFETY: as in `judge`.
+    let closed = unsafe { FLOWS_CLOSED.get(&tenant) }.copied().unwrap_or(0);
+    live_flows(opened, closed)
+}
+
+/// Whether a datagram answers a flow that was opened from here.
+#[inline(always)]
+fn is_answer(subject: &Subject, local: &Addr) -> bool {
+    let key = OutboundKey {
+        remote: subject.remote,
+        local: *local,
+        remote_port: subject.remote_port,
+        local_port: subject.port,
+        pad: 0,
+    };
+    // SAFETY: a lookup whose value is not used.
+    unsafe { OUTBOUND.get(&key) }.is_some()
+}

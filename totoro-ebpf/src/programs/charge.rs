@@ -1,0 +1,182 @@
+//! What a connection is charged with: its tenant, the tenant's parent, its source, the rate. All of it
+//! or nothing.
+
+use totoro_api::Reason;
+use totoro_ebpf::abi::{Addr, Config, PortKey, SockTag, Source, SourceKey, TCP};
+use totoro_ebpf::logic::admit::open;
+use totoro_ebpf::logic::{bucket, prefix};
+
+use super::conns::Ends;
+use crate::atomic;
+use crate::maps::{PORT_USAGE, PORTS, SOURCES, TENANTS, USAGE};
+
+const BPF_NOEXIST: u64 = 1;
+
+/// Judges again and charges: the reason why the connection is one too many, or 0. Nothing stays
+/// charged when it is.
+#[inline(never)]
+pub(super) fn admit(config: &Config, tag: &mut SockTag, ends: &Ends, at: u64) -> u32 {
+    let key = PortKey {
+        port: ends.port,
+        proto: TCP,
+        pad: 0,
+    };
+    // SAFETY: values are read while the program runs.
+    let Some(lease) = (unsafe { PORTS.get(&key) }) else {
+        return Reason::NoLease.number();
+    };
+    tag.tenant = lease.tenant;
+    tag.lease = lease.lease;
+    // SAFETY: as above.
+    let Some(tenant) = (unsafe { TENANTS.get(&lease.tenant) }) else {
+        return Reason::NoLease.number();
+    };
+    let reason = open(config.hold, lease, tenant, at);
+    if reason != 0 {
+        return reason;
+    }
+    let Some(usage) = USAGE.get_ptr_mut(&lease.tenant) else {
+        return Reason::NoLease.number();
+    };
+    // SAFETY: aligned fields of a live map value.
+    let (conns, tat) = unsafe { (&raw mut (*usage).conns, &raw mut (*usage).conn_tat_ns) };
+    // SAFETY: as above. Compare-and-swap, so that the count never passes the limit, not even for
+    // the moment in which another CPU looks.
+    if !unsafe { atomic::update(conns, |n| (n < tenant.max_conns as u64).then_some(n + 1)) } {
+        return Reason::MaxConns.number();
+    }
+    if tenant.parent != 0 {
+        if !charge_parent(tenant.parent) {
+            // SAFETY: charged just above.
+            unsafe { atomic::sub(conns, 1) };
+            return Reason::PublicFull.number();
+        }
+        tag.parent = tenant.parent;
+    }
+    if !charge_source(&ends.remote, lease.tenant, tenant.max_conns_per_source, at) {
+        // SAFETY: charged just above.
+        unsafe { atomic::sub(conns, 1) };
+        discharge_parent(tag.parent);
+        return Reason::MaxConnsPerSource.number();
+    }
+    let (interval, burst) = (tenant.conn_interval_ns, tenant.conn_burst_ns);
+    // SAFETY: as above.
+    if interval != 0
+        && !unsafe { atomic::update(tat, |tat| bucket::take(tat, at, interval, burst)) }
+    {
+        // SAFETY: charged just above.
+        unsafe { atomic::sub(conns, 1) };
+        discharge_parent(tag.parent);
+        discharge_source(&ends.remote, lease.tenant, at);
+        return Reason::ConnRate.number();
+    }
+    // SAFETY: as above.
+    unsafe {
+        atomic::add(&raw mut (*usage).admitted, 1);
+        (*usage).last_ns = at;
+    }
+    if let Some(usage) = PORT_USAGE.get_ptr_mut(&key) {
+        // SAFETY: as above.
+        unsafe {
+            atomic::add(&raw mut (*usage).conns, 1);
+            atomic::add(&raw mut (*usage).admitted, 1);
+        }
+    }
+    0
+}
+
+/// Takes back what `admit` charged for a connection.
+#[inline(never)]
+pub(super) fn discharge(tag: &SockTag, remote: &Addr, at: u64) {
+    if let Some(usage) = USAGE.get_ptr_mut(&tag.tenant) {
+        // SAFETY: an aligned u64 of a live map value, charged when the socket was tagged.
+        unsafe {
+            atomic::sub(&raw mut (*usage).conns, 1);
+            (*usage).last_ns = at;
+        }
+    }
+    discharge_parent(tag.parent);
+    discharge_source(remote, tag.tenant, at);
+    let key = PortKey {
+        port: tag.port,
+        proto: TCP,
+        pad: 0,
+    };
+    if let Some(usage) = PORT_USAGE.get_ptr_mut(&key) {
+        // The port may have a new lease by now, whose count this connection is not in.
+        // SAFETY: as above.
+        unsafe { atomic::update(&raw mut (*usage).conns, |n| n.checked_sub(1)) };
+    }
+}
+
+#[inline(always)]
+fn charge_parent(parent: u32) -> bool {
+    // SAFETY: the value is read once.
+    let Some(max) = (unsafe { TENANTS.get(&parent) }).map(|tenant| tenant.max_conns) else {
+        return false;
+    };
+    let Some(usage) = USAGE.get_ptr_mut(&parent) else {
+        return false;
+    };
+    // SAFETY: an aligned u64 of a live map value.
+    unsafe {
+        atomic::update(&raw mut (*usage).conns, |n| {
+            (n < max as u64).then_some(n + 1)
+        })
+    }
+}
+
+#[inline(always)]
+fn discharge_parent(parent: u32) {
+    if parent == 0 {
+        return;
+    }
+    if let Some(usage) = USAGE.get_ptr_mut(&parent) {
+        // SAFETY: an aligned u64 of a live map value, charged before.
+        unsafe { atomic::update(&raw mut (*usage).conns, |n| n.checked_sub(1)) };
+    }
+}
+
+#[inline(never)]
+pub(super) fn charge_source(remote: &Addr, tenant: u32, max: u32, at: u64) -> bool {
+    let key = SourceKey {
+        prefix: prefix::source(remote),
+        tenant,
+        pad: 0,
+    };
+    let fresh = Source {
+        conns: 1,
+        last_ns: at,
+    };
+    if SOURCES.insert(&key, &fresh, BPF_NOEXIST).is_ok() {
+        return true;
+    }
+    // A full table refuses: an uncounted source could take everything.
+    let Some(source) = SOURCES.get_ptr_mut(&key) else {
+        return false;
+    };
+    // SAFETY: aligned fields of a live map value. The daemon removes entries only after they have
+    // been at zero for a minute.
+    unsafe {
+        (*source).last_ns = at;
+        atomic::update(&raw mut (*source).conns, |n| {
+            (n < max as u64).then_some(n + 1)
+        })
+    }
+}
+
+#[inline(never)]
+pub(super) fn discharge_source(remote: &Addr, tenant: u32, at: u64) {
+    let key = SourceKey {
+        prefix: prefix::source(remote),
+        tenant,
+        pad: 0,
+    };
+    if let Some(source) = SOURCES.get_ptr_mut(&key) {
+        // SAFETY: aligned fields of a live map value.
+        unsafe {
+            atomic::update(&raw mut (*source).conns, |n| n.checked_sub(1));
+            (*source).last_ns = at;
+        }
+    }
+}

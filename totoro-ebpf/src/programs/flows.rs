@@ -1,0 +1,142 @@
+//! UDP flows: who wrote first, who was answered, how many there are.
+
+use totoro_api::Reason;
+use totoro_ebpf::abi::{FLOW_ANSWERED, FLOW_CONFIRMED, FLOW_NEW, Flow, FlowKey, Lease, Tenant};
+use totoro_ebpf::logic::admit::unconfirmed_budget;
+
+use crate::atomic;
+use crate::maps::{CANDIDATES, FLOWS, FLOWS_CLOSED, TENANTS, USAGE};
+
+const BPF_NOEXIST: u64 = 1;
+
+/// A datagram from a user.
+#[inline(always)]
+pub(crate) fn received(key: &FlowKey, lease: &Lease, bytes: u64, at: u64) {
+    if let Some(flow) = FLOWS.get_ptr_mut(key) {
+        // SAFETY: aligned fields of a live map value; the state moves one way only.
+        unsafe {
+            atomic::add(&raw mut (*flow).bytes_in, bytes);
+            (*flow).last_ns = at;
+            if (*flow).state == FLOW_ANSWERED {
+                (*flow).state = FLOW_CONFIRMED;
+            }
+        }
+        return;
+    }
+    if let Some(flow) = CANDIDATES.get_ptr_mut(key) {
+        // SAFETY: as above.
+        unsafe {
+            atomic::add(&raw mut (*flow).bytes_in, bytes);
+            (*flow).last_ns = at;
+        }
+        return;
+    }
+    let flow = Flow {
+        tenant: lease.tenant,
+        state: FLOW_NEW,
+        lease: lease.lease,
+        opened_ns: at,
+        last_ns: at,
+        bytes_in: bytes,
+        bytes_out: 0,
+    };
+    // Recycles the oldest when full: see CANDIDATES.
+    let _ = CANDIDATES.insert(key, &flow, BPF_NOEXIST);
+}
+
+/// Whether a user at `key` has written: the reason to refuse sending to it, or 0.
+#[inline(always)]
+pub(crate) fn may_send(key: &FlowKey) -> u32 {
+    // SAFETY: lookups whose values are not used.
+    let known = unsafe { FLOWS.get(key).is_some() || CANDIDATES.get(key).is_some() };
+    if known { 0 } else { Reason::ReplyOnly.number() }
+}
+
+/// A datagram to a user: the reason to drop it, or 0. The first answer makes the flow count.
+#[inline(always)]
+pub(crate) fn sent(key: &FlowKey, lease: &Lease, tenant: &Tenant, bytes: u64, at: u64) -> u32 {
+    if FLOWS.get_ptr_mut(key).is_none() {
+        let reason = promote(key, lease, tenant);
+        if reason != 0 {
+            return reason;
+        }
+    }
+    let Some(flow) = FLOWS.get_ptr_mut(key) else {
+        return Reason::ReplyOnly.number();
+    };
+    // SAFETY: aligned fields of a live map value.
+    unsafe {
+        let out = atomic::load(&raw const (*flow).bytes_out) + bytes;
+        if (*flow).state != FLOW_CONFIRMED
+            && out > unconfirmed_budget(atomic::load(&raw const (*flow).bytes_in))
+        {
+            return Reason::ReplyOnly.number();
+        }
+        atomic::add(&raw mut (*flow).bytes_out, bytes);
+        (*flow).last_ns = at;
+    }
+    0
+}
+
+/// Makes a candidate a flow, charged to its tenant and parent: the reason not to, or 0.
+#[inline(always)]
+fn promote(key: &FlowKey, lease: &Lease, tenant: &Tenant) -> u32 {
+    // SAFETY: copied at once.
+    let Some(candidate) = (unsafe { CANDIDATES.get(key) }).copied() else {
+        return Reason::ReplyOnly.number();
+    };
+    if !charge(lease.tenant, tenant.max_flows) {
+        return Reason::MaxFlows.number();
+    }
+    if tenant.parent != 0 {
+        // SAFETY: the value is read once.
+        let max =
+            unsafe { TENANTS.get(&tenant.parent) }.map_or(u32::MAX, |tenant| tenant.max_flows);
+        if !charge(tenant.parent, max) {
+            discharge(lease.tenant);
+            return Reason::PublicFull.number();
+        }
+    }
+    let flow = Flow {
+        tenant: lease.tenant,
+        lease: lease.lease,
+        state: FLOW_ANSWERED,
+        ..candidate
+    };
+    if FLOWS.insert(key, &flow, BPF_NOEXIST).is_err() {
+        // Another CPU was first, or the table is full; `sent` sees which.
+        discharge(lease.tenant);
+        if tenant.parent != 0 {
+            discharge(tenant.parent);
+        }
+        // SAFETY: a lookup whose value is not used.
+        if unsafe { FLOWS.get(key) }.is_none() {
+            return Reason::NodeFull.number();
+        }
+    }
+    let _ = CANDIDATES.remove(key);
+    0
+}
+
+#[inline(always)]
+fn charge(tenant: u32, max: u32) -> bool {
+    let Some(usage) = USAGE.get_ptr_mut(&tenant) else {
+        return false;
+    };
+    // SAFETY: the value is copied at once.
+    let closed = unsafe { FLOWS_CLOSED.get(&tenant) }.copied().unwrap_or(0);
+    // SAFETY: an aligned u64 of a live map value.
+    unsafe {
+        atomic::update(&raw mut (*usage).flows_opened, |opened| {
+            (opened.saturating_sub(closed) < max as u64).then_some(opened + 1)
+        })
+    }
+}
+
+#[inline(always)]
+fn discharge(tenant: u32) {
+    if let Some(usage) = USAGE.get_ptr_mut(&tenant) {
+        // SAFETY: an aligned u64 of a live map value, charged just before.
+        unsafe { atomic::sub(&raw mut (*usage).flows_opened, 1) };
+    }
+}

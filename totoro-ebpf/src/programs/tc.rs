@@ -1,0 +1,68 @@
+//! TC: the shield where XDP is off, and outbound UDP flows from pool-numbered ports.
+
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::{SkBuffContext, TcContext};
+use totoro_ebpf::abi::{OutboundKey, PortKey, UDP};
+use totoro_ebpf::packet::{Headers, MAX_OFFSET, Packet};
+
+use super::{is_guarded, shield};
+use crate::maps::{OUTBOUND, PORTS};
+use crate::verdict::now;
+
+/// An skb's bytes, wherever they are.
+pub(crate) struct Skb(pub(crate) *mut aya_ebpf::bindings::__sk_buff);
+
+impl Packet for Skb {
+    #[inline(always)]
+    fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        if at > MAX_OFFSET {
+            return None;
+        }
+        SkBuffContext::new(self.0).load::<[u8; N]>(at).ok()
+    }
+}
+
+/// Ingress entry point: lets the next program decide (`UNSPEC`) unless the shield drops.
+#[classifier]
+pub(crate) fn totoro_tc_in(ctx: TcContext) -> i32 {
+    if shield::passes(&Skb(ctx.skb.skb)) {
+        TC_ACT_UNSPEC
+    } else {
+        TC_ACT_SHOT
+    }
+}
+
+/// Egress entry point: never drops.
+#[classifier]
+pub(crate) fn totoro_tc_out(ctx: TcContext) -> i32 {
+    record(&Skb(ctx.skb.skb));
+    TC_ACT_UNSPEC
+}
+
+/// Remembers a UDP flow that leaves from a pool-numbered port without being a lease's.
+#[inline(always)]
+fn record(packet: &Skb) -> Option<()> {
+    let headers = Headers::from_ethernet(packet)?;
+    if headers.proto != UDP || !is_guarded(UDP, headers.source_port) {
+        return None;
+    }
+    let port = PortKey {
+        port: headers.source_port,
+        proto: UDP,
+        pad: 0,
+    };
+    // SAFETY: a lookup whose value is not used.
+    if unsafe { PORTS.get(&port) }.is_some() {
+        return None;
+    }
+    let (local, remote) = headers.addresses(packet)?;
+    let key = OutboundKey {
+        remote,
+        local,
+        remote_port: headers.destination_port,
+        local_port: headers.source_port,
+        pad: 0,
+    };
+    OUTBOUND.insert(&key, now(), 0).ok()
+}

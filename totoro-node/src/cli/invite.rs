@@ -1,0 +1,202 @@
+//! `invite`: the lender's invites, through the control plane with the node's key.
+
+use anyhow::{Context, Result};
+use clap::Subcommand;
+use totoro_api::limits::Limits;
+use totoro_api::wire::invite::{ChangeInvite, Invite, InvitePage, NewInvite};
+use totoro_api::wire::push::InviteState;
+
+use super::table::{Table, json};
+use crate::control::Control;
+
+/// What to do with invites.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Makes an invite; its code is shown once.
+    Create(Create),
+    /// Lists the invites.
+    List,
+    /// Shows one.
+    Show(Which),
+    /// Changes limits, expiry, label or note.
+    Change(Change),
+    /// Refuses what is new; what lives goes on.
+    Pause(Which),
+    /// Ends a pause.
+    Resume(Which),
+    /// Gives the invite a new code; what lives under the old one is cut.
+    Rotate(Which),
+    /// Ends the invite for good; what lives is cut.
+    Revoke(Which),
+}
+
+/// Options of `create`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Create {
+    /// A name for people.
+    #[arg(long, default_value = "")]
+    label: String,
+    /// What it allows, as JSON: '{"max_conns": 5, "ports": ["20000-20009"]}'; absent = the node's
+    /// defaults.
+    #[arg(long, value_parser = limits)]
+    limits: Option<Limits>,
+    /// When it ends, RFC 3339: 2030-01-31T00:00:00Z.
+    #[arg(long)]
+    expires_at: Option<String>,
+    /// Free text for yourself.
+    #[arg(long, default_value = "")]
+    note: String,
+}
+
+/// Options of `change`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Change {
+    /// The invite's id.
+    id: String,
+    /// Replaces the limits whole (JSON).
+    #[arg(long, value_parser = limits)]
+    limits: Option<Limits>,
+    /// When it ends, RFC 3339; "" = never.
+    #[arg(long)]
+    expires_at: Option<String>,
+    /// A new label.
+    #[arg(long)]
+    label: Option<String>,
+    /// A new note.
+    #[arg(long)]
+    note: Option<String>,
+}
+
+/// One invite.
+#[derive(Debug, clap::Args)]
+pub(super) struct Which {
+    /// The invite's id.
+    id: String,
+}
+
+fn limits(text: &str) -> Result<Limits, String> {
+    let limits: Limits = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    limits.check().map_err(|error| error.to_string())?;
+    Ok(limits)
+}
+
+/// Does it.
+pub(super) async fn run(control: &Control, command: Command, as_json: bool) -> Result<()> {
+    let invite = match command {
+        Command::List => return list(control, as_json).await,
+        Command::Create(create) => {
+            let body = NewInvite {
+                label: create.label,
+                limits: create.limits.unwrap_or_default(),
+                expires_at: create.expires_at,
+                note: create.note,
+                ..NewInvite::default()
+            };
+            control.post("/nodes/invites", &body).await?
+        }
+        Command::Show(Which { id }) => control.get(&path(&id)?).await?,
+        Command::Rotate(Which { id }) => {
+            control
+                .post(&format!("{}/rotate", path(&id)?), &serde_json::json!({}))
+                .await?
+        }
+        Command::Revoke(Which { id }) => {
+            let (_, tag): (Invite, String) = control.get_tagged(&path(&id)?).await?;
+            control.delete(&path(&id)?, &tag).await?;
+            control.get(&path(&id)?).await?
+        }
+        Command::Pause(Which { id }) => state(control, &id, InviteState::Paused).await?,
+        Command::Resume(Which { id }) => state(control, &id, InviteState::Active).await?,
+        Command::Change(change) => {
+            let body = ChangeInvite {
+                limits: change.limits,
+                expires_at: change.expires_at,
+                label: change.label,
+                note: change.note,
+                ..ChangeInvite::default()
+            };
+            patch(control, &change.id, &body).await?
+        }
+    };
+    show(&invite, as_json)
+}
+
+/// The id goes into the path, so it may be nothing but an id.
+fn path(id: &str) -> Result<String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    let good = !id.is_empty() && id.len() <= 64 && id.bytes().all(plain);
+    good.then(|| format!("/nodes/invites/{id}"))
+        .context("that is no invite's id; see: invite list")
+}
+
+async fn state(control: &Control, id: &str, state: InviteState) -> Result<Invite> {
+    patch(
+        control,
+        id,
+        &ChangeInvite {
+            state: Some(state),
+            ..ChangeInvite::default()
+        },
+    )
+    .await
+}
+
+async fn patch(control: &Control, id: &str, body: &ChangeInvite) -> Result<Invite> {
+    let (_, tag): (Invite, String) = control.get_tagged(&path(id)?).await?;
+    control.patch(&path(id)?, &tag, body).await
+}
+
+async fn list(control: &Control, as_json: bool) -> Result<()> {
+    let mut all: Vec<Invite> = Vec::new();
+    let mut next = None::<String>;
+    loop {
+        let cursor = next
+            .map(|cursor| format!("?cursor={cursor}"))
+            .unwrap_or_default();
+        let page: InvitePage = control.get(&format!("/nodes/invites{cursor}")).await?;
+        all.extend(page.items);
+        next = page.next;
+        if next.is_none() {
+            break;
+        }
+    }
+    if as_json {
+        return json(&all);
+    }
+    let mut table = Table::new(["ID", "LABEL", "STATE", "EPOCH", "CREATED", "EXPIRES"]);
+    for invite in all {
+        table.row([
+            invite.id,
+            invite.label,
+            format!("{:?}", invite.state).to_lowercase(),
+            invite.epoch.to_string(),
+            invite.created_at,
+            invite.expires_at.unwrap_or_else(|| "never".to_owned()),
+        ]);
+    }
+    table.print();
+    Ok(())
+}
+
+fn show(invite: &Invite, as_json: bool) -> Result<()> {
+    if as_json {
+        return json(invite);
+    }
+    println!("invite   {}", invite.id);
+    println!(
+        "state    {}, epoch {}",
+        format!("{:?}", invite.state).to_lowercase(),
+        invite.epoch
+    );
+    println!("limits   {}", serde_json::to_string(&invite.limits)?);
+    println!(
+        "expires  {}",
+        invite.expires_at.as_deref().unwrap_or("never")
+    );
+    if let Some(code) = &invite.code {
+        println!(
+            "code     {code}   (shown once; give it to the tenant by a way that others don't read)"
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,188 @@
+//! The commands.
+
+mod audit;
+mod check;
+mod enroll;
+mod frps_config;
+mod inspect;
+mod invite;
+mod local;
+mod run;
+mod table;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use reqwest::StatusCode;
+
+use crate::config::{Config, Settings};
+use crate::control::{CallError, Control};
+use crate::kernel;
+use crate::local::{Ask, ask};
+
+/// Lends this machine's ports through frps, under limits that its kernel holds.
+#[derive(Debug, Parser)]
+#[command(
+    name = "totoro-node",
+    version,
+    after_help = "\
+Examples:
+  TOTORO_TOKEN=… totoro-node enroll --control https://control.example
+  totoro-node check                     can this machine be a node?
+  totoro-node frps-config > frps.toml   what a stock frps needs (secret: 0600)
+  totoro-node run                       the daemon
+  totoro-node invite create --label ann --limits '{\"max_conns\": 5}'
+  totoro-node inspect conns             who is connected now
+
+Exit codes: 0 ok, 1 refused or failed, 2 usage, 3 can't reach, 4 not authorised."
+)]
+struct Cli {
+    /// The settings' file.
+    #[arg(
+        long,
+        global = true,
+        default_value = "/etc/totoro/node.toml",
+        env = "TOTORO_NODE_CONFIG"
+    )]
+    config: PathBuf,
+    /// Answers as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Prints the effective settings and where each comes from, and ends.
+    #[arg(long, global = true)]
+    print_config: bool,
+    #[command(flatten)]
+    settings: Settings,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Makes this machine a node, with a one-time token.
+    Enroll(enroll::Args),
+    /// Runs the daemon.
+    Run {
+        /// Accept a plugin port from 1024 on, where there are no other local users.
+        #[arg(long)]
+        allow_unprivileged_plugin_port: bool,
+    },
+    /// Says whether this machine has what it takes.
+    Check,
+    /// Shows what the kernel holds.
+    Inspect {
+        /// What to look at.
+        #[arg(value_enum, default_value_t)]
+        what: inspect::What,
+    },
+    /// Prints frps's configuration. It has secrets in it.
+    FrpsConfig,
+    /// Makes and changes invites.
+    #[command(subcommand)]
+    Invite(invite::Command),
+    /// Lists the sessions.
+    Sessions,
+    /// Ends a session.
+    Kick {
+        /// Its id, from `sessions`.
+        session: String,
+    },
+    /// Bans sources on this node.
+    #[command(subcommand)]
+    Ban(local::Bans),
+    /// Shows this node's part of the audit trail.
+    Audit(audit::Args),
+    /// Detaches all programs and removes all pins. The daemon must not run.
+    Uninstall,
+}
+
+/// Runs the command line.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logs(matches!(cli.command, Command::Run { .. }));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let done = match runtime {
+        Ok(runtime) => runtime.block_on(act(cli)),
+        Err(error) => Err(error.into()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(code(&error))
+        }
+    }
+}
+
+async fn act(cli: Cli) -> Result<()> {
+    if let Command::Enroll(args) = &cli.command {
+        return enroll::run(args, cli.settings).await;
+    }
+    let config = Config::load(&cli.config, cli.settings)?;
+    if cli.print_config {
+        print!("{}", config.print()?);
+        return Ok(());
+    }
+    let control = || Control::with_key_file(&config.control, &config.key_file);
+    match cli.command {
+        Command::Enroll(_) => Ok(()),
+        Command::Run {
+            allow_unprivileged_plugin_port,
+        } => run::run(config, allow_unprivileged_plugin_port).await,
+        Command::Check => check::run(&config, cli.json),
+        Command::FrpsConfig => {
+            print!("{}", frps_config::text(&config)?);
+            Ok(())
+        }
+        Command::Inspect { what } => {
+            // Without the daemon the pins still tell all but the names.
+            let names = ask(&config.local_socket(), &Ask::Tenants)
+                .await
+                .unwrap_or_default();
+            inspect::run(&config, what, cli.json, &names)
+        }
+        Command::Invite(command) => invite::run(&control()?, command, cli.json).await,
+        Command::Audit(args) => audit::run(&control()?, &args, cli.json).await,
+        Command::Sessions => local::sessions(&config, cli.json).await,
+        Command::Kick { session } => local::kick(&config, session).await,
+        Command::Ban(command) => local::bans(&config, command, cli.json).await,
+        Command::Uninstall => {
+            for line in kernel::uninstall(&config.pin_root)? {
+                println!("removed {line}");
+            }
+            println!("nothing of Totoro is left in the kernel");
+            Ok(())
+        }
+    }
+}
+
+/// Logs go to stderr: with times for the daemon, only what is wrong for commands.
+fn logs(daemon: bool) {
+    use tracing_subscriber::EnvFilter;
+    let otherwise = if daemon { "info" } else { "warn" };
+    let filter =
+        EnvFilter::try_from_env("TOTORO_LOG").unwrap_or_else(|_| EnvFilter::new(otherwise));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // A journal or a file is not to have colour codes in it.
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+}
+
+/// The exit code of a failure.
+fn code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<CallError>() {
+        Some(CallError::Unreachable(..)) => 3,
+        Some(CallError::Refused {
+            status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN,
+            ..
+        }) => 4,
+        _ => 1,
+    }
+}

@@ -1,0 +1,179 @@
+//! `run`: the daemon.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, oneshot};
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::control::Control;
+use crate::frps::{self, Frps};
+use crate::heartbeat::{OFFSET, Pulse};
+use crate::kernel::{Kernel, KernelOptions};
+use crate::plugin::{Limits, Server, bind};
+use crate::session::ports::Patience;
+use crate::session::{Desk, Rules, Tools, stored_pool};
+use crate::spool::{self, Spool};
+use crate::store::{META, Store};
+use crate::{local, machine, reserve, secret, sync, tls};
+
+/// Sessions whose connection was lost, and what expires, are looked for this often.
+const TICK: Duration = Duration::from_millis(250);
+/// Connections whose end was not heard of are looked for this often.
+const LOST: Duration = Duration::from_secs(5);
+
+/// Runs until a signal ends it. Enforcement goes on without it.
+pub(super) async fn run(config: Config, allow_unprivileged: bool) -> Result<()> {
+    let key = secret::read(&config.key_file)?;
+    let plugin_secret = secret::read(&config.plugin_secret_file)?;
+    let instance = config.key_file.with_file_name("instance");
+    let instance = secret::read(&instance)?;
+    let store = Arc::new(Store::open(&config.state_dir)?);
+    let clock = Arc::new(Clock::new(store.get(META, OFFSET)?.unwrap_or(0)));
+    let pool = stored_pool(&store, &config.pool)?;
+    reserve::reserve(&pool)?;
+    // Taken before anything is loaded: a daemon that frps can't ask would guard nobody.
+    let listener = bind(config.plugin_listen, allow_unprivileged)?;
+    let mut kernel = Kernel::load(&options(&config, pool.clone()))?;
+    for filter in kernel.filters() {
+        tracing::info!(
+            interface = filter.interface,
+            mode = filter.mode,
+            "filtering"
+        );
+    }
+    for missing in kernel.missing() {
+        tracing::warn!(missing, "grade");
+    }
+    let mut events = kernel.start_events()?;
+
+    let wake = Arc::new(Notify::new());
+    let tools = Tools {
+        kernel,
+        store: Arc::clone(&store),
+        clock: Arc::clone(&clock),
+        wake: Arc::clone(&wake),
+    };
+    let desk = Arc::new(Desk::open(tools, rules(&config, pool))?);
+    let control = Arc::new(Control::new(&config.control, &key)?);
+    let spool = Spool::of(Arc::clone(&store))?;
+    let frps = Frps::new(&config)?;
+    let telling = Arc::clone(&desk);
+    tokio::spawn(async move {
+        while let Some(event) = events.recv().await {
+            telling.on_event(&event);
+        }
+    });
+    tokio::spawn(ticks(Arc::clone(&desk)));
+    tokio::spawn(spool::run(
+        spool.clone(),
+        Arc::clone(&control),
+        Arc::clone(&wake),
+    ));
+    tokio::spawn(sync::run(Arc::clone(&desk), Arc::clone(&control)));
+    tokio::spawn(frps::compare(
+        Arc::clone(&desk),
+        frps.clone(),
+        Arc::clone(&clock),
+    ));
+    let ca = std::fs::read_to_string(config.tls_dir.join(tls::CA)).unwrap_or_default();
+    let pulse = Pulse {
+        desk: Arc::clone(&desk),
+        control,
+        spool,
+        store,
+        clock,
+        frps,
+        instance,
+        tls_ca: ca,
+    };
+    tokio::spawn(pulse.run());
+    local::serve(&config.local_socket(), Arc::clone(&desk))?;
+
+    let listener =
+        tokio::net::TcpListener::from_std(listener).context("watch the plugin's socket")?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = Server::new(Arc::clone(&desk), &plugin_secret, Limits::default());
+    let serving = tokio::spawn(server.run(listener, async {
+        let _ = stopped.await;
+    }));
+    tracing::info!(node_id = config.node, plugin = %config.plugin_listen, kernel = machine::kernel_release(), "ready");
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping; what is admitted goes on, limits hold without the daemon");
+    let _ = stop.send(());
+    let _ = serving.await;
+    tokio::task::spawn_blocking(move || desk.finish())
+        .await
+        .context("the last records")?;
+    let _ = std::fs::remove_file(config.local_socket());
+    Ok(())
+}
+
+fn options(config: &Config, pool: totoro_api::ports::Pool) -> KernelOptions {
+    KernelOptions {
+        object: config.object.clone(),
+        pin_root: config.pin_root.clone(),
+        cgroup: config.cgroup.clone(),
+        interfaces: config.interfaces.clone(),
+        xdp: config.xdp,
+        pool,
+        bind_port: config.frps_bind_port,
+        control_per_source: config.control_per_source,
+        flow_idle_s: u32::try_from(config.flow_idle.ms / 1000)
+            .unwrap_or(60)
+            .max(1),
+    }
+}
+
+fn rules(config: &Config, pool: totoro_api::ports::Pool) -> Rules {
+    Rules {
+        node: config.node.clone(),
+        bind_port: config.frps_bind_port,
+        patience: Patience {
+            reserve_ms: config.port_reserve.ms,
+            cool_ms: config.port_cool.ms,
+        },
+        grace_ms: config.session_grace.ms,
+        pool,
+        host: config
+            .server_addr
+            .first()
+            .map_or_else(String::new, |at| tls::host_of(at).to_owned()),
+    }
+}
+
+/// What time brings. Blocking calls are short, but not the runtime's to wait for.
+async fn ticks(desk: Arc<Desk>) {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (lost_every, second_every) = (LOST.as_millis() / TICK.as_millis(), 1000 / TICK.as_millis());
+    let mut count = 0;
+    loop {
+        tick.tick().await;
+        count += 1;
+        let desk = Arc::clone(&desk);
+        let done = tokio::task::spawn_blocking(move || {
+            desk.tick();
+            if count % second_every == 0 {
+                desk.second();
+            }
+            if count % lost_every == 0 {
+                desk.look_for_lost();
+            }
+            if count % (60 * second_every) == 0 {
+                desk.forget();
+            }
+        });
+        if let Err(error) = done.await {
+            tracing::error!(%error, "a tick failed");
+        }
+    }
+}

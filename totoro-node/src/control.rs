@@ -1,0 +1,293 @@
+//! The control plane's REST API, as this node calls it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rand::Rng;
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use totoro_api::wire::problem::Problem;
+
+/// Every call but the long poll ends within this time.
+const CALL: Duration = Duration::from_secs(20);
+/// The longest body that is read, bytes.
+const MAX_BODY: usize = 32 << 20;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// No answer came.
+    #[error("{0} can't be reached")]
+    Unreachable(String, #[source] reqwest::Error),
+    /// The answer was an error.
+    #[error("{code}: {detail}{}", if next.is_empty() { String::new() } else { format!("; {next}") })]
+    Refused {
+        /// The HTTP status.
+        status: StatusCode,
+        /// The reason's code, or the status where there is none.
+        code: String,
+        /// What happened.
+        detail: String,
+        /// What to do next.
+        next: String,
+        /// When to ask again, as `Retry-After` says.
+        retry_after: Option<Duration>,
+    },
+    /// The answer was not what it should be.
+    #[error("{0} answered something else than expected")]
+    Unreadable(String, #[source] anyhow::Error),
+}
+
+/// The API, with a credential.
+#[derive(Clone)]
+pub struct Control {
+    client: Client,
+    base: String,
+    key: String,
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Control")
+            .field("base", &self.base)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Control {
+    /// The API at `base` (`https://host`), with this key or token.
+    ///
+    /// # Errors
+    /// The client can't be made.
+    pub fn new(base: &str, key: &str) -> Result<Control> {
+        // Both TLS users of this process take ring; the first to come installs it.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::builder()
+            .connect_timeout(Duration::from_secs(5))
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("totoro-node/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .context("make an HTTP client")?;
+        Ok(Control {
+            client,
+            base: base.to_owned(),
+            key: key.to_owned(),
+        })
+    }
+
+    /// The API with the key of a file.
+    ///
+    /// # Errors
+    /// The file, or the client.
+    pub fn with_key_file(base: &str, file: &Path) -> Result<Control> {
+        Control::new(base, &crate::secret::read(file)?)
+    }
+
+    /// A request with the credential and the usual time limit.
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client
+            .request(method, format!("{}/api/v1{path}", self.base))
+            .bearer_auth(&self.key)
+            .timeout(CALL)
+    }
+
+    /// GET.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let response = self.send(self.request(Method::GET, path)).await?;
+        self.read(response).await
+    }
+
+    /// GET, with the entity's tag.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn get_tagged<T: DeserializeOwned>(&self, path: &str) -> Result<(T, String)> {
+        let response = self.send(self.request(Method::GET, path)).await?;
+        let tag = response
+            .headers()
+            .get("etag")
+            .and_then(|tag| tag.to_str().ok())
+            .unwrap_or("*")
+            .to_owned();
+        Ok((self.read(response).await?, tag))
+    }
+
+    /// GET that waits for news up to `wait`; `None` when there are none.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn poll<T: DeserializeOwned>(&self, path: &str, wait: Duration) -> Result<Option<T>> {
+        let request = self.request(Method::GET, path).timeout(wait + CALL);
+        let response = self.send(request).await?;
+        if response.status() == StatusCode::NO_CONTENT {
+            return Ok(None);
+        }
+        self.read(response).await.map(Some)
+    }
+
+    /// POST.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        let response = self
+            .send(self.request(Method::POST, path).json(body))
+            .await?;
+        self.read(response).await
+    }
+
+    /// POST whose answer does not matter.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn tell(&self, path: &str, body: &impl Serialize) -> Result<()> {
+        self.send(self.request(Method::POST, path).json(body))
+            .await
+            .map(drop)
+    }
+
+    /// PATCH of the version that `tag` names.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        tag: &str,
+        body: &impl Serialize,
+    ) -> Result<T> {
+        let request = self
+            .request(Method::PATCH, path)
+            .header("if-match", tag)
+            .json(body);
+        let response = self.send(request).await?;
+        self.read(response).await
+    }
+
+    /// DELETE of the version that `tag` names.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn delete(&self, path: &str, tag: &str) -> Result<()> {
+        let request = self.request(Method::DELETE, path).header("if-match", tag);
+        self.send(request).await.map(drop)
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response> {
+        // The error's own text has the address, which has no secret, and is shown by `source`.
+        let response = request
+            .send()
+            .await
+            .map_err(|error| CallError::Unreachable(self.base.clone(), error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let retry_after = response
+            .headers()
+            .get("retry-after")
+            .and_then(|value| value.to_str().ok()?.parse().ok())
+            .map(Duration::from_secs);
+        let body = self.body(response).await.unwrap_or_default();
+        let problem = serde_json::from_slice::<Problem>(&body);
+        let (code, detail, next) = match problem {
+            Ok(problem) => (problem.code.to_string(), problem.detail, problem.next),
+            Err(_) => (format!("HTTP {status}"), String::new(), String::new()),
+        };
+        Err(CallError::Refused {
+            status,
+            code,
+            detail,
+            next,
+            retry_after,
+        }
+        .into())
+    }
+
+    async fn read<T: DeserializeOwned>(&self, response: Response) -> Result<T> {
+        let body = self.body(response).await?;
+        serde_json::from_slice(&body)
+            .map_err(|error| CallError::Unreadable(self.base.clone(), error.into()).into())
+    }
+
+    async fn body(&self, mut response: Response) -> Result<Vec<u8>, CallError> {
+        let mut body = Vec::new();
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| CallError::Unreachable(self.base.clone(), error))?
+        {
+            if body.len() + chunk.len() > MAX_BODY {
+                let error = anyhow::anyhow!("more than {MAX_BODY} bytes");
+                return Err(CallError::Unreadable(self.base.clone(), error));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+}
+
+/// Full-jitter backoff, 1 s to 120 s; `Retry-After` is honoured.
+#[derive(Debug, Default)]
+pub struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    const CAP: Duration = Duration::from_secs(120);
+
+    /// It worked.
+    pub const fn reset(&mut self) {
+        self.failures = 0;
+    }
+
+    /// How long to wait after one more failure.
+    pub fn next(&mut self, error: Option<&CallError>) -> Duration {
+        let ceiling = Duration::from_secs(1u64 << self.failures.min(7)).min(Self::CAP);
+        self.failures += 1;
+        // Never at once: a jitter of zero would be a busy loop.
+        let least = Duration::from_millis(100);
+        let wait = rand::rng().random_range(least..=ceiling);
+        match error {
+            Some(CallError::Refused {
+                retry_after: Some(after),
+                ..
+            }) => wait.max((*after).min(Duration::from_secs(3600))),
+            _ => wait,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_their_cap_and_heed_the_server() {
+        let mut backoff = Backoff::default();
+        for failure in 0..20u32 {
+            let wait = backoff.next(None);
+            let ceiling = Duration::from_secs(1 << failure.min(7)).min(Backoff::CAP);
+            assert!(
+                wait <= ceiling && wait >= Duration::from_millis(100),
+                "{failure}: {wait:?}"
+            );
+        }
+        let busy = CallError::Refused {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            code: String::new(),
+            detail: String::new(),
+            next: String::new(),
+            retry_after: Some(Duration::from_secs(300)),
+        };
+        assert!(backoff.next(Some(&busy)) >= Duration::from_secs(300));
+        backoff.reset();
+        assert!(backoff.next(None) <= Duration::from_secs(1));
+    }
+}

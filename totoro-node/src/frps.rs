@@ -1,0 +1,130 @@
+//! frps's admin API: its version, and which proxies it has.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use totoro_api::ports::Protocol;
+
+use crate::config::Config;
+use crate::secret;
+use crate::session::Desk;
+
+/// frps answers from memory on loopback.
+const CALL: Duration = Duration::from_secs(3);
+/// How often leases and proxies are compared when nobody asks for it.
+const COMPARE: Duration = Duration::from_secs(10);
+/// How soon again while a lease is too young to tell.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// The admin API of the frps beside us.
+#[derive(Clone)]
+pub struct Frps {
+    client: reqwest::Client,
+    base: String,
+    password: String,
+}
+
+#[derive(Deserialize)]
+struct ServerInfo {
+    version: String,
+}
+
+#[derive(Deserialize)]
+struct Proxies {
+    #[serde(default)]
+    proxies: Vec<Proxy>,
+}
+
+#[derive(Deserialize)]
+struct Proxy {
+    name: String,
+    #[serde(default)]
+    status: String,
+}
+
+impl Frps {
+    /// The API as the generated configuration has it.
+    ///
+    /// # Errors
+    /// The password's file, or the client.
+    pub fn new(config: &Config) -> Result<Frps> {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder()
+            .timeout(CALL)
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .context("make an HTTP client")?;
+        let path: &Path = &config.frps_password_file;
+        Ok(Frps {
+            client,
+            base: format!("http://{}", config.frps_admin),
+            password: secret::read(path)?,
+        })
+    }
+
+    async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let request = self
+            .client
+            .get(format!("{}{path}", self.base))
+            .basic_auth("totoro", Some(&self.password));
+        let response = request.send().await.context("frps's admin API")?;
+        let response = response.error_for_status().context("frps's admin API")?;
+        response
+            .json()
+            .await
+            .context("frps's admin API answered something else")
+    }
+
+    /// frps's version.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn version(&self) -> Result<String> {
+        Ok(self.get::<ServerInfo>("/api/serverinfo").await?.version)
+    }
+
+    /// Names of the proxies that are online.
+    async fn online(&self) -> Result<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
+        for protocol in Protocol::ALL {
+            let all: Proxies = self.get(&format!("/api/proxy/{protocol}")).await?;
+            let online = all
+                .proxies
+                .into_iter()
+                .filter(|proxy| proxy.status == "online");
+            names.extend(online.map(|proxy| proxy.name));
+        }
+        Ok(names)
+    }
+}
+
+/// Compares leases with frps's proxies for ever: a lease whose proxy never came or was lost ends.
+pub async fn compare(desk: Arc<Desk>, frps: Frps, clock: Arc<crate::clock::Clock>) {
+    let mut wait = COMPARE;
+    loop {
+        let _ = tokio::time::timeout(wait, desk.reconcile.notified()).await;
+        let asked_ms = clock.now_ms();
+        wait = match frps.online().await {
+            Ok(online) => {
+                let comparing = Arc::clone(&desk);
+                let young =
+                    tokio::task::spawn_blocking(move || comparing.compare(&online, asked_ms)).await;
+                if young.is_ok_and(|young| young > 0) {
+                    AGAIN
+                } else {
+                    COMPARE
+                }
+            }
+            // frps is down or not up yet: its sessions end by their connections.
+            Err(error) => {
+                tracing::debug!(error = format!("{error:#}"), "frps can't be asked");
+                COMPARE
+            }
+        };
+    }
+}

@@ -1,0 +1,163 @@
+//! Heartbeats: what the machine and the desk have to tell, and the control plane's clock.
+
+mod machine;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use totoro_api::wire::node::{Grade, Heartbeat, HeartbeatAnswer, InterfaceMetrics};
+
+use crate::clock::{Clock, machine_ms};
+use crate::control::{Backoff, CallError, Control};
+use crate::frps::Frps;
+use crate::session::Desk;
+use crate::spool::Spool;
+use crate::store::{Changes, META, Store};
+use machine::Sampler;
+
+/// Key in `META`: the control plane's clock less ours, ms.
+pub const OFFSET: &str = "clock_offset_ms";
+/// The interval before the control plane said one.
+const FIRST: Duration = Duration::from_secs(10);
+/// What this version enforces at grade `kernel`.
+const FEATURES: &[&str] = &[
+    "max_conns",
+    "max_flows",
+    "max_conns_per_source",
+    "max_clients",
+    "max_proxies",
+    "conn_rate",
+    "types",
+    "ports",
+    "session_max",
+];
+
+/// What heartbeats are made of.
+pub struct Pulse {
+    /// Sessions and leases.
+    pub desk: Arc<Desk>,
+    /// Where they go.
+    pub control: Arc<Control>,
+    /// Events that wait.
+    pub spool: Spool,
+    /// Keeps the offset.
+    pub store: Arc<Store>,
+    /// Learns from the answers.
+    pub clock: Arc<Clock>,
+    /// frps beside us.
+    pub frps: Frps,
+    /// This installation.
+    pub instance: String,
+    /// frps's CA, PEM.
+    pub tls_ca: String,
+}
+
+impl Pulse {
+    /// Beats for ever.
+    pub async fn run(self) {
+        let mut sampler = Sampler::default();
+        let mut backoff = Backoff::default();
+        let mut interval = FIRST;
+        loop {
+            match self.beat(&mut sampler).await {
+                Ok(answer) => {
+                    backoff.reset();
+                    interval = Duration::from_secs(u64::from(answer.interval_s.clamp(1, 300)));
+                    tokio::time::sleep(interval).await;
+                }
+                Err(error) => {
+                    let wait = backoff
+                        .next(error.downcast_ref::<CallError>())
+                        .min(interval.max(FIRST));
+                    tracing::warn!(
+                        error = format!("{error:#}"),
+                        ?wait,
+                        "no heartbeat got through"
+                    );
+                    tokio::time::sleep(wait).await;
+                }
+            }
+        }
+    }
+
+    async fn beat(&self, sampler: &mut Sampler) -> Result<HeartbeatAnswer> {
+        let frps_version = self.frps.version().await.unwrap_or_default();
+        let body = self.body(sampler, frps_version).await?;
+        let sent = machine_ms();
+        let answer: HeartbeatAnswer = self.control.post("/nodes/heartbeat", &body).await?;
+        if self.clock.learn(sent, machine_ms(), answer.now_ms) {
+            let offset = self.clock.offset_ms();
+            if offset.abs() > 60_000 {
+                tracing::warn!(
+                    offset_ms = offset,
+                    "this machine's clock is more than a minute off"
+                );
+            }
+            let mut changes = Changes::default();
+            changes.put(META, OFFSET, &offset);
+            let (store, desk) = (Arc::clone(&self.store), Arc::clone(&self.desk));
+            tokio::task::spawn_blocking(move || {
+                store.commit(&changes)?;
+                desk.reclock()
+            })
+            .await
+            .context("the clock's task ended")??;
+        }
+        Ok(answer)
+    }
+
+    async fn body(&self, sampler: &mut Sampler, frps_version: String) -> Result<Heartbeat> {
+        let (desk, spool) = (Arc::clone(&self.desk), self.spool.clone());
+        let (report, depth) = tokio::task::spawn_blocking(move || {
+            Ok::<_, anyhow::Error>((desk.report()?, spool.depth()?))
+        })
+        .await
+        .context("the report's task ended")??;
+        let sample = sampler.take();
+        let filters = self.desk.kernel().filters();
+        let interfaces = sample.interfaces.into_iter().map(|interface| {
+            let filter = filters
+                .iter()
+                .find(|filter| filter.interface == interface.name);
+            InterfaceMetrics {
+                filter: filter.map_or_else(String::new, |filter| filter.mode.to_owned()),
+                ..interface
+            }
+        });
+        let mut missing = self.desk.kernel().missing().to_vec();
+        if frps_version.is_empty() {
+            missing.push("frps's admin API does not answer".to_owned());
+        }
+        Ok(Heartbeat {
+            instance: self.instance.clone(),
+            boot: crate::machine::boot_id(),
+            uptime_s: sample.uptime_s,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            frps_version,
+            kernel_version: crate::machine::kernel_release(),
+            features: FEATURES.iter().map(ToString::to_string).collect(),
+            grade: Grade::Kernel,
+            missing,
+            cpu_percent: sample.cpu_percent,
+            load1: sample.load1,
+            mem_total: sample.mem_total,
+            mem_available: sample.mem_available,
+            interfaces: interfaces.collect(),
+            tcp_sockets: sample.tcp_sockets,
+            udp_sockets: sample.udp_sockets,
+            sessions: report.sessions,
+            leases: report.leases,
+            free_ports: report.free_ports,
+            conns: report.conns,
+            flows: report.flows,
+            admitted: report.admitted,
+            refused: report.refused,
+            applied: self.desk.revision(),
+            spool_depth: depth,
+            clock_offset_ms: self.clock.offset_ms(),
+            tls_ca: self.tls_ca.clone(),
+            tenants: report.tenants,
+        })
+    }
+}

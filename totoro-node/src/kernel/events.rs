@@ -1,0 +1,97 @@
+//! The ring buffer: surplus connections are destroyed here, at once; the rest goes to the daemon.
+
+use std::sync::Arc;
+
+use aya::maps::{MapData, RingBuf};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+use totoro_ebpf::abi;
+
+use super::load::Shared;
+use super::{Context, Event, Result};
+
+/// Events that wait for the daemon. They are hints: what does not fit is dropped.
+const QUEUE: usize = 4096;
+
+/// Starts the reading task.
+pub(super) fn start(ring: RingBuf<MapData>, shared: Arc<Shared>) -> Result<mpsc::Receiver<Event>> {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    #[expect(
+        unsafe_code,
+        reason = "the ring's descriptor is registered with the reactor"
+    )]
+    // SAFETY: the ring owns its descriptor for as long as it lives, and hands out no other.
+    let ring = unsafe { AsyncFd::register(ring) }
+        .map_err(std::io::Error::from)
+        .on("watch", "EVENTS")?;
+    tokio::spawn(read(ring, shared, sender));
+    Ok(receiver)
+}
+
+async fn read(
+    mut ring: AsyncFd<RingBuf<MapData>>,
+    shared: Arc<Shared>,
+    sender: mpsc::Sender<Event>,
+) {
+    loop {
+        let mut ready = match ring.readable_mut().await {
+            Ok(ready) => ready,
+            Err(error) => {
+                tracing::error!(%error, "the event ring can't be watched any more; the sweeps go on");
+                return;
+            }
+        };
+        while let Some(item) = ready.get_inner_mut().next() {
+            let Some(event) = decode(&item) else {
+                tracing::warn!(bytes = item.len(), "an event of another size; skipped");
+                continue;
+            };
+            drop(item);
+            if event.kind == abi::EVENT_SURPLUS {
+                shared.destroy_surplus(&event);
+            }
+            if sender.try_send(event).is_err() && sender.is_closed() {
+                return;
+            }
+        }
+        ready.clear_ready();
+    }
+}
+
+/// Forwards what a debug build of the object logs (aya-log); does nothing for one that does not.
+pub(super) fn start_logs(ebpf: &mut aya::Ebpf) {
+    if ebpf.map("AYA_LOGS").is_none() {
+        return;
+    }
+    let logger = match aya_log::EbpfLogger::init(ebpf) {
+        Ok(logger) => logger,
+        Err(error) => {
+            tracing::warn!(%error, "the programs' logs can't be read");
+            return;
+        }
+    };
+    #[expect(
+        unsafe_code,
+        reason = "the logger's descriptor is registered with the reactor"
+    )]
+    // SAFETY: the logger owns its descriptor for as long as it lives, and hands out no other.
+    let Ok(mut logger) = (unsafe { AsyncFd::register(logger) }) else {
+        return;
+    };
+    tokio::spawn(async move {
+        while let Ok(mut ready) = logger.readable_mut().await {
+            ready.get_inner_mut().flush();
+            ready.clear_ready();
+        }
+    });
+}
+
+/// Reads an event of exactly the ABI's size.
+fn decode(bytes: &[u8]) -> Option<Event> {
+    if bytes.len() != size_of::<Event>() {
+        return None;
+    }
+    #[expect(unsafe_code, reason = "reading a Pod from bytes")]
+    // SAFETY: as many bytes as the type has, read unaligned; it is integers only.
+    Some(unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast::<Event>()) })
+}

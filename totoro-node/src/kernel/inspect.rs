@@ -1,0 +1,105 @@
+//! Reading the pins beside a running daemon, or without one.
+
+use std::path::Path;
+
+use totoro_ebpf::abi;
+
+use super::maps::{Maps, entries, found};
+use super::{Connection, Context, Refused, Result, TenantCounts, failed, pins};
+
+/// Read-only access to pinned maps.
+pub struct Inspector {
+    maps: Maps,
+}
+
+impl Inspector {
+    /// Opens the pins under `pin_root`; each map's key and value sizes are compared with the ABI's.
+    ///
+    /// # Errors
+    /// When nothing is pinned there, or what is pinned is not ours.
+    pub fn open(pin_root: &Path) -> Result<Inspector> {
+        let dir = pins::map_dir(pin_root);
+        if !dir.is_dir() {
+            let problem = "no programs are loaded there; start totoro-node run, or give --pin-root";
+            return Err(failed("inspect", dir.display().to_string(), problem));
+        }
+        Ok(Inspector {
+            maps: Maps::from_pins(&dir)?,
+        })
+    }
+
+    /// Leases, with what happens on each port.
+    ///
+    /// # Errors
+    /// When a map can't be read.
+    pub fn ports(&self) -> Result<Vec<(abi::PortKey, abi::Lease, abi::PortUsage)>> {
+        let mut ports = Vec::new();
+        for (key, lease) in entries(self.maps.ports.iter(), "PORTS")? {
+            let usage = found(self.maps.port_usage.get(&key, 0)).on("read", "PORT_USAGE")?;
+            ports.push((key, lease, usage.unwrap_or_default()));
+        }
+        ports.sort_by_key(|(key, ..)| (key.proto, key.port));
+        Ok(ports)
+    }
+
+    /// Tenants with their counts.
+    ///
+    /// # Errors
+    /// When a map can't be read.
+    pub fn tenants(&self) -> Result<Vec<(u32, abi::Tenant, TenantCounts)>> {
+        let mut tenants = Vec::new();
+        for (number, tenant) in entries(self.maps.tenants.iter(), "TENANTS")? {
+            tenants.push((number, tenant, self.maps.counts(number)?));
+        }
+        tenants.sort_by_key(|(number, ..)| *number);
+        Ok(tenants)
+    }
+
+    /// Live user connections.
+    ///
+    /// # Errors
+    /// When a map can't be read.
+    pub fn connections(&self) -> Result<Vec<Connection>> {
+        self.maps.connections()
+    }
+
+    /// Live UDP flows.
+    ///
+    /// # Errors
+    /// When a map can't be read.
+    pub fn flows(&self) -> Result<Vec<(abi::FlowKey, abi::Flow)>> {
+        entries(self.maps.flows.iter(), "FLOWS")
+    }
+
+    /// Refusals.
+    ///
+    /// # Errors
+    /// When a map can't be read.
+    pub fn refused(&self) -> Result<Vec<Refused>> {
+        self.maps.refused()
+    }
+
+    /// Traffic of a lease.
+    ///
+    /// # Errors
+    /// When a map can't be read.
+    pub fn traffic(&self, tenant: u32, key: abi::PortKey) -> Result<abi::Traffic> {
+        self.maps.traffic(tenant, key)
+    }
+
+    /// Bans with their ends, boot-time ns.
+    ///
+    /// # Errors
+    /// When a map can't be read.
+    pub fn bans(&self) -> Result<Vec<(ipnet::IpNet, u64)>> {
+        self.maps.bans()
+    }
+
+    /// The configuration that the programs run under.
+    ///
+    /// # Errors
+    /// When a map can't be read.
+    pub fn config(&self) -> Result<abi::Config> {
+        self.maps.config.get(&0, 0).on("read", "CONFIG")
+    }
+}

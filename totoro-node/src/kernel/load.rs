@@ -1,0 +1,231 @@
+//! Loading: object → checked pins → programs → links.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use aya::maps::{MapData, RingBuf};
+use aya::{Ebpf, EbpfLoader};
+use totoro_api::Reason;
+use totoro_ebpf::abi;
+
+use super::maps::{Maps, PINNED};
+use super::pins::PinDir;
+use super::sockets::Destroyer;
+use super::{
+    Context, Event, Filter, KernelOptions, Result, events, failed, filter, from_addr, links,
+    locals, pins, sys,
+};
+
+/// New flows per second, and burst, that one source may open towards the pool before the shield
+/// drops: above what a busy NAT does, below what a flood needs.
+const SOURCE_RATE: (u32, u32) = (2_000, 8_000);
+/// How long a user may fail to acknowledge before the kernel ends the connection, ms.
+const USER_TIMEOUT_MS: u32 = 60_000;
+
+/// What the event task and the daemon share.
+pub(super) struct Shared {
+    maps: Mutex<Maps>,
+    destroyer: Mutex<Destroyer>,
+}
+
+/// The programs and maps of one node, loaded and attached. Dropping it leaves all of them in place:
+/// enforcement goes on without the daemon, until [`uninstall`].
+pub struct Kernel {
+    pub(super) shared: Arc<Shared>,
+    ring: Option<RingBuf<MapData>>,
+    filters: Vec<Filter>,
+    missing: Vec<String>,
+    _pins: PinDir,
+    // Holds the programs' descriptors; links and maps are pinned.
+    ebpf: Ebpf,
+}
+
+impl Shared {
+    /// The maps. A panic elsewhere leaves kernel memory as consistent as a kill would.
+    pub(super) fn maps(&self) -> MutexGuard<'_, Maps> {
+        self.maps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn destroyer(&self) -> MutexGuard<'_, Destroyer> {
+        self.destroyer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Destroys a connection of `CONNS`; whether it was there.
+    pub(super) fn destroy(&self, cookie: u64, conn: &abi::Conn) -> Result<bool> {
+        let local = (from_addr(&conn.local), conn.local_port).into();
+        let remote = (from_addr(&conn.remote), conn.remote_port).into();
+        self.destroyer().destroy(local, remote, cookie)
+    }
+
+    /// Destroys a surplus connection as an event tells of it.
+    pub(super) fn destroy_surplus(&self, event: &Event) {
+        let conn = abi::Conn {
+            local: event.local,
+            remote: event.remote,
+            local_port: event.port,
+            remote_port: event.remote_port,
+            ..abi::Conn::default()
+        };
+        if let Err(error) = self.destroy(event.cookie, &conn) {
+            // It stays mute all the same, and the next sweep tries again.
+            tracing::warn!(%error, cause = ?error.source, "a surplus connection could not be destroyed");
+        }
+    }
+}
+
+impl Kernel {
+    /// Loads and attaches the programs, adopting what an earlier daemon left pinned.
+    ///
+    /// The calling thread must be in the node's network namespace.
+    ///
+    /// # Errors
+    /// With the operation, its subject and the next step: no privilege, no object, a pin that is
+    /// not ours, another daemon on the pin directory, a program that the kernel refuses.
+    pub fn load(options: &KernelOptions) -> Result<Kernel> {
+        let object = std::fs::read(&options.object).on(
+            "read the kernel object (make it with: cargo xtask build-ebpf)",
+            options.object.display().to_string(),
+        )?;
+        let parsed = aya_obj::Object::parse(&object).on(
+            "parse the kernel object",
+            options.object.display().to_string(),
+        )?;
+        let pins = PinDir::lock(&options.pin_root)?;
+        pins.check(&parsed)?;
+        let mut ebpf = load_object(&object, &pins)?;
+        let ring = take(&mut ebpf, "EVENTS")?
+            .try_into()
+            .on("use map", "EVENTS")?;
+        // Opened from the pins, so that the object keeps its own handles for the programs.
+        let mut maps = Maps::from_pins(&pins.dir)?;
+        configure(&mut maps, options)?;
+        locals::refresh(&mut maps)?;
+        let shared = Arc::new(Shared {
+            maps: Mutex::new(maps),
+            destroyer: Mutex::new(Destroyer::open()?),
+        });
+        links::attach_all(&mut ebpf, &pins, &options.cgroup)?;
+        let attached = filter::attach_all(&mut ebpf, &pins, &options.interfaces, options.xdp)?;
+        Ok(Kernel {
+            shared,
+            ring: Some(ring),
+            filters: attached.filters,
+            missing: attached.missing,
+            _pins: pins,
+            ebpf,
+        })
+    }
+
+    /// What is on which interface.
+    #[must_use]
+    pub fn filters(&self) -> &[Filter] {
+        &self.filters
+    }
+
+    /// What is missing for a complete grade `kernel`, one line each; empty = complete.
+    #[must_use]
+    pub fn missing(&self) -> &[String] {
+        &self.missing
+    }
+
+    /// Has the whole pool refuse what is new (`None` = admit).
+    ///
+    /// # Errors
+    /// When the map can't be written.
+    pub fn set_hold(&self, reason: Option<Reason>) -> Result<()> {
+        let mut maps = self.shared.maps();
+        let mut config = maps.config.get(&0, 0).on("read", "CONFIG")?;
+        config.hold = reason.map_or(0, Reason::number);
+        maps.config.set(0, config, 0).on("write", "CONFIG")
+    }
+
+    /// Starts reading the ring (inside a tokio runtime, once). Surplus connections are destroyed
+    /// here; the other events reach the returned queue, which drops the newest when it is full.
+    ///
+    /// # Errors
+    /// When called twice, or when the ring can't be watched.
+    pub fn start_events(&mut self) -> Result<tokio::sync::mpsc::Receiver<Event>> {
+        let ring = self
+            .ring
+            .take()
+            .ok_or_else(|| failed("read", "EVENTS", "it is read already"))?;
+        events::start_logs(&mut self.ebpf);
+        events::start(ring, Arc::clone(&self.shared))
+    }
+}
+
+fn load_object(object: &[u8], pins: &PinDir) -> Result<Ebpf> {
+    let mut loader = EbpfLoader::new();
+    for name in PINNED {
+        loader.map_pin_path(name, pins.dir.join(name));
+    }
+    loader.load(object).map_err(|error| {
+        let error = error.to_string();
+        let hint = if nix::unistd::geteuid().is_root() {
+            ""
+        } else {
+            " (run as root)"
+        };
+        failed("load", "the kernel object", format!("{error}{hint}"))
+    })
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map> {
+    ebpf.take_map(name)
+        .ok_or_else(|| failed("find in the object", name, "no such map"))
+}
+
+/// Writes the configuration and the pool. Until the first configuration is there the programs
+/// stand aside, and from then on they never do again.
+fn configure(maps: &mut Maps, options: &KernelOptions) -> Result<()> {
+    super::policy::write_pool(maps, &options.pool, options.bind_port)?;
+    let (source_interval_ns, source_burst_ns) =
+        totoro_ebpf::logic::bucket::rate(SOURCE_RATE.0, SOURCE_RATE.1);
+    let before = maps.config.get(&0, 0).on("read", "CONFIG")?;
+    let config = abi::Config {
+        abi: abi::VERSION,
+        bind_port: u32::from(options.bind_port),
+        netns_cookie: sys::netns_cookie().on("read", "the network namespace's cookie")?,
+        hold: before.hold,
+        control_per_source: options.control_per_source,
+        source_interval_ns,
+        source_burst_ns,
+        user_timeout_ms: USER_TIMEOUT_MS,
+        pad: 0,
+        flow_idle_ns: u64::from(options.flow_idle_s) * 1_000_000_000,
+    };
+    maps.config.set(0, config, 0).on("write", "CONFIG")
+}
+
+/// Detaches every program and removes every pin under `pin_root`; what was there, one line each.
+///
+/// # Errors
+/// When another daemon holds the directory, or a pin can't be removed.
+pub fn uninstall(pin_root: &Path) -> Result<Vec<String>> {
+    let mut removed = Vec::new();
+    if !pin_root.exists() {
+        return Ok(removed);
+    }
+    // Refuses under a live daemon.
+    let lock = PinDir::lock(pin_root)?;
+    let dir = pins::map_dir(pin_root);
+    for dir in [dir.join("links"), dir] {
+        let listing = std::fs::read_dir(&dir).on("list", dir.display().to_string())?;
+        for entry in listing {
+            let entry = entry.on("list", dir.display().to_string())?;
+            if entry.path().is_dir() {
+                continue;
+            }
+            std::fs::remove_file(entry.path()).on("unpin", entry.path().display().to_string())?;
+            removed.push(entry.path().display().to_string());
+        }
+        std::fs::remove_dir(&dir).on("remove", dir.display().to_string())?;
+    }
+    removed.extend(filter::remove_clsact());
+    drop(lock);
+    // Other ABIs' directories stay, and then so does the root.
+    let _ = std::fs::remove_dir(pin_root);
+    Ok(removed)
+}

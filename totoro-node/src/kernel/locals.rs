@@ -1,0 +1,36 @@
+//! The node's own addresses, so that the shield judges only what is addressed to the node.
+
+use std::collections::HashSet;
+
+use totoro_ebpf::abi;
+
+use super::maps::{Maps, entries, gone};
+use super::{Context, Result, to_addr};
+
+/// Writes the addresses of this network namespace into `LOCALS`, and removes what is no more.
+pub(super) fn refresh(maps: &mut Maps) -> Result<()> {
+    let now = addresses()?;
+    let before: HashSet<abi::Addr> = entries(maps.locals.iter(), "LOCALS")?
+        .into_iter()
+        .map(|(addr, _)| addr)
+        .collect();
+    for addr in now.difference(&before) {
+        maps.locals.insert(addr, 1, 0).on("write", "LOCALS")?;
+    }
+    for addr in before.difference(&now) {
+        gone(maps.locals.remove(addr)).on("write", "LOCALS")?;
+    }
+    Ok(())
+}
+
+fn addresses() -> Result<HashSet<abi::Addr>> {
+    let interfaces = nix::ifaddrs::getifaddrs().on("list", "the addresses of this machine")?;
+    Ok(interfaces
+        .filter_map(|interface| interface.address)
+        .filter_map(|address| {
+            let v4 = address.as_sockaddr_in().map(|address| address.ip().into());
+            v4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()))
+        })
+        .map(to_addr)
+        .collect())
+}

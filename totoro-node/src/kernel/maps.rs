@@ -1,0 +1,225 @@
+//! The maps, typed. The same structure serves the daemon (maps of the loaded object) and `inspect`
+//! (maps of the pins).
+
+use std::path::Path;
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuHashMap};
+use totoro_api::Reason;
+use totoro_ebpf::abi;
+use totoro_ebpf::logic::admit::live_flows;
+
+use super::{Connection, Context, Refused, Result, TenantCounts, failed};
+
+/// Maps that are pinned, so that counts and policy outlive the daemon. All but the ring.
+pub(super) const PINNED: &[&str] = &[
+    "CONFIG",
+    "POOL",
+    "LOCALS",
+    "BANS",
+    "PORTS",
+    "PORT_USAGE",
+    "TENANTS",
+    "USAGE",
+    "FLOWS_CLOSED",
+    "TRAFFIC",
+    "CONNS",
+    "SOURCES",
+    "FLOWS",
+    "CANDIDATES",
+    "OUTBOUND",
+    "REASONS",
+    "CONTROL",
+    "SKETCH",
+    "SOCKETS",
+    "SURPLUS",
+];
+
+/// Typed access to the maps that userspace reads or writes.
+pub(super) struct Maps {
+    pub(super) config: Array<MapData, abi::Config>,
+    pub(super) pool: Array<MapData, u64>,
+    pub(super) locals: HashMap<MapData, abi::Addr, u32>,
+    pub(super) bans: LpmTrie<MapData, abi::BanAddr, abi::Ban>,
+    pub(super) ports: HashMap<MapData, abi::PortKey, abi::Lease>,
+    pub(super) port_usage: HashMap<MapData, abi::PortKey, abi::PortUsage>,
+    pub(super) tenants: HashMap<MapData, u32, abi::Tenant>,
+    pub(super) usage: HashMap<MapData, u32, abi::Usage>,
+    pub(super) flows_closed: HashMap<MapData, u32, abi::FlowsClosed>,
+    pub(super) traffic: PerCpuHashMap<MapData, abi::TrafficKey, abi::Traffic>,
+    pub(super) conns: HashMap<MapData, u64, abi::Conn>,
+    pub(super) sources: HashMap<MapData, abi::SourceKey, abi::Source>,
+    pub(super) flows: HashMap<MapData, abi::FlowKey, abi::Flow>,
+    pub(super) candidates: HashMap<MapData, abi::FlowKey, abi::Flow>,
+    pub(super) reasons: PerCpuHashMap<MapData, abi::ReasonKey, abi::ReasonCount>,
+    pub(super) control: HashMap<MapData, abi::ControlKey, abi::Control>,
+}
+
+impl Maps {
+    /// Takes the maps from wherever `find` has them. aya compares key and value sizes.
+    pub(super) fn open(mut find: impl FnMut(&'static str) -> Result<Map>) -> Result<Maps> {
+        macro_rules! take {
+            ($name:literal) => {
+                find($name)?.try_into().on("use map", $name)?
+            };
+        }
+        Ok(Maps {
+            config: take!("CONFIG"),
+            pool: take!("POOL"),
+            locals: take!("LOCALS"),
+            bans: take!("BANS"),
+            ports: take!("PORTS"),
+            port_usage: take!("PORT_USAGE"),
+            tenants: take!("TENANTS"),
+            usage: take!("USAGE"),
+            flows_closed: take!("FLOWS_CLOSED"),
+            traffic: take!("TRAFFIC"),
+            conns: take!("CONNS"),
+            sources: take!("SOURCES"),
+            flows: take!("FLOWS"),
+            candidates: take!("CANDIDATES"),
+            reasons: take!("REASONS"),
+            control: take!("CONTROL"),
+        })
+    }
+
+    /// Takes the maps from their pins.
+    pub(super) fn from_pins(dir: &Path) -> Result<Maps> {
+        Maps::open(|name| {
+            let data = MapData::from_pin(dir.join(name)).on("open the pinned map", name)?;
+            Map::from_map_data(data).on("open the pinned map", name)
+        })
+    }
+
+    /// One tenant's counts.
+    pub(super) fn counts(&self, tenant: u32) -> Result<TenantCounts> {
+        let usage = found(self.usage.get(&tenant, 0))
+            .on("read", "USAGE")?
+            .unwrap_or_default();
+        let closed = found(self.flows_closed.get(&tenant, 0)).on("read", "FLOWS_CLOSED")?;
+        Ok(TenantCounts {
+            usage,
+            flows: live_flows(usage.flows_opened, closed.unwrap_or(0)),
+        })
+    }
+
+    /// Traffic of a tenant on a port, over all CPUs.
+    pub(super) fn traffic(&self, tenant: u32, key: abi::PortKey) -> Result<abi::Traffic> {
+        let key = abi::TrafficKey {
+            tenant,
+            port: key.port,
+            proto: key.proto,
+            pad: 0,
+        };
+        let per_cpu = found(self.traffic.get(&key, 0)).on("read", "TRAFFIC")?;
+        Ok(per_cpu.map_or_else(abi::Traffic::default, |values| {
+            values
+                .iter()
+                .fold(abi::Traffic::default(), |sum, value| abi::Traffic {
+                    bytes_in: sum.bytes_in + value.bytes_in,
+                    bytes_out: sum.bytes_out + value.bytes_out,
+                    packets_in: sum.packets_in + value.packets_in,
+                    packets_out: sum.packets_out + value.packets_out,
+                })
+        }))
+    }
+
+    /// All refusal counters; numbers that this build has no reason for count as `internal`.
+    pub(super) fn refused(&self) -> Result<Vec<Refused>> {
+        let mut refused = Vec::new();
+        for entry in self.reasons.iter() {
+            let (key, values) = entry.on("read", "REASONS")?;
+            let (count, last_ns) = values.iter().fold((0, 0), |(count, last), value| {
+                (count + value.count, last.max(value.last_ns))
+            });
+            let reason = Reason::from_number(key.reason).unwrap_or(Reason::Internal);
+            refused.push(Refused {
+                tenant: key.tenant,
+                reason,
+                count,
+                last_ns,
+            });
+        }
+        refused.sort_by_key(|refused| (refused.tenant, refused.reason));
+        Ok(refused)
+    }
+
+    /// Live user connections.
+    pub(super) fn connections(&self) -> Result<Vec<Connection>> {
+        let all = entries(self.conns.iter(), "CONNS")?;
+        Ok(all
+            .into_iter()
+            .map(|(cookie, conn)| Connection { cookie, conn })
+            .collect())
+    }
+
+    /// Bans with their ends.
+    pub(super) fn bans(&self) -> Result<Vec<(ipnet::IpNet, u64)>> {
+        let all = entries(self.bans.iter(), "BANS")?;
+        Ok(all
+            .into_iter()
+            .filter_map(|(key, ban)| Some((prefix_of(&key)?, ban.until_ns)))
+            .collect())
+    }
+}
+
+/// All entries of a map. One that goes away while we read is left out by the kernel's own order;
+/// an error is an error.
+pub(super) fn entries<K, V>(
+    iter: impl Iterator<Item = std::result::Result<(K, V), MapError>>,
+    name: &'static str,
+) -> Result<Vec<(K, V)>> {
+    let mut all = Vec::new();
+    for entry in iter {
+        match entry {
+            Ok(entry) => all.push(entry),
+            Err(MapError::KeyNotFound | MapError::ElementNotFound) => {}
+            Err(error) => return Err(failed("read", name, error)),
+        }
+    }
+    Ok(all)
+}
+
+/// Absence is an answer.
+pub(super) fn found<T>(
+    answer: std::result::Result<T, MapError>,
+) -> std::result::Result<Option<T>, MapError> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removing what is not there is no failure.
+pub(super) fn gone(
+    answer: std::result::Result<(), MapError>,
+) -> std::result::Result<bool, MapError> {
+    match answer {
+        Ok(()) => Ok(true),
+        Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(false),
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A prefix as `BANS` has it: IPv4 under `::ffff:0:0/96`.
+pub(super) fn ban_key(prefix: ipnet::IpNet) -> Key<abi::BanAddr> {
+    let bits = u32::from(prefix.prefix_len()) + if prefix.addr().is_ipv4() { 96 } else { 0 };
+    Key::new(bits, super::to_addr(prefix.network()))
+}
+
+fn prefix_of(key: &Key<abi::BanAddr>) -> Option<ipnet::IpNet> {
+    let data = key.data();
+    let addr = super::from_addr(&data);
+    let bits = if addr.is_ipv4() {
+        key.prefix_len().checked_sub(96)?
+    } else {
+        key.prefix_len()
+    };
+    ipnet::IpNet::new(addr, u8::try_from(bits).ok()?).ok()
+}

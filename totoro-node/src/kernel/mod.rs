@@ -1,0 +1,207 @@
+//! The kernel side, seen from the daemon: programs, pins, maps, sockets.
+//!
+//! Everything here is synchronous and quick (a map write is a system call of about a
+//! microsecond; destroying sockets a netlink round trip each), so callers call it directly.
+
+mod events;
+mod filter;
+mod inspect;
+mod links;
+mod load;
+mod locals;
+mod maps;
+mod pins;
+mod policy;
+mod sockets;
+mod sys;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use totoro_api::Reason;
+use totoro_api::ports::Pool;
+use totoro_ebpf::abi;
+
+pub use inspect::Inspector;
+pub use load::{Kernel, uninstall};
+pub use pins::is_on_bpffs;
+
+/// A failure of the kernel side: what was done to what, and why it failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} {subject}: {source}")]
+pub struct KernelError {
+    /// What was tried, e.g. `pin`.
+    pub operation: &'static str,
+    /// On what, e.g. the map's name.
+    pub subject: String,
+    /// Why it failed, with the next step where there is one.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// How packets are filtered before the stack.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum XdpMode {
+    /// Native where the driver keeps its receive offloads, else TC ingress.
+    #[default]
+    Auto,
+    /// XDP in the driver; generic where the driver has none (reported).
+    Native,
+    /// XDP after the driver.
+    Generic,
+    /// TC ingress only.
+    Off,
+}
+
+/// What to load and where.
+#[derive(Clone, Debug)]
+pub struct KernelOptions {
+    /// The kernel object (built by `cargo xtask build-ebpf`).
+    pub object: PathBuf,
+    /// The directory of the pins, without the ABI's: `/sys/fs/bpf/totoro`.
+    pub pin_root: PathBuf,
+    /// The cgroup (v2) whose sockets are counted; its root by default.
+    pub cgroup: PathBuf,
+    /// Interfaces to filter.
+    pub interfaces: Vec<String>,
+    /// How to filter.
+    pub xdp: XdpMode,
+    /// The ports that are lent.
+    pub pool: Pool,
+    /// frps's own port.
+    pub bind_port: u16,
+    /// Connections from one source to frps's own port; 0 = no limit.
+    pub control_per_source: u32,
+    /// Seconds without a datagram until a UDP flow is idle.
+    pub flow_idle_s: u32,
+}
+
+/// A live user connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Connection {
+    /// The socket's cookie.
+    pub cookie: u64,
+    /// What the kernel knows of it.
+    pub conn: abi::Conn,
+}
+
+/// frpc's connection to frps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ControlSocket {
+    /// The socket's cookie.
+    pub cookie: u64,
+    /// frpc's address.
+    pub client: SocketAddr,
+    /// The node's address.
+    pub local: SocketAddr,
+}
+
+/// The kernel's counts of one tenant.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TenantCounts {
+    /// Connections, admitted, surplus.
+    pub usage: abi::Usage,
+    /// Live UDP flows.
+    pub flows: u64,
+}
+
+/// One counter of `REASONS`.
+#[derive(Clone, Copy, Debug)]
+pub struct Refused {
+    /// The tenant; 0 = nobody's.
+    pub tenant: u32,
+    /// Why.
+    pub reason: Reason,
+    /// How often so far.
+    pub count: u64,
+    /// The last time, boot-time ns.
+    pub last_ns: u64,
+}
+
+/// What is on an interface.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    /// The interface.
+    pub interface: String,
+    /// `native`, `generic` or `tc`.
+    pub mode: &'static str,
+}
+
+/// What the kernel told (a hint; see [`abi::Event`]).
+pub type Event = abi::Event;
+
+/// Now on the boot-time clock, ns.
+#[must_use]
+pub fn boot_ns() -> u64 {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map_or(0, |at| {
+        at.tv_sec() as u64 * 1_000_000_000 + at.tv_nsec() as u64
+    })
+}
+
+/// What a sweep mended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// UDP flows closed because they were idle.
+    pub idle_flows: usize,
+    /// Surplus connections destroyed that an event should have announced.
+    pub surplus: usize,
+    /// Connections destroyed because their port is no more, or another tenant's.
+    pub orphans: usize,
+}
+
+type Result<T> = std::result::Result<T, KernelError>;
+
+/// Names an operation and its subject on the way out of a `Result`.
+trait Context<T> {
+    fn on(self, operation: &'static str, subject: impl Into<String>) -> Result<T>;
+}
+
+impl<T, E: Into<Box<dyn std::error::Error + Send + Sync>>> Context<T>
+    for std::result::Result<T, E>
+{
+    fn on(self, operation: &'static str, subject: impl Into<String>) -> Result<T> {
+        self.map_err(|source| KernelError {
+            operation,
+            subject: subject.into(),
+            source: source.into(),
+        })
+    }
+}
+
+fn failed(
+    operation: &'static str,
+    subject: impl Into<String>,
+    problem: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> KernelError {
+    KernelError {
+        operation,
+        subject: subject.into(),
+        source: problem.into(),
+    }
+}
+
+/// An address as the maps have it: 16 bytes, IPv4 v4-mapped.
+#[must_use]
+pub fn to_addr(ip: std::net::IpAddr) -> abi::Addr {
+    match ip {
+        std::net::IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        std::net::IpAddr::V6(ip) => ip.octets(),
+    }
+}
+
+/// An address of the maps, IPv4 where it is v4-mapped.
+#[must_use]
+pub fn from_addr(addr: &abi::Addr) -> std::net::IpAddr {
+    std::net::Ipv6Addr::from(*addr).to_canonical()
+}

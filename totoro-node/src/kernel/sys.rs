@@ -1,0 +1,126 @@
+//! The few system calls that no crate wraps: replacing the program of a pinned link (aya 0.14 can't
+//! for sock_ops), reading what a link is attached to, and a network namespace's cookie.
+
+#![expect(unsafe_code, reason = "bpf(2) and getsockopt(2) take raw structures")]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_LINK_UPDATE: libc::c_long = 29;
+/// `SO_NETNS_COOKIE`, since Linux 5.14 (include/uapi/asm-generic/socket.h).
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
+/// Calls bpf(2) with `attr`, whose tail the kernel takes as zeros.
+fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: `attr` is the repr(C) structure of `command`, alive and sized for the whole call.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attr),
+            size_of::<T>(),
+        )
+    };
+    if answer < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(answer)
+    }
+}
+
+/// Opens a pinned object.
+pub(super) fn get(path: &Path) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attr {
+        path: u64,
+        fd: u32,
+        flags: u32,
+    }
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = Attr {
+        path: path.as_ptr() as u64,
+        fd: 0,
+        flags: 0,
+    };
+    let fd = bpf(BPF_OBJ_GET, &mut attr)?;
+    // SAFETY: a descriptor that the kernel just made for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Has a link run another program; the link's id and place stay.
+pub(super) fn update_link(link: impl AsFd, program: impl AsFd) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        link: u32,
+        program: u32,
+        flags: u32,
+        old_program: u32,
+    }
+    let mut attr = Attr {
+        link: link.as_fd().as_raw_fd() as u32,
+        program: program.as_fd().as_raw_fd() as u32,
+        flags: 0,
+        old_program: 0,
+    };
+    bpf(BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// `struct bpf_link_info` as far as every kind of link has it, and the first words of the union.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LinkInfo {
+    pub(super) kind: u32,
+    pub(super) id: u32,
+    pub(super) program: u32,
+    pad: u32,
+    /// cgroup links: the low half of the cgroup's id; netns: its inode; XDP and TCX: the ifindex.
+    pub(super) target_low: u32,
+    /// cgroup links: the high half of the cgroup's id.
+    pub(super) target_high: u32,
+    rest: [u64; 8],
+}
+
+/// What a link is attached to.
+pub(super) fn link_info(link: impl AsFd) -> io::Result<LinkInfo> {
+    #[repr(C)]
+    struct Attr {
+        fd: u32,
+        len: u32,
+        info: u64,
+    }
+    let mut info = LinkInfo::default();
+    let mut attr = Attr {
+        fd: link.as_fd().as_raw_fd() as u32,
+        len: size_of::<LinkInfo>() as u32,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info)
+}
+
+/// The cookie of the network namespace that this thread is in.
+pub(super) fn netns_cookie() -> io::Result<u64> {
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
+    let mut cookie = 0u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: an open socket, and a buffer of the length that is said.
+    let answer = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            std::ptr::from_mut(&mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if answer < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(cookie)
+    }
+}

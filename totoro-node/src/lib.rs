@@ -1,0 +1,19 @@
+//! The node daemon as a library, so that tests reach its parts.
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod frps;
+pub mod heartbeat;
+pub mod kernel;
+pub mod local;
+pub mod machine;
+pub mod plugin;
+pub mod reserve;
+pub mod secret;
+pub mod session;
+pub mod spool;
+pub mod store;
+pub mod sync;
+pub mod tls;

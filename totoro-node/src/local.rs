@@ -1,0 +1,169 @@
+//! The local socket: the operator's commands to a running daemon, with the control plane away too.
+//! One JSON line asks, one answers. Its directory is for root only.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+
+use crate::session::Desk;
+use crate::session::model::ALL_PUBLIC;
+
+/// The longest question, bytes.
+const MAX_QUESTION: u64 = 4096;
+/// The longest answer, bytes.
+const MAX_ANSWER: u64 = 16 << 20;
+/// A question and its answer are done within this time.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Questions at once.
+const AT_ONCE: usize = 16;
+
+/// What can be asked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub enum Ask {
+    /// The tenants' ids by their number in the kernel.
+    Tenants,
+    /// The sessions.
+    Sessions,
+    /// End a session.
+    Kick {
+        /// Its id.
+        session: String,
+    },
+    /// The bans that hold.
+    Bans,
+    /// Ban a prefix on this node.
+    Ban {
+        /// What to ban.
+        prefix: IpNet,
+        /// Until when, Unix seconds.
+        until: Option<i64>,
+    },
+    /// Lift a ban that was made here.
+    Unban {
+        /// What was banned.
+        prefix: IpNet,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    Done(serde_json::Value),
+    Failed(String),
+}
+
+/// Listens at `path` and answers for ever.
+///
+/// # Errors
+/// The socket can't be made.
+pub fn serve(path: &Path, desk: Arc<Desk>) -> Result<()> {
+    let dir = path.parent().context("a socket has a directory")?;
+    std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
+        .with_context(|| format!("close {} to others", dir.display()))?;
+    // Left by a daemon that was killed; a live one holds the state's lock, so it is not here.
+    let _ = std::fs::remove_file(path);
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("listen on {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("close {} to others", path.display()))?;
+    tokio::spawn(async move {
+        let slots = Arc::new(Semaphore::new(AT_ONCE));
+        loop {
+            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+                return;
+            };
+            let Ok((stream, _)) = listener.accept().await else {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let desk = Arc::clone(&desk);
+            tokio::spawn(async move {
+                let _ = tokio::time::timeout(PATIENCE, answer(stream, desk)).await;
+                drop(slot);
+            });
+        }
+    });
+    Ok(())
+}
+
+async fn answer(stream: UnixStream, desk: Arc<Desk>) -> Result<()> {
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    (&mut stream)
+        .take(MAX_QUESTION)
+        .read_line(&mut line)
+        .await?;
+    let answer = match serde_json::from_str::<Ask>(&line) {
+        Ok(ask) => tokio::task::spawn_blocking(move || act(&desk, ask)).await?,
+        Err(error) => Err(error.into()),
+    };
+    let answer = match answer {
+        Ok(value) => Answer::Done(value),
+        Err(error) => Answer::Failed(format!("{error:#}")),
+    };
+    let mut text = serde_json::to_string(&answer)?;
+    text.push('\n');
+    stream.get_mut().write_all(text.as_bytes()).await?;
+    Ok(())
+}
+
+fn act(desk: &Desk, ask: Ask) -> Result<serde_json::Value> {
+    Ok(match ask {
+        Ask::Tenants => {
+            let mut names: BTreeMap<u32, String> = desk.tenant_names();
+            names.insert(ALL_PUBLIC, "public (all together)".to_owned());
+            serde_json::to_value(names)?
+        }
+        Ask::Sessions => serde_json::to_value(desk.sessions())?,
+        Ask::Bans => serde_json::to_value(desk.bans())?,
+        Ask::Kick { session } => serde_json::to_value(desk.kick(&session)?)?,
+        Ask::Ban { prefix, until } => serde_json::to_value(desk.ban(prefix, until)?)?,
+        Ask::Unban { prefix } => serde_json::to_value(desk.unban(prefix)?)?,
+    })
+}
+
+/// Asks the daemon that listens at `path`.
+///
+/// # Errors
+/// It does not run, does not answer in time, or says why not.
+pub async fn ask<T: DeserializeOwned>(path: &Path, ask: &Ask) -> Result<T> {
+    let exchange = async {
+        let mut stream = UnixStream::connect(path).await.with_context(|| {
+            format!(
+                "totoro-node does not listen on {}; is it running?",
+                path.display()
+            )
+        })?;
+        let mut text = serde_json::to_string(ask)?;
+        text.push('\n');
+        stream
+            .write_all(text.as_bytes())
+            .await
+            .context("ask the daemon")?;
+        let mut line = String::new();
+        BufReader::new(stream.take(MAX_ANSWER))
+            .read_line(&mut line)
+            .await
+            .context("read its answer")?;
+        Ok::<_, anyhow::Error>(line)
+    };
+    let line = tokio::time::timeout(PATIENCE, exchange)
+        .await
+        .context("totoro-node does not answer in time")??;
+    match serde_json::from_str(&line).context("read the daemon's answer")? {
+        Answer::Done(value) => Ok(serde_json::from_value(value)?),
+        Answer::Failed(why) => bail!(why),
+    }
+}

@@ -1,0 +1,47 @@
+//! Where frps asks: a small HTTP server on loopback that speaks frp's plugin protocol.
+//!
+//! frps waits without a time limit, so every answer comes soon and nothing here waits for the
+//! control plane. Whatever is wrong with a request is answered as a refusal with a reason, because
+//! frpc prints that; only a wrong secret, which is no frps of ours, gets a bare 401.
+
+mod limit;
+mod listen;
+mod server;
+
+use totoro_api::wire::plugin::{Answer, CloseProxy, Login, NewProxy};
+
+use crate::session::Desk;
+
+pub use limit::Doors;
+pub use listen::bind;
+pub use server::{Limits, Server};
+
+/// Who answers frps. The server around it reads and checks requests.
+pub trait Clerk: Send + Sync + 'static {
+    /// A Login; `content` is the body as it was sent.
+    fn login(&self, body: &Login, content: serde_json::Value) -> Answer;
+    /// A NewProxy; `content` is the body as it was sent.
+    fn new_proxy(&self, body: &NewProxy, content: serde_json::Value) -> Answer;
+    /// A CloseProxy, which can't be refused.
+    fn close_proxy(&self, body: &CloseProxy);
+    /// frpc's connection from there has failed too often.
+    fn drop_connection(&self, client: std::net::SocketAddr);
+}
+
+impl Clerk for Desk {
+    fn login(&self, body: &Login, content: serde_json::Value) -> Answer {
+        Desk::login(self, body, content)
+    }
+
+    fn new_proxy(&self, body: &NewProxy, content: serde_json::Value) -> Answer {
+        Desk::new_proxy(self, body, content)
+    }
+
+    fn close_proxy(&self, body: &CloseProxy) {
+        Desk::close_proxy(self, body);
+    }
+
+    fn drop_connection(&self, client: std::net::SocketAddr) {
+        Desk::drop_connection(self, client);
+    }
+}

@@ -1,0 +1,279 @@
+//! Reading and checking requests, writing answers.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::de::DeserializeOwned;
+use subtle::ConstantTimeEq;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use totoro_api::wire::plugin::{Answer, Request as Ask};
+use totoro_api::{Reason, Refusal};
+
+use super::{Clerk, Doors};
+use crate::kernel::boot_ns;
+use crate::session::check_login;
+
+/// The path that frps is configured with.
+pub(super) const PATH: &str = "/frps";
+/// The user in the userinfo of frps's `addr`.
+pub(super) const USER: &str = "totoro";
+
+/// What the server bears.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at once.
+    pub connections: usize,
+    /// The largest body, bytes.
+    pub body: usize,
+    /// The longest time for a request's headers, and then for its body.
+    pub read: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            connections: 256,
+            body: 64 * 1024,
+            read: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The plugin endpoint.
+pub struct Server<C> {
+    clerk: Arc<C>,
+    /// The whole header value that frps sends.
+    expected: String,
+    doors: Mutex<Doors>,
+    limits: Limits,
+}
+
+impl<C: Clerk> Server<C> {
+    /// An endpoint for frps with this secret.
+    #[must_use]
+    pub fn new(clerk: Arc<C>, secret: &str, limits: Limits) -> Self {
+        Server {
+            clerk,
+            expected: format!("Basic {}", STANDARD.encode(format!("{USER}:{secret}"))),
+            doors: Mutex::default(),
+            limits,
+        }
+    }
+
+    /// Serves until `stop` completes, then lets the requests under way end.
+    pub async fn run(self, listener: TcpListener, stop: impl Future<Output = ()>) {
+        let server = Arc::new(self);
+        let slots = Arc::new(Semaphore::new(server.limits.connections));
+        let mut connections = JoinSet::new();
+        tokio::pin!(stop);
+        loop {
+            while connections.try_join_next().is_some() {}
+            let slot = tokio::select! {
+                slot = Arc::clone(&slots).acquire_owned() => slot,
+                () = &mut stop => break,
+            };
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = &mut stop => break,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let server = Arc::clone(&server);
+                    connections.spawn(async move {
+                        server.serve(stream).await;
+                        drop(slot);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "frps's connection can't be accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+        // frps keeps idle connections open for ever: only requests under way are waited for.
+        let grace = Duration::from_millis(500);
+        let _ = tokio::time::timeout(grace, async {
+            while connections.join_next().await.is_some() {}
+        })
+        .await;
+    }
+
+    async fn serve(self: Arc<Self>, stream: TcpStream) {
+        let read = self.limits.read;
+        let service = service_fn(move |request| {
+            let server = Arc::clone(&self);
+            async move { Ok::<_, std::convert::Infallible>(server.answer(request).await) }
+        });
+        let served = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(read)
+            .max_buf_size(16 * 1024)
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
+        if let Err(error) = served {
+            tracing::debug!(%error, "a plugin connection ended");
+        }
+    }
+
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let given = request
+            .headers()
+            .get(AUTHORIZATION)
+            .map_or(&b""[..], |value| value.as_bytes());
+        if !bool::from(given.ct_eq(self.expected.as_bytes())) {
+            tracing::warn!("a plugin request with a wrong secret");
+            return bare(StatusCode::UNAUTHORIZED);
+        }
+        if request.uri().path() != PATH {
+            return bare(StatusCode::NOT_FOUND);
+        }
+        if request.method() != Method::POST {
+            return bare(StatusCode::METHOD_NOT_ALLOWED);
+        }
+        let op = request.uri().query().and_then(|query| {
+            query
+                .split('&')
+                .find_map(|pair| pair.strip_prefix("op="))
+                .map(str::to_owned)
+        });
+        let answer = match self.body(request.into_body()).await {
+            Ok(body) => self.decide(op.as_deref().unwrap_or_default(), body).await,
+            Err(refusal) => Answer::refuse(&refusal),
+        };
+        json(&answer)
+    }
+
+    async fn body(&self, body: Incoming) -> Result<Bytes, Refusal> {
+        let limited = Limited::new(body, self.limits.body);
+        match tokio::time::timeout(self.limits.read, limited.collect()).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                let detail = format!("more than {} bytes", self.limits.body);
+                Err(Refusal::with(Reason::RequestTooLarge, detail))
+            }
+            Ok(Err(_)) => Err(Refusal::with(
+                Reason::RequestMalformed,
+                "the body ended too soon",
+            )),
+            Err(_) => Err(Refusal::with(
+                Reason::RequestMalformed,
+                "the body came too slowly",
+            )),
+        }
+    }
+
+    /// Reads the request and has the clerk answer it, on a thread that may wait for the disk.
+    async fn decide(self: Arc<Self>, op: &str, body: Bytes) -> Answer {
+        let op = op.to_owned();
+        let decided = tokio::task::spawn_blocking(move || self.decide_now(&op, &body)).await;
+        decided.unwrap_or_else(|error| {
+            tracing::error!(%error, "a plugin request failed");
+            Answer::refuse(&Refusal::new(Reason::Internal))
+        })
+    }
+
+    fn decide_now(&self, op: &str, body: &[u8]) -> Answer {
+        let ask: Ask = match serde_json::from_slice(body) {
+            Ok(ask) => ask,
+            Err(error) => return malformed(&error),
+        };
+        if ask.op != op {
+            let detail = "the op in the address and the op in the body differ";
+            return Answer::refuse(&Refusal::with(Reason::RequestMalformed, detail));
+        }
+        match op {
+            "Login" => self.login(ask.content),
+            "NewProxy" => match read(&ask.content) {
+                Ok(body) => self.clerk.new_proxy(&body, ask.content),
+                Err(error) => malformed(&error),
+            },
+            "CloseProxy" => match read(&ask.content) {
+                Ok(body) => {
+                    self.clerk.close_proxy(&body);
+                    Answer::allow()
+                }
+                Err(error) => malformed(&error),
+            },
+            _ => {
+                let op: String = op.chars().take(40).collect();
+                let detail = format!("the operation {op:?} is not served here");
+                Answer::refuse(&Refusal::with(Reason::Unsupported, detail))
+            }
+        }
+    }
+
+    fn login(&self, content: serde_json::Value) -> Answer {
+        let body = match read(&content) {
+            Ok(body) => body,
+            Err(error) => return malformed(&error),
+        };
+        // Without an address there is nobody to hold to a rate, and no session either.
+        let client: SocketAddr = match check_login(&body) {
+            Ok(client) => client,
+            Err(_) => return self.clerk.login(&body, content),
+        };
+        if !self.doors().admit(client, boot_ns()) {
+            if self.doors().failed(client) {
+                self.clerk.drop_connection(client);
+            }
+            return Answer::refuse(&Refusal::new(Reason::RateLimited));
+        }
+        let answer = self.clerk.login(&body, content);
+        if !answer.reject {
+            self.doors().succeeded(client);
+        } else if self.doors().failed(client) {
+            self.clerk.drop_connection(client);
+        }
+        answer
+    }
+
+    fn doors(&self) -> std::sync::MutexGuard<'_, Doors> {
+        self.doors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn read<T: DeserializeOwned>(content: &serde_json::Value) -> serde_json::Result<T> {
+    T::deserialize(content)
+}
+
+/// Never with the body's content: it may carry a ticket.
+fn malformed(error: &serde_json::Error) -> Answer {
+    let detail = match error.classify() {
+        serde_json::error::Category::Eof => "the body ended too soon",
+        serde_json::error::Category::Data => "a field of the body is missing or of another type",
+        _ => "the body is no JSON",
+    };
+    Answer::refuse(&Refusal::with(Reason::RequestMalformed, detail))
+}
+
+fn bare(status: StatusCode) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = status;
+    response
+}
+
+fn json(answer: &Answer) -> Response<Full<Bytes>> {
+    let body = serde_json::to_vec(answer).unwrap_or_else(|_| {
+        br#"{"reject":true,"reject_reason":"totoro[internal]","unchange":true}"#.to_vec()
+    });
+    let mut response = Response::new(Full::from(body));
+    let json = hyper::header::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, json);
+    response
+}
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

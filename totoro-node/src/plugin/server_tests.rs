@@ -1,0 +1,290 @@
+//! Bad input over real sockets. The clerk only counts what reaches it: nothing bad may.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
+use totoro_api::wire::plugin::{CloseProxy, Login, NewProxy};
+
+use super::*;
+
+#[derive(Default)]
+struct Counting {
+    asked: AtomicUsize,
+    dropped: AtomicUsize,
+    good: bool,
+}
+
+impl Counting {
+    fn ask(&self) -> Answer {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        if self.good {
+            Answer::allow()
+        } else {
+            Answer::refuse(&Reason::TicketMissing.into())
+        }
+    }
+}
+
+impl Clerk for Counting {
+    fn login(&self, _: &Login, _: serde_json::Value) -> Answer {
+        self.ask()
+    }
+
+    fn new_proxy(&self, _: &NewProxy, _: serde_json::Value) -> Answer {
+        self.ask()
+    }
+
+    fn close_proxy(&self, _: &CloseProxy) {
+        self.ask();
+    }
+
+    fn drop_connection(&self, _: SocketAddr) {
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+struct Running {
+    at: SocketAddr,
+    clerk: Arc<Counting>,
+    _stop: oneshot::Sender<()>,
+}
+
+async fn start(limits: Limits, good: bool) -> Running {
+    let clerk = Arc::new(Counting {
+        good,
+        ..Counting::default()
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = Server::new(Arc::clone(&clerk), "s3cret", limits);
+    tokio::spawn(server.run(listener, async {
+        let _ = stopped.await;
+    }));
+    Running {
+        at,
+        clerk,
+        _stop: stop,
+    }
+}
+
+fn quick() -> Limits {
+    Limits {
+        read: Duration::from_millis(300),
+        ..Limits::default()
+    }
+}
+
+fn request(op: &str, secret: &str, body: &[u8]) -> Vec<u8> {
+    let auth = STANDARD.encode(format!("{USER}:{secret}"));
+    let head = format!(
+        "POST {PATH}?op={op}&version=0.1.0 HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {auth}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), body].concat()
+}
+
+/// Sends bytes, and reads what comes until the other side closes, within 5 s.
+async fn exchange(at: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(at).await.unwrap();
+    // The server may have answered and closed before all is sent.
+    let _ = stream.write_all(bytes).await;
+    let mut answer = Vec::new();
+    let reading = stream.read_to_end(&mut answer);
+    let _ = tokio::time::timeout(Duration::from_secs(5), reading)
+        .await
+        .expect("an end");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// The refusal's code in a 200 answer.
+fn refusal(answer: &str) -> Option<String> {
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let answer: Answer = serde_json::from_str(body).unwrap();
+    assert!(
+        answer.unchange || answer.content.is_some(),
+        "frps would take it for zeros"
+    );
+    answer.reject.then(|| {
+        let code = answer.reject_reason.strip_prefix("totoro[").unwrap();
+        code.split_once(']').unwrap().0.to_owned()
+    })
+}
+
+fn ask(op: &str, content: &str) -> Vec<u8> {
+    format!(r#"{{"version":"0.1.0","op":"{op}","content":{content}}}"#).into_bytes()
+}
+
+const LOGIN: &str = r#"{"client_address":"192.0.2.1:5","pool_count":1}"#;
+
+#[tokio::test]
+async fn whatever_is_wrong_is_a_refusal_that_frps_understands() {
+    let server = start(quick(), true).await;
+    let deep = "[".repeat(10_000);
+    for (what, op, body, code) in [
+        (
+            "no JSON",
+            "Login",
+            b"\x00\xff garbage".to_vec(),
+            "request_malformed",
+        ),
+        ("nothing", "Login", vec![], "request_malformed"),
+        (
+            "truncated JSON",
+            "Login",
+            ask("Login", LOGIN)[..40].to_vec(),
+            "request_malformed",
+        ),
+        ("null", "Login", b"null".to_vec(), "request_malformed"),
+        (
+            "a null content",
+            "Login",
+            ask("Login", "null"),
+            "request_malformed",
+        ),
+        (
+            "a list",
+            "NewProxy",
+            ask("NewProxy", "[1]"),
+            "request_malformed",
+        ),
+        (
+            "a wrong type",
+            "Login",
+            ask("Login", r#"{"pool_count":"x"}"#),
+            "request_malformed",
+        ),
+        (
+            "too deep",
+            "Login",
+            ask("Login", &deep),
+            "request_malformed",
+        ),
+        (
+            "another op",
+            "Login",
+            ask("Ping", "{}"),
+            "request_malformed",
+        ),
+        ("unknown op", "Ping", ask("Ping", "{}"), "unsupported"),
+        ("no op", "", ask("", "{}"), "unsupported"),
+        (
+            "too large",
+            "Login",
+            vec![b' '; 70_000],
+            "request_too_large",
+        ),
+    ] {
+        let answer = exchange(server.at, &request(op, "s3cret", &body)).await;
+        assert_eq!(refusal(&answer).as_deref(), Some(code), "{what}: {answer}");
+    }
+    assert_eq!(
+        server.clerk.asked.load(Ordering::Relaxed),
+        0,
+        "none of it reaches the clerk"
+    );
+
+    let answer = exchange(server.at, &request("Login", "s3cret", &ask("Login", LOGIN))).await;
+    assert_eq!(refusal(&answer), None, "and then it still works: {answer}");
+}
+
+#[tokio::test]
+async fn a_wrong_secret_is_told_nothing() {
+    let server = start(quick(), true).await;
+    let good = ask("Login", LOGIN);
+    let bare = |answer: &str| answer.starts_with("HTTP/1.1 401") && answer.ends_with("\r\n\r\n");
+    for secret in ["", "s3cre", "s3cret2", "S3CRET"] {
+        let answer = exchange(server.at, &request("Login", secret, &good)).await;
+        assert!(bare(&answer), "{secret}: {answer}");
+    }
+    let none = b"POST /frps?op=Login HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    assert!(bare(&exchange(server.at, none).await));
+    assert_eq!(server.clerk.asked.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn other_paths_and_methods_are_not_served() {
+    let server = start(quick(), true).await;
+    let whole = String::from_utf8(request("Login", "s3cret", b"")).unwrap();
+    let other = exchange(server.at, whole.replace("/frps?", "/else?").as_bytes()).await;
+    assert!(other.starts_with("HTTP/1.1 404"), "{other}");
+    let get = exchange(server.at, whole.replace("POST", "GET").as_bytes()).await;
+    assert!(get.starts_with("HTTP/1.1 405"), "{get}");
+}
+
+#[tokio::test]
+async fn slow_and_broken_requests_end() {
+    let server = start(quick(), true).await;
+    let whole = request("Login", "s3cret", &ask("Login", LOGIN));
+    let body_at = whole.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
+
+    let began = std::time::Instant::now();
+    let headers = exchange(server.at, &whole[..30]).await;
+    assert!(
+        headers.is_empty() || headers.starts_with("HTTP/1.1 408"),
+        "{headers}"
+    );
+    let body = exchange(server.at, &whole[..body_at + 10]).await;
+    assert_eq!(
+        refusal(&body).as_deref(),
+        Some("request_malformed"),
+        "{body}"
+    );
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
+
+    let garbage = exchange(server.at, b"\x16\x03\x01 this is no HTTP\r\n\r\n").await;
+    assert!(
+        garbage.is_empty() || garbage.starts_with("HTTP/1.1 400"),
+        "{garbage}"
+    );
+    let answer = exchange(server.at, &whole).await;
+    assert_eq!(refusal(&answer), None, "{answer}");
+}
+
+#[tokio::test]
+async fn connections_are_bounded_and_come_free_again() {
+    let limits = Limits {
+        connections: 2,
+        ..quick()
+    };
+    let server = start(limits, true).await;
+    let idle = [
+        TcpStream::connect(server.at).await.unwrap(),
+        TcpStream::connect(server.at).await.unwrap(),
+    ];
+    // The third waits until the idle ones are given up.
+    let answer = exchange(server.at, &request("Login", "s3cret", &ask("Login", LOGIN))).await;
+    assert_eq!(refusal(&answer), None, "{answer}");
+    drop(idle);
+}
+
+#[tokio::test]
+async fn logins_are_limited_by_source_before_the_clerk_looks() {
+    let server = start(quick(), false).await;
+    let login = request("Login", "s3cret", &ask("Login", LOGIN));
+    let mut codes = Vec::new();
+    for _ in 0..80 {
+        codes.push(refusal(&exchange(server.at, &login).await).unwrap());
+    }
+    assert_eq!(codes[0], "ticket_missing");
+    assert!(codes.iter().any(|code| code == "rate_limited"), "{codes:?}");
+    assert!(server.clerk.asked.load(Ordering::Relaxed) < 80);
+    assert!(
+        server.clerk.dropped.load(Ordering::Relaxed) >= 3,
+        "20 failures end a connection"
+    );
+    let other = LOGIN.replace("192.0.2.1", "192.0.2.2");
+    let answer = exchange(
+        server.at,
+        &request("Login", "s3cret", &ask("Login", &other)),
+    )
+    .await;
+    assert_eq!(refusal(&answer).as_deref(), Some("ticket_missing"));
+}

@@ -1,0 +1,187 @@
+//! The body of a Login: checked before anything else, and rewritten for frps.
+
+use std::net::SocketAddr;
+
+use md5::{Digest, Md5};
+use serde_json::Value;
+use totoro_api::ticket::{self, HEADER};
+use totoro_api::wire::plugin::{Answer, Login};
+use totoro_api::{Reason, Refusal};
+
+/// Metadata that carries a ticket, where the credential can't.
+pub(super) const TICKET_META: &str = "totoro_ticket";
+/// Metadata of ours: which Login a later request belongs to.
+pub(super) const LOGIN_META: &str = "totoro_login";
+
+/// The longest plain text field of a Login, bytes.
+const MAX_TEXT: usize = 256;
+/// The most metadata entries.
+const MAX_METAS: usize = 64;
+/// `pool_count` beyond this is no setting but an attack.
+const MAX_POOL_COUNT: i64 = 1000;
+/// Work connections that frps may keep ready for one client.
+const POOL_COUNT: i64 = 5;
+
+/// A session as frps is to be told of it.
+pub(super) struct Granted {
+    pub(super) run_id: String,
+    pub(super) nonce: String,
+}
+
+/// Reads where a Login comes from, after checking every number and length in it.
+///
+/// # Errors
+/// `request_malformed`.
+pub fn check_login(body: &Login) -> Result<SocketAddr, Refusal> {
+    let bad = |what: &str| Refusal::with(Reason::RequestMalformed, what.to_owned());
+    if !(0..=MAX_POOL_COUNT).contains(&body.pool_count) {
+        return Err(bad(&format!(
+            "poolCount = {} is not 0 to {MAX_POOL_COUNT}",
+            body.pool_count
+        )));
+    }
+    for (name, text, max) in [
+        ("version", &body.version, MAX_TEXT),
+        ("hostname", &body.hostname, MAX_TEXT),
+        ("os", &body.os, MAX_TEXT),
+        ("arch", &body.arch, MAX_TEXT),
+        ("user", &body.user, MAX_TEXT),
+        ("client_id", &body.client_id, MAX_TEXT),
+        ("run_id", &body.run_id, MAX_TEXT),
+        ("client_address", &body.client_address, MAX_TEXT),
+        ("privilege_key", &body.privilege_key, ticket::MAX_LEN * 2),
+    ] {
+        if text.len() > max {
+            return Err(bad(&format!("{name} is longer than {max} bytes")));
+        }
+        if text.chars().any(char::is_control) {
+            return Err(bad(&format!("{name} has control characters")));
+        }
+    }
+    if body
+        .metas
+        .as_ref()
+        .is_some_and(|metas| metas.len() > MAX_METAS)
+    {
+        return Err(bad(&format!("more than {MAX_METAS} metadatas")));
+    }
+    let client: SocketAddr = body
+        .client_address
+        .parse()
+        .map_err(|_| bad("client_address is no address"))?;
+    Ok(SocketAddr::new(client.ip().to_canonical(), client.port()))
+}
+
+/// The ticket in a Login, in whichever of the two places it travels.
+pub(super) fn ticket_of(body: &Login) -> &str {
+    if body.privilege_key.starts_with(HEADER) {
+        return &body.privilege_key;
+    }
+    if let Some(ticket) = body.metas.as_ref().and_then(|metas| metas.get(TICKET_META)) {
+        return ticket;
+    }
+    // With auth.method = "token" frpc sends the hex of an MD5 sum, which is no try at a ticket.
+    let key = &body.privilege_key;
+    let sum = key.len() == 32 && key.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if sum { "" } else { key }
+}
+
+/// The Login as frps is to take it. frps checks `privilege_key` against its own empty token.
+pub(super) fn rewritten(mut content: Value, body: &Login, granted: &Granted) -> Answer {
+    let Some(object) = content.as_object_mut() else {
+        return Answer::refuse(&Refusal::new(Reason::RequestMalformed));
+    };
+    let mut metas = body.metas.clone().unwrap_or_default();
+    metas.remove(TICKET_META);
+    metas.insert(LOGIN_META.to_owned(), granted.nonce.clone());
+    let sum = Md5::digest(body.timestamp.to_string());
+    let sum: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
+    object.insert("privilege_key".to_owned(), sum.into());
+    object.insert("run_id".to_owned(), granted.run_id.clone().into());
+    object.insert(
+        "pool_count".to_owned(),
+        body.pool_count.min(POOL_COUNT).into(),
+    );
+    object.insert("metas".to_owned(), serde_json::json!(metas));
+    Answer::allow_with(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(json: &str) -> Login {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn every_number_and_length_is_checked() {
+        let ok = body(r#"{"client_address":"[::ffff:192.0.2.1]:5","pool_count":1}"#);
+        assert_eq!(check_login(&ok).unwrap(), "192.0.2.1:5".parse().unwrap());
+        for json in [
+            r#"{"client_address":"192.0.2.1:5","pool_count":-100}"#.to_owned(),
+            r#"{"client_address":"192.0.2.1:5","pool_count":1001}"#.to_owned(),
+            r#"{"client_address":"192.0.2.1","pool_count":1}"#.to_owned(),
+            r#"{"pool_count":1}"#.to_owned(),
+            r#"{"client_address":"192.0.2.1:5","user":"a\nb"}"#.to_owned(),
+            format!(
+                r#"{{"client_address":"192.0.2.1:5","hostname":"{}"}}"#,
+                "x".repeat(257)
+            ),
+            format!(
+                r#"{{"client_address":"192.0.2.1:5","privilege_key":"{}"}}"#,
+                "x".repeat(9000)
+            ),
+        ] {
+            let reason = check_login(&body(&json)).unwrap_err().reason;
+            assert_eq!(reason, Reason::RequestMalformed, "{json:.80}");
+        }
+    }
+
+    #[test]
+    fn where_a_ticket_travels() {
+        let md5 = "0123456789abcdef0123456789abcdef";
+        for (key, meta, found) in [
+            ("v4.public.A", Some("v4.public.B"), "v4.public.A"),
+            (md5, Some("v4.public.B"), "v4.public.B"),
+            (md5, None, ""),
+            ("", None, ""),
+            ("garbage", None, "garbage"),
+        ] {
+            let metas = meta.map(|ticket| [(TICKET_META.to_owned(), ticket.to_owned())].into());
+            let login = Login {
+                privilege_key: key.to_owned(),
+                metas,
+                ..Login::default()
+            };
+            assert_eq!(ticket_of(&login), found, "{key}");
+        }
+    }
+
+    #[test]
+    fn frps_gets_the_whole_login_with_our_values() {
+        let content = serde_json::json!({
+            "version": "0.70.1", "privilege_key": "v4.public.A", "timestamp": 1_700_000_000,
+            "pool_count": 99, "metas": {"totoro_ticket": "t", "mine": "x"},
+            "client_address": "192.0.2.1:5", "client_spec": {"a": 1},
+        });
+        let login: Login = serde_json::from_value(content.clone()).unwrap();
+        let granted = Granted {
+            run_id: "r".to_owned(),
+            nonce: "n".to_owned(),
+        };
+        let answer = rewritten(content, &login, &granted);
+        assert!(!answer.reject && !answer.unchange);
+        let content = answer.content.unwrap();
+        // md5("1700000000"), as frps computes it with an empty token.
+        assert_eq!(content["privilege_key"], "24920decf83f6960b80f737a28eeafc1");
+        assert_eq!(content["run_id"], "r");
+        assert_eq!(content["pool_count"], 5);
+        assert_eq!(
+            content["metas"],
+            serde_json::json!({"mine": "x", "totoro_login": "n"})
+        );
+        assert_eq!(content["client_spec"]["a"], 1, "what is not ours stays");
+        assert!(rewritten(Value::Null, &login, &granted).reject);
+    }
+}

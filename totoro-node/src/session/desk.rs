@@ -1,0 +1,312 @@
+//! The one place where sessions and leases change: state in memory, effects in the kernel, records
+//! in the store, in the order that each case needs.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use totoro_api::decide::Standing;
+use totoro_api::ports::Pool;
+use totoro_api::wire::event::Subject;
+use totoro_api::{Reason, Refusal};
+use totoro_ebpf::abi;
+
+use super::coalesce::Coalesce;
+use super::model::{ALL_PUBLIC, FIRST_TENANT, PUBLIC, Session, Tenant, Ticket};
+use super::policy::{Policy, kernel_public, kernel_tenant};
+use super::ports::{Lease, Patience, PortId, Ports, parse_key, port_key};
+use crate::clock::Clock;
+use crate::kernel::Kernel;
+use crate::store::{BANS, Changes, HELD, LEASES, META, SESSIONS, Store, TENANTS, TICKETS};
+
+/// Key in `META`: the applied policy.
+const POLICY: &str = "policy";
+/// Key in `META`: the next numbers of tenants and leases.
+const NUMBERS: &str = "numbers";
+
+/// What a desk works with.
+pub struct Tools {
+    /// The kernel side.
+    pub kernel: Kernel,
+    /// Where state is kept.
+    pub store: Arc<Store>,
+    /// Time by the control plane's clock.
+    pub clock: Arc<Clock>,
+    /// Told when an event was spooled.
+    pub wake: Arc<Notify>,
+}
+
+/// How a desk behaves.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// This node's id.
+    pub node: String,
+    /// frps's own port.
+    pub bind_port: u16,
+    /// How long ports wait and cool.
+    pub patience: Patience,
+    /// How long a session outlives its connection, ms.
+    pub grace_ms: i64,
+    /// The pool before anything was pushed.
+    pub pool: Pool,
+    /// Where users reach the node, without a port; empty when unknown.
+    pub host: String,
+}
+
+/// Numbers that are never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Numbers {
+    pub(super) tenant: u32,
+    pub(super) lease: u64,
+}
+
+/// A ban that was made on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LocalBan {
+    /// Unix seconds; `None` = until lifted.
+    pub(super) until: Option<i64>,
+}
+
+/// User connections of a lease that ended since the last summary.
+#[derive(Clone, Debug)]
+pub(super) struct Ended {
+    pub(super) subject: Subject,
+    pub(super) since_ms: i64,
+    pub(super) count: u64,
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
+    pub(super) longest_ms: u64,
+}
+
+pub(super) struct Inner {
+    pub(super) policy: Arc<Policy>,
+    pub(super) local_bans: BTreeMap<IpNet, LocalBan>,
+    pub(super) tenants: BTreeMap<String, Tenant>,
+    pub(super) sessions: BTreeMap<String, Session>,
+    pub(super) tickets: BTreeMap<String, Ticket>,
+    pub(super) ports: Ports,
+    pub(super) numbers: Numbers,
+    /// Refusals by the plugin, per tenant.
+    pub(super) denied: BTreeMap<String, BTreeMap<Reason, u64>>,
+    pub(super) refusals: Coalesce,
+    /// The kernel's refusal counters as far as they were told.
+    pub(super) told: BTreeMap<String, u64>,
+    /// By lease number.
+    pub(super) ended: BTreeMap<u64, Ended>,
+    /// Closes that are still to come for a proxy's earlier lease, and until when they may.
+    pub(super) late: BTreeMap<PortId, (u32, i64)>,
+    /// What could not be made durable yet.
+    pub(super) pending: Changes,
+}
+
+/// Sessions and leases of this node.
+pub struct Desk {
+    inner: Mutex<Inner>,
+    pub(super) kernel: Kernel,
+    pub(super) store: Arc<Store>,
+    pub(super) clock: Arc<Clock>,
+    pub(super) wake: Arc<Notify>,
+    pub(super) rules: Rules,
+    /// Told when the leases and frps's proxies should be compared soon.
+    pub reconcile: Notify,
+}
+
+/// Reads the pool that was applied last, for loading the programs.
+///
+/// # Errors
+/// The disk.
+pub fn stored_pool(store: &Store, otherwise: &Pool) -> Result<Pool> {
+    let policy: Option<Policy> = store.get(META, POLICY)?;
+    Ok(policy.map_or_else(|| otherwise.clone(), |policy| policy.node.pool))
+}
+
+impl Desk {
+    /// Takes up where the last daemon ended: state from the store, the kernel brought in line with
+    /// it.
+    ///
+    /// # Errors
+    /// The store can't be read, or the kernel's maps can't be written.
+    pub fn open(tools: Tools, rules: Rules) -> Result<Desk> {
+        let Tools {
+            kernel,
+            store,
+            clock,
+            wake,
+        } = tools;
+        let policy: Policy = store
+            .get(META, POLICY)?
+            .unwrap_or_else(|| Policy::initial(rules.pool.clone()));
+        let ports_of = |entries: Vec<(String, Lease)>| -> BTreeMap<PortId, Lease> {
+            let read = |(key, lease): (String, Lease)| Some((parse_key(&key)?, lease));
+            entries.into_iter().filter_map(read).collect()
+        };
+        let waiting = store.all(HELD)?;
+        let waiting = waiting
+            .into_iter()
+            .filter_map(|(key, waiting)| Some((parse_key(&key)?, waiting)))
+            .collect();
+        let bans: Vec<(String, LocalBan)> = store.all(BANS)?;
+        let inner = Inner {
+            policy: Arc::new(policy),
+            local_bans: bans
+                .into_iter()
+                .filter_map(|(prefix, ban)| Some((prefix.parse().ok()?, ban)))
+                .collect(),
+            tenants: store.all(TENANTS)?.into_iter().collect(),
+            sessions: store.all(SESSIONS)?.into_iter().collect(),
+            tickets: store.all(TICKETS)?.into_iter().collect(),
+            ports: Ports::new(ports_of(store.all(LEASES)?), waiting),
+            numbers: store.get(META, NUMBERS)?.unwrap_or(Numbers {
+                tenant: FIRST_TENANT,
+                lease: 1,
+            }),
+            denied: BTreeMap::new(),
+            refusals: Coalesce::default(),
+            told: store.get(META, super::tick::TOLD)?.unwrap_or_default(),
+            ended: BTreeMap::new(),
+            late: BTreeMap::new(),
+            pending: Changes::default(),
+        };
+        let desk = Desk {
+            inner: Mutex::new(inner),
+            kernel,
+            store,
+            clock,
+            wake,
+            rules,
+            reconcile: Notify::new(),
+        };
+        desk.take_up()
+            .context("bring the kernel in line with the stored state")?;
+        Ok(desk)
+    }
+
+    /// A panic while the lock was held leaves state that is no worse than after a kill: every
+    /// record is written whole.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The kernel side.
+    #[must_use]
+    pub const fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    /// Closes what the kernel has and the store does not, ends sessions whose connection is gone,
+    /// and writes the rest again.
+    fn take_up(&self) -> Result<()> {
+        let now_ms = self.clock.now_ms();
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let mut changes = Changes::default();
+        let policy = Arc::clone(&inner.policy);
+        self.kernel
+            .put_tenant(ALL_PUBLIC, &kernel_public(&policy.node))?;
+        for (key, lease) in self.kernel.leases()? {
+            let known = inner
+                .ports
+                .leases()
+                .iter()
+                .any(|(port, known)| port_key(*port) == key && known.number == lease.lease);
+            if !known {
+                self.kernel.remove_lease(key)?;
+            }
+        }
+        let numbers: Vec<u32> = inner.tenants.values().map(|tenant| tenant.number).collect();
+        for (number, _) in self.kernel.tenants()? {
+            if number != ALL_PUBLIC && !numbers.contains(&number) {
+                self.kernel.remove_tenant(number)?;
+            }
+        }
+        self.find_lost(inner, None, &mut changes, now_ms);
+        self.enforce(inner, &policy, &mut changes, now_ms)?;
+        self.write_bans(inner, &policy, &[], now_ms)?;
+        self.flush(inner, changes);
+        Ok(())
+    }
+
+    /// Writes a tenant's policy to the kernel.
+    pub(super) fn put_tenant(
+        &self,
+        id: &str,
+        number: u32,
+        standing: &Standing,
+    ) -> Result<(), crate::kernel::KernelError> {
+        let expires_ns = standing
+            .expires_at
+            .map_or(0, |at| self.clock.to_boot_ns(at.saturating_mul(1000)));
+        let policy = kernel_tenant(standing, id.starts_with(PUBLIC), expires_ns);
+        self.kernel.put_tenant(number, &policy)
+    }
+
+    /// Writes a lease to the kernel.
+    pub(super) fn put_lease(
+        &self,
+        port: PortId,
+        lease: &Lease,
+        number: u32,
+        session_end: Option<i64>,
+    ) -> Result<(), crate::kernel::KernelError> {
+        let kernel_lease = abi::Lease {
+            tenant: number,
+            lease: lease.number,
+            expires_ns: session_end.map_or(0, |at| self.clock.to_boot_ns(at.saturating_mul(1000))),
+            ..abi::Lease::default()
+        };
+        self.kernel.put_lease(port_key(port), &kernel_lease)
+    }
+
+    /// Makes changes durable; what fails is tried again with the next ones.
+    pub(super) fn flush(&self, inner: &mut Inner, changes: Changes) {
+        inner.pending.append(changes);
+        if inner.pending.is_empty() {
+            return;
+        }
+        match self.store.commit(&inner.pending) {
+            Ok(()) => {
+                if inner.pending.tells() {
+                    self.wake.notify_one();
+                }
+                inner.pending = Changes::default();
+            }
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "state can't be made durable");
+            }
+        }
+    }
+
+    /// Makes changes durable now, or not at all; what is pending goes first.
+    pub(super) fn commit(&self, inner: &mut Inner, changes: &Changes) -> Result<(), Refusal> {
+        self.flush(inner, Changes::default());
+        self.store.commit(changes).map_err(|error| {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "a decision can't be made durable"
+            );
+            Refusal::new(Reason::Internal)
+        })?;
+        if changes.tells() {
+            self.wake.notify_one();
+        }
+        Ok(())
+    }
+
+    /// The records of the numbers and the policy.
+    pub(super) fn put_numbers(changes: &mut Changes, numbers: Numbers) {
+        changes.put(META, NUMBERS, &numbers);
+    }
+
+    pub(super) fn put_policy(changes: &mut Changes, policy: &Policy) {
+        changes.put(META, POLICY, policy);
+    }
+}
+
+/// A failure of the kernel side towards frpc: the operator's log has the rest.
+pub(super) fn kernel_failed(error: &crate::kernel::KernelError) -> Refusal {
+    tracing::error!(%error, cause = %error.source, "the kernel side failed");
+    Refusal::new(Reason::Internal)
+}

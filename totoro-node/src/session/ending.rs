@@ -1,0 +1,160 @@
+//! How leases and sessions end.
+
+use totoro_api::Reason;
+use totoro_api::wire::event::{Subject, kind};
+use totoro_ebpf::abi;
+
+use super::desk::{Desk, Inner};
+use super::model::Session;
+use super::ports::{PortId, port_key, record_key};
+use crate::store::{Changes, HELD, LEASES, SESSIONS, TENANTS, TICKETS};
+
+impl Desk {
+    /// Marks the sessions (all, or a tenant's) whose connection is gone, and gives their ports up.
+    pub(super) fn find_lost(
+        &self,
+        inner: &mut Inner,
+        tenant: Option<&str>,
+        changes: &mut Changes,
+        now_ms: i64,
+    ) {
+        let connected = |session: &&Session| {
+            session.connected() && tenant.is_none_or(|tenant| session.tenant == tenant)
+        };
+        let lost: Vec<String> = inner
+            .sessions
+            .iter()
+            .filter(|(_, session)| connected(session))
+            .filter(|(_, session)| match self.kernel.control_socket(session.client) {
+                Ok(socket) => socket.is_none_or(|socket| socket.cookie != session.cookie),
+                Err(error) => {
+                    tracing::error!(%error, "a connection can't be looked up; its session stays");
+                    false
+                }
+            })
+            .map(|(run_id, _)| run_id.clone())
+            .collect();
+        for run_id in lost {
+            self.lose(inner, &run_id, changes, now_ms);
+        }
+    }
+
+    /// frpc's connection is gone: its ports wait for it; the session lives on for a while.
+    pub(super) fn lose(&self, inner: &mut Inner, run_id: &str, changes: &mut Changes, now_ms: i64) {
+        for port in inner.ports.of_session(run_id) {
+            self.release(inner, port, "connection_lost", changes, now_ms);
+        }
+        if let Some(session) = inner.sessions.get_mut(run_id) {
+            session.lost_ms = Some(now_ms);
+            changes.put(SESSIONS, run_id, session);
+        }
+    }
+
+    /// Ends a lease: the kernel first, so that nobody new gets in.
+    pub(super) fn release(
+        &self,
+        inner: &mut Inner,
+        port: PortId,
+        why: &str,
+        changes: &mut Changes,
+        now_ms: i64,
+    ) {
+        let traffic = self.kernel.remove_lease(port_key(port)).unwrap_or_else(|error| {
+            // The lease is closed to new connections all the same; what could not be destroyed
+            // ends with its connection.
+            tracing::error!(%error, port = %record_key(port), "a lease could not be ended cleanly");
+            abi::Traffic::default()
+        });
+        let Some((lease, waiting)) = inner.ports.close(port, now_ms, self.rules.patience) else {
+            return;
+        };
+        inner.late.remove(&port);
+        changes.remove(LEASES, record_key(port));
+        changes.put(HELD, record_key(port), &waiting);
+        if let Some(tenant) = inner.tenants.get_mut(&lease.tenant) {
+            tenant.bytes_in += traffic.bytes_in;
+            tenant.bytes_out += traffic.bytes_out;
+            changes.put(TENANTS, lease.tenant.as_str(), tenant);
+        }
+        let mut subject = Subject {
+            kind: kind::PROXY_CLOSED.to_owned(),
+            lease: Some(lease.number.to_string()),
+            proxy: Some(lease.name.clone()),
+            port: Some(port.1),
+            detail: serde_json::json!({
+                "why": why,
+                "type": port.0,
+                "duration_s": (now_ms - lease.since_ms).max(0) / 1000,
+                "bytes_in": traffic.bytes_in,
+                "bytes_out": traffic.bytes_out,
+            }),
+            ..Subject::default()
+        };
+        if let Some(session) = inner.sessions.get_mut(&lease.run_id) {
+            session.bytes_in += traffic.bytes_in;
+            session.bytes_out += traffic.bytes_out;
+            changes.put(SESSIONS, lease.run_id.as_str(), session);
+            subject.invite = session.invite();
+            subject.session = Some(session.id.clone());
+            subject.client = Some(session.client.to_string());
+        }
+        changes.tell(now_ms, subject);
+    }
+
+    /// Ends a session: its ports, its record. `reason` where a refusal is behind it.
+    pub(super) fn close_session(
+        &self,
+        inner: &mut Inner,
+        run_id: &str,
+        why: &str,
+        reason: Option<Reason>,
+        changes: &mut Changes,
+        now_ms: i64,
+    ) {
+        for port in inner.ports.of_session(run_id) {
+            self.release(inner, port, why, changes, now_ms);
+        }
+        let Some(session) = inner.sessions.remove(run_id) else {
+            return;
+        };
+        if let Some(tenant) = inner.tenants.get_mut(&session.tenant) {
+            tenant.seen_ms = now_ms;
+            changes.put(TENANTS, session.tenant.as_str(), tenant);
+        }
+        changes.remove(SESSIONS, run_id);
+        tracing::info!(
+            node_id = self.rules.node,
+            invite_id = session.tenant,
+            session = session.id,
+            why,
+            "session closed"
+        );
+        let over_ms = session.lost_ms.unwrap_or(now_ms);
+        let subject = Subject {
+            kind: kind::SESSION_CLOSED.to_owned(),
+            invite: session.invite(),
+            session: Some(session.id.clone()),
+            client: Some(session.client.to_string()),
+            reason,
+            detail: serde_json::json!({
+                "why": why,
+                "duration_s": (over_ms - session.opened_ms).max(0) as f64 / 1000.0,
+                "bytes_in": session.bytes_in,
+                "bytes_out": session.bytes_out,
+                "conns": session.conns,
+            }),
+            ..Subject::default()
+        };
+        changes.tell(now_ms, subject);
+    }
+
+    /// The tickets of a session open nothing any more.
+    pub(super) fn end_tickets(inner: &mut Inner, run_id: &str, changes: &mut Changes) {
+        for (hash, ticket) in &mut inner.tickets {
+            if ticket.run_id == run_id && !ticket.ended {
+                ticket.ended = true;
+                changes.put(TICKETS, hash.as_str(), ticket);
+            }
+        }
+    }
+}

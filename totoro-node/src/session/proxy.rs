@@ -1,0 +1,312 @@
+//! A session asks for a port, or gives it back.
+
+use serde_json::Value;
+use totoro_api::decide::{Standing, read_proxy};
+use totoro_api::wire::event::{Subject, kind};
+use totoro_api::wire::plugin::{Answer, CloseProxy, NewProxy, User};
+use totoro_api::{Reason, Refusal};
+
+use super::body::LOGIN_META;
+use super::desk::{Desk, Inner, kernel_failed};
+use super::model::{PUBLIC, Session, site};
+use super::ports::{Lease, Plan, PortId, Wish, record_key};
+use crate::store::{Changes, HELD, LEASES};
+
+/// How long a late close of a proxy's earlier lease is expected, ms. frps sends it at once; it can
+/// only be overtaken by a request on another connection.
+const LATE_MS: i64 = 5_000;
+
+/// The session that a request belongs to: by run_id, and by the nonce that its Login was given.
+fn session_of<'a>(inner: &'a Inner, user: &User) -> Option<&'a Session> {
+    let nonce = user.metas.as_ref()?.get(LOGIN_META)?;
+    inner
+        .sessions
+        .get(&user.run_id)
+        .filter(|session| session.nonce == *nonce)
+}
+
+impl Desk {
+    /// Answers a NewProxy. `content` is the body as frps sent it.
+    pub fn new_proxy(&self, body: &NewProxy, mut content: Value) -> Answer {
+        match self.try_proxy(body) {
+            Ok(port) if i64::from(port) == body.remote_port => Answer::allow(),
+            Ok(port) => {
+                if let Some(object) = content.as_object_mut() {
+                    object.insert("remote_port".to_owned(), port.into());
+                }
+                Answer::allow_with(content)
+            }
+            Err(refusal) => {
+                self.refused_proxy(&refusal, body);
+                Answer::refuse(&refusal)
+            }
+        }
+    }
+
+    fn try_proxy(&self, body: &NewProxy) -> Result<u16, Refusal> {
+        let now_ms = self.clock.now_ms();
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let Some(session) = session_of(inner, &body.user).cloned() else {
+            let detail = "this session is over";
+            return Err(Refusal::with(Reason::SessionExpired, detail));
+        };
+        let policy = std::sync::Arc::clone(&inner.policy);
+        let standing = policy.standing(&session.voucher, now_ms / 1000)?;
+        if let Some(held) = standing.held {
+            return Err(held.into());
+        }
+        let end = standing.session_end(session.begun_ms / 1000);
+        if end.is_some_and(|end| end <= now_ms / 1000) {
+            return Err(Reason::SessionExpired.into());
+        }
+        let asked = read_proxy(body, &session.user, &standing.limits)?;
+        let wish = Wish {
+            tenant: &session.tenant,
+            run_id: &body.user.run_id,
+            wire: &body.proxy_name,
+            asked: &asked,
+            limits: &standing.limits,
+            pool: &policy.node.pool,
+            start: usize::from(u16::from_ne_bytes(crate::secret::random())),
+            now_ms,
+        };
+        let plan = inner
+            .ports
+            .plan(wish, |port| policy.named_by_another(&session.tenant, port))?;
+        match plan {
+            Plan::Same(port) => {
+                // Either frps never got our answer, or frpc closed it and asks again, and the
+                // close is still under way: then it must not take what this answer gives.
+                let late = inner.late.entry((asked.protocol, port)).or_insert((0, 0));
+                let still = if now_ms < late.1 { late.0 } else { 0 };
+                *late = (still + 1, now_ms + LATE_MS);
+                self.reconcile.notify_one();
+                Ok(port)
+            }
+            Plan::Open { port, instead_of } => {
+                public_room(
+                    inner,
+                    &policy.node.public_max,
+                    &session,
+                    &standing,
+                    instead_of,
+                )?;
+                if let Some(old) = instead_of {
+                    let mut changes = Changes::default();
+                    self.release(inner, old, "moved", &mut changes, now_ms);
+                    self.flush(inner, changes);
+                }
+                let lease = Lease {
+                    number: inner.numbers.lease,
+                    tenant: session.tenant.clone(),
+                    run_id: body.user.run_id.clone(),
+                    nonce: session.nonce.clone(),
+                    name: asked.name,
+                    wire: body.proxy_name.clone(),
+                    since_ms: now_ms,
+                };
+                let id = (asked.protocol, port);
+                self.open_lease(inner, &session, id, lease, end)?;
+                if instead_of.is_some() {
+                    inner.late.insert(id, (1, now_ms + LATE_MS));
+                    self.reconcile.notify_one();
+                }
+                Ok(port)
+            }
+        }
+    }
+
+    /// The kernel first, then the disk, then the answer; back to nothing when one fails.
+    fn open_lease(
+        &self,
+        inner: &mut Inner,
+        session: &Session,
+        id: PortId,
+        lease: Lease,
+        end: Option<i64>,
+    ) -> Result<(), Refusal> {
+        inner.numbers.lease += 1;
+        let number = inner
+            .tenants
+            .get(&session.tenant)
+            .map(|tenant| tenant.number);
+        let number = number.ok_or_else(|| Refusal::new(Reason::Internal))?;
+        if let Err(error) = self.put_lease(id, &lease, number, end) {
+            // A full table says so to the tenant; whatever was written of it goes.
+            let refusal = kernel_failed(&error);
+            self.kernel
+                .remove_lease(super::ports::port_key(id))
+                .map_err(|e| kernel_failed(&e))?;
+            return Err(refusal);
+        }
+        let mut these = Changes::default();
+        Desk::put_numbers(&mut these, inner.numbers);
+        these.put(LEASES, record_key(id), &lease);
+        these.remove(HELD, record_key(id));
+        let subject = Subject {
+            kind: kind::PROXY_OPENED.to_owned(),
+            invite: session.invite(),
+            session: Some(session.id.clone()),
+            lease: Some(lease.number.to_string()),
+            client: Some(session.client.to_string()),
+            proxy: Some(lease.name.clone()),
+            port: Some(id.1),
+            detail: serde_json::json!({ "type": id.0 }),
+            ..Subject::default()
+        };
+        these.tell(lease.since_ms, subject);
+        if let Err(refusal) = self.commit(inner, &these) {
+            self.kernel
+                .remove_lease(super::ports::port_key(id))
+                .map_err(|e| kernel_failed(&e))?;
+            return Err(refusal);
+        }
+        tracing::info!(
+            node_id = self.rules.node,
+            invite_id = session.tenant,
+            proxy_name = lease.name,
+            port = %record_key(id),
+            "proxy opened"
+        );
+        inner.ports.open(id, lease);
+        Ok(())
+    }
+
+    /// Takes note of a CloseProxy: it may be late, doubled, or a predecessor's.
+    pub fn close_proxy(&self, body: &CloseProxy) {
+        let now_ms = self.clock.now_ms();
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        if session_of(inner, &body.user).is_none() {
+            return;
+        }
+        let Some((port, _)) = inner.ports.of_proxy(&body.user.run_id, &body.proxy_name) else {
+            return;
+        };
+        if let Some((count, until)) = inner.late.get_mut(&port)
+            && *count > 0
+            && now_ms < *until
+        {
+            *count -= 1;
+            // If it was meant for this lease after all, frps does not have the proxy any more.
+            self.reconcile.notify_one();
+            return;
+        }
+        let mut changes = Changes::default();
+        self.release(inner, port, "closed", &mut changes, now_ms);
+        self.flush(inner, changes);
+    }
+
+    /// Ends leases whose proxy frps does not have, although it should since `since_ms` or longer.
+    /// `online` are the names of frps's live proxies. Returns those that were missing but are too
+    /// young to tell.
+    pub fn compare(&self, online: &std::collections::BTreeSet<String>, asked_ms: i64) -> usize {
+        /// frps registers a proxy within this time after our answer, ms.
+        const REGISTERS_MS: i64 = 3_000;
+        let now_ms = self.clock.now_ms();
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let (mut gone, mut young) = (Vec::new(), 0);
+        for (port, lease) in inner.ports.leases() {
+            if online.contains(&lease.wire) {
+                continue;
+            }
+            let renewed = inner
+                .late
+                .get(port)
+                .map_or(lease.since_ms, |(_, until)| until - LATE_MS);
+            if asked_ms < renewed.max(lease.since_ms) + REGISTERS_MS {
+                young += 1;
+            } else {
+                gone.push(*port);
+            }
+        }
+        let mut changes = Changes::default();
+        for port in gone {
+            tracing::info!(port = %record_key(port), "frps does not have the proxy of this lease");
+            self.release(inner, port, "not_in_frps", &mut changes, now_ms);
+        }
+        self.flush(inner, changes);
+        young
+    }
+
+    /// Counts and tells of a refused NewProxy.
+    fn refused_proxy(&self, refusal: &Refusal, body: &NewProxy) {
+        let session = session_of(&self.lock(), &body.user).cloned();
+        let name: String = body.proxy_name.chars().take(80).collect();
+        let prefix = session.as_ref().map(|session| format!("{}.", session.user));
+        let name = prefix
+            .and_then(|prefix| name.strip_prefix(&prefix).map(str::to_owned))
+            .unwrap_or(name);
+        let tenant = session.as_ref().map(|session| session.tenant.clone());
+        tracing::warn!(
+            node_id = self.rules.node,
+            invite_id = tenant.as_deref().unwrap_or_default(),
+            proxy_name = name,
+            reason = refusal.reason.code(),
+            detail = refusal.what(),
+            "proxy refused"
+        );
+        let key = format!(
+            "proxy/{}/{name}/{}",
+            tenant.as_deref().unwrap_or(""),
+            refusal.reason
+        );
+        let subject = Subject {
+            kind: kind::PROXY_REFUSED.to_owned(),
+            invite: session.as_ref().and_then(Session::invite),
+            session: session.as_ref().map(|session| session.id.clone()),
+            client: session.as_ref().map(|session| session.client.to_string()),
+            proxy: Some(name),
+            port: u16::try_from(body.remote_port)
+                .ok()
+                .filter(|port| *port != 0),
+            reason: Some(refusal.reason),
+            detail: serde_json::json!({
+                "what": refusal.what(),
+                "type": body.proxy_type.chars().take(16).collect::<String>(),
+            }),
+            ..Subject::default()
+        };
+        self.deny(tenant.as_deref(), refusal.reason, key, subject);
+    }
+}
+
+/// Ceilings of anonymous tenants: per IPv6 /48, and all together.
+fn public_room(
+    inner: &Inner,
+    max: &totoro_api::wire::push::PublicMax,
+    session: &Session,
+    standing: &Standing,
+    instead_of: Option<PortId>,
+) -> Result<(), Refusal> {
+    if !session.tenant.starts_with(PUBLIC) {
+        return Ok(());
+    }
+    let public = || {
+        let leases = inner
+            .ports
+            .leases()
+            .iter()
+            .filter(|(port, _)| Some(**port) != instead_of);
+        leases
+            .map(|(_, lease)| lease.tenant.as_str())
+            .filter(|of| of.starts_with(PUBLIC))
+    };
+    if public().count() >= max.leases as usize {
+        return Err(Reason::PublicFull.into());
+    }
+    if let Some(site_) = site(&session.tenant)
+        && public()
+            .filter(|of| site(of).as_ref() == Some(&site_))
+            .count()
+            >= standing.limits.max_proxies as usize
+    {
+        return Err(Refusal::with(
+            Reason::PublicFull,
+            format!("{site_} has all its proxies"),
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,331 @@
+//! What the desk tells of itself: to the control plane, and to the operator on the local socket.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use totoro_api::Reason;
+use totoro_api::ports::Protocol;
+use totoro_api::ticket::rfc3339;
+use totoro_api::wire::event::{Subject, kind};
+use totoro_api::wire::node::{LeaseUsage, SessionUsage, TenantUsage};
+
+use super::desk::{Desk, LocalBan};
+use super::model::Tenant;
+use super::ports::port_key;
+use crate::store::{BANS, Changes};
+
+/// The desk's part of a heartbeat.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// frpc sessions now.
+    pub sessions: u32,
+    /// Leases now.
+    pub leases: u32,
+    /// Free ports of the pool per protocol.
+    pub free_ports: BTreeMap<String, u32>,
+    /// TCP user connections now.
+    pub conns: u64,
+    /// UDP flows now.
+    pub flows: u64,
+    /// TCP user connections admitted.
+    pub admitted: u64,
+    /// Refusals by reason, the kernel's and the plugin's.
+    pub refused: BTreeMap<String, u64>,
+    /// Per tenant.
+    pub tenants: Vec<TenantUsage>,
+}
+
+/// One session as the local socket shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionLine {
+    /// Its id.
+    pub id: String,
+    /// The invite's id, or `public:<prefix>`.
+    pub tenant: String,
+    /// Where frpc comes from.
+    pub client: String,
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// Whether frpc's connection lives.
+    pub connected: bool,
+    /// frpc's version.
+    pub frpc_version: String,
+    /// `name type/port`, one each.
+    pub proxies: Vec<String>,
+}
+
+/// One ban as the local socket shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BanLine {
+    /// The banned prefix.
+    pub prefix: IpNet,
+    /// RFC 3339; empty = until lifted.
+    pub until: String,
+    /// `node` (made here) or `control`.
+    pub by: String,
+}
+
+impl Desk {
+    /// Everything that a heartbeat tells of sessions, leases and tenants.
+    ///
+    /// # Errors
+    /// The kernel's maps can't be read.
+    pub fn report(&self) -> Result<Report> {
+        let refused = self.kernel.refused()?;
+        let now_ms = self.clock.now_ms();
+        let inner = self.lock();
+        let mut report = Report {
+            sessions: inner
+                .sessions
+                .values()
+                .filter(|session| session.connected())
+                .count() as u32,
+            leases: inner.ports.leases().len() as u32,
+            ..Report::default()
+        };
+        for protocol in Protocol::ALL {
+            let free = inner.ports.free(protocol, &inner.policy.node.pool, now_ms);
+            report.free_ports.insert(protocol.to_string(), free as u32);
+        }
+        let kernel = refused
+            .iter()
+            .map(|counter| (counter.reason, counter.count));
+        let plugin = inner
+            .denied
+            .values()
+            .flatten()
+            .map(|(reason, count)| (*reason, *count));
+        for (reason, count) in kernel.chain(plugin) {
+            *report.refused.entry(reason.code().to_owned()).or_default() += count;
+        }
+        let mut known: BTreeMap<&String, Option<&Tenant>> =
+            inner.denied.keys().map(|id| (id, None)).collect();
+        known.extend(inner.tenants.iter().map(|(id, tenant)| (id, Some(tenant))));
+        for (id, tenant) in known {
+            let mut usage = TenantUsage {
+                tenant: id.clone(),
+                refused: inner.denied.get(id).cloned().unwrap_or_default(),
+                ..TenantUsage::default()
+            };
+            if let Some(tenant) = tenant {
+                self.kernels_part(tenant, &refused, &mut usage)?;
+            }
+            for session in inner
+                .sessions
+                .values()
+                .filter(|session| session.tenant == *id)
+            {
+                if session.connected() {
+                    usage.sessions.push(SessionUsage {
+                        id: session.id.clone(),
+                        client: session.client.to_string(),
+                        since: rfc3339(session.opened_ms / 1000),
+                        frpc_version: session.frpc_version.clone(),
+                    });
+                }
+            }
+            let leases = inner
+                .ports
+                .leases()
+                .iter()
+                .filter(|(_, lease)| lease.tenant == *id);
+            for (port, lease) in leases {
+                if let Some(tenant) = tenant {
+                    let traffic = self.kernel.traffic(tenant.number, port_key(*port))?;
+                    usage.bytes_in += traffic.bytes_in;
+                    usage.bytes_out += traffic.bytes_out;
+                }
+                usage.leases.push(LeaseUsage {
+                    proxy: lease.name.clone(),
+                    protocol: port.0.to_string(),
+                    address: self.rules.host.clone(),
+                    port: port.1,
+                    since: rfc3339(lease.since_ms / 1000),
+                });
+            }
+            report.conns += usage.conns;
+            report.flows += usage.flows;
+            report.admitted += usage.admitted;
+            report.tenants.push(usage);
+        }
+        Ok(report)
+    }
+
+    fn kernels_part(
+        &self,
+        tenant: &Tenant,
+        refused: &[crate::kernel::Refused],
+        usage: &mut TenantUsage,
+    ) -> Result<()> {
+        let counts = self.kernel.counts(tenant.number)?;
+        usage.conns = counts.usage.conns;
+        usage.flows = counts.flows;
+        usage.admitted = counts.usage.admitted;
+        usage.bytes_in = tenant.bytes_in;
+        usage.bytes_out = tenant.bytes_out;
+        for counter in refused
+            .iter()
+            .filter(|counter| counter.tenant == tenant.number)
+        {
+            *usage.refused.entry(counter.reason).or_default() += counter.count;
+        }
+        Ok(())
+    }
+
+    /// The sessions, for the operator.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<SessionLine> {
+        let inner = self.lock();
+        let line = |(run_id, session): (&String, &super::model::Session)| SessionLine {
+            id: session.id.clone(),
+            tenant: session.tenant.clone(),
+            client: session.client.to_string(),
+            since: rfc3339(session.opened_ms / 1000),
+            connected: session.connected(),
+            frpc_version: session.frpc_version.clone(),
+            proxies: inner
+                .ports
+                .leases()
+                .iter()
+                .filter(|(_, lease)| lease.run_id == *run_id)
+                .map(|((protocol, port), lease)| format!("{} {protocol}/{port}", lease.name))
+                .collect(),
+        };
+        inner.sessions.iter().map(line).collect()
+    }
+
+    /// The tenants' ids by their numbers in the kernel, for the operator.
+    #[must_use]
+    pub fn tenant_names(&self) -> BTreeMap<u32, String> {
+        let inner = self.lock();
+        inner
+            .tenants
+            .iter()
+            .map(|(id, tenant)| (tenant.number, id.clone()))
+            .collect()
+    }
+
+    /// Ends a session for good: its tickets open nothing any more. Whoever has the code can fetch
+    /// another; a ban keeps them out.
+    ///
+    /// # Errors
+    /// There is no such session, or a socket can't be destroyed.
+    pub fn kick(&self, id: &str) -> Result<()> {
+        let now_ms = self.clock.now_ms();
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let found = inner
+            .sessions
+            .iter()
+            .find(|(_, session)| session.id == id)
+            .map(|(run_id, session)| (run_id.clone(), session.control(), session.connected()));
+        let Some((run_id, control, connected)) = found else {
+            bail!("{}: no session {id:?}", Reason::NotFound);
+        };
+        let mut changes = Changes::default();
+        for port in inner.ports.of_session(&run_id) {
+            self.release(inner, port, "kicked", &mut changes, now_ms);
+        }
+        let destroyed = if connected {
+            self.kernel.destroy_control(&control).map(drop)
+        } else {
+            Ok(())
+        };
+        Desk::end_tickets(inner, &run_id, &mut changes);
+        self.close_session(inner, &run_id, "kicked", None, &mut changes, now_ms);
+        self.flush(inner, changes);
+        Ok(destroyed?)
+    }
+
+    /// Ends whatever frpc's connection from `client` carries: it has failed too often.
+    pub fn drop_connection(&self, client: std::net::SocketAddr) {
+        let dropped = self.kernel.control_socket(client).and_then(|socket| {
+            socket.map_or(Ok(false), |socket| self.kernel.destroy_control(&socket))
+        });
+        match dropped {
+            Ok(true) => tracing::warn!(%client, "too many failed logins: connection destroyed"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, %client, "a connection can't be destroyed"),
+        }
+    }
+
+    /// Bans a prefix on this node, until Unix seconds or until lifted.
+    ///
+    /// # Errors
+    /// The kernel or the disk.
+    pub fn ban(&self, prefix: IpNet, until: Option<i64>) -> Result<()> {
+        let now_ms = self.clock.now_ms();
+        let prefix = prefix.trunc();
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        inner.local_bans.insert(prefix, LocalBan { until });
+        let policy = std::sync::Arc::clone(&inner.policy);
+        let mut changes = Changes::default();
+        changes.put(BANS, prefix.to_string(), &LocalBan { until });
+        changes.tell(now_ms, ban_event(kind::BAN_ADDED, prefix, until));
+        let result = self
+            .write_bans(inner, &policy, &[], now_ms)
+            .and_then(|()| self.expire(inner, &mut changes, now_ms));
+        self.flush(inner, changes);
+        result
+    }
+
+    /// Lifts a ban that was made on this node.
+    ///
+    /// # Errors
+    /// There is none, or the kernel or the disk failed.
+    pub fn unban(&self, prefix: IpNet) -> Result<()> {
+        let now_ms = self.clock.now_ms();
+        let prefix = prefix.trunc();
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        if inner.local_bans.remove(&prefix).is_none() {
+            bail!(
+                "{}: no ban of {prefix} was made on this node",
+                Reason::NotFound
+            );
+        }
+        let policy = std::sync::Arc::clone(&inner.policy);
+        let mut changes = Changes::default();
+        changes.remove(BANS, prefix.to_string());
+        changes.tell(now_ms, ban_event(kind::BAN_LIFTED, prefix, None));
+        let result = self.write_bans(inner, &policy, &[], now_ms);
+        self.flush(inner, changes);
+        result
+    }
+
+    /// The bans that hold here.
+    #[must_use]
+    pub fn bans(&self) -> Vec<BanLine> {
+        let inner = self.lock();
+        let line = |prefix: IpNet, until: Option<i64>, by: &str| BanLine {
+            prefix,
+            until: until.map(rfc3339).unwrap_or_default(),
+            by: by.to_owned(),
+        };
+        let local = inner
+            .local_bans
+            .iter()
+            .map(|(prefix, ban)| line(*prefix, ban.until, "node"));
+        let pushed = inner
+            .policy
+            .bans
+            .iter()
+            .map(|ban| line(ban.prefix, ban.until, "control"));
+        local.chain(pushed).collect()
+    }
+}
+
+fn ban_event(kind: &str, prefix: IpNet, until: Option<i64>) -> Subject {
+    Subject {
+        kind: kind.to_owned(),
+        detail: serde_json::json!({
+            "prefix": prefix,
+            "until": until.map(rfc3339),
+            "by": "node",
+        }),
+        ..Subject::default()
+    }
+}

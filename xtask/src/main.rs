@@ -1,0 +1,104 @@
+//! The workspace's commands: `cargo xtask setup|build-ebpf|demo|test|check|tidy`.
+
+mod bpf;
+mod demo;
+mod frp;
+mod leftovers;
+mod machine;
+mod setup;
+mod step;
+mod suite;
+mod tidy;
+mod toolchain;
+mod vm;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Set-up, build, demo, test.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    version,
+    after_help = "\
+Examples:
+  cargo xtask demo                 the whole story on this machine, in network namespaces
+  cargo xtask test                 every test; needs root and a kernel with BPF
+  cargo xtask test --quick         what needs no root
+  cargo xtask test --no-setup revoke   only the tests and story lines whose name has `revoke`"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Installs or builds what is missing: the BPF toolchain, bpf-linker, frps and frpc, bpffs.
+    Setup,
+    /// Builds the kernel object, target/bpf/totoro-ebpf.o.
+    BuildEbpf(bpf::Args),
+    /// Sets up, builds, and plays the story with real frps and frpc in network namespaces.
+    Demo(demo::Args),
+    /// Sets up, and runs every test.
+    Test(suite::Args),
+    /// rustfmt, clippy and tidy: what a commit must pass; needs no root.
+    Check,
+    /// The rules of the code that a machine can check.
+    Tidy,
+    /// What is longer than CI should be.
+    #[command(subcommand)]
+    Soak(Soak),
+}
+
+/// Long runs.
+#[derive(Debug, Subcommand)]
+enum Soak {
+    /// The kernel tests on Debian 12's own kernel (6.1), in qemu.
+    OldKernel,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Setup => setup::run(),
+        Command::BuildEbpf(args) => bpf::build_with(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Test(args) => suite::run(&args),
+        Command::Check => suite::check(),
+        Command::Tidy => tidy::run(),
+        Command::Soak(Soak::OldKernel) => vm::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The workspace's root.
+fn root() -> PathBuf {
+    // Cargo sets the variable for `cargo run`; the built-in path serves a binary run by hand.
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    manifest.parent().map_or(manifest.clone(), PathBuf::from)
+}
+
+/// Where what is built lands. Fixed, so that the daemons and the lab find each other.
+fn target() -> PathBuf {
+    root().join("target")
+}
+
+/// Where what is dear to build is kept between clones.
+fn cache() -> PathBuf {
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+        .or_else(home)
+        .unwrap_or_else(|| target().join("cache"))
+        .join("totoro")
+}

@@ -1,0 +1,240 @@
+//! `soak old-kernel`: the kernel tests on Debian 12's own kernel (6.1), in qemu.
+//!
+//! The machine is an initramfs: busybox, `ip`, `bpftool`, the test binary with its libraries, and
+//! the modules that the tests need. Emulated (no /dev/kvm), it takes about two minutes.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::setup::Apt;
+use crate::toolchain::on_path;
+use crate::{bpf, root, step, target};
+
+/// Modules in the order in which they are loaded; Debian's cloud kernel has them as files.
+const MODULES: &[&str] = &[
+    "drivers/net/veth",
+    "net/ipv4/inet_diag",
+    "net/ipv4/tcp_diag",
+    "net/sched/sch_ingress",
+    "net/sched/cls_bpf",
+];
+
+/// Longer than the slowest run seen (75 s of tests) on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(900);
+
+/// Runs the tests there.
+pub(crate) fn run() -> Result<()> {
+    let mut apt = Apt::default();
+    for (tool, package) in [
+        ("qemu-system-x86_64", "qemu-system-x86"),
+        ("busybox", "busybox-static"),
+        ("cpio", "cpio"),
+    ] {
+        if on_path(tool).is_none() {
+            apt.install(&[package.to_owned()], "it boots another kernel")?;
+        }
+    }
+    let dir = target().join("vm");
+    fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+    let kernel = kernel(&dir, &mut apt)?;
+    bpf::build()?;
+    let initrd = initrd(&dir, &kernel, &test_binary()?)?;
+    boot(&dir, &kernel, &initrd)
+}
+
+/// Unpacks the newest 6.1 cloud kernel that Debian has.
+fn kernel(dir: &Path, apt: &mut Apt) -> Result<PathBuf> {
+    let unpacked = dir.join("kernel");
+    if unpacked.join("boot").is_dir() {
+        step::skip("Debian's 6.1 kernel", "unpacked before");
+        return Ok(unpacked);
+    }
+    apt.update()?;
+    let mut search = Command::new("apt-cache");
+    search.args([
+        "search",
+        "--names-only",
+        r"^linux-image-6\.1\.[0-9-]*-cloud-amd64$",
+    ]);
+    let found = step::output(&mut search).context("apt-cache search failed")?;
+    let package = found
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .max_by_key(|name| {
+            name.split(['.', '-'])
+                .nth(4)
+                .and_then(|abi| abi.parse::<u32>().ok())
+        })
+        .context("apt knows no linux-image-6.1.*-cloud-amd64; Debian 12's lists have it")?
+        .to_owned();
+    let mut download = Command::new("apt-get");
+    download.current_dir(dir).args(["download", &package]);
+    step::run(&package, "the kernel that Debian 12 ships", &mut download)?;
+    let deb = fs::read_dir(dir)?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .context("apt-get download left no package")?;
+    let mut unpack = Command::new("dpkg-deb");
+    unpack.arg("-x").arg(&deb).arg(&unpacked);
+    step::run("unpack", "kernel and modules", &mut unpack)?;
+    Ok(unpacked)
+}
+
+/// Builds the kernel tests; where the binary is.
+fn test_binary() -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(cargo);
+    build.current_dir(root()).args([
+        "test",
+        "--locked",
+        "--package",
+        "totoro-tests",
+        "--test",
+        "kernel",
+        "--no-run",
+        "--message-format",
+        "json",
+    ]);
+    let messages = step::output(&mut build).context("cargo test --no-run failed")?;
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == "kernel")
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .context("cargo names no test binary")
+}
+
+/// Packs the machine.
+fn initrd(dir: &Path, kernel: &Path, tests: &Path) -> Result<PathBuf> {
+    let tree = dir.join("root");
+    fs::remove_dir_all(&tree).ok();
+    for sub in ["bin", "proc", "sys", "dev", "tmp", "modules"] {
+        fs::create_dir_all(tree.join(sub)).context("create the machine's directories")?;
+    }
+    let busybox = on_path("busybox").context("busybox is not in PATH")?;
+    fs::copy(busybox, tree.join("bin/busybox")).context("copy busybox")?;
+    for tool in ["ip", "bpftool"] {
+        let path = on_path(tool).with_context(|| format!("{tool} is not in PATH"))?;
+        install(&path, &tree.join("bin").join(tool), &tree)?;
+    }
+    install(tests, &tree.join("bin/kernel-tests"), &tree)?;
+    fs::copy(bpf::object(), tree.join("totoro-ebpf.o")).context("copy the kernel object")?;
+    let version = fs::read_dir(kernel.join("lib/modules"))?
+        .flatten()
+        .next()
+        .context("the kernel package has no modules")?
+        .path();
+    let mut load = String::new();
+    for module in MODULES {
+        let name = module.rsplit('/').next().unwrap_or(module);
+        let from = version.join("kernel").join(module).with_extension("ko");
+        fs::copy(&from, tree.join("modules").join(name))
+            .with_context(|| format!("copy {}", from.display()))?;
+        load += &format!("busybox insmod /modules/{name}\n");
+    }
+    let init = tree.join("init");
+    let script = format!(
+        "#!/bin/busybox sh\nexport PATH=/bin\n\
+         busybox mount -t proc proc /proc; busybox mount -t sysfs sys /sys\n\
+         busybox mount -t devtmpfs dev /dev\n\
+         busybox mount -t cgroup2 cgroup2 /sys/fs/cgroup; busybox mount -t bpf bpf /sys/fs/bpf\n\
+         {load}busybox uname -r\n\
+         TOTORO_REQUIRE_KERNEL=1 TOTORO_OBJECT=/totoro-ebpf.o kernel-tests --test-threads 1 2>&1\n\
+         echo \"machine-done $?\"\nbusybox poweroff -f\n"
+    );
+    fs::write(&init, script).context("write the machine's init")?;
+    fs::set_permissions(&init, fs::Permissions::from_mode(0o755)).context("chmod init")?;
+    let initrd = dir.join("initrd.gz");
+    let mut pack = Command::new("sh");
+    pack.current_dir(&tree)
+        .args(["-ec", "find . | cpio --quiet -o -H newc | gzip -1 > \"$0\""])
+        .arg(&initrd);
+    step::run("initramfs", "the machine's files", &mut pack)?;
+    Ok(initrd)
+}
+
+/// Copies a program with the libraries that it is linked to.
+fn install(program: &Path, to: &Path, tree: &Path) -> Result<()> {
+    fs::copy(program, to).with_context(|| format!("copy {}", program.display()))?;
+    let linked = step::output(Command::new("ldd").arg(program))
+        .with_context(|| format!("ldd {}", program.display()))?;
+    for word in linked
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'))
+    {
+        let inside = tree.join(word.trim_start_matches('/'));
+        fs::create_dir_all(inside.parent().context("a library at /")?)?;
+        fs::copy(word, &inside).with_context(|| format!("copy {word}"))?;
+    }
+    Ok(())
+}
+
+/// Boots, and reads the outcome from the console.
+fn boot(dir: &Path, kernel: &Path, initrd: &Path) -> Result<()> {
+    let image = fs::read_dir(kernel.join("boot"))?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.to_string_lossy().contains("vmlinuz"))
+        .context("the kernel package has no image")?;
+    let log = dir.join("console.log");
+    let console = fs::File::create(&log).with_context(|| format!("create {}", log.display()))?;
+    eprintln!(
+        "▶ tests in qemu (emulated, about two minutes); console in {}",
+        log.display()
+    );
+    let mut qemu = Command::new("qemu-system-x86_64")
+        .args([
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "max",
+            "-smp",
+            "2",
+            "-m",
+            "1536",
+        ])
+        .args(["-nographic", "-no-reboot", "-nic", "none"])
+        .args(["-append", "console=ttyS0 panic=-1 quiet"])
+        .arg("-kernel")
+        .arg(image)
+        .arg("-initrd")
+        .arg(initrd)
+        .stdin(Stdio::null())
+        .stdout(console.try_clone().context("clone the console's handle")?)
+        .stderr(console)
+        .spawn()
+        .context("start qemu")?;
+    let begun = Instant::now();
+    while qemu.try_wait().context("wait for qemu")?.is_none() {
+        if begun.elapsed() > PATIENCE {
+            qemu.kill().ok();
+            qemu.wait().ok();
+            bail!(
+                "the machine is not done after {} s; see {}",
+                PATIENCE.as_secs(),
+                log.display()
+            );
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let said = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
+    for line in said
+        .lines()
+        .filter(|line| line.starts_with("6.") || line.starts_with("test "))
+    {
+        println!("{}", line.trim_end());
+    }
+    ensure!(
+        said.contains("machine-done 0"),
+        "the tests failed there; see {}",
+        log.display()
+    );
+    eprintln!("✔ {:.0} s", begun.elapsed().as_secs_f64());
+    Ok(())
+}
