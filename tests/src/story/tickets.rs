@@ -16,6 +16,9 @@ use crate::lab::{CLIENT_V4_B, NODE_CLIENT_V4, Place};
 use crate::net::user;
 use crate::report::Report;
 
+/// Named, so that it can't be one that a later item names.
+const HELD_PORT: u16 = 20_058;
+
 pub(super) fn play(world: &mut World, report: &mut Report) {
     report.check("none", || {
         refused(world, "t-missing", "", Reason::TicketMissing)
@@ -141,7 +144,7 @@ fn of_another_node(world: &World) -> Result<String> {
 
 fn in_use(world: &World) -> Result<String> {
     let ticket = fresh(world)?;
-    let proxies = [Proxy::new("held", "tcp", world.backend.tcp, 0)];
+    let proxies = [Proxy::new("held", "tcp", world.backend.tcp, HELD_PORT)];
     let text = frpc::with_ticket(user_name(world)?, &ticket, "", &proxies);
     let first = frpc::up(world, "t-holder", &text, &proxies)?;
     let elsewhere = format!("transport.connectServerLocalIP = \"{CLIENT_V4_B}\"");

@@ -285,7 +285,10 @@ async fn public_nodes_are_listed_and_open() {
         let toml: toml::Table = given["frpc_toml"].as_str().unwrap().parse().unwrap();
         let user = toml["user"].as_str().unwrap_or_default().to_owned();
         assert!(user.starts_with("public-"), "{user}");
-        assert!(users.insert(user), "two visitors would want the same proxy names");
+        assert!(
+            users.insert(user),
+            "two visitors would want the same proxy names"
+        );
         let secret = toml["auth"]["oidc"]["clientSecret"].as_str().unwrap();
         assert_eq!(secret, format!("public:{}", node.id));
         let token = control.oauth(secret).await.with(200);
