@@ -230,6 +230,21 @@ impl Config {
         Config::from_settings(given, file, &dir)
     }
 
+    /// The settings of a machine that is not enrolled yet, for its preflight: what is given, and
+    /// defaults. Control plane and node have no names in it.
+    ///
+    /// # Errors
+    /// A value cannot hold.
+    pub fn unenrolled(path: &Path, given: Settings) -> Result<Config> {
+        let nameless = Settings {
+            control: Some("https://control.invalid".to_owned()),
+            node: Some(String::new()),
+            ..Settings::default()
+        };
+        let dir = path.parent().unwrap_or(Path::new(".")).to_owned();
+        Config::from_settings(given, nameless, &dir)
+    }
+
     /// The effective settings; relative paths are relative to `dir`.
     ///
     /// # Errors
@@ -305,12 +320,6 @@ impl Config {
     #[must_use]
     pub fn local_socket(&self) -> PathBuf {
         self.run_dir.join("node.sock")
-    }
-
-    /// The node's part of the applied policy, for commands that run beside the daemon.
-    #[must_use]
-    pub fn applied_file(&self) -> PathBuf {
-        self.state_dir.join("applied.json")
     }
 }
 

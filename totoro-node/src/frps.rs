@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
-use totoro_api::ports::Protocol;
+use totoro_api::ports::{Pool, PortSet, Protocol};
 
 use crate::config::Config;
 use crate::secret;
@@ -28,9 +28,25 @@ pub struct Frps {
     password: String,
 }
 
-#[derive(Deserialize)]
-struct ServerInfo {
-    version: String,
+/// What frps says of itself (frp 0.70.1, `server/http/model/types.go`).
+#[derive(Debug, Deserialize)]
+pub struct ServerInfo {
+    /// Its version.
+    pub version: String,
+    /// Its `allowPorts`, as ranges.
+    #[serde(default, rename = "allowPortsStr")]
+    pub allow_ports: String,
+}
+
+impl ServerInfo {
+    /// The pool's ports when frps may not open all of them: what it would refuse after we leased.
+    #[must_use]
+    pub fn lacks(&self, pool: &Pool) -> Option<PortSet> {
+        let all = Protocol::ALL.iter().flat_map(|of| pool.of(*of).ranges());
+        let all: PortSet = all.copied().collect();
+        let allowed: PortSet = self.allow_ports.parse().unwrap_or_default();
+        (!all.is_subset(&allowed)).then_some(all)
+    }
 }
 
 #[derive(Deserialize)]
@@ -80,12 +96,12 @@ impl Frps {
             .context("frps's admin API answered something else")
     }
 
-    /// frps's version.
+    /// frps's version, and the ports that it may open.
     ///
     /// # Errors
     /// It does not answer.
-    pub async fn version(&self) -> Result<String> {
-        Ok(self.get::<ServerInfo>("/api/serverinfo").await?.version)
+    pub async fn info(&self) -> Result<ServerInfo> {
+        self.get("/api/serverinfo").await
     }
 
     /// Names of the proxies that are online.

@@ -33,6 +33,8 @@ const AT_ONCE: usize = 16;
 pub enum Ask {
     /// The tenants' ids by their number in the kernel.
     Tenants,
+    /// The pool that holds now.
+    Pool,
     /// The sessions.
     Sessions,
     /// End a session.
@@ -55,6 +57,11 @@ pub enum Ask {
         prefix: IpNet,
     },
 }
+
+/// Nobody listens on the local socket.
+#[derive(Debug, thiserror::Error)]
+#[error("totoro-node does not listen on {0}; is it running?")]
+pub struct NotRunning(String, #[source] std::io::Error);
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -126,6 +133,7 @@ fn act(desk: &Desk, ask: Ask) -> Result<serde_json::Value> {
             names.insert(ALL_PUBLIC, "public (all together)".to_owned());
             serde_json::to_value(names)?
         }
+        Ask::Pool => serde_json::to_value(&desk.policy().node.pool)?,
         Ask::Sessions => serde_json::to_value(desk.sessions())?,
         Ask::Bans => serde_json::to_value(desk.bans())?,
         Ask::Kick { session } => serde_json::to_value(desk.kick(&session)?)?,
@@ -140,12 +148,9 @@ fn act(desk: &Desk, ask: Ask) -> Result<serde_json::Value> {
 /// It does not run, does not answer in time, or says why not.
 pub async fn ask<T: DeserializeOwned>(path: &Path, ask: &Ask) -> Result<T> {
     let exchange = async {
-        let mut stream = UnixStream::connect(path).await.with_context(|| {
-            format!(
-                "totoro-node does not listen on {}; is it running?",
-                path.display()
-            )
-        })?;
+        let mut stream = UnixStream::connect(path)
+            .await
+            .map_err(|error| NotRunning(path.display().to_string(), error))?;
         let mut text = serde_json::to_string(ask)?;
         text.push('\n');
         stream

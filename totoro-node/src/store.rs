@@ -87,6 +87,12 @@ pub struct Store {
 }
 
 impl Store {
+    /// Whether a daemon ever kept its state under `dir`.
+    #[must_use]
+    pub fn exists(dir: &Path) -> bool {
+        dir.join("state.redb").exists()
+    }
+
     /// Opens (or creates) the state under `dir`, for one daemon at a time.
     ///
     /// # Errors

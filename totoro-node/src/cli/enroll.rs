@@ -70,8 +70,9 @@ pub(super) async fn run(args: &Args, given: Settings) -> Result<()> {
         args.dir.display()
     );
     println!(
-        "next: totoro-node check --config {0}; totoro-node frps-config --config {0} > frps.toml (it has secrets: 0600); totoro-node run --config {0}",
-        file.display()
+        "next: totoro-node check --config {0}; totoro-node frps-config --config {0} --out {1}; totoro-node run --config {0}",
+        file.display(),
+        args.dir.join("frps.toml").display()
     );
     Ok(())
 }

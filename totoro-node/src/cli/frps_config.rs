@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use totoro_api::ports::{PortRange, PortSet, Protocol};
+use totoro_api::ports::{Pool, PortRange, PortSet, Protocol};
 
 use crate::config::Config;
 use crate::{secret, tls};
@@ -71,10 +71,10 @@ struct Plugin {
 }
 
 /// The file's text. It has secrets in it.
-pub(super) fn text(config: &Config) -> Result<String> {
+pub(super) fn text(config: &Config, pool: &Pool) -> Result<String> {
     let both: PortSet = Protocol::ALL
         .iter()
-        .flat_map(|protocol| config.pool.of(*protocol).ranges().iter().copied())
+        .flat_map(|protocol| pool.of(*protocol).ranges().iter().copied())
         .collect();
     let secret = secret::read(&config.plugin_secret_file)?;
     let file = |name| config.tls_dir.join(name).display().to_string();

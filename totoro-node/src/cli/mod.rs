@@ -16,11 +16,14 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use reqwest::StatusCode;
+use totoro_api::ports::Pool;
 
 use crate::config::{Config, Settings};
 use crate::control::{CallError, Control};
-use crate::kernel;
-use crate::local::{Ask, ask};
+use crate::local::{Ask, NotRunning, ask};
+use crate::session::stored_pool;
+use crate::store::Store;
+use crate::{kernel, secret};
 
 /// Lends this machine's ports through frps, under limits that its kernel holds.
 #[derive(Debug, Parser)]
@@ -31,7 +34,7 @@ use crate::local::{Ask, ask};
 Examples:
   TOTORO_TOKEN=… totoro-node enroll --control https://control.example
   totoro-node check                     can this machine be a node?
-  totoro-node frps-config > frps.toml   what a stock frps needs (secret: 0600)
+  totoro-node frps-config --out /etc/totoro/frps.toml   what a stock frps needs (0600)
   totoro-node run                       the daemon
   totoro-node invite create --label ann --limits '{\"max_conns\": 5}'
   totoro-node inspect conns             who is connected now
@@ -77,8 +80,12 @@ enum Command {
         #[arg(value_enum, default_value_t)]
         what: inspect::What,
     },
-    /// Prints frps's configuration. It has secrets in it.
-    FrpsConfig,
+    /// Prints frps's configuration, with the pool that holds now. It has secrets in it.
+    FrpsConfig {
+        /// Write it to this file (0600) instead.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
     /// Makes and changes invites.
     #[command(subcommand)]
     Invite(invite::Command),
@@ -123,6 +130,10 @@ async fn act(cli: Cli) -> Result<()> {
     if let Command::Enroll(args) = &cli.command {
         return enroll::run(args, cli.settings).await;
     }
+    if matches!(cli.command, Command::Check) && !cli.config.exists() {
+        let config = Config::unenrolled(&cli.config, cli.settings)?;
+        return check::run(&config, Pool::default(), false, cli.json).await;
+    }
     let config = Config::load(&cli.config, cli.settings)?;
     if cli.print_config {
         print!("{}", config.print()?);
@@ -134,9 +145,19 @@ async fn act(cli: Cli) -> Result<()> {
         Command::Run {
             allow_unprivileged_plugin_port,
         } => run::run(config, allow_unprivileged_plugin_port).await,
-        Command::Check => check::run(&config, cli.json),
-        Command::FrpsConfig => {
-            print!("{}", frps_config::text(&config)?);
+        Command::Check => {
+            let pool = applied_pool(&config).await?;
+            check::run(&config, pool, true, cli.json).await
+        }
+        Command::FrpsConfig { out } => {
+            let text = frps_config::text(&config, &applied_pool(&config).await?)?;
+            match out {
+                Some(path) => {
+                    secret::write(&path, &text)?;
+                    println!("written to {}; restart frps with it", path.display());
+                }
+                None => print!("{text}"),
+            }
             Ok(())
         }
         Command::Inspect { what } => {
@@ -155,9 +176,26 @@ async fn act(cli: Cli) -> Result<()> {
             for line in kernel::uninstall(&config.pin_root)? {
                 println!("removed {line}");
             }
+            let ports = crate::reserve::release(&config.state_dir)?;
+            if !ports.is_empty() {
+                println!("no longer reserved: ports {ports}");
+            }
             println!("nothing of Totoro is left in the kernel");
             Ok(())
         }
+    }
+}
+
+/// The pool that was applied last: by the daemon's word, or, when none runs, by its state; the
+/// pool of the enrolment before the first push.
+async fn applied_pool(config: &Config) -> Result<Pool> {
+    match ask(&config.local_socket(), &Ask::Pool).await {
+        Ok(pool) => Ok(pool),
+        Err(error) if error.is::<NotRunning>() && Store::exists(&config.state_dir) => {
+            stored_pool(&Store::open(&config.state_dir)?, &config.pool)
+        }
+        Err(error) if error.is::<NotRunning>() => Ok(config.pool.clone()),
+        Err(error) => Err(error),
     }
 }
 
@@ -177,6 +215,9 @@ fn logs(daemon: bool) {
 
 /// The exit code of a failure.
 fn code(error: &anyhow::Error) -> u8 {
+    if error.is::<NotRunning>() {
+        return 3;
+    }
     match error.downcast_ref::<CallError>() {
         Some(CallError::Unreachable(..)) => 3,
         Some(CallError::Refused {

@@ -34,7 +34,7 @@ pub(super) async fn run(config: Config, allow_unprivileged: bool) -> Result<()> 
     let store = Arc::new(Store::open(&config.state_dir)?);
     let clock = Arc::new(Clock::new(store.get(META, OFFSET)?.unwrap_or(0)));
     let pool = stored_pool(&store, &config.pool)?;
-    reserve::reserve(&pool)?;
+    reserve::reserve(&pool, &config.state_dir)?;
     // Taken before anything is loaded: a daemon that frps can't ask would guard nobody.
     let listener = bind(config.plugin_listen, allow_unprivileged)?;
     let mut kernel = Kernel::load(&options(&config, pool.clone()))?;

@@ -10,7 +10,7 @@ use totoro_api::wire::node::{Grade, Heartbeat, HeartbeatAnswer, InterfaceMetrics
 
 use crate::clock::{Clock, machine_ms};
 use crate::control::{Backoff, CallError, Control};
-use crate::frps::Frps;
+use crate::frps::{Frps, ServerInfo};
 use crate::session::Desk;
 use crate::spool::Spool;
 use crate::store::{Changes, META, Store};
@@ -82,8 +82,8 @@ impl Pulse {
     }
 
     async fn beat(&self, sampler: &mut Sampler) -> Result<HeartbeatAnswer> {
-        let frps_version = self.frps.version().await.unwrap_or_default();
-        let body = self.body(sampler, frps_version).await?;
+        let frps = self.frps.info().await.ok();
+        let body = self.body(sampler, frps).await?;
         let sent = machine_ms();
         let answer: HeartbeatAnswer = self.control.post("/nodes/heartbeat", &body).await?;
         if self.clock.learn(sent, machine_ms(), answer.now_ms) {
@@ -107,7 +107,7 @@ impl Pulse {
         Ok(answer)
     }
 
-    async fn body(&self, sampler: &mut Sampler, frps_version: String) -> Result<Heartbeat> {
+    async fn body(&self, sampler: &mut Sampler, frps: Option<ServerInfo>) -> Result<Heartbeat> {
         let (desk, spool) = (Arc::clone(&self.desk), self.spool.clone());
         let (report, depth) = tokio::task::spawn_blocking(move || {
             Ok::<_, anyhow::Error>((desk.report()?, spool.depth()?))
@@ -126,15 +126,23 @@ impl Pulse {
             }
         });
         let mut missing = self.desk.kernel().missing().to_vec();
-        if frps_version.is_empty() {
-            missing.push("frps's admin API does not answer".to_owned());
+        match &frps {
+            None => missing.push("frps's admin API does not answer".to_owned()),
+            Some(frps) => {
+                if let Some(pool) = frps.lacks(&self.desk.policy().node.pool) {
+                    missing.push(format!(
+                        "frps's allowPorts lack ports of the pool ({pool}): run frps-config and \
+                         restart frps"
+                    ));
+                }
+            }
         }
         Ok(Heartbeat {
             instance: self.instance.clone(),
             boot: crate::machine::boot_id(),
             uptime_s: sample.uptime_s,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            frps_version,
+            frps_version: frps.map_or_else(String::new, |frps| frps.version),
             kernel_version: crate::machine::kernel_release(),
             features: FEATURES.iter().map(ToString::to_string).collect(),
             grade: Grade::Kernel,

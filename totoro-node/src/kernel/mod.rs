@@ -25,10 +25,11 @@ use totoro_ebpf::abi;
 pub use inspect::Inspector;
 pub use load::{Kernel, uninstall};
 pub use pins::is_on_bpffs;
+pub use sockets::can_destroy;
 
 /// A failure of the kernel side: what was done to what, and why it failed.
 #[derive(Debug, thiserror::Error)]
-#[error("{operation} {subject}: {source}")]
+#[error("{operation} {subject}")]
 pub struct KernelError {
     /// What was tried, e.g. `pin`.
     pub operation: &'static str,

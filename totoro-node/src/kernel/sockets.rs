@@ -17,6 +17,17 @@ use super::{Context, Result, failed};
 /// The kernel answers a destroy in microseconds; this bounds a kernel that does not.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
+/// Whether this kernel can destroy sockets: asks it to end one that can't exist.
+///
+/// # Errors
+/// It can't, or this process may not.
+pub fn can_destroy() -> Result<()> {
+    let nobody = SocketAddr::from(([127, 0, 0, 1], 0));
+    Destroyer::open()?
+        .destroy(nobody, nobody, u64::MAX - 1)
+        .map(drop)
+}
+
 /// A netlink socket of the network namespace that made it.
 pub(super) struct Destroyer {
     socket: Socket,

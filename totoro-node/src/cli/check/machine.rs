@@ -1,0 +1,173 @@
+//! The machine and its kernel.
+
+use std::path::Path;
+
+use totoro_api::ports::{Pool, Protocol};
+
+use super::{Line, Status};
+use crate::config::Config;
+use crate::{kernel, machine, reserve, secret};
+
+const LOW_PORTS: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+
+pub(super) fn lines(config: &Config, pool: &Pool) -> Vec<Line> {
+    let path = |path: &Path| path.display().to_string();
+    let mut lines = vec![
+        Line::must(
+            "privilege",
+            "uid 0",
+            nix::unistd::geteuid().is_root(),
+            "root",
+            "run as root: loading programs needs it",
+        ),
+        Line::must(
+            "kernel",
+            machine::kernel_release(),
+            Path::new("/sys/kernel/btf/vmlinux").exists(),
+            "has BTF",
+            "has no BTF (/sys/kernel/btf/vmlinux); use a kernel with CONFIG_DEBUG_INFO_BTF, as Debian's",
+        ),
+        Line::must(
+            "bpffs",
+            path(&config.pin_root),
+            kernel::is_on_bpffs(&config.pin_root),
+            "pins can be made",
+            "mount -t bpf bpf /sys/fs/bpf",
+        ),
+        Line::must(
+            "cgroup",
+            path(&config.cgroup),
+            config.cgroup.join("cgroup.procs").exists(),
+            "cgroup v2",
+            "no cgroup v2 there: mount -t cgroup2 cgroup2 /sys/fs/cgroup, or set `cgroup`",
+        ),
+        Line::must(
+            "object",
+            path(&config.object),
+            config.object.exists(),
+            "there",
+            "not there; build it: cargo xtask build-ebpf, or set `object`",
+        ),
+        destroy(),
+        plugin_port(config),
+    ];
+    lines.push(apart(config, pool));
+    lines.push(ephemeral(pool));
+    lines.extend(config.interfaces.iter().map(|name| interface(name)));
+    if config.interfaces.is_empty() {
+        lines.push(Line::new(
+            "interface",
+            "-",
+            Status::Warn,
+            "none to filter; the socket lookup guards alone. Set `interfaces`",
+        ));
+    }
+    lines
+}
+
+/// Revocation ends sockets from outside, which a kernel can be built without.
+fn destroy() -> Line {
+    match kernel::can_destroy() {
+        Ok(()) => Line::new("sock_destroy", "tcp", Status::Ok, "sockets can be ended"),
+        Err(error) => Line::new(
+            "sock_destroy",
+            "tcp",
+            Status::Fail,
+            format!(
+                "{error}: {}; use a kernel with CONFIG_INET_DIAG_DESTROY, as Debian's",
+                error.source
+            ),
+        ),
+    }
+}
+
+/// The plugin's port must be one that other local users can't take while the daemon is down.
+fn plugin_port(config: &Config) -> Line {
+    let first = machine::read_line(LOW_PORTS).parse().unwrap_or(1024);
+    Line::must(
+        "plugin",
+        config.plugin_listen.to_string(),
+        config.plugin_listen.port() < first,
+        &format!("below {first}, so root's alone"),
+        &format!("any local user can take a port from {first} on; choose a lower one"),
+    )
+}
+
+/// No port of the machine's own work may be lent.
+fn apart(config: &Config, pool: &Pool) -> Line {
+    let target = format!("tcp {}; udp {}", pool.tcp, pool.udp);
+    if pool.tcp.is_empty() && pool.udp.is_empty() {
+        return Line::new("pool", target, Status::Warn, "nothing is lent yet");
+    }
+    let own = [
+        ("frps's own port", config.frps_bind_port),
+        ("the plugin's port", config.plugin_listen.port()),
+        ("frps's admin port", config.frps_admin.port()),
+    ];
+    let tcp = pool.of(Protocol::Tcp);
+    match own.into_iter().find(|(_, port)| tcp.contains(*port)) {
+        Some((what, port)) => Line::new(
+            "pool",
+            target,
+            Status::Fail,
+            format!("contains {what}, {port}; change the pool or that port"),
+        ),
+        None => Line::new(
+            "pool",
+            target,
+            Status::Ok,
+            "apart from frps's and the plugin's ports",
+        ),
+    }
+}
+
+fn interface(name: &str) -> Line {
+    // Not by /sys/class/net, which may show another network namespace than ours.
+    if nix::net::if_::if_nametoindex(name).is_ok() {
+        Line::new("interface", name, Status::Ok, "there")
+    } else {
+        Line::new(
+            "interface",
+            name,
+            Status::Warn,
+            "not there now; it is guarded by the socket lookup only",
+        )
+    }
+}
+
+/// The pool against the ports that the kernel hands out by itself.
+fn ephemeral(pool: &Pool) -> Line {
+    let range = machine::read_line("/proc/sys/net/ipv4/ip_local_port_range");
+    let target = range.split_whitespace().collect::<Vec<_>>().join("-");
+    let (status, detail) = match (reserve::overlaps(pool, &range), reserve::covers(pool)) {
+        (false, _) => (Status::Ok, "apart from the pool"),
+        (true, true) => (Status::Ok, "overlaps the pool, which is reserved"),
+        (true, false) => (
+            Status::Warn,
+            "overlaps the pool; `run` reserves it (net.ipv4.ip_local_reserved_ports)",
+        ),
+    };
+    Line::new("ephemeral", target, status, detail)
+}
+
+/// Files that only root may read.
+pub(super) fn secrets(config: &Config) -> Vec<Line> {
+    let frps_key = config.tls_dir.join(crate::tls::KEY);
+    [
+        ("node key", &config.key_file),
+        ("plugin secret", &config.plugin_secret_file),
+        ("frps password", &config.frps_password_file),
+        ("frps key", &frps_key),
+    ]
+    .into_iter()
+    .map(|(what, path)| match secret::read(path) {
+        Ok(_) => Line::new(what, path.display().to_string(), Status::Ok, "0600"),
+        Err(error) => Line::new(
+            what,
+            path.display().to_string(),
+            Status::Fail,
+            format!("{error:#}"),
+        ),
+    })
+    .collect()
+}

@@ -1,0 +1,106 @@
+//! `check`: whether this machine can be a node. Works before enrolment, before anything is loaded,
+//! and beside a running daemon.
+
+mod frps;
+mod machine;
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+use totoro_api::ports::Pool;
+
+use super::table::{Table, json};
+use crate::config::Config;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Ok,
+    Warn,
+    Fail,
+}
+
+/// One finding. `detail` of a bad one says what to do.
+#[derive(Debug, Serialize)]
+struct Line {
+    component: &'static str,
+    target: String,
+    status: Status,
+    detail: String,
+}
+
+impl Line {
+    fn new(
+        component: &'static str,
+        target: impl Into<String>,
+        status: Status,
+        detail: impl Into<String>,
+    ) -> Line {
+        Line {
+            component,
+            target: target.into(),
+            status,
+            detail: detail.into(),
+        }
+    }
+
+    /// Fine, or a failure with advice.
+    fn must(
+        component: &'static str,
+        target: impl Into<String>,
+        ok: bool,
+        detail: &str,
+        advice: &str,
+    ) -> Line {
+        if ok {
+            Line::new(component, target, Status::Ok, detail)
+        } else {
+            Line::new(component, target, Status::Fail, advice)
+        }
+    }
+}
+
+/// Prints the preflight; fails when something is missing. `pool` is the one that holds now.
+pub(super) async fn run(config: &Config, pool: Pool, enrolled: bool, as_json: bool) -> Result<()> {
+    let mut lines = machine::lines(config, &pool);
+    if enrolled {
+        lines.extend(machine::secrets(config));
+        lines.extend(frps::lines(config, &pool).await);
+    } else {
+        lines.push(Line::new(
+            "settings",
+            "node.toml",
+            Status::Warn,
+            "not enrolled yet; next: totoro-node enroll --control https://…",
+        ));
+    }
+    print(&lines, as_json)?;
+    let failed = lines
+        .iter()
+        .filter(|line| line.status == Status::Fail)
+        .count();
+    if failed > 0 {
+        bail!(
+            "{failed} of {} checks failed; the lines say what to do",
+            lines.len()
+        );
+    }
+    Ok(())
+}
+
+fn print(lines: &[Line], as_json: bool) -> Result<()> {
+    if as_json {
+        return json(&lines);
+    }
+    let mut table = Table::new(["COMPONENT", "TARGET", "STATUS", "DETAIL"]);
+    for line in lines {
+        table.row([
+            line.component.to_owned(),
+            line.target.clone(),
+            format!("{:?}", line.status).to_uppercase(),
+            line.detail.clone(),
+        ]);
+    }
+    table.print();
+    Ok(())
+}
