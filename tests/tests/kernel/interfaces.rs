@@ -126,11 +126,11 @@ fn run(name: &str, mode: XdpMode, expected: &str) {
     let Some(node) = Node::new(name) else { return };
     node.on(&["us0", "gone0"], mode)
         .run_after(link_up, |kernel, peer| {
-            let [filter] = kernel.filters() else {
+            let [filter] = &kernel.filters()[..] else {
                 panic!("{:?}", kernel.missing())
             };
             assert_eq!(filter.mode, expected, "{:?}", kernel.missing());
-            let [missing] = kernel.missing() else {
+            let [missing] = &kernel.missing()[..] else {
                 panic!("{:?}", kernel.missing())
             };
             assert!(

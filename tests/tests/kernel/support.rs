@@ -54,6 +54,7 @@ impl Node {
             pin_root: Path::new("/sys/fs/bpf").join(&tag),
             cgroup: cgroup.clone(),
             interfaces: vec![],
+            find_interfaces: None,
             xdp: XdpMode::Off,
             pool: Pool {
                 tcp: [range].into_iter().collect(),
