@@ -72,6 +72,12 @@ impl Node {
         self.options.clone()
     }
 
+    /// Changes the options it loads with.
+    pub(crate) fn with(mut self, change: impl FnOnce(&mut KernelOptions)) -> Node {
+        change(&mut self.options);
+        self
+    }
+
     /// Filters these interfaces.
     pub(crate) fn on(mut self, interfaces: &[&str], xdp: XdpMode) -> Node {
         self.options.interfaces = interfaces.iter().map(ToString::to_string).collect();

@@ -97,8 +97,9 @@ impl Listed {
             return;
         }
         self.connections.push(Live {
-            local: (id.source_address, id.source_port).into(),
-            remote: (id.destination_address, id.destination_port).into(),
+            // v4-mapped ones are found as IPv4.
+            local: (id.source_address.to_canonical(), id.source_port).into(),
+            remote: (id.destination_address.to_canonical(), id.destination_port).into(),
             interface: id.interface_id,
             cookie: u64::from_ne_bytes(id.cookie),
         });

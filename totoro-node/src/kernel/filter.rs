@@ -36,12 +36,8 @@ pub(super) fn attach(
             "there is none of this name; see: ip link",
         )
     })?;
-    if let Some(kind) = link_type(interface)
-        && !ETHERNET.contains(&kind)
-    {
-        let problem = format!(
-            "its packets have no Ethernet header (type {kind}: a tunnel), which the filter reads"
-        );
+    if !has_ethernet(interface) {
+        let problem = "its packets have no Ethernet header, which the filter reads: a tunnel";
         return Err(failed("filter", interface, problem));
     }
     // Known first: what leaves must be on record before anything that answers it is judged.
@@ -206,11 +202,15 @@ pub(super) fn index(interface: &str) -> Option<u32> {
     nix::net::if_::if_nametoindex(interface).ok()
 }
 
-/// The link type of an interface (an ARPHRD number), in this thread's network namespace.
-fn link_type(interface: &str) -> Option<u16> {
-    let all = nix::ifaddrs::getifaddrs().ok()?;
+/// Whether an interface of this thread's network namespace has Ethernet headers. Tunnels without
+/// hardware addresses (tun, WireGuard) list none at all.
+fn has_ethernet(interface: &str) -> bool {
+    let Ok(all) = nix::ifaddrs::getifaddrs() else {
+        return true;
+    };
     all.filter(|one| one.interface_name == interface)
-        .find_map(|one| Some(one.address?.as_link_addr()?.hatype()))
+        .filter_map(|one| Some(one.address?.as_link_addr()?.hatype()))
+        .any(|kind| ETHERNET.contains(&kind))
 }
 
 /// The pins of an interface that is filtered so.
