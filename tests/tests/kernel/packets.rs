@@ -117,6 +117,18 @@ fn load(object: &std::path::Path) -> Ebpf {
         .try_into()
         .expect("hash");
     map.insert(known, abi::Flow::default(), 0).expect("insert");
+    let mut map: HashMap<_, abi::FlowKey, abi::Flow> = ebpf
+        .map_mut("CANDIDATES")
+        .expect("map")
+        .try_into()
+        .expect("hash");
+    let begun = abi::FlowKey {
+        remote: to_addr(USER4),
+        remote_port: 40_002,
+        port: SMALL,
+        pad: 0,
+    };
+    map.insert(begun, abi::Flow::default(), 0).expect("insert");
     ebpf
 }
 
@@ -219,7 +231,7 @@ fn an_answer_to_an_outbound_flow_passes() {
     let Some(object) = support::object() else {
         return;
     };
-    let ebpf = load(&object);
+    let mut ebpf = load(&object);
     // A resolver on the node (or who it forwards for) asks from a pool-numbered port.
     let query = packet(NODE4, USER4, UDP, 53).with(|p| p.ports.0 = FREE);
     let answer = packet(USER4, NODE4, UDP, FREE).with(|p| p.ports.0 = 53);
@@ -250,6 +262,18 @@ fn an_answer_to_an_outbound_flow_passes() {
             "{hook:?}: anything else"
         );
     }
+    // Asked too long ago.
+    let mut map: HashMap<_, abi::OutboundKey, u64> = ebpf
+        .map_mut("OUTBOUND")
+        .expect("map")
+        .try_into()
+        .expect("hash");
+    let key = map.keys().next().expect("one").expect("key");
+    let now = totoro_node::kernel::boot_ns();
+    let ago = now.checked_sub(181_000_000_000).unwrap_or(1);
+    map.insert(key, ago, 0).expect("insert");
+    let stale = passes(&ebpf, Hook::Xdp, &answer.bytes());
+    assert_eq!(stale, now - ago < 180_000_000_000);
 }
 
 #[test]

@@ -54,6 +54,7 @@ impl Node {
             pin_root: Path::new("/sys/fs/bpf").join(&tag),
             cgroup: cgroup.clone(),
             interfaces: vec![],
+            find_interfaces: None,
             xdp: XdpMode::Off,
             pool: Pool {
                 tcp: [range].into_iter().collect(),
@@ -69,6 +70,12 @@ impl Node {
     /// The options it loads with.
     pub(crate) fn options(&self) -> KernelOptions {
         self.options.clone()
+    }
+
+    /// Changes the options it loads with.
+    pub(crate) fn with(mut self, change: impl FnOnce(&mut KernelOptions)) -> Node {
+        change(&mut self.options);
+        self
     }
 
     /// Filters these interfaces.

@@ -123,6 +123,9 @@ fn options(config: &Config, pool: totoro_api::ports::Pool) -> KernelOptions {
         pin_root: config.pin_root.clone(),
         cgroup: config.cgroup.clone(),
         interfaces: config.interfaces.clone(),
+        find_interfaces: config
+            .interfaces_found
+            .then_some(machine::default_interfaces),
         xdp: config.xdp,
         pool,
         bind_port: config.frps_bind_port,

@@ -1,6 +1,6 @@
 //! Policy taking effect: what was pushed, and what time brings.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
@@ -12,7 +12,7 @@ use totoro_api::wire::push::{Applied, DesiredState};
 use totoro_ebpf::abi;
 
 use super::desk::{Desk, Inner};
-use super::model::ALL_PUBLIC;
+use super::model::{ALL_PUBLIC, PUBLIC};
 use super::policy::{Policy, kernel_public};
 use crate::store::Changes;
 
@@ -83,12 +83,7 @@ impl Desk {
     ) -> Result<()> {
         self.kernel
             .put_tenant(ALL_PUBLIC, &kernel_public(&next.node))?;
-        self.write_bans(
-            inner,
-            next,
-            &before.bans.iter().map(|ban| ban.prefix).collect::<Vec<_>>(),
-            now_ms,
-        )?;
+        self.write_bans(inner, next, now_ms)?;
         let hold = next.node.disabled.then_some(Reason::NodeDisabled);
         self.kernel.set_hold(hold)?;
         if before.node.pool != next.node.pool {
@@ -112,14 +107,8 @@ impl Desk {
         Ok(())
     }
 
-    /// Writes the bans that hold, pushed and local, and lifts those of `earlier` that no longer do.
-    pub(super) fn write_bans(
-        &self,
-        inner: &Inner,
-        policy: &Policy,
-        earlier: &[IpNet],
-        now_ms: i64,
-    ) -> Result<()> {
+    /// Writes the bans that hold, pushed and local.
+    pub(super) fn write_bans(&self, inner: &Inner, policy: &Policy, now_ms: i64) -> Result<()> {
         let mut wanted = BTreeMap::<IpNet, Option<i64>>::new();
         let pushed = policy
             .bans
@@ -141,21 +130,14 @@ impl Desk {
             };
             wanted.insert(prefix, longer);
         }
-        for (prefix, until) in &wanted {
-            let until_ns = until.map_or(0, |at| self.clock.to_boot_ns(at.saturating_mul(1000)));
-            self.kernel.put_ban(*prefix, until_ns)?;
-        }
-        let in_kernel = self.kernel.bans()?;
-        let there = in_kernel
-            .iter()
-            .map(|(prefix, _)| *prefix)
-            .chain(earlier.iter().copied());
-        for prefix in there.collect::<BTreeSet<_>>() {
-            if !wanted.contains_key(&prefix.trunc()) {
-                self.kernel.remove_ban(prefix)?;
-            }
-        }
-        Ok(())
+        let wanted = wanted
+            .into_iter()
+            .map(|(prefix, until)| {
+                let until = until.map_or(0, |at| self.clock.to_boot_ns(at.saturating_mul(1000)));
+                (prefix, until)
+            })
+            .collect();
+        Ok(self.kernel.set_bans(&wanted)?)
     }
 
     /// Ends every session that has no standing under `policy`, and writes the others' policy to
@@ -175,6 +157,12 @@ impl Desk {
                 let cut = abi::Tenant {
                     state: abi::CUT,
                     reason: sessions.first().map_or(0, |doomed| doomed.reason.number()),
+                    // Its flows are counted there too.
+                    parent: if tenant.starts_with(PUBLIC) {
+                        ALL_PUBLIC
+                    } else {
+                        0
+                    },
                     ..abi::Tenant::default()
                 };
                 self.kernel.put_tenant(number, &cut)?;
@@ -248,7 +236,7 @@ impl Desk {
         let policy = Arc::clone(&inner.policy);
         let result = self
             .enforce(inner, &policy, &mut changes, now_ms)
-            .and_then(|()| self.write_bans(inner, &policy, &[], now_ms));
+            .and_then(|()| self.write_bans(inner, &policy, now_ms));
         self.flush(inner, changes);
         result
     }

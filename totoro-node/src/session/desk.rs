@@ -224,7 +224,7 @@ impl Desk {
         }
         self.find_lost(inner, None, &mut changes, now_ms);
         self.enforce(inner, &policy, &mut changes, now_ms)?;
-        self.write_bans(inner, &policy, &[], now_ms)?;
+        self.write_bans(inner, &policy, now_ms)?;
         self.flush(inner, changes);
         Ok(())
     }
@@ -308,5 +308,9 @@ impl Desk {
 /// A failure of the kernel side towards frpc: the operator's log has the rest.
 pub(super) fn kernel_failed(error: &crate::kernel::KernelError) -> Refusal {
     tracing::error!(%error, cause = %error.source, "the kernel side failed");
-    Refusal::new(Reason::Internal)
+    Refusal::new(if error.is_full() {
+        Reason::NodeFull
+    } else {
+        Reason::Internal
+    })
 }

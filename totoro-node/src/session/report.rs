@@ -266,7 +266,7 @@ impl Desk {
         changes.put(BANS, prefix.to_string(), &LocalBan { until });
         changes.tell(now_ms, ban_event(kind::BAN_ADDED, prefix, until));
         let result = self
-            .write_bans(inner, &policy, &[], now_ms)
+            .write_bans(inner, &policy, now_ms)
             .and_then(|()| self.expire(inner, &mut changes, now_ms));
         self.flush(inner, changes);
         result
@@ -291,7 +291,7 @@ impl Desk {
         let mut changes = Changes::default();
         changes.remove(BANS, prefix.to_string());
         changes.tell(now_ms, ban_event(kind::BAN_LIFTED, prefix, None));
-        let result = self.write_bans(inner, &policy, &[], now_ms);
+        let result = self.write_bans(inner, &policy, now_ms);
         self.flush(inner, changes);
         result
     }
