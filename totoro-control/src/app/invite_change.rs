@@ -21,6 +21,8 @@ pub enum IfMatch {
     Any,
     /// This one.
     Version(u64),
+    /// A weak one, which matches nothing.
+    Weak,
 }
 
 impl IfMatch {
@@ -32,7 +34,7 @@ impl IfMatch {
         match self {
             IfMatch::Any => Ok(()),
             IfMatch::Version(seen) if seen == current => Ok(()),
-            IfMatch::Version(_) => Err(Failure::Stale { current }),
+            IfMatch::Version(_) | IfMatch::Weak => Err(Failure::Stale { current }),
             IfMatch::Absent => Err(Failure::Unconditional { current }),
         }
     }
@@ -76,7 +78,7 @@ impl App {
                     return Err(Reason::InviteRevoked.into());
                 }
                 if let Some(limits) = &change.limits {
-                    let node = tx.peek::<NodeRecord>(&key::node(&before.node))?;
+                    let node = tx.get::<NodeRecord>(&key::node(&before.node))?;
                     self.check_limits(&node.ok_or(Reason::NodeUnknown)?.value, limits)?;
                 }
                 let after = apply(before.clone(), change, expires_at, now);
@@ -176,7 +178,8 @@ impl App {
                     return Err(Reason::InviteRevoked.into());
                 }
                 let (code, hash, index) = self.free_code(tx, &node, request)?;
-                tx.delete(&key::code(&record.code));
+                // The old code's entry stays, though it opens nothing: a code that is derived from
+                // the same request again must not get it back.
                 tx.put(&key::code(&hash), &record.id)?;
                 record.code = hash;
                 record.epoch += 1;

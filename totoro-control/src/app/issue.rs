@@ -16,8 +16,10 @@ use super::{App, Failure};
 use crate::audit::Author;
 use crate::keys::random_hex;
 use crate::records::{AppliedRecord, InviteRecord, NodeRecord, key};
-use crate::store::read;
+use crate::store::{StoreError, read};
 
+/// What stands in for a code before a public node's name.
+const PUBLIC: &str = "public:";
 /// How long an anonymous session may live, seconds.
 const ANONYMOUS_SESSION_S: i64 = 4 * 3600;
 
@@ -101,6 +103,21 @@ struct Terms {
 }
 
 impl App {
+    /// Whether an invite has, or had, this code; `public:NODE` is nobody's secret.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn knows_code(&self, text: &str) -> Result<bool, StoreError> {
+        if text.starts_with(PUBLIC) {
+            return Ok(true);
+        }
+        let Ok(code) = text.parse::<InviteCode>() else {
+            return Ok(false);
+        };
+        let found = self.store.get(key::code(&self.code_hash(&code)).as_bytes());
+        Ok(found?.is_some())
+    }
+
     /// The invite of this code, whatever its state, and its node.
     pub(super) fn invite_by_code(&self, text: &str) -> Result<Holder, Refused> {
         let code: InviteCode = text
@@ -311,7 +328,7 @@ impl App {
         secret: &str,
         visitor: Visitor<'_>,
     ) -> Result<Issued, Failure> {
-        if let Some(node) = secret.strip_prefix("public:") {
+        if let Some(node) = secret.strip_prefix(PUBLIC) {
             return self
                 .anonymous(node, visitor)
                 .await

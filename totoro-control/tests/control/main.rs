@@ -2,6 +2,7 @@
 //! test program, so that it is linked once.
 
 mod commands;
+mod connections;
 mod durability;
 mod events;
 mod hygiene;

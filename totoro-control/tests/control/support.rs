@@ -140,6 +140,19 @@ impl Control {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
+    /// Ends the server, changes its settings and starts it again.
+    pub(crate) fn reconfigure(&mut self, changes: &[(&str, &str)]) {
+        assert!(self.terminate().success());
+        let file = self.at().join("control.toml");
+        let mut text = std::fs::read_to_string(&file).unwrap();
+        for (from, to) in changes {
+            assert!(text.contains(from), "{from} is not in {text}");
+            text = text.replace(from, to);
+        }
+        std::fs::write(&file, text).unwrap();
+        self.restart();
+    }
+
     /// Starts the server again after it has ended.
     pub(crate) fn restart(&mut self) {
         let (child, api) = serve(&self.at(), &self.log);
