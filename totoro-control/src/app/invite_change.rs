@@ -63,7 +63,7 @@ impl App {
             .transpose()?;
         if matches!(
             change.state,
-            Some(InviteState::Revoked | InviteState::Expired)
+            Some(InviteState::Revoked | InviteState::Expired | InviteState::Unknown)
         ) {
             let detail = "state: write active or paused; DELETE revokes, expires_at expires";
             return Err(Failure::malformed(detail));
@@ -85,13 +85,7 @@ impl App {
                 if after == before {
                     return Ok(found.revision);
                 }
-                if let Some(at) = before
-                    .expires_at
-                    .filter(|_| after.expires_at != before.expires_at)
-                {
-                    tx.delete(&key::expiry(at, id));
-                }
-                put_invite(tx, &after)?;
+                put_invite(tx, Some(&before), &after)?;
                 let kind = match (before.state, after.state) {
                     (InviteState::Active, InviteState::Paused) => kind::INVITE_PAUSED,
                     (InviteState::Paused, InviteState::Active) => kind::INVITE_RESUMED,
@@ -166,12 +160,12 @@ impl App {
         let ((record, code), revision) = self
             .transact(|tx| {
                 let found = self.get_invite(tx, caller, id)?;
-                let mut record = found.value;
-                let node = record.node.clone();
+                let before = found.value;
+                let (mut record, node) = (before.clone(), before.node.clone());
                 if let Some(request) = request
-                    && let Seen::Before(before) = self.seen(tx, &node, request, now)?
+                    && let Seen::Before(seen) = self.seen(tx, &node, request, now)?
                 {
-                    return self.answer_again(tx, &node, request.key, &before);
+                    return self.answer_again(tx, &node, request.key, &seen);
                 }
                 version.check(found.revision)?;
                 if record.state == InviteState::Revoked {
@@ -183,7 +177,7 @@ impl App {
                 tx.put(&key::code(&hash), &record.id)?;
                 record.code = hash;
                 record.epoch += 1;
-                put_invite(tx, &record)?;
+                put_invite(tx, Some(&before), &record)?;
                 if let Some(request) = request {
                     self.remember(tx, &node, request, (id, index), now)?;
                 }

@@ -6,7 +6,7 @@ use ipnet::{IpNet, Ipv6Net};
 use subtle::ConstantTimeEq as _;
 use totoro_api::code::{BadCode, InviteCode};
 use totoro_api::limits::Limits;
-use totoro_api::ticket::{Claims, Grant, sign};
+use totoro_api::ticket::{Claims, Grant, Revision, sign};
 use totoro_api::wire::event::kind;
 use totoro_api::wire::node::Visibility;
 use totoro_api::wire::push::InviteState;
@@ -69,6 +69,8 @@ impl Issued {
 
 /// An invite that admits, and its node.
 pub(super) struct Holder {
+    /// The node's policy when the two were read, or a little older.
+    revision: Revision,
     pub(super) invite: InviteRecord,
     pub(super) node: NodeRecord,
 }
@@ -92,6 +94,7 @@ impl<F: Into<Failure>> From<F> for Refused {
 
 /// What a ticket is signed over, besides node and time.
 struct Terms {
+    revision: Revision,
     grant: Grant,
     subject: String,
     epoch: u32,
@@ -126,14 +129,23 @@ impl App {
         let hash = self.code_hash(&code);
         let id = read::<String>(&*self.store, &key::code(&hash)).map_err(Failure::from)?;
         let id = id.ok_or(Reason::InviteUnknown)?.value;
-        let invite =
-            read::<InviteRecord>(&*self.store, &key::invite(&id)).map_err(Failure::from)?;
+        let read_invite = || read::<InviteRecord>(&*self.store, &key::invite(&id));
+        // The revision comes before what it vouches for: a ticket may claim an older revision than
+        // the limits it carries, never a newer one. Which node's it is never changes.
+        let node = read_invite().map_err(Failure::from)?;
+        let node = node.ok_or(Reason::InviteUnknown)?.value.node;
+        let revision = self.policy_revision(&node).map_err(Failure::from)?;
+        let invite = read_invite().map_err(Failure::from)?;
         let invite = invite
             .map(|record| record.value)
             .filter(|invite| bool::from(invite.code.as_bytes().ct_eq(hash.as_bytes())))
             .ok_or(Reason::InviteUnknown)?;
         let node = self.node_record(&invite.node)?.value;
-        Ok(Holder { invite, node })
+        Ok(Holder {
+            revision,
+            invite,
+            node,
+        })
     }
 
     /// The invite of this code, if it admits this visitor.
@@ -143,6 +155,7 @@ impl App {
             InviteState::Revoked => Err(Reason::InviteRevoked.into()),
             InviteState::Expired => Err(Reason::InviteExpired.into()),
             InviteState::Paused => Err(Reason::InvitePaused.into()),
+            InviteState::Unknown => Err(Reason::Unsupported.into()),
             InviteState::Active => self.check_node(&holder.node, visitor),
         };
         match admitted {
@@ -173,11 +186,16 @@ impl App {
         holder: &Holder,
         visitor: Visitor<'_>,
     ) -> Result<Issued, Failure> {
-        let Holder { invite, node } = holder;
+        let Holder {
+            revision,
+            invite,
+            node,
+        } = holder;
         let holds = invite.limits.over(&node.said.defaults);
         self.ticket(
             node,
             Terms {
+                revision: *revision,
                 grant: Grant::Invite(invite.id.clone()),
                 subject: subject(visitor.address),
                 epoch: invite.epoch,
@@ -191,6 +209,7 @@ impl App {
     /// A ticket for anyone, under the node's public limits.
     pub(super) fn public_ticket(
         &self,
+        revision: Revision,
         node: &NodeRecord,
         visitor: Visitor<'_>,
     ) -> Result<Issued, Failure> {
@@ -205,6 +224,7 @@ impl App {
         self.ticket(
             node,
             Terms {
+                revision,
                 grant: Grant::Public(true),
                 subject: subject(visitor.address),
                 epoch: 0,
@@ -216,9 +236,6 @@ impl App {
     }
 
     fn ticket(&self, node: &NodeRecord, terms: Terms) -> Result<Issued, Failure> {
-        // Before anything else is read again: a ticket may claim an older revision than the limits
-        // it carries, never a newer one.
-        let revision = self.policy_revision(&node.id)?;
         let now = self.now();
         let applied = read::<AppliedRecord>(&*self.store, &key::applied(&node.id))?;
         let known = applied
@@ -242,7 +259,7 @@ impl App {
             subject: terms.subject,
             epoch: terms.epoch,
             limits: terms.limits,
-            revision,
+            revision: terms.revision,
             iat: now,
             exp: expires_at,
             session_until: until(now.saturating_add(terms.session_s)),
@@ -370,8 +387,11 @@ impl App {
             .node_named(name)
             .map_err(Refused::from)
             .and_then(|node| {
-                let node = node.value;
-                match self.public_ticket(&node, visitor) {
+                let id = node.value.id;
+                // Read again after the revision, which must not be newer than what it vouches for.
+                let revision = self.policy_revision(&id).map_err(Failure::from)?;
+                let node = self.node_record(&id)?.value;
+                match self.public_ticket(revision, &node, visitor) {
                     Ok(issued) => Ok((issued, node)),
                     Err(failure) => Err(Refused {
                         failure,

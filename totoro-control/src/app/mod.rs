@@ -1,6 +1,7 @@
 //! The use cases, one per file. They know records, policy and the trail; not HTTP.
 
 pub mod ban;
+mod ban_index;
 pub mod caller;
 pub mod enrol;
 pub mod events;
@@ -16,10 +17,15 @@ pub mod janitor;
 mod live;
 pub mod node;
 pub mod node_change;
+mod node_new;
 pub mod public;
 pub mod resolve;
+mod tell;
 mod transact;
 pub mod usage;
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -36,7 +42,9 @@ use crate::keys::{KeyRing, ServerSecret};
 use crate::records::{Generation, key};
 use crate::store::{Store, StoreError};
 
+use self::ban_index::BanIndex;
 use self::live::Live;
+use self::public::Listed;
 use self::transact::Turns;
 
 /// The control plane without its sockets.
@@ -51,6 +59,10 @@ pub struct App {
     ring: RwLock<KeyRing>,
     /// What nodes reported last.
     live: Live,
+    /// The bans, compiled.
+    bans: BanIndex,
+    /// The public list, a moment old at most.
+    listed: Listed,
     /// Whose turn it is where many change the same thing.
     turns: Turns,
     /// The store's incarnation.
@@ -94,6 +106,8 @@ impl App {
             secret,
             ring,
             live,
+            bans: BanIndex::default(),
+            listed: Listed::default(),
             turns: Turns::default(),
             generation,
             stopping,

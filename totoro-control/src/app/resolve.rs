@@ -44,7 +44,7 @@ impl App {
     }
 
     fn resolved(&self, code: &str, holder: Holder, issued: Issued) -> Result<Resolved, Failure> {
-        let Holder { invite, node } = holder;
+        let Holder { invite, node, .. } = holder;
         let limits = invite.limits.over(&node.said.defaults);
         let tls_ca = self.tls_ca(&node.id);
         // Read back as the code is shown, so that a sloppily typed one is tidy in the file.

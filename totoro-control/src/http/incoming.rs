@@ -18,6 +18,7 @@ use warp::http::{HeaderMap, StatusCode};
 
 use super::problem::ApiError;
 use crate::app::Failure;
+use crate::app::idempotency::Idempotency;
 use crate::app::invite_change::IfMatch;
 
 /// What most bodies may be, bytes.
@@ -93,13 +94,17 @@ impl Incoming {
         named.eq_ignore_ascii_case(scheme).then(|| rest.trim())
     }
 
-    /// The `Idempotency-Key`.
-    pub(super) fn idempotency_key(&self) -> Result<Option<&str>, ApiError> {
+    /// The `Idempotency-Key` of this request: what is asked, and its body.
+    pub(super) fn idempotency<'a>(
+        &'a self,
+        request: &'a str,
+    ) -> Result<Option<Idempotency<'a>>, ApiError> {
         let Some(value) = self.headers.get("idempotency-key") else {
             return Ok(None);
         };
         let bad = |_| ApiError::malformed("Idempotency-Key: printable ASCII only");
-        value.to_str().map(Some).map_err(bad)
+        let key = value.to_str().map_err(bad)?;
+        Ok(Some(Idempotency { key, request }))
     }
 
     /// The version that the client saw: `If-Match: "17"` or `*`.

@@ -22,7 +22,9 @@ async fn list(api: Arc<Api>, incoming: Incoming) -> Answer {
     let mut query = incoming.query()?;
     let (cursor, limit) = (query.take("cursor"), query.limit()?);
     query.done()?;
-    Ok(reply::ok(&api.app.public_nodes(cursor.as_deref(), limit)?))
+    Ok(reply::ok(
+        &api.app.public_nodes(cursor.as_deref(), limit).await?,
+    ))
 }
 
 async fn ticket(api: Arc<Api>, node: String, incoming: Incoming) -> Answer {

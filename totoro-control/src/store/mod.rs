@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 pub use self::sled::SledStore;
 pub use self::tx::{Record, Tx};
-pub(crate) use self::tx::{names, read};
+pub(crate) use self::tx::{names, read, records};
 
 /// The largest value, bytes: larger ones would leave sled's log for blobs, which are never synced.
 pub const MAX_VALUE: usize = 4000;

@@ -4,9 +4,11 @@
 mod commands;
 mod connections;
 mod durability;
+mod enrolment;
 mod events;
 mod hygiene;
 mod invites;
 mod nodes;
+mod repeats;
 mod support;
 mod tickets;
