@@ -9,6 +9,7 @@ mod failure;
 mod fields;
 mod frpc;
 pub mod heartbeat;
+pub mod holder;
 pub mod idempotency;
 pub mod invite;
 pub mod invite_change;

@@ -12,7 +12,7 @@ use totoro_api::wire::invite::PublicTicket;
 use totoro_api::wire::node::{Grade, PublicNode, PublicNodePage, Visibility};
 
 use super::frpc::Client;
-use super::issue::Visitor;
+use super::holder::Visitor;
 use super::node::{unenforced, versions};
 use super::{App, Failure};
 use crate::records::{AppliedRecord, NodeRecord, key};

@@ -6,7 +6,8 @@ use totoro_api::wire::event::kind;
 use totoro_api::wire::invite::Resolved;
 
 use super::frpc::{Client, command};
-use super::issue::{Holder, Issued, Refused, Visitor};
+use super::holder::{Holder, Refused, Visitor};
+use super::issue::Issued;
 use super::{App, Failure};
 
 impl App {

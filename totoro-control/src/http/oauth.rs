@@ -16,7 +16,7 @@ use super::incoming::{BODY_LIMIT, Incoming};
 use super::problem::{ApiError, status_of};
 use super::route::{Route, plain};
 use super::{Answer, Api, reply};
-use crate::app::issue::Visitor;
+use crate::app::holder::Visitor;
 
 pub(super) fn routes(api: &Arc<Api>) -> Route {
     plain(

@@ -7,7 +7,7 @@ use warp::Filter as _;
 use super::incoming::Incoming;
 use super::route::{Route, any_of, plain, with_id};
 use super::{Answer, Api, reply};
-use crate::app::issue::Visitor;
+use crate::app::holder::Visitor;
 
 pub(super) fn routes(api: &Arc<Api>) -> Route {
     let ticket_of = warp::path!("nodes" / String / "ticket");

@@ -9,7 +9,7 @@ use warp::Filter as _;
 use super::incoming::{BODY_LIMIT, Incoming};
 use super::route::{Route, any_of, plain};
 use super::{Answer, Api, reply};
-use crate::app::issue::Visitor;
+use crate::app::holder::Visitor;
 
 pub(super) fn routes(api: &Arc<Api>) -> Route {
     any_of([
