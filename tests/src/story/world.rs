@@ -106,6 +106,7 @@ impl World {
         command
             .args(args)
             .env("TOTORO_API", CONTROL)
+            .env("TOTORO_INSECURE_HTTP", "true")
             .env("TOTORO_TOKEN_FILE", self.admin_token());
         self.lab.run(Place::Node, command)
     }
@@ -230,6 +231,7 @@ impl World {
         let tools = &self.lab.tools;
         [
             ("TOTORO_API", CONTROL.to_owned()),
+            ("TOTORO_INSECURE_HTTP", "true".to_owned()),
             (
                 "TOTORO_TOKEN_FILE",
                 self.admin_token().display().to_string(),

@@ -1,6 +1,7 @@
-//! `/healthz` (the process answers) and `/readyz` (it can read its store and is not ending).
+//! `/healthz` (the process answers) and `/readyz` (its store can write and it is not ending).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use totoro_api::{Reason, Refusal};
 use warp::Filter as _;
@@ -10,7 +11,10 @@ use super::incoming::Incoming;
 use super::problem::ApiError;
 use super::route::{Route, any_of, plain};
 use super::{Answer, Api, reply};
-use crate::records::key;
+use crate::store::Commit;
+
+/// How long the store's writer may take for nothing: longer, and its disk does not keep up.
+const WRITER_TIME: Duration = Duration::from_secs(1);
 
 pub(super) fn routes(api: &Arc<Api>) -> Route {
     any_of([
@@ -24,13 +28,16 @@ async fn alive(_: Arc<Api>, _: Incoming) -> Answer {
 }
 
 async fn ready(api: Arc<Api>, _: Incoming) -> Answer {
+    let unready = |why| ApiError {
+        refusal: Refusal::with(Reason::Internal, why),
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        retry_after: Some(5),
+    };
     if *api.app.stopping().borrow() {
-        return Err(ApiError {
-            refusal: Refusal::with(Reason::Internal, "the control plane is ending"),
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            retry_after: Some(5),
-        });
+        return Err(unready("the control plane is ending"));
     }
-    api.app.store.get(key::GENERATION.as_bytes())?;
+    // Nothing to write, but it goes through the writer.
+    let written = tokio::time::timeout(WRITER_TIME, api.app.store.commit(Commit::default())).await;
+    written.map_err(|_| unready("the store does not write"))??;
     Ok(reply::ok(&serde_json::json!({ "status": "ok" })))
 }

@@ -19,6 +19,8 @@ pub enum Purpose {
     InviteCode,
     /// Codes that are derived from an Idempotency-Key.
     DerivedCode,
+    /// Enrolment tokens that are derived from an Idempotency-Key.
+    DerivedToken,
     /// Idempotency keys and the bodies that came with them.
     Idempotency,
 }
@@ -32,6 +34,7 @@ impl Purpose {
             Purpose::Admin => "totoro-control 2025 admin token",
             Purpose::InviteCode => "totoro-control 2025 invite code",
             Purpose::DerivedCode => "totoro-control 2025 derived code",
+            Purpose::DerivedToken => "totoro-control 2025 derived enrolment token",
             Purpose::Idempotency => "totoro-control 2025 idempotency",
         }
     }

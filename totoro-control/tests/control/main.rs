@@ -2,10 +2,13 @@
 //! test program, so that it is linked once.
 
 mod commands;
+mod connections;
 mod durability;
+mod enrolment;
 mod events;
 mod hygiene;
 mod invites;
 mod nodes;
+mod repeats;
 mod support;
 mod tickets;
