@@ -111,7 +111,10 @@ fn node(world: &mut World) -> Result<String> {
             "state_dir",
             world.lab.file("node/state").display().to_string(),
         ),
-        ("run_dir", world.lab.file("node/run").display().to_string()),
+        (
+            "run_dir",
+            world.lab.run_dir().join("node").display().to_string(),
+        ),
         ("xdp", "native".to_owned()),
     ] {
         text = set(&text, key, &format!("{value:?}"));
@@ -123,9 +126,8 @@ fn node(world: &mut World) -> Result<String> {
     let mut node = world
         .lab
         .start(Place::Node, "node", world.node_command(&["run"]))?;
-    let ready = node.wait_line("ready", Duration::from_secs(15));
+    node.wait_line("ready", Duration::from_secs(15))?;
     world.node = Some(node);
-    ready?;
     let took = begun.elapsed();
     let pins = fs::read_dir(world.lab.pin_root()).context("the pins' directory")?;
     let names: Vec<_> = pins.flatten().map(|pin| pin.file_name()).collect();

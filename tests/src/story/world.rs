@@ -201,28 +201,28 @@ impl World {
         Ok(path)
     }
 
+    /// Whether control plane, node and frps were started.
+    pub(crate) const fn is_up(&self) -> bool {
+        self.control.is_some() && self.node.is_some() && self.frps.is_some()
+    }
+
     /// For people who play on in a kept lab: the services behind frpc become a process, and
     /// `target/demo/lab.env` is written; where it is.
     ///
     /// # Errors
     /// Either fails.
     pub fn leave(self) -> Result<PathBuf> {
-        let path = self.write_env()?;
+        let env = self.env();
+        let (tcp, udp) = (self.backend.tcp, self.backend.udp);
+        let exe = std::env::current_exe().context("our own path")?;
         let World { lab, backend, .. } = self;
-        let (tcp, udp) = (backend.tcp, backend.udp);
         drop(backend);
-        let mut serve = lab.command(std::env::current_exe().context("our own path")?);
+        let mut serve = lab.command(exe);
         serve.args(["backend", &tcp.to_string(), &udp.to_string()]);
-        lab.start(Place::Client, "backend", serve)?;
-        Ok(path)
-    }
-
-    fn write_env(&self) -> Result<PathBuf> {
-        let dir = &self.lab.tools.demo;
-        fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-        let path = dir.join("lab.env");
-        fs::write(&path, self.env()).with_context(|| format!("write {}", path.display()))?;
-        Ok(path)
+        let backend = lab.start(Place::Client, "backend", serve)?;
+        let path = lab.leave(&env);
+        drop(backend);
+        path
     }
 
     fn env(&self) -> String {
