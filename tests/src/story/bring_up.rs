@@ -4,6 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use totoro_api::Reason;
 use totoro_api::wire::node::{Enroll, Grade, NodeCreated, PublicNode};
 
 use super::world::{CONTROL, FRPS_PORT, POOL, TICKET_TTL_S, World, ms, within};
@@ -146,10 +147,9 @@ fn token_again(world: &World) -> Result<String> {
         instance: "00".repeat(16),
     };
     let thief = world.anyone.with_token(&world.spent_token);
-    Ok(format!(
-        "refused by {}",
-        thief.refused("/nodes/enroll", &enroll)?
-    ))
+    let reason = thief.refused("/nodes/enroll", &enroll)?;
+    ensure!(reason == Reason::NotAuthorized, "refused by {reason}");
+    Ok(format!("refused by {reason}"))
 }
 
 /// TOML text with a top-level key set.
