@@ -59,7 +59,10 @@ fn start(world: &mut World) -> Result<String> {
     let resolved = world.resolve(&code)?;
     let secret = format!("clientSecret = \"{code}\"");
     ensure!(
-        resolved.frpc_toml.lines().any(|line| line.trim().ends_with(&secret)),
+        resolved
+            .frpc_toml
+            .lines()
+            .any(|line| line.trim().ends_with(&secret)),
         "the file's client secret is not the code"
     );
     ensure!(
