@@ -32,12 +32,12 @@ pub(crate) fn run(args: &Args) -> Result<u8> {
         leftovers::sweep();
         // Taking down is no time for compiling: the lab that was raised is the one that is there.
         if !program.is_file() {
-            build(&["totoro-tests"])?;
+            build()?;
         }
     } else {
         setup::run()?;
         bpf::build()?;
-        build(&["totoro-control", "totoro-node", "totoro-tests"])?;
+        build()?;
     }
     let mut lab = Command::new(&program);
     lab.arg("demo")
@@ -54,17 +54,15 @@ pub(crate) fn run(args: &Args) -> Result<u8> {
     }
 }
 
-/// Builds packages as the tests have them built, so that neither makes the other build anew.
-fn build(packages: &[&str]) -> Result<()> {
+/// Builds the whole workspace, as the tests do: with a part of it cargo would choose other features
+/// of the dependencies, and each of the two commands would build anew after the other.
+fn build() -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build
         .current_dir(root())
-        .args(["build", "--locked"])
-        .arg("--target-dir")
+        .args(["build", "--workspace", "--locked", "--target-dir"])
         .arg(target());
-    for package in packages {
-        build.args(["-p", package]);
-    }
-    step::run("daemons and lab", &packages.join(", "), &mut build).map(drop)
+    let why = "totoro-control, totoro-node, totoro-lab";
+    step::run("daemons and lab", why, &mut build).map(drop)
 }

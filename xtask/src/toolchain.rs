@@ -65,9 +65,9 @@ pub(crate) fn find() -> Result<Toolchain> {
         }
     }
     bail!(
-        "no toolchain on this machine builds the kernel object:\n  - {}\n\
-         `cargo xtask setup` as root on Debian 12 installs one",
-        missing.join("\n  - ")
+        "no toolchain on this machine builds the kernel object (`cargo xtask setup` as root on Debian 12 \
+         installs one):\n    - {}",
+        missing.join("\n    - ")
     )
 }
 
