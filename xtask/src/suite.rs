@@ -147,7 +147,7 @@ fn checks(table: &mut Table) {
         )
     });
     if deny::is_there() {
-        table.stage("deny", deny::run);
+        table.stage("deny", deny::lasting);
     } else {
         eprintln!(
             "\n── deny\nnot run: cargo-deny is not in PATH (cargo install cargo-deny --locked)"
