@@ -12,12 +12,7 @@ const LONGEST: usize = 420;
 
 /// Checks every file that git knows.
 pub(crate) fn run() -> Result<()> {
-    let listed = step::output(
-        Command::new("git")
-            .current_dir(root())
-            .args(["ls-files", "-z", "--cached"]),
-    )
-    .context("git ls-files: tidy looks at what is committed")?;
+    let listed = files()?;
     let mut found = Vec::new();
     for name in listed.split('\0').filter(|name| !name.is_empty()) {
         let Ok(text) = fs::read_to_string(root().join(name)) else {
@@ -34,6 +29,23 @@ pub(crate) fn run() -> Result<()> {
         return Ok(());
     }
     bail!("{} found:\n  {}", found.len(), found.join("\n  "))
+}
+
+/// The files that git knows, each ended by a NUL.
+fn files() -> Result<String> {
+    // Under sudo the checkout is somebody else's, which git would not read.
+    let safe = format!("safe.directory={}", root().display());
+    let mut git = Command::new("git");
+    git.current_dir(root())
+        .args(["-c", &safe, "ls-files", "-z", "--cached"]);
+    let output = git
+        .output()
+        .context("start git: tidy looks at what git knows")?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("git ls-files: {}", said.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// What is wrong with one file.

@@ -189,7 +189,7 @@ fn passes(ebpf: &Ebpf, hook: Hook, bytes: &[u8]) -> bool {
 
 #[test]
 fn the_table_holds_in_xdp_and_tc() {
-    let Some(object) = support::object() else {
+    let Some(object) = support::object("the_table_holds_in_xdp_and_tc") else {
         return;
     };
     for hook in [Hook::Xdp, Hook::Tc] {
@@ -209,7 +209,9 @@ fn the_table_holds_in_xdp_and_tc() {
 
 #[test]
 fn every_truncation_of_every_row_is_survived_and_never_refused_for_another_reason() {
-    let Some(object) = support::object() else {
+    let Some(object) = support::object(
+        "every_truncation_of_every_row_is_survived_and_never_refused_for_another_reason",
+    ) else {
         return;
     };
     let ebpf = load(&object);
@@ -228,7 +230,7 @@ fn every_truncation_of_every_row_is_survived_and_never_refused_for_another_reaso
 
 #[test]
 fn an_answer_to_an_outbound_flow_passes() {
-    let Some(object) = support::object() else {
+    let Some(object) = support::object("an_answer_to_an_outbound_flow_passes") else {
         return;
     };
     let mut ebpf = load(&object);
@@ -278,7 +280,9 @@ fn an_answer_to_an_outbound_flow_passes() {
 
 #[test]
 fn a_source_that_opens_too_fast_is_stopped_and_others_are_not() {
-    let Some(object) = support::object() else {
+    let Some(object) =
+        support::object("a_source_that_opens_too_fast_is_stopped_and_others_are_not")
+    else {
         return;
     };
     let mut ebpf = load(&object);
