@@ -3,6 +3,7 @@
 //! Everything here is synchronous and quick (a map write is a system call of about a
 //! microsecond; destroying sockets a netlink round trip each), so callers call it directly.
 
+mod controls;
 mod events;
 mod filter;
 mod inspect;
@@ -105,6 +106,32 @@ pub struct ControlSocket {
     pub client: SocketAddr,
     /// The node's address.
     pub local: SocketAddr,
+}
+
+/// A connection to frps's own port, as the kernel lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// The connection.
+    pub socket: ControlSocket,
+    /// When it was established, boot-time ns.
+    pub opened_ns: u64,
+}
+
+/// The kernel's counts of one lease.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeaseCounts {
+    /// From users, IP bytes.
+    pub bytes_in: u64,
+    /// To users, IP bytes.
+    pub bytes_out: u64,
+    /// From users.
+    pub packets_in: u64,
+    /// To users.
+    pub packets_out: u64,
+    /// TCP user connections admitted.
+    pub admitted: u64,
+    /// TCP user connections now.
+    pub live: u64,
 }
 
 /// The kernel's counts of one tenant.

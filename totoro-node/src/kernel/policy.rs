@@ -1,15 +1,13 @@
 //! What the daemon writes and reads: tenants, leases, bans, counts.
 
-use std::net::SocketAddr;
-
 use totoro_api::ports::{Pool, Protocol};
 use totoro_ebpf::abi;
 use totoro_ebpf::logic::pool;
 
 use super::maps::{Maps, ban_key, entries, found, gone};
 use super::{
-    Connection, Context, ControlSocket, Kernel, Refused, Result, Swept, TenantCounts, boot_ns,
-    from_addr, locals, to_addr,
+    Connection, Context, Kernel, LeaseCounts, Refused, Result, Swept, TenantCounts, boot_ns,
+    from_addr, locals,
 };
 
 /// An idle zero entry of `SOURCES` is kept so long, ns: longer than any connection attempt that
@@ -145,30 +143,59 @@ impl Kernel {
         maps.ports.insert(key, lease, 0).on("write", "PORTS")
     }
 
-    /// Closes a lease: nothing new is admitted, what lives on the port is destroyed, and the
-    /// traffic of the lease's tenant on that port is returned and forgotten.
+    /// Closes a lease: nothing new is admitted, and what lives on the port is destroyed. What was
+    /// counted on it is returned, and stays until [`Kernel::forget_lease`]: it must be durable
+    /// elsewhere before.
     ///
     /// # Errors
     /// When a map can't be written or a socket can't be destroyed; the lease is closed to new
     /// connections in any case.
-    pub fn remove_lease(&self, key: abi::PortKey) -> Result<abi::Traffic> {
+    pub fn remove_lease(&self, key: abi::PortKey) -> Result<LeaseCounts> {
         let lease = {
             let mut maps = self.shared.maps();
             let Some(lease) = found(maps.ports.get(&key, 0)).on("read", "PORTS")? else {
-                return Ok(abi::Traffic::default());
+                return Ok(LeaseCounts::default());
             };
             gone(maps.ports.remove(&key)).on("write", "PORTS")?;
             lease
         };
         self.destroy_where(|conn| conn.local_port == key.port && key.proto == abi::TCP)?;
-        let mut maps = self.shared.maps();
-        close_flows(&mut maps, |flow_key, _| {
+        close_flows(&mut self.shared.maps(), |flow_key, _| {
             key.proto == abi::UDP && flow_key.port == key.port
         })?;
-        let traffic = maps.traffic(lease.tenant, key)?;
-        gone(maps.traffic.remove(&traffic_key(lease.tenant, key))).on("write", "TRAFFIC")?;
-        gone(maps.port_usage.remove(&key)).on("write", "PORT_USAGE")?;
-        Ok(traffic)
+        self.lease_counts(lease.tenant, key)
+    }
+
+    /// What was counted on a tenant's lease so far; zeros when there is none.
+    ///
+    /// # Errors
+    /// When a map can't be read.
+    pub fn lease_counts(&self, tenant: u32, key: abi::PortKey) -> Result<LeaseCounts> {
+        let maps = self.shared.maps();
+        let traffic = maps.traffic(tenant, key)?;
+        let usage = found(maps.port_usage.get(&key, 0))
+            .on("read", "PORT_USAGE")?
+            .unwrap_or_default();
+        Ok(LeaseCounts {
+            bytes_in: traffic.bytes_in,
+            bytes_out: traffic.bytes_out,
+            packets_in: traffic.packets_in,
+            packets_out: traffic.packets_out,
+            admitted: usage.admitted,
+            live: usage.conns,
+        })
+    }
+
+    /// Forgets what was counted on a tenant's lease of a port, which must be closed.
+    ///
+    /// # Errors
+    /// When a map can't be written.
+    pub fn forget_lease(&self, tenant: u32, key: abi::PortKey) -> Result<()> {
+        let mut maps = self.shared.maps();
+        gone(maps.traffic.remove(&traffic_key(tenant, key))).on("write", "TRAFFIC")?;
+        gone(maps.port_usage.remove(&key))
+            .on("write", "PORT_USAGE")
+            .map(drop)
     }
 
     /// Leases now.
@@ -185,14 +212,6 @@ impl Kernel {
     /// When a map can't be read.
     pub fn counts(&self, tenant: u32) -> Result<TenantCounts> {
         self.shared.maps().counts(tenant)
-    }
-
-    /// Traffic of a live lease so far; zeros when it is unknown.
-    ///
-    /// # Errors
-    /// When a map can't be read.
-    pub fn traffic(&self, tenant: u32, key: abi::PortKey) -> Result<abi::Traffic> {
-        self.shared.maps().traffic(tenant, key)
     }
 
     /// All refusal counters.
@@ -219,25 +238,6 @@ impl Kernel {
         entries(self.shared.maps().flows.iter(), "FLOWS")
     }
 
-    /// The TCP connection to frps's own port that comes from `client`; `None` for what is no plain
-    /// TCP connection (kcp, quic), has ended, or is older than the programs.
-    ///
-    /// # Errors
-    /// When a map can't be read.
-    pub fn control_socket(&self, client: SocketAddr) -> Result<Option<ControlSocket>> {
-        let key = abi::ControlKey {
-            remote: to_addr(client.ip()),
-            remote_port: client.port(),
-            pad: [0; 3],
-        };
-        let control = found(self.shared.maps().control.get(&key, 0)).on("read", "CONTROL")?;
-        Ok(control.map(|control| ControlSocket {
-            cookie: control.cookie,
-            client,
-            local: (from_addr(&control.local), control.local_port).into(),
-        }))
-    }
-
     /// Destroys a tenant's user connections (by cookie) and forgets its UDP flows; how many. Put
     /// the tenant to `CUT` first, so that nothing passes meanwhile.
     ///
@@ -247,16 +247,6 @@ impl Kernel {
         let conns = self.destroy_where(|conn| conn.tenant == tenant)?;
         let flows = close_flows(&mut self.shared.maps(), |_, flow| flow.tenant == tenant)?;
         Ok(conns + flows)
-    }
-
-    /// Destroys frpc's connection, by cookie; false when it had ended.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn destroy_control(&self, socket: &ControlSocket) -> Result<bool> {
-        self.shared
-            .destroyer()
-            .destroy(socket.local, socket.client, socket.cookie)
     }
 
     /// Bans a prefix until a boot-time instant, ns (0 = until lifted), and closes its UDP flows;

@@ -74,6 +74,7 @@ async fn step(desk: &Arc<Desk>, control: &Control, whole: bool, acknowledged: bo
                 rev = to.rev,
                 generation = to.generation,
                 snapshot,
+                error = applied.error,
                 "policy applied"
             );
             control.tell("/nodes/applied", &applied).await
