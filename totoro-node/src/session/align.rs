@@ -15,10 +15,10 @@ use crate::store::Changes;
 impl Desk {
     /// Has everything that is decided hold in the kernel. Each part stands on its own: what fails
     /// is noted, and tried again every second until nothing does.
-    pub(super) fn align(&self, inner: &mut Inner, changes: &mut Changes, now_ms: i64) -> Failures {
+    pub(super) fn align(&self, inner: &mut Inner, changes: &mut Changes, now_ms: i64) {
         let policy = Arc::clone(&inner.policy);
         let mut failures = Failures::default();
-        inner.untidy = false;
+        inner.untidy = None;
         failures.note(
             self.kernel
                 .put_tenant(ALL_PUBLIC, &kernel_public(&policy.node)),
@@ -29,8 +29,7 @@ impl Desk {
         self.write_bans(inner, &policy, now_ms, &mut failures);
         self.lend(inner, &policy, changes, now_ms, &mut failures);
         self.close_strays(inner, &mut failures);
-        inner.untidy |= failures.any();
-        failures
+        inner.untidy = failures.first().or(inner.untidy.take());
     }
 
     /// Lends the pool. Outside it nothing guards a port, so no lease may stay there; frps goes on

@@ -9,7 +9,6 @@ use totoro_api::wire::push::{Applied, DesiredState};
 use super::desk::{Desk, Inner};
 use super::enforce::judge;
 use super::failures::Failures;
-use super::policy::Policy;
 use crate::store::Changes;
 
 impl Desk {
@@ -19,10 +18,10 @@ impl Desk {
         self.lock().policy.revision
     }
 
-    /// The node's part of the applied policy.
+    /// Where this node stands, and what of it does not hold yet.
     #[must_use]
-    pub fn policy(&self) -> Arc<Policy> {
-        Arc::clone(&self.lock().policy)
+    pub fn applied(&self) -> Applied {
+        self.lock().applied()
     }
 
     /// Applies what was pushed: cuts first, the rest after, durable before it returns. What the
@@ -44,17 +43,9 @@ impl Desk {
         // else's socket could not be destroyed.
         inner.policy = Arc::clone(&next);
         Desk::put_policy(&mut changes, &next);
-        let failures = self.align(inner, &mut changes, now_ms);
+        self.align(inner, &mut changes, now_ms);
         self.flush(inner, changes);
-        let error = failures.first().or_else(|| {
-            let waits = !inner.pending.is_empty();
-            waits.then(|| "the policy holds, but can't be made durable yet".to_owned())
-        });
-        Ok(Applied {
-            revision: next.revision,
-            keys: next.keys.iter().map(|key| key.kid.clone()).collect(),
-            error,
-        })
+        Ok(inner.applied())
     }
 
     /// The control plane's clock moved against ours: instants on the boot-time clock are written
@@ -79,6 +70,20 @@ impl Desk {
         let policy = Arc::clone(&inner.policy);
         if !judge(inner, &policy, now_ms).0.is_empty() {
             self.enforce(inner, &policy, changes, now_ms, failures);
+        }
+    }
+}
+
+impl Inner {
+    fn applied(&self) -> Applied {
+        let waits = || {
+            let waits = !self.pending.is_empty();
+            waits.then(|| "the policy holds, but can't be made durable yet".to_owned())
+        };
+        Applied {
+            revision: self.policy.revision,
+            keys: self.policy.keys.iter().map(|key| key.kid.clone()).collect(),
+            error: self.untidy.clone().or_else(waits),
         }
     }
 }

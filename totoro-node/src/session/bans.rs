@@ -113,7 +113,9 @@ impl Desk {
         let mut failures = Failures::default();
         self.write_bans(inner, &policy, now_ms, &mut failures);
         self.expire(inner, changes, now_ms, &mut failures);
-        inner.untidy |= failures.any();
+        if failures.any() {
+            inner.untidy = failures.first();
+        }
         failures
     }
 

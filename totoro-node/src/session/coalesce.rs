@@ -81,8 +81,9 @@ impl Coalesce {
         self.entries.get(&key).map_or(0, |entry| entry.count)
     }
 
-    /// What is to be told now, oldest first. `detail` gets `count`, `first_ms` and `last_ms`.
-    pub fn due(&mut self, now_ms: i64) -> Vec<Subject> {
+    /// What is to be told now, with when it first happened, oldest first. `detail` gets `count`,
+    /// `first_ms` and `last_ms`.
+    pub fn due(&mut self, now_ms: i64) -> Vec<(i64, Subject)> {
         let mut due: Vec<(i64, Subject)> = Vec::new();
         for entry in self.entries.values_mut() {
             let waits = entry
@@ -109,7 +110,7 @@ impl Coalesce {
                     .is_some_and(|told| now_ms < told + entry.interval_ms)
         });
         due.sort_by_key(|(first, _)| *first);
-        due.into_iter().map(|(_, subject)| subject).collect()
+        due
     }
 }
 
@@ -120,7 +121,7 @@ mod tests {
     fn counts(coalesce: &mut Coalesce, now: i64) -> Vec<u64> {
         let due = coalesce.due(now);
         due.iter()
-            .map(|subject| subject.detail["count"].as_u64().unwrap())
+            .map(|(_, subject)| subject.detail["count"].as_u64().unwrap())
             .collect()
     }
 
@@ -143,9 +144,11 @@ mod tests {
         add(&mut coalesce, 4, 1050);
         assert!(coalesce.due(1099).is_empty());
         let due = coalesce.due(1100);
-        assert_eq!(due[0].detail["count"], 7);
+        let (at, subject) = &due[0];
+        assert_eq!(*at, 1010);
+        assert_eq!(subject.detail["count"], 7);
         assert_eq!(
-            (&due[0].detail["first_ms"], &due[0].detail["last_ms"]),
+            (&subject.detail["first_ms"], &subject.detail["last_ms"]),
             (&1010.into(), &1050.into())
         );
         assert!(coalesce.due(5000).is_empty());

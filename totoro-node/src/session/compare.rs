@@ -54,8 +54,8 @@ impl Desk {
         young + self.end_strays(inner, online, asked_ms)
     }
 
-    /// Ends the connections of clients whose proxies no lease covers; how many such proxies there
-    /// are. One that was closed while frps was asked is not there the next time.
+    /// Ends the connections of clients whose proxies no lease covers; how many such proxies are too
+    /// young to tell. One that was closed while frps was asked is not there the next time.
     fn end_strays(
         &self,
         inner: &mut Inner,
@@ -75,8 +75,10 @@ impl Desk {
                 (stray, since)
             })
             .collect();
+        let mut young = 0;
         for ((name, port), since) in &strays {
             if asked_ms < since + REGISTERS_MS {
+                young += 1;
                 continue;
             }
             let owners = owners(inner, name, *port);
@@ -86,7 +88,7 @@ impl Desk {
             }
         }
         inner.strays = strays;
-        inner.strays.len()
+        young
     }
 }
 

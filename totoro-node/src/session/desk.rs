@@ -99,8 +99,8 @@ pub(super) struct Inner {
     /// Leases that ended, and whose counts are in the kernel until they are durable: the tenant's
     /// number.
     pub(super) spent: BTreeMap<PortId, u32>,
-    /// The kernel is not in line with what is decided.
-    pub(super) untidy: bool,
+    /// In what the kernel is not in line with what is decided.
+    pub(super) untidy: Option<String>,
     /// For how many seconds it has been so.
     pub(super) untidy_s: u32,
     /// What could not be made durable yet.
@@ -181,7 +181,7 @@ impl Desk {
             strays: BTreeMap::new(),
             cuts: BTreeMap::new(),
             spent: BTreeMap::new(),
-            untidy: false,
+            untidy: None,
             untidy_s: 0,
             pending: Changes::default(),
         };

@@ -132,7 +132,7 @@ impl Desk {
         let key = port_key(port);
         if let Err(error) = self.kernel.remove_lease(key) {
             tracing::error!(%error, port = %record_key(port), "a lease could not be ended cleanly");
-            inner.untidy = true;
+            inner.untidy = Some(error.to_string());
         }
         let lease = inner.ports.leases().get(&port);
         let tenant = lease.and_then(|lease| inner.tenants.get(&lease.tenant));

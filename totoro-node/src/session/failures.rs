@@ -35,6 +35,7 @@ impl Failures {
             .map_or(Ok(()), |first| Err(anyhow::anyhow!(first)))
     }
 
+    /// Whether there was one.
     pub(super) fn any(&self) -> bool {
         !self.0.is_empty()
     }

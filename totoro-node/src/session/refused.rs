@@ -82,9 +82,9 @@ impl Desk {
     /// Tells of the refusals that are due.
     pub(super) fn tell_refusals(&self, inner: &mut Inner, changes: &mut Changes, now_ms: i64) {
         let due = inner.refusals.due(now_ms);
-        let kernels = due.iter().any(|subject| subject.kind == kind::CONN_REFUSED);
-        for subject in due {
-            changes.tell(now_ms, subject);
+        let kernels = due.iter().any(|(_, of)| of.kind == kind::CONN_REFUSED);
+        for (at_ms, subject) in due {
+            changes.tell(at_ms, subject);
         }
         if kernels {
             // What waits to be told counts as untold: it must survive a restart.

@@ -22,7 +22,9 @@ impl Desk {
         let mut changes = Changes::default();
         let mut failures = Failures::default();
         self.expire(inner, &mut changes, now_ms, &mut failures);
-        inner.untidy |= failures.any();
+        if failures.any() {
+            inner.untidy = failures.first();
+        }
         let over: Vec<String> = inner
             .sessions
             .iter()
@@ -68,7 +70,7 @@ impl Desk {
 
     /// Tries again what the kernel refused, after 1, 2, 4, … and then every 32 seconds.
     fn tidy(&self, inner: &mut Inner, changes: &mut Changes, now_ms: i64) {
-        if !inner.untidy {
+        if inner.untidy.is_none() {
             inner.untidy_s = 0;
             return;
         }
@@ -155,6 +157,7 @@ impl Desk {
                 tracing::error!(%error, tenant = id, "a tenant can't be removed from the kernel");
                 continue;
             }
+            inner.cuts.remove(&number);
             inner.tenants.remove(&id);
             inner.denied.remove(&id);
             changes.remove(TENANTS, id);

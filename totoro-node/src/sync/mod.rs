@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use totoro_api::wire::push::{Applied, DesiredState};
+use totoro_api::wire::push::DesiredState;
 
 use crate::control::{Backoff, CallError, Control};
 use crate::session::Desk;
@@ -21,9 +21,10 @@ pub async fn run(desk: Arc<Desk>, control: Arc<Control>) {
     let mut acknowledged = false;
     loop {
         match step(&desk, &control, whole, acknowledged).await {
-            Ok(()) => {
+            Ok(complete) => {
                 whole = false;
-                acknowledged = true;
+                // What the kernel refused is told again, until nothing is.
+                acknowledged = complete;
                 backoff.reset();
             }
             Err(error) => {
@@ -42,26 +43,28 @@ pub async fn run(desk: Arc<Desk>, control: Arc<Control>) {
     }
 }
 
-async fn step(desk: &Arc<Desk>, control: &Control, whole: bool, acknowledged: bool) -> Result<()> {
+/// Waits for one push and applies it; whether all that is applied holds, and the control plane
+/// knows.
+async fn step(
+    desk: &Arc<Desk>,
+    control: &Control,
+    whole: bool,
+    acknowledged: bool,
+) -> Result<bool> {
+    let mut complete = acknowledged;
     let revision = desk.revision();
-    let path = if whole || revision.rev == 0 {
-        format!("/nodes/watch?wait={}s", WAIT.as_secs())
-    } else if acknowledged {
+    let mut path = format!("/nodes/watch?wait={}s", WAIT.as_secs());
+    if !whole && revision.rev != 0 {
+        if !acknowledged {
+            let applied = desk.applied();
+            control.tell("/nodes/applied", &applied).await?;
+            complete = applied.error.is_none();
+        }
         let (generation, rev) = (revision.generation, revision.rev);
-        format!(
-            "/nodes/watch?wait={}s&gen={generation}&rev={rev}",
-            WAIT.as_secs()
-        )
-    } else {
-        control.tell("/nodes/applied", &standing(desk)).await?;
-        let (generation, rev) = (revision.generation, revision.rev);
-        format!(
-            "/nodes/watch?wait={}s&gen={generation}&rev={rev}",
-            WAIT.as_secs()
-        )
-    };
+        path = format!("{path}&gen={generation}&rev={rev}");
+    }
     let Some(pushed) = control.poll::<DesiredState>(&path, WAIT).await? else {
-        return Ok(());
+        return Ok(complete);
     };
     let (to, snapshot) = (pushed.revision, pushed.snapshot);
     let applying = Arc::clone(desk);
@@ -77,23 +80,14 @@ async fn step(desk: &Arc<Desk>, control: &Control, whole: bool, acknowledged: bo
                 error = applied.error,
                 "policy applied"
             );
-            control.tell("/nodes/applied", &applied).await
+            control.tell("/nodes/applied", &applied).await?;
+            Ok(applied.error.is_none())
         }
         Err(error) => {
-            let mut report = standing(desk);
+            let mut report = desk.applied();
             report.error = Some(format!("revision {}: {error:#}", to.rev));
             control.tell("/nodes/applied", &report).await?;
             Err(error.context(format!("revision {} can't be applied", to.rev)))
         }
-    }
-}
-
-/// Where this node stands.
-fn standing(desk: &Desk) -> Applied {
-    let policy = desk.policy();
-    Applied {
-        revision: policy.revision,
-        keys: policy.keys.iter().map(|key| key.kid.clone()).collect(),
-        error: None,
     }
 }

@@ -15,6 +15,7 @@ use totoro_api::wire::plugin::{Answer, CloseProxy, Login, NewProxy};
 use totoro_api::wire::push::{
     Applied, DesiredInvite, DesiredNode, DesiredState, InviteState, TicketKey,
 };
+use totoro_ebpf::abi;
 
 use super::fake::Fake;
 use crate::clock::{Clock, boot_ms};
@@ -253,7 +254,11 @@ impl World {
         maps.controls
             .retain(|_, control| control.socket.cookie != cookie);
         drop(maps);
-        self.desk.look_for_lost();
+        self.desk.on_events(&[abi::Event {
+            kind: abi::EVENT_CONTROL_CLOSED,
+            cookie,
+            ..abi::Event::default()
+        }]);
     }
 
     /// The leased ports.
