@@ -92,6 +92,11 @@ impl Kernel {
         for (key, _) in reasons.into_iter().filter(|(key, _)| key.tenant == tenant) {
             gone(maps.reasons.remove(&key)).on("write", "REASONS")?;
         }
+        // What a daemon that was killed between two steps left of its leases.
+        let traffic = entries(maps.traffic.iter(), "TRAFFIC")?;
+        for (key, _) in traffic.into_iter().filter(|(key, _)| key.tenant == tenant) {
+            gone(maps.traffic.remove(&key)).on("write", "TRAFFIC")?;
+        }
         Ok(())
     }
 
