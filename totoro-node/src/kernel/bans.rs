@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use totoro_ebpf::abi;
 
 use super::maps::{Maps, ban_key, gone};
-use super::sweep::close_flows;
+use super::sweep::{First, close_flows};
 use super::{Context, Kernel, Result, from_addr};
 
 /// When a ban that has no end ends.
@@ -18,15 +18,17 @@ impl Kernel {
     /// (0 = never). Closes the UDP flows of who is newly banned; live TCP connections go on.
     ///
     /// # Errors
-    /// When the map can't be read or written (it is full).
+    /// When the map can't be read; else the first ban that can't be written (the map is full), all
+    /// others being written.
     pub fn set_bans(&self, wanted: &BTreeMap<IpNet, u64>) -> Result<()> {
         let wanted = effective(wanted);
         let mut maps = self.shared.maps();
         let there: BTreeMap<IpNet, u64> = maps.bans()?.into_iter().collect();
+        let mut first = First(None);
         // What is lifted first makes room in a full table; what narrower bans hid is written with
         // the ends of the wider ones, so that nobody is let in in between.
         for prefix in there.keys().filter(|prefix| !wanted.contains_key(prefix)) {
-            gone(maps.bans.remove(&ban_key(*prefix))).on("write", "BANS")?;
+            first.of(gone(maps.bans.remove(&ban_key(*prefix))).on("write", "BANS"));
         }
         let mut changed = BTreeSet::new();
         for (prefix, until_ns) in &wanted {
@@ -36,18 +38,17 @@ impl Kernel {
             let ban = abi::Ban {
                 until_ns: *until_ns,
             };
-            maps.bans
-                .insert(&ban_key(*prefix), ban, 0)
-                .on("write", "BANS")?;
+            let written = maps.bans.insert(&ban_key(*prefix), ban, 0);
+            first.of(written.on("write", "BANS"));
             changed.insert(*prefix);
         }
         if !changed.is_empty() {
             let lengths: BTreeSet<u8> = changed.iter().map(IpNet::prefix_len).collect();
-            close_flows(&mut maps, |key, _| {
+            first.of(close_flows(&mut maps, |key, _| {
                 covered(&changed, &lengths, from_addr(&key.remote))
-            })?;
+            }));
         }
-        Ok(())
+        first.0.map_or(Ok(()), Err)
     }
 
     /// Bans now, with their ends.

@@ -73,7 +73,10 @@ impl Shared {
         };
         if let Err(error) = self.destroy(event.cookie, &conn) {
             // It stays mute all the same, and the next sweep tries again.
-            tracing::warn!(%error, cause = ?error.source, "a surplus connection could not be destroyed");
+            tracing::warn!(
+                error = error.whole(),
+                "a surplus connection could not be destroyed"
+            );
         }
     }
 }

@@ -4,6 +4,7 @@
 //! microsecond; destroying sockets a netlink round trip each), so callers call it directly.
 
 mod bans;
+mod controls;
 mod dump;
 mod events;
 mod filter;
@@ -47,6 +48,19 @@ pub struct KernelError {
 }
 
 impl KernelError {
+    /// The error and all its causes, for one line of a log.
+    #[must_use]
+    pub fn whole(&self) -> String {
+        let mut text = self.to_string();
+        let mut next = std::error::Error::source(self);
+        while let Some(error) = next {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            next = error.source();
+        }
+        text
+    }
+
     /// Whether a table was full, or memory short: the node has no room for more.
     #[must_use]
     pub fn is_full(&self) -> bool {
@@ -133,6 +147,32 @@ pub struct ControlSocket {
     pub client: SocketAddr,
     /// The node's address; of a link-local one its scope is the socket's interface.
     pub local: SocketAddr,
+}
+
+/// A connection to frps's own port, as the kernel lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// The connection.
+    pub socket: ControlSocket,
+    /// When it was established, boot-time ns.
+    pub opened_ns: u64,
+}
+
+/// The kernel's counts of one lease.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeaseCounts {
+    /// From users, IP bytes.
+    pub bytes_in: u64,
+    /// To users, IP bytes.
+    pub bytes_out: u64,
+    /// From users.
+    pub packets_in: u64,
+    /// To users.
+    pub packets_out: u64,
+    /// TCP user connections admitted.
+    pub admitted: u64,
+    /// TCP user connections now.
+    pub live: u64,
 }
 
 /// The kernel's counts of one tenant.

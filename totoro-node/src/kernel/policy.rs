@@ -1,17 +1,12 @@
 //! What the daemon writes and reads: tenants, leases, counts.
 
-use std::net::SocketAddr;
-
 use totoro_api::ports::{Pool, Protocol};
 use totoro_ebpf::abi;
 use totoro_ebpf::logic::pool;
 
 use super::maps::{Maps, entries, found, gone};
 use super::sweep::{First, close_flows};
-use super::{
-    Connection, Context, ControlSocket, Kernel, Refused, Result, TenantCounts, from_addr, scoped,
-    to_addr,
-};
+use super::{Connection, Context, Kernel, LeaseCounts, Refused, Result, TenantCounts};
 
 /// SYNs per second, and burst, that a lease takes before XDP drops (UDP: new flows).
 const LEASE_SYN_RATE: (u32, u32) = (2_000, 8_000);
@@ -91,6 +86,11 @@ impl Kernel {
         for (key, _) in reasons.into_iter().filter(|(key, _)| key.tenant == tenant) {
             gone(maps.reasons.remove(&key)).on("write", "REASONS")?;
         }
+        // What a daemon that was killed between two steps left of its leases.
+        let traffic = entries(maps.traffic.iter(), "TRAFFIC")?;
+        for (key, _) in traffic.into_iter().filter(|(key, _)| key.tenant == tenant) {
+            gone(maps.traffic.remove(&key)).on("write", "TRAFFIC")?;
+        }
         Ok(())
     }
 
@@ -131,14 +131,14 @@ impl Kernel {
         written
     }
 
-    /// Closes a lease: nothing new is admitted, what lives on the port is destroyed, and the
-    /// traffic of the lease's tenant on that port is returned and forgotten. Of a port that has no
-    /// lease it removes what may be left of one.
+    /// Closes a lease: nothing new is admitted, and what lives on the port is destroyed. What was
+    /// counted on it is returned, and stays until [`Kernel::forget_lease`]: it must be durable
+    /// elsewhere before.
     ///
     /// # Errors
     /// The first map that can't be written, or socket that can't be destroyed; the rest was done
     /// all the same, and the lease is closed to new connections in any case.
-    pub fn remove_lease(&self, key: abi::PortKey) -> Result<abi::Traffic> {
+    pub fn remove_lease(&self, key: abi::PortKey) -> Result<LeaseCounts> {
         let mut first = First(None);
         let lease = {
             let mut maps = self.shared.maps();
@@ -148,28 +148,46 @@ impl Kernel {
         };
         if key.proto == abi::TCP {
             first.of(self.destroy_where(|conn| conn.local_port == key.port));
-        }
-        let mut maps = self.shared.maps();
-        if key.proto == abi::UDP {
+        } else {
+            let mut maps = self.shared.maps();
             first.of(close_flows(&mut maps, |flow, _| flow.port == key.port));
         }
-        let traffic = lease.map_or_else(abi::Traffic::default, |lease| {
-            first.of(maps.traffic(lease.tenant, key))
+        let counts = lease.map_or_else(LeaseCounts::default, |lease| {
+            first.of(self.lease_counts(lease.tenant, key))
         });
-        let left: Vec<abi::TrafficKey> = match lease {
-            Some(lease) => vec![traffic_key(lease.tenant, key)],
-            None => maps
-                .traffic
-                .keys()
-                .flatten()
-                .filter(|known| (known.port, known.proto) == (key.port, key.proto))
-                .collect(),
-        };
-        for known in left {
-            first.of(gone(maps.traffic.remove(&known)).on("write", "TRAFFIC"));
-        }
-        first.of(gone(maps.port_usage.remove(&key)).on("write", "PORT_USAGE"));
-        first.0.map_or(Ok(traffic), Err)
+        first.0.map_or(Ok(counts), Err)
+    }
+
+    /// What was counted on a tenant's lease so far; zeros when there is none.
+    ///
+    /// # Errors
+    /// When a map can't be read.
+    pub fn lease_counts(&self, tenant: u32, key: abi::PortKey) -> Result<LeaseCounts> {
+        let maps = self.shared.maps();
+        let traffic = maps.traffic(tenant, key)?;
+        let usage = found(maps.port_usage.get(&key, 0))
+            .on("read", "PORT_USAGE")?
+            .unwrap_or_default();
+        Ok(LeaseCounts {
+            bytes_in: traffic.bytes_in,
+            bytes_out: traffic.bytes_out,
+            packets_in: traffic.packets_in,
+            packets_out: traffic.packets_out,
+            admitted: usage.admitted,
+            live: usage.conns,
+        })
+    }
+
+    /// Forgets what was counted on a tenant's lease of a port, which must be closed.
+    ///
+    /// # Errors
+    /// When a map can't be written.
+    pub fn forget_lease(&self, tenant: u32, key: abi::PortKey) -> Result<()> {
+        let mut maps = self.shared.maps();
+        gone(maps.traffic.remove(&traffic_key(tenant, key))).on("write", "TRAFFIC")?;
+        gone(maps.port_usage.remove(&key))
+            .on("write", "PORT_USAGE")
+            .map(drop)
     }
 
     /// Leases now.
@@ -186,14 +204,6 @@ impl Kernel {
     /// When a map can't be read.
     pub fn counts(&self, tenant: u32) -> Result<TenantCounts> {
         self.shared.maps().counts(tenant)
-    }
-
-    /// Traffic of a live lease so far; zeros when it is unknown.
-    ///
-    /// # Errors
-    /// When a map can't be read.
-    pub fn traffic(&self, tenant: u32, key: abi::PortKey) -> Result<abi::Traffic> {
-        self.shared.maps().traffic(tenant, key)
     }
 
     /// All refusal counters.
@@ -220,29 +230,6 @@ impl Kernel {
         entries(self.shared.maps().flows.iter(), "FLOWS")
     }
 
-    /// The TCP connection to frps's own port that comes from `client`; `None` for what is no plain
-    /// TCP connection (kcp, quic), has ended, or is older than the programs.
-    ///
-    /// # Errors
-    /// When a map can't be read.
-    pub fn control_socket(&self, client: SocketAddr) -> Result<Option<ControlSocket>> {
-        let key = abi::ControlKey {
-            remote: to_addr(client.ip()),
-            remote_port: client.port(),
-            pad: [0; 3],
-        };
-        let control = found(self.shared.maps().control.get(&key, 0)).on("read", "CONTROL")?;
-        Ok(control.map(|control| ControlSocket {
-            cookie: control.cookie,
-            client,
-            local: scoped(
-                from_addr(&control.local),
-                control.local_port,
-                control.ifindex,
-            ),
-        }))
-    }
-
     /// Destroys a tenant's user connections (by cookie) and forgets its UDP flows; how many. Put
     /// the tenant to `CUT` first, so that nothing passes meanwhile.
     ///
@@ -254,20 +241,6 @@ impl Kernel {
         let flows = close_flows(&mut self.shared.maps(), |_, flow| flow.tenant == tenant);
         let ended = conns.destroyed + first.of(flows);
         first.0.map_or(Ok(ended), Err)
-    }
-
-    /// Destroys frpc's connection, by cookie; false when it had ended.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn destroy_control(&self, socket: &ControlSocket) -> Result<bool> {
-        let interface = match socket.local {
-            SocketAddr::V6(local) => local.scope_id(),
-            SocketAddr::V4(_) => 0,
-        };
-        self.shared
-            .destroyer()
-            .destroy(socket.local, socket.client, interface, socket.cookie)
     }
 }
 

@@ -24,7 +24,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 pub fn can_destroy() -> Result<()> {
     let nobody = SocketAddr::from(([127, 0, 0, 1], 0));
     Destroyer::open()?
-        .destroy(nobody, nobody, u64::MAX - 1)
+        .destroy(nobody, nobody, 0, u64::MAX - 1)
         .map(drop)
 }
 
