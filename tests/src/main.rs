@@ -115,6 +115,9 @@ fn play(demo: &Demo) -> Result<bool> {
 /// Takes the named lab down, or every abandoned one.
 fn down(lab: Option<String>) -> Result<bool> {
     let tools = Tools::locate()?;
+    if let Some(tag) = &lab {
+        anyhow::ensure!(lab::exists(&tools, tag), "there is no lab {tag}");
+    }
     let labs = lab.map_or_else(|| lab::abandoned(&tools), |tag| vec![tag]);
     let mut all = true;
     for tag in &labs {

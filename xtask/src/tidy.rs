@@ -58,6 +58,11 @@ fn file(name: &str, text: &str) -> Vec<String> {
         ));
     }
     for (number, line) in (1..).zip(text.lines()) {
+        if name.ends_with(".md") && has_placeholder(line) {
+            found.push(format!(
+                "line {number}: a placeholder that nobody filled in"
+            ));
+        }
         // Spelled in two parts, so that this file passes its own rule.
         for home in [
             concat!("/ho", "me/"),
@@ -84,6 +89,18 @@ fn file(name: &str, text: &str) -> Vec<String> {
         }
     }
     found
+}
+
+/// Whether a line has something like `@FIGURES@`, which is to be replaced by what was measured.
+fn has_placeholder(line: &str) -> bool {
+    let mut parts = line.split('@').skip(1).peekable();
+    while let Some(part) = parts.next() {
+        let shouted = part.len() > 2 && part.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+        if shouted && parts.peek().is_some() {
+            return true;
+        }
+    }
+    false
 }
 
 /// Dependencies that the architecture forbids.
@@ -137,6 +154,8 @@ mod tests {
         );
         assert_eq!(file("a.rs", &"\n".repeat(LONGEST)).len(), 0);
         assert_eq!(file("a.rs", &"\n".repeat(LONGEST + 1)).len(), 1);
+        assert_eq!(file("a.md", "took @TIME@ s").len(), 1);
+        assert_eq!(file("a.md", "me@example.invalid, bpf-linker@0.13").len(), 0);
         assert_eq!(file("a.md", concat!("see /ho", "me/me/x")).len(), 1);
         assert_eq!(
             file("a.md", concat!("https://example.invalid/ho", "me/x")).len(),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use super::{MACHINES, Tools, cgroup, env, ns, ns_name, process};
+use super::{MACHINES, Tools, cgroup, env, ns, ns_name, process, tag as tags};
 
 /// Longer than a killed daemon ever took to let go of its namespace.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -54,6 +54,19 @@ pub fn down(tools: &Tools, tag: &str) -> Result<()> {
     // Last: as long as it is there, `demo down` knows of the lab.
     fs::remove_file(dir.join("owner")).ok();
     Ok(())
+}
+
+/// Whether there is anything of a lab but its logs.
+#[must_use]
+pub fn exists(tools: &Tools, tag: &str) -> bool {
+    let mut all = vec![
+        pin_root(tag),
+        run_dir(tag),
+        tools.labs.join(tag).join("owner"),
+    ];
+    all.extend(cgroup::root(tag));
+    all.extend(MACHINES.map(|machine| ns::path(&ns_name(tag, machine))));
+    tags::is_good(tag) && all.iter().any(|path| path.exists())
 }
 
 /// Removes what can be removed now; what is left.

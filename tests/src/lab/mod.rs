@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 
 pub use abandoned::abandoned;
-pub use down::down;
+pub use down::{down, exists};
 pub use machine::{able, missing, own_cgroup};
 pub use ns::Netns;
 pub use process::{Finished, Process};
