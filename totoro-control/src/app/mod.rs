@@ -26,6 +26,8 @@ mod transact;
 pub mod usage;
 
 #[cfg(test)]
+mod order_tests;
+#[cfg(test)]
 mod tests;
 
 use std::sync::{Arc, PoisonError, RwLock};

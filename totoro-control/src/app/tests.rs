@@ -20,17 +20,22 @@ use crate::config::Config;
 use crate::keys::{KeyRing, ServerSecret};
 use crate::push;
 use crate::records::{Change, Generation, IdempotencyRecord, NodeRecord, key};
-use crate::store::{Commit, Op, SledStore, Store as _, Tx, names, read, records};
+use crate::store::{Commit, Op, SledStore, Store, Tx, names, read, records};
 
 /// An app in a directory of its own.
-struct Lab {
-    app: Arc<App>,
-    admin: Caller,
+pub(super) struct Lab {
+    pub(super) app: Arc<App>,
+    pub(super) admin: Caller,
     _dir: tempfile::TempDir,
 }
 
 impl Lab {
     async fn new() -> Self {
+        Self::over(|store| Arc::new(store)).await
+    }
+
+    /// One whose store is seen through another.
+    pub(super) async fn over(seen: impl FnOnce(SledStore) -> Arc<dyn Store>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = SledStore::open(&dir.path().join("data"), 4 << 20).unwrap();
         let mut tx = Tx::new(&store);
@@ -39,7 +44,7 @@ impl Lab {
         store.commit(tx.into_commit()).await.unwrap();
         let ring = KeyRing::load(dir.path(), 0).unwrap();
         let config = Config::new("127.0.0.1:0".parse().unwrap(), "http://[::1]".to_owned());
-        let app = App::start(config, Arc::new(store), ServerSecret::generate(), ring).unwrap();
+        let app = App::start(config, seen(store), ServerSecret::generate(), ring).unwrap();
         let address = IpAddr::from([127, 0, 0, 1]);
         let admin = Caller {
             reach: Reach::All,
@@ -53,7 +58,7 @@ impl Lab {
         }
     }
 
-    async fn node(&self, name: &str) -> String {
+    pub(super) async fn node(&self, name: &str) -> String {
         self.app
             .create_node(&self.admin, new_node(name), None)
             .await
@@ -69,7 +74,7 @@ impl Lab {
         }
     }
 
-    async fn invite(&self, node: &str, key: &str) -> Invite {
+    pub(super) async fn invite(&self, node: &str, key: &str) -> Invite {
         let new = NewInvite {
             node: Some(node.to_owned()),
             ..NewInvite::default()

@@ -1,15 +1,18 @@
 //! One change: read, decide, commit; again when others were first.
 
 use std::hash::{BuildHasher as _, RandomState};
+use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::{App, Failure};
 use crate::audit;
-use crate::store::{StoreError, Tx};
+use crate::store::{Commit, StoreError, Tx};
 
 /// How often a change is tried again when others were first.
 const ATTEMPTS: u32 = 32;
+/// How long the store's writer may take for nothing.
+const WRITER_TIME: Duration = Duration::from_secs(1);
 /// How many queues there are for those who were not first.
 const QUEUES: usize = 64;
 
@@ -71,6 +74,19 @@ impl App {
             }
         }
         Err(StoreError::Conflict.into())
+    }
+
+    /// Whether the store's writer lives and its disk keeps up.
+    ///
+    /// # Errors
+    /// When the store has failed.
+    pub async fn writes(&self) -> Result<bool, StoreError> {
+        // Nothing to write, but it goes through the writer.
+        let nothing = self.store.commit(Commit::default());
+        match tokio::time::timeout(WRITER_TIME, nothing).await {
+            Ok(written) => written.map(|_| true),
+            Err(_) => Ok(false),
+        }
     }
 
     /// Adds one event to the trail.

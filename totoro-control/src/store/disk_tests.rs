@@ -5,6 +5,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use super::sync::LogFile;
+use super::tests::open;
 use super::writer::MakeDurable;
 use super::*;
 
@@ -65,7 +66,7 @@ async fn a_revision_that_was_seen_is_never_given_again() {
     let mut last = 0;
     for _ in 0..3 {
         // As if it were killed before its first commit.
-        let store = SledStore::open(dir.path(), 4 << 20).unwrap();
+        let store = open(dir.path());
         let now = *store.watch(b"n/").borrow();
         assert!(now >= last + 512, "{now} after {last}");
         last = now;

@@ -1,6 +1,7 @@
 //! The store against a model of it: a `BTreeMap` and a counter.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -124,8 +125,16 @@ fn all(store: &SledStore, prefix: &[u8], reverse: bool) -> Vec<Entry> {
         .unwrap()
 }
 
-fn open(dir: &std::path::Path) -> SledStore {
-    SledStore::open(dir, 4 << 20).unwrap()
+/// Opens a store that may just have been dropped: a process that another test starts holds a copy of
+/// its lock from its fork until its exec.
+pub(super) fn open(dir: &std::path::Path) -> SledStore {
+    for _ in 0..1000 {
+        match SledStore::open(dir, 4 << 20) {
+            Err(StoreError::InUse { .. }) => std::thread::sleep(Duration::from_millis(5)),
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("the store is not given back")
 }
 
 async fn run(steps: Vec<Step>) {

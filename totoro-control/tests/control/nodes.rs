@@ -9,11 +9,12 @@ use serde_json::json;
 async fn wrong_missing_and_unknown_keys_get_one_answer() {
     let control = Control::start();
     let node = control.node("n1").await;
+    // No key of ours ends in B: of its last symbol four bits count.
     let bodies = [
         control.get("/nodes/watch", "").await,
         control.get("/nodes/watch", "tk1-nonsense").await,
         control
-            .get("/nodes/watch", &format!("{}A", &node.key[..46]))
+            .get("/nodes/watch", &format!("{}B", &node.key[..46]))
             .await,
         control.get("/nodes/watch", &control.admin).await,
         control.get("/admin/nodes", &node.key).await,
