@@ -125,14 +125,18 @@ fn traffic_is_the_bytes_that_were_sent() {
             .set_read_timeout(Some(Duration::from_secs(1)))
             .expect("timeout");
         for (own, to, header) in [(v4(0), v4(PORT), 28), (v6(0), v6(PORT), 48)] {
-            let before = kernel.lease_counts(1, support::key(UDP, PORT)).expect("traffic");
+            let before = kernel
+                .lease_counts(1, support::key(UDP, PORT))
+                .expect("traffic");
             let user = UdpSocket::bind(own).expect("bind");
             for _ in 0..10 {
                 user.send_to(&[1; 100], to).expect("send");
                 let (_, from) = server.recv_from(&mut [0; 128]).expect("delivered");
                 server.send_to(&[2; 300], from).expect("answered");
             }
-            let after = kernel.lease_counts(1, support::key(UDP, PORT)).expect("traffic");
+            let after = kernel
+                .lease_counts(1, support::key(UDP, PORT))
+                .expect("traffic");
             assert_eq!(after.bytes_in - before.bytes_in, 10 * (100 + header));
             assert_eq!(after.bytes_out - before.bytes_out, 10 * (300 + header));
             assert_eq!(after.packets_in - before.packets_in, 10);

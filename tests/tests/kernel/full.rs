@@ -59,18 +59,24 @@ fn a_lease_that_finds_no_room_leaves_nothing() {
         for nth in 0..rows {
             traffic.remove(&row(nth)).expect("remove");
         }
-        // What a killed daemon left of a lease goes with it.
-        let zeros = PerCpuValues::try_from(vec![abi::Traffic::default(); cpus]);
+        // What a killed daemon left of a lease is not the next one's.
+        let left = abi::Traffic {
+            bytes_in: 5,
+            ..abi::Traffic::default()
+        };
         let half = abi::TrafficKey {
             tenant: 1,
             port: PORT + 1,
             proto: UDP,
             pad: 0,
         };
-        traffic
-            .insert(half, zeros.expect("values"), 0)
-            .expect("insert");
-        kernel.remove_lease(other).expect("nothing but leftovers");
+        let values = PerCpuValues::try_from(vec![left; cpus]).expect("values");
+        traffic.insert(half, values, 0).expect("insert");
+        kernel.put_lease(other, &lease).expect("room again");
+        let counts = kernel.lease_counts(1, other).expect("counts");
+        assert_eq!(counts.bytes_in, 0);
+        kernel.remove_lease(other).expect("removed");
+        kernel.forget_lease(1, other).expect("forgotten");
         let left = traffic.keys().flatten().count();
         assert_eq!(left, 1, "only the live lease's");
     });

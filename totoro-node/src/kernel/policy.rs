@@ -117,16 +117,16 @@ impl Kernel {
         let traffic = traffic_key(lease.tenant, key);
         let before = found(maps.ports.get(&key, 0)).on("read", "PORTS")?;
         let same = before.is_some_and(|before| before.lease == lease.lease);
-        let counted = found(maps.traffic.get(&traffic, 0))
-            .on("read", "TRAFFIC")?
-            .is_some();
+        // A new lease counts from zero, whatever a killed daemon left of the one before.
+        let counted = same
+            && found(maps.traffic.get(&traffic, 0))
+                .on("read", "TRAFFIC")?
+                .is_some();
         let written = write_lease(&mut maps, key, &lease, (!same, !counted));
         if written.is_err() && before.is_none() {
             // What made it into the maps before one was full must not stay.
             let _ = maps.port_usage.remove(&key);
-            if !counted {
-                let _ = maps.traffic.remove(&traffic);
-            }
+            let _ = maps.traffic.remove(&traffic);
         }
         written
     }

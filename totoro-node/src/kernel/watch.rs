@@ -89,8 +89,9 @@ impl Loaded {
                 // Reported, not fatal: the socket lookup guards it all the same.
                 Err(error) => {
                     lines.push(format!(
-                        "{name}: no filter before the stack ({error}); the socket lookup still \
-                         refuses what has no lease"
+                        "{name}: no filter before the stack ({}); the socket lookup still \
+                         refuses what has no lease",
+                        error.whole()
                     ));
                 }
             }
