@@ -41,11 +41,10 @@ fn one_end_of_frpcs_is_one_connection() {
         let address = a.local_addr().expect("address");
         let before = kernel.control_socket(address).expect("read");
         // The same end towards another address of the node's.
-        let mut b = connect_from(4_000, second).expect("the handshake");
-        assert!(
-            matches!(b.read(&mut [0; 1]), Ok(0) | Err(_)),
-            "one too many, destroyed"
-        );
+        let b = connect_from(4_000, second);
+        // One too many: destroyed, perhaps before `connect` has returned.
+        let heard = b.as_ref().map(|mut b| b.read(&mut [0; 1]));
+        assert!(!matches!(heard, Ok(Ok(1))), "it hears nothing");
         let after = kernel.control_socket(address).expect("read");
         assert_eq!(before, after, "the Login's socket");
         let refused = kernel.refused().expect("counters");
@@ -117,7 +116,8 @@ fn mptcp_is_not_admitted_and_plain_tcp_to_the_same_listener_is() {
             .put_lease(support::key(TCP, PORT), &support::lease(1, 7))
             .expect("lease");
         let client = mptcp().expect("as the listener");
-        connect_fd(client.as_raw_fd(), &SockaddrStorage::from(v4(PORT))).expect("connect");
+        // Refused by its end, which may come before `connect` has returned.
+        let _ = connect_fd(client.as_raw_fd(), &SockaddrStorage::from(v4(PORT)));
         eventually("refused", || {
             let refused = kernel.refused().expect("counters");
             let counts = kernel.counts(1).expect("counts").usage;

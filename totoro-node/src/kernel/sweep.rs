@@ -11,6 +11,9 @@ use super::{Connection, Context, Kernel, KernelError, Result, Swept, bans, boot_
 
 /// An idle zero entry of `SOURCES` is kept so long, ns: who comes back is not entered anew.
 const SOURCE_KEPT_NS: u64 = 60_000_000_000;
+/// So many of them are forgotten at a time: each is a run of a program, and who waits for the sweep
+/// waits for all.
+const SOURCES_AT_ONCE: usize = 16_384;
 /// Links and interfaces are looked at this often, ns; what is rarely to be forgotten, too.
 const LINKS_EVERY_NS: u64 = 5_000_000_000;
 /// The kernel's sockets are compared with the maps this often, ns.
@@ -102,14 +105,15 @@ impl Kernel {
 
     fn forget_sources(&self, now: u64) -> Result<()> {
         let sources = entries(self.shared.maps().sources.iter(), "SOURCES")?;
-        for (source, state) in sources {
-            if state.conns == 0 && state.last_ns + SOURCE_KEPT_NS < now {
-                self.mend(&abi::Mend {
-                    kind: abi::MEND_SOURCE,
-                    source,
-                    ..abi::Mend::default()
-                })?;
-            }
+        let idle = sources
+            .into_iter()
+            .filter(|(_, state)| state.conns == 0 && state.last_ns + SOURCE_KEPT_NS < now);
+        for (source, _) in idle.take(SOURCES_AT_ONCE) {
+            self.mend(&abi::Mend {
+                kind: abi::MEND_SOURCE,
+                source,
+                ..abi::Mend::default()
+            })?;
         }
         Ok(())
     }
