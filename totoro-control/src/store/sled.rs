@@ -11,17 +11,15 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::ground::{self, Found};
+use super::snapshot::{Keeper, SledSnapshot};
 use super::sync::{LogFile, sync_creation};
 use super::watchers::Watchers;
 use super::writer::{DATA, HEAD_KEY, Head, MAX_BATCH, META, Request, Writer, data_key, split};
-use super::{Commit, Entry, Range, Store, StoreError, Versioned};
+use super::{Commit, Entry, Range, Snapshot, Store, StoreError, Versioned, is_unfinished};
 
 /// Commits waiting for the writer; beyond it `commit` waits, which is the back-pressure.
 const QUEUE: usize = 4096;
-/// What kind of store and which schema this is. A newer one is refused.
-const FORMAT_KEY: &[u8] = b"mformat";
-const FORMAT: &[u8] = b"totoro-control 1";
-
 /// The store in one directory, held by one process.
 pub struct SledStore {
     tree: ::sled::Tree,
@@ -48,6 +46,11 @@ impl SledStore {
             path: dir.to_owned(),
             problem,
         };
+        if is_unfinished(dir) {
+            return Err(unusable(
+                "a restore into it was not finished: run `totoro-control restore` again".to_owned(),
+            ));
+        }
         let db = ::sled::Config::new()
             .path(dir)
             .cache_capacity(cache_bytes)
@@ -62,21 +65,9 @@ impl SledStore {
                 other => unusable(format!("{other}; restore it from a backup")),
             })?;
         let tree = (*db).clone();
-        match tree.get(FORMAT_KEY).map_err(StoreError::Engine)? {
-            Some(format) if format == FORMAT => {}
-            Some(format) => {
-                let found = String::from_utf8_lossy(&format).into_owned();
-                return Err(unusable(format!(
-                    "it has format {found:?}; this version knows 1"
-                )));
-            }
-            None if tree.is_empty() => {
-                tree.insert(FORMAT_KEY, FORMAT)
-                    .map_err(StoreError::Engine)?;
-                tree.flush().map_err(StoreError::Engine)?;
-                sync_creation(dir)?;
-            }
-            None => return Err(unusable("it is not a Totoro store".to_owned())),
+        if ground::settle(&tree, dir)? == Found::New {
+            tree.flush().map_err(StoreError::Engine)?;
+            sync_creation(dir)?;
         }
         let mut head = match tree.get(HEAD_KEY).map_err(StoreError::Engine)? {
             Some(head) => Head::decode(&head).ok_or_else(|| unusable("no head".to_owned()))?,
@@ -95,6 +86,7 @@ impl SledStore {
             durable: Arc::clone(&durable),
             watchers: Arc::clone(&watchers),
             requests: receiver,
+            snapshots: Keeper::default(),
         };
         // The database handle goes with the writer: sled's lock is freed when both are gone.
         let thread = std::thread::Builder::new()
@@ -165,6 +157,15 @@ impl Store for SledStore {
     fn watch(&self, prefix: &[u8]) -> watch::Receiver<u64> {
         self.watchers
             .follow(prefix, self.durable.load(Ordering::Acquire))
+    }
+
+    fn snapshot(&self) -> BoxFuture<'static, Result<Box<dyn Snapshot>, StoreError>> {
+        let requests = self.requests.clone();
+        async move {
+            let snapshot = SledSnapshot::begin(requests).await?;
+            Ok(Box::new(snapshot) as Box<dyn Snapshot>)
+        }
+        .boxed()
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {

@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::snapshot::{Ask, Keeper};
 use super::sync::LogFile;
 use super::watchers::Watchers;
 use super::{Commit, Expect, MAX_KEY, MAX_OPS, MAX_VALUE, Op, Position, StoreError};
@@ -26,6 +27,8 @@ pub(super) const HEAD_KEY: &[u8] = b"mhead";
 pub(super) enum Request {
     /// A commit and where to acknowledge it.
     Commit(Commit, oneshot::Sender<Result<u64, StoreError>>),
+    /// Something about a snapshot.
+    Snapshot(Ask),
     /// The last request: end when all before it is durable.
     Close(oneshot::Sender<()>),
 }
@@ -63,6 +66,7 @@ pub(super) struct Writer {
     pub(super) durable: Arc<AtomicU64>,
     pub(super) watchers: Arc<Watchers>,
     pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) snapshots: Keeper,
 }
 
 /// What a batch has changed so far: a key's new revision, or `None` where it was deleted. Later
@@ -74,19 +78,25 @@ impl Writer {
     pub(super) fn run(mut self) {
         let mut queue = Vec::with_capacity(MAX_BATCH);
         while self.requests.blocking_recv_many(&mut queue, MAX_BATCH) > 0 {
-            let mut closing = Vec::new();
+            let (mut closing, mut asks) = (Vec::new(), Vec::new());
             let mut commits = Vec::with_capacity(queue.len());
             for request in queue.drain(..) {
                 match request {
                     Request::Commit(commit, done) => commits.push((commit, done)),
+                    Request::Snapshot(ask) => asks.push(ask),
                     Request::Close(done) => closing.push(done),
                 }
             }
             self.write(commits);
+            for ask in asks {
+                self.snapshots.answer(ask, &self.tree, self.head);
+            }
             if !closing.is_empty() {
                 self.requests.close();
-                while let Ok(Request::Commit(_, done)) = self.requests.try_recv() {
-                    let _ = done.send(Err(StoreError::Closed));
+                while let Ok(request) = self.requests.try_recv() {
+                    if let Request::Commit(_, done) = request {
+                        let _ = done.send(Err(StoreError::Closed));
+                    }
                 }
                 for done in closing {
                     let _ = done.send(());
@@ -121,7 +131,8 @@ impl Writer {
         batch.insert(HEAD_KEY, &head.encode());
         // After a failed sync nobody knows what is on the disk: another try could succeed and
         // acknowledge what is lost. The process ends; a restart reads what is really there.
-        if let Err(error) = self.make_durable(batch) {
+        let kept = self.snapshots.keep(&self.tree, pending.keys());
+        if let Err(error) = kept.and_then(|()| self.make_durable(batch)) {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "the store failed; ending"
@@ -166,7 +177,7 @@ impl Writer {
     }
 }
 
-fn within_limits(commit: &Commit) -> Result<(), StoreError> {
+pub(super) fn within_limits(commit: &Commit) -> Result<(), StoreError> {
     if commit.ops.len() > MAX_OPS {
         return Err(StoreError::TooLarge("operations"));
     }
@@ -235,7 +246,7 @@ pub(super) fn data_key(key: &[u8]) -> Vec<u8> {
 }
 
 /// The stored form of a value: revision ‖ bytes.
-fn join(revision: u64, value: &[u8]) -> Vec<u8> {
+pub(super) fn join(revision: u64, value: &[u8]) -> Vec<u8> {
     let mut stored = Vec::with_capacity(8 + value.len());
     stored.extend_from_slice(&revision.to_be_bytes());
     stored.extend_from_slice(value);
