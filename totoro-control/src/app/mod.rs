@@ -1,5 +1,6 @@
 //! The use cases, one per file. They know records, policy and the trail; not HTTP.
 
+pub mod backup;
 pub mod ban;
 pub mod caller;
 
@@ -19,6 +20,7 @@ pub mod node;
 pub mod node_change;
 pub mod public;
 pub mod resolve;
+pub mod restore;
 pub mod usage;
 
 use std::sync::{Arc, PoisonError, RwLock};

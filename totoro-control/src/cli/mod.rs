@@ -1,6 +1,7 @@
-//! The command line. `init` and `serve` work on files; everything else talks REST, as any client.
+//! The command line. `init`, `serve`, `restore` and `doctor` work on files; everything else talks REST, as any client.
 
 mod audit;
+mod backup;
 mod ban;
 mod client;
 mod error;
@@ -8,6 +9,7 @@ mod init;
 mod invite;
 mod limits;
 mod node;
+mod restore;
 mod serve;
 mod table;
 
@@ -49,6 +51,10 @@ enum Command {
     Audit(audit::Audit),
     /// Bans: add, list, remove.
     Ban(ban::BanCommand),
+    /// Back up the store, the audit trail and the settings.
+    Backup(backup::Backup),
+    /// Make an installation from a backup.
+    Restore(restore::Restore),
 }
 
 /// Where the control plane is and with which token to talk to it. The token itself comes from a
@@ -106,6 +112,8 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Invite(invite) => invite.run().await,
         Command::Audit(audit) => audit.run().await,
         Command::Ban(ban) => ban.run().await,
+        Command::Backup(backup) => backup.run().await,
+        Command::Restore(restore) => restore.run().await,
     }
 }
 

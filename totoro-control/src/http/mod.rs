@@ -2,6 +2,7 @@
 
 mod admin_nodes;
 mod audit;
+mod backup;
 mod bans;
 mod health;
 mod incoming;
@@ -77,6 +78,7 @@ fn routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
         invites::routes(api, Scope::Admin),
         bans::routes(api, Scope::Admin),
         audit::routes(api, Scope::Admin),
+        backup::routes(api),
     ]);
     let v1 = route::any_of([
         warp::path("nodes").and(node).boxed(),
