@@ -4,6 +4,7 @@ mod audit;
 mod backup;
 mod ban;
 mod client;
+mod doctor;
 mod error;
 mod init;
 mod invite;
@@ -55,6 +56,8 @@ enum Command {
     Backup(backup::Backup),
     /// Make an installation from a backup.
     Restore(restore::Restore),
+    /// Check an installation, running or stopped.
+    Doctor(doctor::Doctor),
 }
 
 /// Where the control plane is and with which token to talk to it. The token itself comes from a
@@ -114,6 +117,7 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Ban(ban) => ban.run().await,
         Command::Backup(backup) => backup.run().await,
         Command::Restore(restore) => restore.run().await,
+        Command::Doctor(doctor) => doctor.run().await,
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) fn settle(tree: &::sled::Tree, dir: &Path) -> Result<Found, StoreErro
         path: dir.to_owned(),
         problem,
     };
-    let Some(format) = tree.get(FORMAT_KEY).map_err(StoreError::Engine)? else {
+    let Some(schema) = schema(tree).map_err(StoreError::Engine)? else {
         if !tree.is_empty() {
             return Err(unusable("it is not a Totoro store".to_owned()));
         }
@@ -35,17 +35,22 @@ pub(super) fn settle(tree: &::sled::Tree, dir: &Path) -> Result<Found, StoreErro
             .map_err(StoreError::Engine)?;
         return Ok(Found::New);
     };
-    let text = String::from_utf8_lossy(&format);
-    let schema = text
-        .strip_prefix(OURS)
-        .and_then(|number| number.parse().ok());
-    let schema = schema.ok_or_else(|| unusable(format!("it has format {text:?}, not ours")))?;
     let mut ground = SledGround { tree, dir };
     match migrate::forward(&mut ground, schema) {
         Ok(()) => Ok(Found::Ours),
         Err(MigrateError::Store(error)) => Err(error),
         Err(refused) => Err(unusable(refused.to_string())),
     }
+}
+
+/// The schema of a tree; `None` where it is none of ours.
+pub(super) fn schema(tree: &::sled::Tree) -> ::sled::Result<Option<u32>> {
+    let format = tree.get(FORMAT_KEY)?;
+    let number = |format: ::sled::IVec| {
+        let text = String::from_utf8_lossy(&format).into_owned();
+        text.strip_prefix(OURS)?.parse().ok()
+    };
+    Ok(format.and_then(number))
 }
 
 /// Makes an empty tree a store of this schema at this head: the last thing that a restore writes,
@@ -136,6 +141,7 @@ mod tests {
         assert_eq!(db.get(FORMAT_KEY).unwrap().unwrap(), b"totoro-control 2");
         assert_eq!(head(&db), Some(Head { revision, ..before }));
         drop(db);
+        std::fs::remove_file(dir.path().join("sealed")).unwrap();
         // And this program, which knows only 1, leaves it alone.
         let refused = SledStore::open(dir.path(), 4 << 20).err().unwrap();
         assert!(refused.to_string().contains("newer version"), "{refused}");

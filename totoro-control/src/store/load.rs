@@ -9,10 +9,10 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use super::ground;
 use super::sync::{LogFile, sync_creation};
 use super::writer::{Head, data_key, join};
 use super::{Entry, SnapshotHead, StoreError};
+use super::{ground, seal};
 
 /// Where an unfinished restore lies in its target.
 pub const STAGING: &str = "restoring";
@@ -185,7 +185,14 @@ impl Loader {
         ground::found(&mut self.batch, schema, Head { revision, day });
         self.write()?;
         LogFile::open(&self.dir)?.sync()?;
-        sync_creation(&self.dir)
+        let Loader { dir, db, .. } = self;
+        drop(db);
+        seal::wait_until_free(&dir).map_err(|source| StoreError::Io {
+            doing: "close",
+            path: dir.clone(),
+            source,
+        })?;
+        sync_creation(&dir)
     }
 
     fn write(&mut self) -> Result<(), StoreError> {

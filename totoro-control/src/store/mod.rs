@@ -10,14 +10,17 @@
 //! acknowledged knows that what they read is durable too.
 
 pub mod dump;
+mod examine;
 mod ground;
 mod load;
 mod migrate;
+mod seal;
 mod sled;
 mod snapshot;
 mod sync;
 mod tx;
 mod watchers;
+mod witness;
 mod writer;
 
 use std::path::PathBuf;
@@ -25,6 +28,7 @@ use std::path::PathBuf;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
+pub use self::examine::{Examined, examine};
 pub use self::load::{Loader, STAGING, Target, is_unfinished};
 pub use self::migrate::SCHEMA;
 pub use self::sled::SledStore;
@@ -250,6 +254,8 @@ pub fn prefix_end(prefix: &[u8]) -> Vec<u8> {
     vec![u8::MAX; MAX_KEY]
 }
 
+#[cfg(test)]
+mod damage_tests;
 #[cfg(test)]
 mod mem;
 #[cfg(test)]

@@ -12,11 +12,13 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::ground::{self, Found};
+use super::seal::SealOnDrop;
 use super::snapshot::{Keeper, SledSnapshot};
 use super::sync::{LogFile, sync_creation};
 use super::watchers::Watchers;
+use super::witness::Witness;
 use super::writer::{DATA, HEAD_KEY, Head, MAX_BATCH, META, Request, Writer, data_key, split};
-use super::{Commit, Entry, Range, Snapshot, Store, StoreError, Versioned, is_unfinished};
+use super::{Commit, Entry, Range, Snapshot, Store, StoreError, Versioned, examine};
 
 /// Commits waiting for the writer; beyond it `commit` waits, which is the back-pressure.
 const QUEUE: usize = 4096;
@@ -28,6 +30,8 @@ pub struct SledStore {
     requests: mpsc::Sender<Request>,
     /// Joined on drop, so that the directory's lock is free again when the store is gone.
     writer: Mutex<Option<JoinHandle<()>>>,
+    /// Last, since it needs all of sled gone.
+    _seal: SealOnDrop,
 }
 
 impl SledStore {
@@ -46,11 +50,7 @@ impl SledStore {
             path: dir.to_owned(),
             problem,
         };
-        if is_unfinished(dir) {
-            return Err(unusable(
-                "a restore into it was not finished: run `totoro-control restore` again".to_owned(),
-            ));
-        }
+        examine::before_opening(dir)?;
         let db = ::sled::Config::new()
             .path(dir)
             .cache_capacity(cache_bytes)
@@ -87,6 +87,7 @@ impl SledStore {
             watchers: Arc::clone(&watchers),
             requests: receiver,
             snapshots: Keeper::default(),
+            witness: Witness::open(dir).map_err(|source| io("open the witness of", source))?,
         };
         // The database handle goes with the writer: sled's lock is freed when both are gone.
         let thread = std::thread::Builder::new()
@@ -96,12 +97,17 @@ impl SledStore {
                 drop(db);
             })
             .map_err(|source| io("start the writer of", source))?;
+        let seal = SealOnDrop {
+            dir: dir.to_owned(),
+            revision: Arc::clone(&durable),
+        };
         Ok(SledStore {
             tree,
             durable,
             watchers,
             requests,
             writer: Mutex::new(Some(thread)),
+            _seal: seal,
         })
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::snapshot::{Ask, Keeper};
 use super::sync::LogFile;
 use super::watchers::Watchers;
+use super::witness::Witness;
 use super::{Commit, Expect, MAX_KEY, MAX_OPS, MAX_VALUE, Op, Position, StoreError};
 
 /// Commits in one batch at most: enough to amortise a sync, few enough to bound the wait.
@@ -67,6 +68,7 @@ pub(super) struct Writer {
     pub(super) watchers: Arc<Watchers>,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) snapshots: Keeper,
+    pub(super) witness: Witness,
 }
 
 /// What a batch has changed so far: a key's new revision, or `None` where it was deleted. Later
@@ -141,6 +143,7 @@ impl Writer {
         }
         self.head = head;
         self.durable.store(head.revision, Ordering::Release);
+        self.witness.note(head.revision);
         for (keys, revision, done) in applied {
             self.watchers.tell(keys.iter().map(Vec::as_slice), revision);
             // The asker may have gone away; what it asked for is done all the same.

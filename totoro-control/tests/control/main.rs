@@ -3,6 +3,7 @@
 
 mod backup;
 mod commands;
+mod doctor;
 mod durability;
 mod events;
 mod hygiene;
