@@ -53,6 +53,16 @@ fn restore(from: &Path, at: &Path, more: &[&str]) -> Output {
         .unwrap()
 }
 
+/// The same clients go on with another installation; this one ends.
+fn over(mut control: Control, at: &Path) -> Control {
+    control.kill();
+    at.clone_into(&mut control.at);
+    let admin = std::fs::read_to_string(at.join("admin.token")).unwrap();
+    admin.trim().clone_into(&mut control.admin);
+    control.restart();
+    control
+}
+
 /// Every file under a directory with its bytes.
 fn tree(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
@@ -109,7 +119,7 @@ async fn a_lost_machine_comes_back_with_keys_codes_trail_and_a_new_generation() 
         assert_eq!(mode.mode() & 0o777, 0o600, "{secret}");
     }
     let text = std::fs::read_to_string(elsewhere.join("control.toml")).unwrap();
-    let new = Control::over(control, &elsewhere);
+    let new = over(control, &elsewhere);
     assert!(text.contains("data_dir = \"data\""), "{text}");
     let shown = new.get(&format!("/nodes/invites/{id}"), &node.key).await;
     assert_eq!(shown.with(200)["limits"]["max_conns"], 5);
@@ -174,7 +184,7 @@ async fn without_secrets_it_says_what_is_lost_and_asks() {
     );
     put(&secret);
     good(restore(&off, &elsewhere, &[]));
-    let control = Control::over(control, &elsewhere);
+    let control = over(control, &elsewhere);
     let shown = control
         .get(&format!("/nodes/invites/{id}"), &node.key)
         .await;
@@ -185,7 +195,7 @@ async fn without_secrets_it_says_what_is_lost_and_asks() {
     let fresh = control.dir.path().join("fresh");
     let said = good(restore(&off, &fresh, &["--new-secret"]));
     assert!(said.contains("lost"), "{said}");
-    let control = Control::over(control, &fresh);
+    let control = over(control, &fresh);
     control
         .get("/nodes/invites", &node.key)
         .await
@@ -306,16 +316,12 @@ async fn a_killed_restore_says_so_and_is_repeated() {
         assert!(at.join("data/db").exists() && !at.join("data/restoring").exists());
     }
     println!("12 kills: {untouched} before it began, {marked} marked, {whole} after its end");
-    let control = Control::over(control, &control_dir(&out, "k5"));
+    let control = over(control, &out.with_file_name("k5"));
     let listed = control
         .get("/nodes/invites?limit=1000", &node.key)
         .await
         .with(200);
     assert_eq!(listed["items"].as_array().unwrap().len(), 400);
-}
-
-fn control_dir(out: &Path, name: &str) -> PathBuf {
-    out.with_file_name(name)
 }
 
 fn ring_is_empty(at: &Path) -> bool {
@@ -360,31 +366,9 @@ async fn a_backup_under_load_is_one_state() {
     for (round, out) in outs.iter().enumerate() {
         let at = out.with_file_name(format!("r{round}"));
         good(restore(out, &at, &[]));
-        control = Control::over(control, &at);
-        let mut invites = Vec::new();
-        let mut cursor = String::new();
-        loop {
-            let path = format!("/nodes/invites?limit=1000{cursor}");
-            let page = control.get(&path, &node.key).await.with(200);
-            let ids = page["items"].as_array().unwrap().iter();
-            invites.extend(ids.map(|invite| invite["id"].as_str().unwrap().to_owned()));
-            match page["next"].as_str() {
-                Some(next) => cursor = format!("&cursor={next}"),
-                None => break,
-            }
-        }
-        let mut told: Vec<String> = Vec::new();
-        let mut cursor = String::new();
-        loop {
-            let path = format!("/nodes/audit?kind=invite.created&limit=1000{cursor}");
-            let page = control.get(&path, &node.key).await.with(200);
-            let events = page["items"].as_array().unwrap().iter();
-            told.extend(events.map(|event: &Value| event["invite"].as_str().unwrap().to_owned()));
-            match page["next"].as_str() {
-                Some(next) => cursor = format!("&cursor={next}"),
-                None => break,
-            }
-        }
+        control = over(control, &at);
+        let mut invites = all(&control, &node, "invites?", "id").await;
+        let mut told = all(&control, &node, "audit?kind=invite.created&", "invite").await;
         invites.sort_unstable();
         told.sort_unstable();
         assert_eq!(invites, told);
@@ -395,6 +379,21 @@ async fn a_backup_under_load_is_one_state() {
         "{counts:?} of {total}"
     );
     println!("3 backups under 8 writers: {counts:?} of {total} invites, each one state");
+}
+
+/// One field of everything in a node's list.
+async fn all(control: &Control, node: &Node, list: &str, field: &str) -> Vec<String> {
+    let (mut found, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let path = format!("/nodes/{list}limit=1000{cursor}");
+        let page = control.get(&path, &node.key).await.with(200);
+        let items = page["items"].as_array().unwrap().iter();
+        found.extend(items.map(|item: &Value| item[field].as_str().unwrap().to_owned()));
+        match page["next"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => return found,
+        }
+    }
 }
 
 #[tokio::test]

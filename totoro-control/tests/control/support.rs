@@ -26,7 +26,7 @@ pub(crate) struct Control {
     pub(crate) api: String,
     pub(crate) admin: String,
     pub(crate) http: reqwest::Client,
-    at: PathBuf,
+    pub(crate) at: PathBuf,
     child: Child,
     log: PathBuf,
 }
@@ -130,18 +130,6 @@ impl Control {
             child,
             log,
         }
-    }
-
-    /// The same clients on another installation, in a directory below this one's; this one ends.
-    pub(crate) fn over(mut old: Control, at: &Path) -> Self {
-        let _ = old.child.kill();
-        let _ = old.child.wait();
-        let (child, api) = serve(at, &old.log);
-        let admin = std::fs::read_to_string(at.join("admin.token")).unwrap();
-        old.admin = admin.trim().to_owned();
-        old.at = at.to_owned();
-        (old.child, old.api) = (child, api);
-        old
     }
 
     /// The installation's directory.
