@@ -37,7 +37,9 @@ struct Demo {
     /// `down` removes labs that `--keep` (or a SIGKILL) left.
     #[arg(value_parser = ["down"])]
     what: Option<String>,
-    /// One JSON object per check.
+    /// With `down`: only this lab.
+    lab: Option<String>,
+    /// One JSON object per check, then one with both counts; the last line stays the plain one.
     #[arg(long)]
     json: bool,
     /// Leave the lab running, and write target/demo/lab.env.
@@ -46,14 +48,19 @@ struct Demo {
     /// Names the lab in the kernel; by default after the process id.
     #[arg(long, env = "TOTORO_TEST_TAG", hide = true)]
     tag: Option<String>,
+    /// Play only so many of the story's items.
+    #[arg(long, hide = true, default_value_t = usize::MAX)]
+    items: usize,
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Demo(demo) if demo.what.is_some() => down(),
+        Command::Demo(demo) if demo.what.is_some() => down(demo.lab),
         Command::Demo(demo) => play(&demo),
         Command::Backend { tcp, udp } => Backend::serve_for_ever(tcp, udp).map(|()| true),
     };
+    // A signal's exit code goes before ours.
+    lab::settle();
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -73,10 +80,7 @@ fn play(demo: &Demo) -> Result<bool> {
         .install_default()
         .ok();
     let begun = Instant::now();
-    let tag = demo
-        .tag
-        .clone()
-        .unwrap_or_else(|| format!("d{}", std::process::id()));
+    let tag = demo.tag.clone().unwrap_or_else(|| lab::new_tag('d'));
     let lab = Lab::raise(
         tools,
         Options {
@@ -92,7 +96,7 @@ fn play(demo: &Demo) -> Result<bool> {
             lab.dir.display()
         );
     }
-    let world = story::play(lab, &mut report)?;
+    let world = story::play(lab, &mut report, demo.items)?;
     if demo.keep {
         let path = world.leave().context("leave the lab running")?;
         eprintln!(
@@ -108,16 +112,25 @@ fn play(demo: &Demo) -> Result<bool> {
     Ok(report.finish())
 }
 
-fn down() -> Result<bool> {
+/// Takes the named lab down, or every abandoned one.
+fn down(lab: Option<String>) -> Result<bool> {
     let tools = Tools::locate()?;
-    let labs = lab::abandoned(&tools);
+    if let Some(tag) = &lab {
+        anyhow::ensure!(lab::exists(&tools, tag), "there is no lab {tag}");
+    }
+    let labs = lab.map_or_else(|| lab::abandoned(&tools), |tag| vec![tag]);
+    let mut all = true;
     for tag in &labs {
-        lab::down(&tools, tag);
-        println!("lab {tag} is down");
+        match lab::down(&tools, tag) {
+            Ok(()) => println!("lab {tag} is down"),
+            Err(error) => {
+                all = false;
+                eprintln!("error: {error:#}");
+            }
+        }
     }
     if labs.is_empty() {
         println!("no lab is left");
     }
-    std::fs::remove_file(tools.demo.join("lab.env")).ok();
-    Ok(true)
+    Ok(all)
 }

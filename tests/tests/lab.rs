@@ -1,37 +1,173 @@
 //! The lab itself: however it ends, nothing of it stays.
 
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use totoro_tests::lab::{self, Lab, NODE_CLIENT_V4, NODE_USER_V4, Options, Place, Tools};
 
-/// A lab named after this run and `name`.
+/// A lab's name, of this run and `name`.
+fn tag(name: &str) -> String {
+    format!("{}-{name}", lab::run_tag())
+}
+
+/// A lab of this run.
 fn raise(tools: &Tools, name: &str) -> (Lab, String) {
-    let run = std::env::var("TOTORO_TEST_TAG").unwrap_or_else(|_| std::process::id().to_string());
-    let tag = format!("{name}{run}");
-    let lab = Lab::raise(
-        tools.clone(),
-        Options {
-            tag: tag.clone(),
-            keep: false,
-        },
-    )
-    .expect("raise");
+    let (tag, keep) = (tag(name), false);
+    let options = Options {
+        tag: tag.clone(),
+        keep,
+    };
+    let lab = Lab::raise(tools.clone(), options).expect("raise");
     (lab, tag)
 }
 
-/// What of a lab is in the kernel.
-fn left(tag: &str, cgroup: &Path) -> Vec<PathBuf> {
-    let namespaces = ["node", "client", "user"];
-    let paths =
-        namespaces.map(|machine| PathBuf::from(format!("/run/netns/totoro-{tag}-{machine}")));
-    let pins = PathBuf::from(format!("/sys/fs/bpf/totoro-{tag}"));
-    paths
+/// What of a lab is there outside of its directory.
+fn left(tag: &str) -> Vec<PathBuf> {
+    let namespaces = ["node", "client", "user"]
+        .map(|machine| PathBuf::from(format!("/run/netns/totoro-{tag}-{machine}")));
+    namespaces
         .into_iter()
-        .chain([pins, cgroup.to_owned()])
+        .chain([pins(tag), cgroup(tag)])
+        .chain([PathBuf::from(format!("/run/totoro-{tag}"))])
         .filter(|path| path.exists())
         .collect()
+}
+
+fn pins(tag: &str) -> PathBuf {
+    PathBuf::from(format!("/sys/fs/bpf/totoro-{tag}"))
+}
+
+/// Labs have theirs at the root of the hierarchy.
+fn cgroup(tag: &str) -> PathBuf {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
+    let mount = mounts
+        .lines()
+        .find(|line| line.split(' ').nth(2) == Some("cgroup2"));
+    let mount = mount.and_then(|line| line.split(' ').nth(1));
+    Path::new(mount.expect("cgroup v2")).join(format!("totoro-{tag}"))
+}
+
+/// `totoro-lab demo ARGS`, with a lab of that name.
+fn demo(tag: &str, args: &[&str]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_totoro-lab"))
+        .arg("demo")
+        .args(args)
+        .env("TOTORO_TEST_TAG", tag)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("totoro-lab starts")
+}
+
+/// Ends a demo by a signal as soon as `path` is there: nothing stays, and the exit code tells.
+fn ended_by(signal: Signal, tag: &str, path: &Path) {
+    let child = demo(tag, &[]);
+    let begun = Instant::now();
+    while !path.exists() {
+        let patient = begun.elapsed() < Duration::from_secs(20);
+        assert!(patient, "{} never came", path.display());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    kill(Pid::from_raw(child.id() as i32), signal).expect("signal");
+    let output = child.wait_with_output().expect("wait");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(left(tag), Vec::<PathBuf>::new(), "{said}");
+    assert_eq!(
+        output.status.code(),
+        Some(128 + signal as i32),
+        "{:?}: {said}",
+        output.status.signal()
+    );
+    assert!(said.contains(&format!("lab {tag} is down")), "{said}");
+}
+
+#[test]
+fn a_signal_while_the_lab_is_raised_leaves_nothing() {
+    if lab::skip("a_signal_while_the_lab_is_raised_leaves_nothing").is_none() {
+        return;
+    }
+    // Early, in the middle, and at the last thing that is made.
+    for (name, signal, sign) in [
+        ("sig1", Signal::SIGINT, "/run/totoro-TAG"),
+        ("sig2", Signal::SIGTERM, "/run/netns/totoro-TAG-node"),
+        ("sig3", Signal::SIGINT, "/run/netns/totoro-TAG-user"),
+    ] {
+        let tag = tag(name);
+        ended_by(signal, &tag, Path::new(&sign.replace("TAG", &tag)));
+    }
+    let tag = tag("sig4");
+    ended_by(Signal::SIGTERM, &tag, &cgroup(&tag).join("other"));
+}
+
+#[test]
+fn a_signal_while_the_story_is_played_leaves_nothing() {
+    let Some(tools) = lab::skip("a_signal_while_the_story_is_played_leaves_nothing") else {
+        return;
+    };
+    // The daemon is about to pin; then everything runs.
+    let first = tag("mid1");
+    ended_by(Signal::SIGINT, &first, &pins(&first));
+    let second = tag("mid2");
+    let frpc = tools.labs.join(&second).join("frpc.log");
+    ended_by(Signal::SIGTERM, &second, &frpc);
+}
+
+#[test]
+fn a_failed_set_up_leaves_nothing() {
+    if lab::skip("a_failed_set_up_leaves_nothing").is_none() {
+        return;
+    }
+    let tag = tag("fail");
+    // What is made last can't be made.
+    std::fs::create_dir(cgroup(&tag)).expect("a cgroup in the way");
+    let output = demo(&tag, &["--keep"]).wait_with_output().expect("wait");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("create cgroup"), "{said}");
+    assert_eq!(left(&tag), Vec::<PathBuf>::new(), "{said}");
+}
+
+#[test]
+fn a_kept_lab_has_its_file_and_goes_down_by_name() {
+    let Some(tools) = lab::skip("a_kept_lab_has_its_file_and_goes_down_by_name") else {
+        return;
+    };
+    let tag = tag("kept");
+    let output = demo(&tag, &["--keep", "--items", "1"])
+        .wait_with_output()
+        .expect("wait");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(left(&tag).len(), 6, "{said}");
+    let path = tools.demo.join(format!("lab-{tag}.env"));
+    let env = std::fs::read_to_string(&path).expect("lab.env");
+    for name in ["TOTORO_API", "TOTORO_TOKEN_FILE", "LAB_NS_USER", "FRPC"] {
+        assert!(env.contains(&format!("{name}='")), "{env}");
+    }
+    // Its processes live on without us, the services behind frpc among them.
+    let lives = |place: &str| {
+        std::fs::read_to_string(cgroup(&tag).join(place).join("cgroup.procs"))
+            .is_ok_and(|pids| !pids.is_empty())
+    };
+    assert!(lives("node") && lives("other"));
+    let again = demo(&tag, &[]).wait_with_output().expect("wait");
+    let said = String::from_utf8_lossy(&again.stderr);
+    assert!(said.contains(&format!("demo down {tag}")), "{said}");
+
+    let down = demo(&tag, &["down", &tag])
+        .wait_with_output()
+        .expect("wait");
+    assert!(down.status.success(), "{:?}", down);
+    assert_eq!(left(&tag), Vec::<PathBuf>::new());
+    assert!(!path.exists(), "the file stays");
 }
 
 #[test]
@@ -40,11 +176,10 @@ fn a_panic_leaves_nothing() {
         return;
     };
     let (lab, tag) = raise(&tools, "p");
-    let cgroup = lab.cgroup().to_owned();
     assert_eq!(
-        left(&tag, &cgroup).len(),
-        4,
-        "three namespaces and a cgroup"
+        left(&tag).len(),
+        5,
+        "three namespaces, a cgroup and the sockets' directory"
     );
     let mut pid = 0;
     let panicked = catch_unwind(AssertUnwindSafe(|| {
@@ -57,7 +192,7 @@ fn a_panic_leaves_nothing() {
         panic!("on purpose");
     }));
     assert!(panicked.is_err());
-    assert_eq!(left(&tag, &cgroup), Vec::<PathBuf>::new());
+    assert_eq!(left(&tag), Vec::<PathBuf>::new());
     assert!(
         !Path::new(&format!("/proc/{pid}")).exists(),
         "the child lives on"
@@ -82,9 +217,8 @@ fn two_labs_have_the_same_addresses_and_nothing_in_common() {
     connect(&one).expect("reach our own node");
     connect(&two).expect_err("reached the other lab's node");
     drop(listener);
-    let cgroup = one.cgroup().to_owned();
     drop(one);
-    assert_eq!(left(&one_tag, &cgroup), Vec::<PathBuf>::new());
+    assert_eq!(left(&one_tag), Vec::<PathBuf>::new());
     // The other one lives on, both its networks included.
     let listener = two
         .ns(Place::Node)

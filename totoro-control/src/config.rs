@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::duration::Span;
@@ -35,6 +36,12 @@ pub struct Config {
     /// Open connections at most; more wait to be accepted.
     #[serde(default = "default_connections")]
     pub max_connections: u32,
+    /// Open connections at most of one IPv4 address or IPv6 /64; more are closed.
+    #[serde(default = "default_connections_per_address")]
+    pub connections_per_address: u32,
+    /// Proxies in front of this one, like `127.0.0.1/32`: of them `X-Forwarded-For` is believed.
+    #[serde(default)]
+    pub trusted_proxies: Vec<IpNet>,
     /// The store's page cache, MiB.
     #[serde(default = "default_cache")]
     pub cache_mib: u32,
@@ -53,8 +60,10 @@ pub struct Rates {
     pub token: u32,
     /// `GET /public/nodes` and `POST /public/nodes/{id}/ticket`.
     pub public: u32,
-    /// Requests with a wrong key or token.
+    /// Requests with a wrong key or token: past it a lockout begins that grows.
     pub wrong_key: u32,
+    /// Requests with a code that nobody has: the same.
+    pub wrong_code: u32,
 }
 
 impl Default for Rates {
@@ -65,6 +74,7 @@ impl Default for Rates {
             token: 240,
             public: 240,
             wrong_key: 120,
+            wrong_code: 120,
         }
     }
 }
@@ -87,6 +97,10 @@ fn default_heartbeat() -> Span {
 
 fn default_connections() -> u32 {
     10_000
+}
+
+fn default_connections_per_address() -> u32 {
+    256
 }
 
 fn default_cache() -> u32 {
@@ -136,6 +150,8 @@ impl Config {
             ticket_ttl: default_ticket_ttl(),
             heartbeat_interval: default_heartbeat(),
             max_connections: default_connections(),
+            connections_per_address: default_connections_per_address(),
+            trusted_proxies: Vec::new(),
             cache_mib: default_cache(),
             rate: Rates::default(),
         }
@@ -201,16 +217,23 @@ impl Config {
         if interval < Duration::from_secs(1) || interval > Duration::from_secs(300) {
             return bad("heartbeat_interval", "must be 1s to 5m".to_owned());
         }
-        if self.max_connections == 0 || self.cache_mib == 0 {
-            return bad("max_connections, cache_mib", "must not be 0".to_owned());
+        for (key, value) in [
+            ("max_connections", self.max_connections),
+            ("connections_per_address", self.connections_per_address),
+            ("cache_mib", self.cache_mib),
+        ] {
+            if value == 0 {
+                return bad(key, "must not be 0".to_owned());
+            }
         }
         let Rates {
             resolve,
             token,
             public,
             wrong_key,
+            wrong_code,
         } = self.rate;
-        if [resolve, token, public, wrong_key].contains(&0) {
+        if [resolve, token, public, wrong_key, wrong_code].contains(&0) {
             return bad("rate", "must not be 0".to_owned());
         }
         Ok(())

@@ -22,6 +22,12 @@ pub mod key {
     pub const IDEMPOTENCY_ENDS: &str = "idempotency_end/";
     /// Under it: all bans of all nodes.
     pub const GLOBAL_BANS: &str = "ban/all/";
+    /// There while nodes are still to be told that bans of all nodes changed.
+    pub const BANS_UNTOLD: &str = "meta/bans_untold";
+    /// Which ticket keys all nodes have been told of.
+    pub const KEYS_TOLD: &str = "meta/keys_told";
+    /// Under it: `<unix, 20 digits>/<key>` of bans that will end.
+    pub const BAN_ENDS: &str = "ban_end/";
 
     /// A node.
     #[must_use]
@@ -110,13 +116,25 @@ pub mod key {
     /// How far a node's spool has arrived.
     #[must_use]
     pub fn spool(node: &str, spool: &str) -> String {
-        format!("spool/{node}/{spool}")
+        format!("{}{spool}", spools_of(node))
+    }
+
+    /// Under it: a node's spools.
+    #[must_use]
+    pub fn spools_of(node: &str) -> String {
+        format!("spool/{node}/")
     }
 
     /// Under it: one node's bans by id.
     #[must_use]
     pub fn bans_of(node: &str) -> String {
         format!("ban/node/{node}/")
+    }
+
+    /// A mark that the ban under this key ends then.
+    #[must_use]
+    pub fn ban_end(at: i64, ban: &str) -> String {
+        format!("{BAN_ENDS}{:020}/{ban}", at.max(0))
     }
 
     /// A remembered request by the keyed hash of who and which key.
@@ -159,6 +177,9 @@ pub struct NodeRecord {
     pub instance: String,
     /// Whether the key was used: until then the enrolment may be repeated.
     pub key_used: bool,
+    /// The keyed hash of its enrolment token, where there is one: a newer one voids it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enrolment: Option<String>,
     /// Unix seconds.
     pub created_at: i64,
 }
@@ -343,9 +364,9 @@ pub struct SpoolRecord {
 pub struct IdempotencyRecord {
     /// The keyed hash of what was asked.
     pub request: String,
-    /// The invite that it made or rotated.
-    pub invite: String,
-    /// Which derived code it got.
+    /// What it made or changed: an invite, a node or a ban.
+    pub made: String,
+    /// Which derived code or token it got.
     pub index: u32,
     /// Unix seconds: forgotten then.
     pub expires_at: i64,

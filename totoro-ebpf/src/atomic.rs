@@ -27,6 +27,21 @@ pub(crate) unsafe fn sub(at: *mut u64, n: u64) -> u64 {
     unsafe { atomic_xsub::<u64, u64, { AtomicOrdering::SeqCst }>(at, n) }
 }
 
+/// Takes one back, never below zero, and never gives up: a bounded compare-and-swap would lose the
+/// discharge under contention, and with it a place for good.
+///
+/// # Safety
+/// As [`add`].
+#[inline(always)]
+pub(crate) unsafe fn take_back(at: *mut u64) {
+    // SAFETY: the caller's.
+    unsafe {
+        if sub(at, 1) == 0 {
+            add(at, 1);
+        }
+    }
+}
+
 /// Reads, never torn and never from a register.
 ///
 /// # Safety

@@ -83,9 +83,10 @@ pub(crate) static SKETCH: Array<u64, { (SKETCH_ROWS * SKETCH_CELLS) as usize }> 
 #[btf_map]
 pub(crate) static SOCKETS: SkStorage<abi::SockTag> = SkStorage::new();
 
-/// Surplus connections: a stream verdict drops what they receive.
+/// Surplus connections: a stream verdict drops what they receive. As many as `CONNS`, so that it is
+/// never the first to be full.
 #[btf_map]
-pub(crate) static SURPLUS: SockHash<u64, 65536> = SockHash::new();
+pub(crate) static SURPLUS: SockHash<u64, 131072> = SockHash::new();
 
 /// Hints for the daemon. Not pinned: a new daemon brings its own.
 #[btf_map]

@@ -49,15 +49,15 @@ pub(crate) fn refuse(reason: u32, subject: &Subject) {
             }
         }
         None => {
-            // A full table loses the tenant's own row, never the refusal.
-            let _ = REASONS.insert(
-                &key,
-                &ReasonCount {
-                    count: 1,
-                    last_ns: at_ns,
-                },
-                0,
-            );
+            let first = ReasonCount {
+                count: 1,
+                last_ns: at_ns,
+            };
+            // A full table loses the tenant's own row, never the refusal; nor is it told, since
+            // every one of a flood would be the first.
+            if REASONS.insert(&key, &first, 0).is_err() {
+                return;
+            }
             1
         }
     };

@@ -1,10 +1,12 @@
-//! Time by the control plane's clock: the machine's own plus an offset learned from heartbeats and
-//! kept while the control plane is away.
+//! Time by the control plane's clock: this machine's time since boot plus a difference learned from
+//! heartbeats. The wall clock counts only at start, so that a step of it moves nothing.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The machine's own clock, Unix milliseconds.
+use crate::kernel::boot_ns;
+
+/// The machine's own wall clock, Unix milliseconds.
 #[must_use]
 pub fn machine_ms() -> i64 {
     SystemTime::now()
@@ -14,42 +16,55 @@ pub fn machine_ms() -> i64 {
         })
 }
 
+/// The time since boot, ms.
+#[must_use]
+pub fn boot_ms() -> i64 {
+    i64::try_from(boot_ns() / 1_000_000).unwrap_or(i64::MAX)
+}
+
 /// The control plane's clock as this node knows it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Clock {
-    offset_ms: AtomicI64,
+    /// The control plane's clock less the time since boot, ms.
+    base_ms: AtomicI64,
 }
 
 impl Clock {
-    /// A clock with the offset that was last known, ms.
+    /// A clock that begins at the machine's own, with the offset that was last known, ms.
     #[must_use]
-    pub const fn new(offset_ms: i64) -> Self {
+    pub fn new(offset_ms: i64) -> Self {
+        let base_ms = (machine_ms() - boot_ms()).saturating_add(offset_ms);
         Clock {
-            offset_ms: AtomicI64::new(offset_ms),
+            base_ms: AtomicI64::new(base_ms),
         }
     }
 
     /// Now, Unix milliseconds.
     #[must_use]
     pub fn now_ms(&self) -> i64 {
-        machine_ms().saturating_add(self.offset_ms())
+        boot_ms().saturating_add(self.base_ms())
     }
 
-    /// The control plane's clock less the machine's, ms.
+    fn base_ms(&self) -> i64 {
+        self.base_ms.load(Ordering::Relaxed)
+    }
+
+    /// The control plane's clock less the machine's now, ms: what [`Clock::new`] takes after a
+    /// restart. A step of the machine's clock moves it.
     #[must_use]
     pub fn offset_ms(&self) -> i64 {
-        self.offset_ms.load(Ordering::Relaxed)
+        self.now_ms().saturating_sub(machine_ms())
     }
 
-    /// Learns from an exchange: `sent` and `received` by the machine's clock, `theirs` somewhere
-    /// between. Whether the offset moved by more than the exchange's own doubt, ms.
+    /// Learns from an exchange: `sent` and `received` are times since boot, ms, `theirs` is
+    /// somewhere between. Whether the clock moved, which it does beyond the exchange's own doubt.
     pub fn learn(&self, sent: i64, received: i64, theirs: i64) -> bool {
         let doubt = (received - sent).max(0) / 2;
-        let offset = theirs - (sent + doubt);
-        if (offset - self.offset_ms()).abs() <= doubt.max(5) {
+        let base = theirs.saturating_sub(sent + doubt);
+        if base.saturating_sub(self.base_ms()).abs() <= doubt.max(5) {
             return false;
         }
-        self.offset_ms.store(offset, Ordering::Relaxed);
+        self.base_ms.store(base, Ordering::Relaxed);
         true
     }
 
@@ -57,8 +72,7 @@ impl Clock {
     /// never 0, which means "never" there.
     #[must_use]
     pub fn to_boot_ns(&self, at_ms: i64) -> u64 {
-        let ahead = i128::from(at_ms) - i128::from(self.now_ms());
-        let at = i128::from(crate::kernel::boot_ns()) + ahead * 1_000_000;
+        let at = (i128::from(at_ms) - i128::from(self.base_ms())) * 1_000_000;
         u64::try_from(at.max(1)).unwrap_or(u64::MAX)
     }
 }
@@ -68,21 +82,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_offset_is_learned_beyond_doubt_only() {
-        let clock = Clock::default();
-        assert!(!clock.learn(1_000, 1_100, 1_050), "equal clocks");
-        assert!(!clock.learn(1_000, 1_100, 1_099), "within the round trip");
-        assert!(clock.learn(1_000, 1_100, 61_050));
-        assert_eq!(clock.offset_ms(), 60_000);
+    fn the_clock_is_learned_beyond_doubt_only() {
+        let clock = Clock::new(0);
+        let base = clock.base_ms();
+        assert!(!clock.learn(1_000, 1_100, base + 1_050), "equal clocks");
+        assert!(!clock.learn(1_000, 1_100, base + 1_099), "within the trip");
+        assert!(clock.learn(1_000, 1_100, base + 61_050));
+        assert!((clock.offset_ms() - 60_000).abs() < 1_000);
         assert!((clock.now_ms() - machine_ms() - 60_000).abs() < 1_000);
     }
 
     #[test]
+    fn only_the_time_since_boot_moves_it() {
+        // Booted two hours behind: learned, and then NTP steps the machine's clock. Nothing here
+        // reads that clock again, so what was learned stays.
+        let clock = Clock::new(-7_200_000);
+        let (sent, theirs) = (boot_ms(), machine_ms());
+        assert!(clock.learn(sent, sent, theirs));
+        let before = clock.now_ms() - boot_ms();
+        assert_eq!(before, theirs - sent);
+        assert!(
+            !clock.learn(sent, sent, theirs),
+            "the same again is no news"
+        );
+        assert!((clock.now_ms() - boot_ms() - before).abs() <= 1);
+    }
+
+    #[test]
     fn boot_time_is_never_the_word_for_never() {
-        let clock = Clock::default();
+        let clock = Clock::new(0);
         assert_eq!(clock.to_boot_ns(i64::MIN / 2), 1);
         let soon = clock.to_boot_ns(clock.now_ms() + 10_000);
-        let ahead = soon - crate::kernel::boot_ns();
+        let ahead = soon - boot_ns();
         assert!((9_000_000_000..=10_100_000_000).contains(&ahead), "{ahead}");
     }
 }

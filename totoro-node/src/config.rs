@@ -190,6 +190,8 @@ pub struct Config {
     pub object: PathBuf,
     /// Interfaces to filter.
     pub interfaces: Vec<String>,
+    /// Whether nobody named them: then those with a default route, and those that get one.
+    pub interfaces_found: bool,
     /// How packets are filtered.
     pub xdp: XdpMode,
     /// The plugin endpoint.
@@ -284,6 +286,7 @@ impl Config {
                 Some(path) => path,
                 None => find_object(),
             },
+            interfaces_found: all.interfaces.is_none(),
             interfaces: match all.interfaces {
                 Some(interfaces) => interfaces,
                 None => crate::machine::default_interfaces(),

@@ -1,6 +1,6 @@
 //! frps's admin API: its version, and which proxies it has.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use totoro_api::ports::{Pool, PortSet, Protocol};
 use crate::config::Config;
 use crate::secret;
 use crate::session::Desk;
+use crate::session::ports::PortId;
 
 /// frps answers from memory on loopback.
 const CALL: Duration = Duration::from_secs(3);
@@ -60,6 +61,22 @@ struct Proxy {
     name: String,
     #[serde(default)]
     status: String,
+    /// Absent for one that is offline.
+    conf: Option<Conf>,
+}
+
+#[derive(Deserialize)]
+struct Conf {
+    #[serde(default, rename = "remotePort")]
+    remote_port: u16,
+}
+
+impl Proxy {
+    /// Its name and its port, while it is online.
+    fn online(self, protocol: Protocol) -> Option<(String, PortId)> {
+        let port = self.conf.map_or(0, |conf| conf.remote_port);
+        (self.status == "online").then_some((self.name, (protocol, port)))
+    }
 }
 
 impl Frps {
@@ -104,18 +121,15 @@ impl Frps {
         self.get("/api/serverinfo").await
     }
 
-    /// Names of the proxies that are online.
-    async fn online(&self) -> Result<BTreeSet<String>> {
-        let mut names = BTreeSet::new();
+    /// The proxies that are online: their ports by name, which is frps's own key.
+    async fn online(&self) -> Result<BTreeMap<String, PortId>> {
+        let mut online = BTreeMap::new();
         for protocol in Protocol::ALL {
             let all: Proxies = self.get(&format!("/api/proxy/{protocol}")).await?;
-            let online = all
-                .proxies
-                .into_iter()
-                .filter(|proxy| proxy.status == "online");
-            names.extend(online.map(|proxy| proxy.name));
+            let live = all.proxies.into_iter();
+            online.extend(live.filter_map(|proxy| proxy.online(protocol)));
         }
-        Ok(names)
+        Ok(online)
     }
 }
 
@@ -142,5 +156,26 @@ pub async fn compare(desk: Arc<Desk>, frps: Frps, clock: Arc<crate::clock::Clock
                 COMPARE
             }
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ports_of_proxies_that_are_online_are_read() {
+        // As frps 0.70.1 answers.
+        let answer = r#"{"proxies":[
+            {"name":"inv.a","conf":{"name":"inv.a","type":"tcp","remotePort":20001},"user":"inv",
+             "todayTrafficIn":1,"curConns":0,"status":"online"},
+            {"name":"inv.b","conf":null,"todayTrafficIn":0,"status":"offline"}]}"#;
+        let all: Proxies = serde_json::from_str(answer).unwrap();
+        let online: Vec<_> = all
+            .proxies
+            .into_iter()
+            .filter_map(|proxy| proxy.online(Protocol::Tcp))
+            .collect();
+        assert_eq!(online, [("inv.a".to_owned(), (Protocol::Tcp, 20001))]);
     }
 }

@@ -48,8 +48,9 @@ pub enum Ask {
     Ban {
         /// What to ban.
         prefix: IpNet,
-        /// Until when, Unix seconds.
-        until: Option<i64>,
+        /// For how long, seconds; until lifted when absent. Not until when: this machine's clock
+        /// may not be the control plane's, by which the daemon judges.
+        for_s: Option<i64>,
     },
     /// Lift a ban that was made here.
     Unban {
@@ -133,11 +134,11 @@ fn act(desk: &Desk, ask: Ask) -> Result<serde_json::Value> {
             names.insert(ALL_PUBLIC, "public (all together)".to_owned());
             serde_json::to_value(names)?
         }
-        Ask::Pool => serde_json::to_value(&desk.policy().node.pool)?,
+        Ask::Pool => serde_json::to_value(desk.pool())?,
         Ask::Sessions => serde_json::to_value(desk.sessions())?,
         Ask::Bans => serde_json::to_value(desk.bans())?,
         Ask::Kick { session } => serde_json::to_value(desk.kick(&session)?)?,
-        Ask::Ban { prefix, until } => serde_json::to_value(desk.ban(prefix, until)?)?,
+        Ask::Ban { prefix, for_s } => serde_json::to_value(desk.ban(prefix, for_s)?)?,
         Ask::Unban { prefix } => serde_json::to_value(desk.unban(prefix)?)?,
     })
 }

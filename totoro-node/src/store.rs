@@ -1,41 +1,57 @@
 //! What survives a restart: one redb file for sessions, tickets, leases, policy and the spool, so
 //! that what happened and the event that tells of it become durable in one transaction.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use totoro_api::wire::event::Subject;
+use totoro_api::wire::event::{Subject, kind};
 
 use crate::spool;
 
 /// A table of records by text key.
-pub type Records = TableDefinition<'static, &'static str, &'static [u8]>;
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Records(&'static str);
+
+impl Records {
+    /// The table as the database knows it.
+    pub(crate) const fn table(self) -> TableDefinition<'static, &'static str, &'static [u8]> {
+        TableDefinition::new(self.0)
+    }
+}
 
 /// Single values: offset, spool id, counters.
-pub const META: Records = TableDefinition::new("meta");
+pub const META: Records = Records("meta");
 /// Tenants by id.
-pub const TENANTS: Records = TableDefinition::new("tenants");
+pub const TENANTS: Records = Records("tenants");
 /// Sessions by run_id.
-pub const SESSIONS: Records = TableDefinition::new("sessions");
+pub const SESSIONS: Records = Records("sessions");
 /// Tickets by the hex of their hash.
-pub const TICKETS: Records = TableDefinition::new("tickets");
+pub const TICKETS: Records = Records("tickets");
 /// Leases by `protocol/port`.
-pub const LEASES: Records = TableDefinition::new("leases");
+pub const LEASES: Records = Records("leases");
 /// Reserved and cooling ports by `protocol/port`.
-pub const HELD: Records = TableDefinition::new("held");
+pub const HELD: Records = Records("held");
 /// Bans made on this node, by prefix.
-pub const BANS: Records = TableDefinition::new("bans");
+pub const BANS: Records = Records("bans");
+
+/// The most events that wait in memory while the disk takes none.
+const MAX_WAITING: usize = 10_000;
 
 /// Changes that become durable together, and the events that tell of them.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Changes {
-    records: Vec<(Records, String, Option<Vec<u8>>)>,
+    /// Of two writes of one record only the later matters. `None` removes.
+    records: BTreeMap<(Records, String), Option<Vec<u8>>>,
     events: Vec<(i64, Subject)>,
 }
 
@@ -46,12 +62,12 @@ impl Changes {
     /// Never: records are structs with text keys, which JSON has room for.
     pub fn put(&mut self, table: Records, key: impl Into<String>, value: &impl Serialize) {
         let value = serde_json::to_vec(value).expect("records have text keys");
-        self.records.push((table, key.into(), Some(value)));
+        self.records.insert((table, key.into()), Some(value));
     }
 
     /// Removes a record.
     pub fn remove(&mut self, table: Records, key: impl Into<String>) {
-        self.records.push((table, key.into(), None));
+        self.records.insert((table, key.into()), None);
     }
 
     /// Tells of something that happened at `at_ms`.
@@ -71,19 +87,43 @@ impl Changes {
         !self.events.is_empty()
     }
 
-    /// Puts later changes behind these.
+    /// Puts later changes behind these. While the disk takes nothing they gather here, so of too
+    /// many events the oldest give way to one that counts them.
     pub fn append(&mut self, later: Changes) {
         self.records.extend(later.records);
         self.events.extend(later.events);
+        if self.events.len() <= MAX_WAITING {
+            return;
+        }
+        let oldest: Vec<_> = self.events.drain(..MAX_WAITING / 2).collect();
+        let at_ms = oldest.last().map_or(0, |(at_ms, _)| *at_ms);
+        let by_kind = spool::by_kind(oldest.iter().map(|(_, subject)| subject));
+        let lost = Subject {
+            kind: kind::AUDIT_LOST.to_owned(),
+            detail: serde_json::json!({ "by_kind": by_kind }),
+            ..Subject::default()
+        };
+        self.events.insert(0, (at_ms, lost));
     }
 }
 
-/// The open database, and the lock on its directory.
-#[derive(Debug)]
+/// Opens the database, at first and after an error.
+type Opener = Box<dyn Fn() -> Result<Database> + Send + Sync>;
+
+/// The database, and the lock on its directory.
 pub struct Store {
-    db: Database,
+    /// After an error of the disk redb answers nothing but `PreviousIo`, until it is opened anew:
+    /// `None` then.
+    db: Mutex<Option<Database>>,
+    open: Opener,
     boot: String,
     _lock: Flock<File>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
 }
 
 impl Store {
@@ -98,6 +138,16 @@ impl Store {
     /// # Errors
     /// Another daemon has it; it can't be created; it can't be read.
     pub fn open(dir: &Path) -> Result<Store> {
+        let path = dir.join("state.redb");
+        Store::open_by(
+            dir,
+            Box::new(move || {
+                Database::create(&path).with_context(|| format!("open {}", path.display()))
+            }),
+        )
+    }
+
+    fn open_by(dir: &Path, open: Opener) -> Result<Store> {
         let shown = dir.display();
         std::fs::create_dir_all(dir).with_context(|| format!("create {shown}"))?;
         std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))
@@ -112,20 +162,33 @@ impl Store {
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, why)| {
             anyhow::anyhow!("{shown} is in use by another totoro-node ({why}); stop it first")
         })?;
-        let path = dir.join("state.redb");
-        let db = Database::create(&path).with_context(|| format!("open {}", path.display()))?;
         let store = Store {
-            db,
+            db: Mutex::new(None),
+            open,
             boot: crate::machine::boot_id(),
             _lock: lock,
         };
-        let txn = store.db.begin_write().context("begin a transaction")?;
-        for table in [META, TENANTS, SESSIONS, TICKETS, LEASES, HELD, BANS] {
-            txn.open_table(table).context("create a table")?;
-        }
-        spool::create(&txn)?;
-        txn.commit().context("commit the tables")?;
+        store.write(|txn| {
+            for records in [META, TENANTS, SESSIONS, TICKETS, LEASES, HELD, BANS] {
+                txn.open_table(records.table()).context("create a table")?;
+            }
+            spool::create(txn)
+        })?;
         Ok(store)
+    }
+
+    /// Works on the open database, and has it opened anew next time when that fails.
+    fn on_db<T>(&self, work: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
+        let mut slot = self.db.lock().unwrap_or_else(PoisonError::into_inner);
+        let db = match slot.take() {
+            Some(db) => db,
+            None => (self.open)()?,
+        };
+        let outcome = work(&db);
+        if outcome.is_ok() {
+            *slot = Some(db);
+        }
+        outcome
     }
 
     /// Makes changes durable, all or none.
@@ -137,8 +200,8 @@ impl Store {
             return Ok(());
         }
         self.write(|txn| {
-            for (table, key, value) in &changes.records {
-                let mut table = txn.open_table(*table).context("open a table")?;
+            for ((records, key), value) in &changes.records {
+                let mut table = txn.open_table(records.table()).context("open a table")?;
                 match value {
                     Some(value) => table.insert(key.as_str(), value.as_slice()),
                     None => table.remove(key.as_str()),
@@ -154,53 +217,132 @@ impl Store {
     /// # Errors
     /// What `work` says, or the disk.
     pub fn write<T>(&self, work: impl FnOnce(&WriteTransaction) -> Result<T>) -> Result<T> {
-        let txn = self.db.begin_write().context("begin a transaction")?;
-        let result = work(&txn)?;
-        txn.commit().context("commit")?;
-        Ok(result)
+        self.on_db(|db| {
+            let txn = db.begin_write().context("begin a transaction")?;
+            let result = work(&txn)?;
+            txn.commit().context("commit")?;
+            Ok(result)
+        })
+    }
+
+    /// Reads what is durable.
+    ///
+    /// # Errors
+    /// What `work` says, or the disk.
+    pub fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T>) -> Result<T> {
+        self.on_db(|db| work(&db.begin_read().context("begin to read")?))
     }
 
     /// All records of a table.
     ///
     /// # Errors
     /// The disk, or a record that can't be read.
-    pub fn all<T: DeserializeOwned>(&self, table: Records) -> Result<Vec<(String, T)>> {
-        let txn = self.db.begin_read().context("begin to read")?;
-        let table = txn.open_table(table).context("open a table")?;
-        let mut all = Vec::new();
-        for entry in table.iter().context("read a table")? {
-            let (key, value) = entry.context("read a record")?;
-            let key = key.value().to_owned();
-            let value = serde_json::from_slice(value.value())
-                .with_context(|| format!("read the record {key:?}"))?;
-            all.push((key, value));
-        }
-        Ok(all)
+    pub fn all<T: DeserializeOwned>(&self, records: Records) -> Result<Vec<(String, T)>> {
+        self.read(|txn| {
+            let table = txn.open_table(records.table()).context("open a table")?;
+            let mut all = Vec::new();
+            for entry in table.iter().context("read a table")? {
+                let (key, value) = entry.context("read a record")?;
+                let key = key.value().to_owned();
+                let value = serde_json::from_slice(value.value())
+                    .with_context(|| format!("read the record {key:?}"))?;
+                all.push((key, value));
+            }
+            Ok(all)
+        })
     }
 
     /// One record.
     ///
     /// # Errors
     /// The disk, or a record that can't be read.
-    pub fn get<T: DeserializeOwned>(&self, table: Records, key: &str) -> Result<Option<T>> {
-        let txn = self.db.begin_read().context("begin to read")?;
-        let table = txn.open_table(table).context("open a table")?;
-        let value = table.get(key).context("read a record")?;
-        value
-            .map(|value| serde_json::from_slice(value.value()))
-            .transpose()
-            .with_context(|| format!("read the record {key:?}"))
-    }
-
-    /// The database, to read.
-    pub(crate) const fn db(&self) -> &Database {
-        &self.db
+    pub fn get<T: DeserializeOwned>(&self, records: Records, key: &str) -> Result<Option<T>> {
+        self.read(|txn| {
+            let table = txn.open_table(records.table()).context("open a table")?;
+            let value = table.get(key).context("read a record")?;
+            value
+                .map(|value| serde_json::from_slice(value.value()))
+                .transpose()
+                .with_context(|| format!("read the record {key:?}"))
+        })
     }
 }
 
 #[cfg(test)]
+pub(crate) use tests::flaky;
+
+#[cfg(test)]
 mod tests {
+    use std::io;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use redb::StorageBackend;
+    use redb::backends::FileBackend;
+
     use super::*;
+
+    /// A disk that fails while it is told to.
+    #[derive(Debug)]
+    struct Disk {
+        file: FileBackend,
+        fails: Arc<AtomicBool>,
+    }
+
+    impl Disk {
+        fn works(&self) -> io::Result<&FileBackend> {
+            if self.fails.load(Ordering::Relaxed) {
+                return Err(io::Error::other("the disk fails"));
+            }
+            Ok(&self.file)
+        }
+    }
+
+    impl StorageBackend for Disk {
+        fn len(&self) -> io::Result<u64> {
+            self.works()?.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.works()?.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.works()?.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.works()?.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.works()?.write(offset, data)
+        }
+
+        fn close(&self) -> io::Result<()> {
+            self.file.close()
+        }
+    }
+
+    /// A store whose disk fails while the flag is set.
+    pub(crate) fn flaky(dir: &Path) -> (Store, Arc<AtomicBool>) {
+        let fails = Arc::new(AtomicBool::new(false));
+        let (path, flag) = (dir.join("state.redb"), Arc::clone(&fails));
+        let open = move || {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)?;
+            let disk = Disk {
+                file: FileBackend::new(file)?,
+                fails: Arc::clone(&flag),
+            };
+            Ok(Database::builder().create_with_backend(disk)?)
+        };
+        (Store::open_by(dir, Box::new(open)).unwrap(), fails)
+    }
 
     #[test]
     fn what_was_committed_is_there_again_and_one_daemon_has_it() {
@@ -220,5 +362,46 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         assert_eq!(store.get::<u64>(META, "a").unwrap(), None);
         assert_eq!(store.get::<u64>(META, "b").unwrap(), Some(2));
+    }
+
+    #[test]
+    fn a_disk_that_failed_once_is_used_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, disk) = flaky(dir.path());
+        let put = |value: u64| {
+            let mut changes = Changes::default();
+            changes.put(META, "a", &value);
+            store.commit(&changes)
+        };
+        put(1).unwrap();
+        disk.store(true, Ordering::Relaxed);
+        assert!(put(2).is_err());
+        assert!(put(3).is_err(), "and as long as it fails");
+        disk.store(false, Ordering::Relaxed);
+        assert_eq!(store.get::<u64>(META, "a").unwrap(), Some(1), "all or none");
+        put(4).unwrap();
+        assert_eq!(store.get::<u64>(META, "a").unwrap(), Some(4));
+    }
+
+    #[test]
+    fn what_waits_for_the_disk_is_bounded_and_nothing_is_lost_silently() {
+        let mut waiting = Changes::default();
+        for n in 0..3 * MAX_WAITING as i64 {
+            let mut changes = Changes::default();
+            changes.put(META, "a", &n);
+            let subject = Subject {
+                kind: "x".to_owned(),
+                ..Subject::default()
+            };
+            changes.tell(n, subject);
+            waiting.append(changes);
+        }
+        assert_eq!(waiting.records.len(), 1, "the last write");
+        assert!(waiting.events.len() <= MAX_WAITING);
+        let (_, first) = &waiting.events[0];
+        assert_eq!(first.kind, kind::AUDIT_LOST);
+        let told = waiting.events.len() as u64 - 1;
+        let lost = first.detail["by_kind"]["x"].as_u64().unwrap();
+        assert_eq!(lost + told, 3 * MAX_WAITING as u64);
     }
 }

@@ -77,7 +77,7 @@ pub(crate) fn build_with(args: &Args) -> Result<()> {
     let parent = object.parent().context("the object has no directory")?;
     fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
     // By rename: a daemon that starts meanwhile reads the old object or the new one.
-    let fresh = object.with_extension("o.new");
+    let fresh = object.with_extension(format!("{}.new", std::process::id()));
     fs::copy(&built, &fresh).with_context(|| format!("copy {}", built.display()))?;
     fs::rename(&fresh, &object).with_context(|| format!("replace {}", object.display()))?;
     Ok(())

@@ -1,19 +1,22 @@
 //! `demo`: everything built, then the story.
 
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{bpf, machine, root, setup, step, target};
+use crate::signals::{Ended, supervise};
+use crate::{bpf, leftovers, machine, root, setup, step, target};
 
-/// Options of `demo`; all but `down` are handed to the lab.
+/// Options of `demo`; they are handed to the lab.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// `down` removes a lab that `--keep` left.
+    /// `down` removes labs that `--keep` left.
     #[arg(value_parser = ["down"])]
     what: Option<String>,
-    /// One JSON object per check.
+    /// With `down`: only this lab.
+    lab: Option<String>,
+    /// One JSON object per check, then one with both counts; the last line stays `N passed, N
+    /// failed`.
     #[arg(long)]
     json: bool,
     /// Leave the lab running, and write target/demo/lab.env.
@@ -21,35 +24,45 @@ pub(crate) struct Args {
     keep: bool,
 }
 
-/// Builds, then becomes the lab: Ctrl-C reaches it directly, and its exit code is ours.
-pub(crate) fn run(args: &Args) -> Result<()> {
-    if args.what.is_none() {
+/// Builds, then runs the lab; its exit code is ours.
+pub(crate) fn run(args: &Args) -> Result<u8> {
+    let program = target().join("debug/totoro-lab");
+    if args.what.is_some() {
+        machine::require_kernel()?;
+        leftovers::sweep();
+        // Taking down is no time for compiling: the lab that was raised is the one that is there.
+        if !program.is_file() {
+            build()?;
+        }
+    } else {
         setup::run()?;
         bpf::build()?;
-    } else {
-        machine::require_kernel()?;
+        build()?;
     }
+    let mut lab = Command::new(&program);
+    lab.arg("demo")
+        .args(args.what.as_deref())
+        .args(args.lab.as_deref())
+        .args(args.json.then_some("--json"))
+        .args(args.keep.then_some("--keep"));
+    match supervise(&mut lab)? {
+        Ended::Itself(status) => {
+            let code = status.code().and_then(|code| u8::try_from(code).ok());
+            code.with_context(|| format!("totoro-lab ended by a signal ({status})"))
+        }
+        Ended::Signal(signal) => Ok(128 + signal as u8),
+    }
+}
+
+/// Builds the whole workspace, as the tests do: with a part of it cargo would choose other features
+/// of the dependencies, and each of the two commands would build anew after the other.
+fn build() -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
-    build.current_dir(root()).args(["build", "--locked"]);
-    build.args([
-        "-p",
-        "totoro-control",
-        "-p",
-        "totoro-node",
-        "-p",
-        "totoro-tests",
-    ]);
-    build.arg("--target-dir").arg(target());
-    step::run(
-        "daemons and lab",
-        "totoro-control, totoro-node, totoro-lab",
-        &mut build,
-    )?;
-
-    let mut lab = Command::new(target().join("debug/totoro-lab"));
-    lab.arg("demo").args(args.what.as_deref());
-    lab.args(args.json.then_some("--json"))
-        .args(args.keep.then_some("--keep"));
-    Err(lab.exec()).context("start target/debug/totoro-lab")
+    build
+        .current_dir(root())
+        .args(["build", "--workspace", "--locked", "--target-dir"])
+        .arg(target());
+    let why = "totoro-control, totoro-node, totoro-lab";
+    step::run("daemons and lab", why, &mut build).map(drop)
 }

@@ -2,30 +2,90 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::{cache, root, step, target, toolchain};
+use crate::{cache, path, root, step, target};
+
+/// The oldest Go that fetches the one which go.mod asks for.
+const OLDEST: (u32, u32) = (1, 21);
+
+/// Both programs.
+const NAMES: [&str; 2] = ["frps", "frpc"];
+
+/// What building them would take and this machine lacks; nothing when they are built.
+pub(crate) fn missing() -> Option<String> {
+    let store = store().ok()?;
+    if NAMES
+        .iter()
+        .all(|name| version(&store.join(name)).is_some())
+    {
+        return None;
+    }
+    go().err()
+}
 
 /// Builds what is not there, and links both into `target/tools/`.
 pub(crate) fn install() -> Result<()> {
     let store = store()?;
     let tools = target().join("tools");
     fs::create_dir_all(&tools).with_context(|| format!("create {}", tools.display()))?;
-    for name in ["frps", "frpc"] {
+    for name in NAMES {
         let binary = store.join(name);
-        let version = step::output(Command::new(&binary).arg("--version"));
-        match version {
+        match version(&binary) {
             Some(version) => step::skip(name, &version),
             None => build(name, &binary)?,
         }
-        let link = tools.join(name);
-        fs::remove_file(&link).ok();
-        symlink(&binary, &link).with_context(|| format!("link {}", link.display()))?;
+        link(&binary, &tools.join(name))?;
     }
     Ok(())
+}
+
+fn version(binary: &Path) -> Option<String> {
+    step::output(Command::new(binary).arg("--version"))
+}
+
+/// Points a link to a binary. A right one is left alone, and a wrong one replaced by rename: a lab
+/// may be running that is about to start the program.
+fn link(binary: &Path, at: &Path) -> Result<()> {
+    if fs::read_link(at).is_ok_and(|to| to == binary) {
+        return Ok(());
+    }
+    let fresh = at.with_extension(format!("{}.new", std::process::id()));
+    symlink(binary, &fresh)
+        .and_then(|()| fs::rename(&fresh, at))
+        .with_context(|| format!("link {}", at.display()))
+}
+
+/// A Go that can build them, or what to do about it.
+fn go() -> Result<PathBuf, String> {
+    let how =
+        "install Go 1.25 or newer (https://go.dev/doc/install); frps and frpc are built with it";
+    let go = path::find("go").ok_or_else(|| format!("go is not in PATH: {how}"))?;
+    // Not in the module's directory, where it would become the Go that go.mod asks for.
+    let said = step::output(
+        Command::new(&go)
+            .current_dir("/")
+            .args(["env", "GOVERSION"]),
+    );
+    let said = said.unwrap_or_default();
+    match release(&said) {
+        Some(release) if release >= OLDEST => Ok(go),
+        Some(_) => Err(format!(
+            "{said} in PATH is too old to fetch the Go that frp needs: {how}"
+        )),
+        // A development version names no release.
+        None if said.starts_with("devel") => Ok(go),
+        None => Err(format!("{} does not tell its version: {how}", go.display())),
+    }
+}
+
+/// (major, minor) of `go1.25.3`; an old Go prints nothing.
+fn release(said: &str) -> Option<(u32, u32)> {
+    let mut parts = said.strip_prefix("go")?.split(['.', 'r', 'b', ' ', '-']);
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 /// Where binaries built from exactly these sums are kept.
@@ -42,15 +102,11 @@ fn store() -> Result<PathBuf> {
     Ok(cache().join(format!("frp-{hash:016x}")))
 }
 
-fn build(name: &str, binary: &std::path::Path) -> Result<()> {
-    let Some(go) = toolchain::on_path("go") else {
-        bail!(
-            "go is not in PATH: install Go 1.25 or newer (https://go.dev/doc/install); frps and frpc are built with it"
-        );
-    };
+fn build(name: &str, binary: &Path) -> Result<()> {
+    let go = go().map_err(anyhow::Error::msg)?;
     let parent = binary.parent().context("the tool has no directory")?;
     fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
-    let fresh = binary.with_extension("new");
+    let fresh = binary.with_extension(format!("{}.new", std::process::id()));
     let mut command = Command::new(go);
     command
         .current_dir(root().join("tests/frp"))
@@ -70,4 +126,18 @@ fn build(name: &str, binary: &std::path::Path) -> Result<()> {
         &mut command,
     )?;
     fs::rename(&fresh, binary).with_context(|| format!("replace {}", binary.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{OLDEST, release};
+
+    #[test]
+    fn reads_what_go_says_of_itself() {
+        assert_eq!(release("go1.26.8"), Some((1, 26)));
+        assert_eq!(release("go1.21rc2"), Some((1, 21)));
+        assert!(release("go1.19.8").is_some_and(|old| old < OLDEST));
+        assert_eq!(release(""), None);
+        assert_eq!(release("devel go1.27-abc"), None);
+    }
 }

@@ -4,7 +4,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use crate::toolchain::on_path;
+use crate::{frp, path, probe, toolchain};
+
+/// Programs that set-up and builds call, and Debian's packages of them.
+pub(crate) const TOOLS: [(&str, &str); 4] = [
+    ("ip", "iproute2"),
+    ("bpftool", "bpftool"),
+    ("cc", "build-essential"),
+    ("git", "git"),
+];
 
 /// Whether we are root.
 pub(crate) fn is_root() -> bool {
@@ -13,7 +21,7 @@ pub(crate) fn is_root() -> bool {
 
 /// Whether packages can be installed by apt.
 pub(crate) fn is_debian() -> bool {
-    on_path("apt-get").is_some() && Path::new("/etc/debian_version").exists()
+    path::find("apt-get").is_some() && Path::new("/etc/debian_version").exists()
 }
 
 /// Where cgroup v2 is mounted.
@@ -26,31 +34,84 @@ pub(crate) fn cgroup2() -> Option<PathBuf> {
     })
 }
 
+/// Requires everything that set-up can't get by itself, before its first step.
+///
+/// # Errors
+/// All that is missing, with the ways to get it.
+pub(crate) fn require_for_setup() -> Result<()> {
+    let mut missing = kernel();
+    missing.extend(frp::missing());
+    // The rest is apt's where apt can work.
+    if !(is_debian() && is_root()) {
+        missing.extend(tools());
+        missing.extend(toolchain::find().err().map(|error| format!("{error:#}")));
+    }
+    report(missing)
+}
+
 /// Requires what loading programs and raising a lab takes.
 ///
 /// # Errors
-/// Everything that is missing, one line each, with the way to get it.
+/// All that is missing, with the ways to get it.
 pub(crate) fn require_kernel() -> Result<()> {
-    let mut missing = Vec::new();
-    if !is_root() {
-        missing.push("root: network namespaces and BPF need it; run `sudo -E env PATH=\"$PATH\" cargo xtask …`");
-    }
-    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
-        missing.push("the kernel's BTF (/sys/kernel/btf/vmlinux): a kernel with CONFIG_DEBUG_INFO_BTF, as Debian's are");
-    }
-    if cgroup2().is_none() {
-        missing.push("cgroup v2: mount -t cgroup2 cgroup2 /sys/fs/cgroup");
-    }
-    for (tool, package) in [("ip", "iproute2"), ("bpftool", "bpftool")] {
-        if on_path(tool).is_none() {
-            missing.push(match package {
-                "iproute2" => "ip: apt-get install iproute2",
-                _ => "bpftool: apt-get install bpftool",
-            });
-        }
-    }
+    let mut missing = kernel();
+    missing.extend(tools());
+    report(missing)
+}
+
+fn report(missing: Vec<String>) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
     bail!("this machine lacks:\n  - {}", missing.join("\n  - "))
+}
+
+fn tools() -> Vec<String> {
+    let missing = TOOLS
+        .into_iter()
+        .filter(|(tool, _)| path::find(tool).is_none());
+    missing
+        .map(|(tool, package)| format!("{tool}: apt-get install {package}, or your system's like"))
+        .collect()
+}
+
+fn kernel() -> Vec<String> {
+    let mut missing = Vec::new();
+    if !is_root() {
+        missing.push(
+            "root: network namespaces and BPF need it; run \
+             `sudo -E env \"PATH=$PATH:/usr/sbin:/sbin\" cargo xtask …`"
+                .to_owned(),
+        );
+    }
+    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
+        missing.push(
+            "the kernel's BTF (/sys/kernel/btf/vmlinux): boot a kernel with CONFIG_DEBUG_INFO_BTF, \
+             as Debian's are"
+                .to_owned(),
+        );
+    }
+    if cgroup2().is_none() {
+        missing.push("cgroup v2: mount -t cgroup2 cgroup2 /sys/fs/cgroup".to_owned());
+    }
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    if !known.lines().any(|line| line.trim() == "nodev\tbpf") {
+        missing.push("bpffs: a kernel with CONFIG_BPF_SYSCALL, as Debian's are".to_owned());
+    }
+    // Without root they fail for that reason only.
+    if is_root() {
+        if let Err(error) = probe::bpf() {
+            missing.push(format!(
+                "BPF: making a map failed ({error}); in a container run it with --privileged, \
+                 elsewhere look for a lockdown or a security module that forbids bpf(2)"
+            ));
+        }
+        if let Err(error) = probe::netns() {
+            missing.push(format!(
+                "network namespaces: making one failed ({error}); in a container run it with \
+                 --privileged, elsewhere raise /proc/sys/user/max_net_namespaces"
+            ));
+        }
+    }
+    missing
 }

@@ -1,11 +1,16 @@
-//! The workspace's commands: `cargo xtask setup|build-ebpf|demo|test|check|tidy`.
+//! The workspace's commands: `cargo xtask setup|build-ebpf|demo|test|check|tidy|deny|soak`.
 
 mod bpf;
 mod demo;
+mod deny;
 mod frp;
 mod leftovers;
 mod machine;
+mod owner;
+mod path;
+mod probe;
 mod setup;
+mod signals;
 mod step;
 mod suite;
 mod tidy;
@@ -27,7 +32,7 @@ Examples:
   cargo xtask demo                 the whole story on this machine, in network namespaces
   cargo xtask test                 every test; needs root and a kernel with BPF
   cargo xtask test --quick         what needs no root
-  cargo xtask test --no-setup revoke   only the tests and story lines whose name has `revoke`"
+  cargo xtask test --no-setup expiry   only the tests whose name has `expiry`"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -48,6 +53,8 @@ enum Command {
     Check,
     /// The rules of the code that a machine can check.
     Tidy,
+    /// Licences, advisories and sources of the dependencies, by cargo-deny.
+    Deny,
     /// What is longer than CI should be.
     #[command(subcommand)]
     Soak(Soak),
@@ -61,17 +68,20 @@ enum Soak {
 }
 
 fn main() -> ExitCode {
+    path::complete();
     let done = match Cli::parse().command {
-        Command::Setup => setup::run(),
-        Command::BuildEbpf(args) => bpf::build_with(&args),
+        Command::Setup => setup::run().map(|()| 0),
+        Command::BuildEbpf(args) => bpf::build_with(&args).map(|()| 0),
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => suite::run(&args),
-        Command::Check => suite::check(),
-        Command::Tidy => tidy::run(),
-        Command::Soak(Soak::OldKernel) => vm::run(),
+        Command::Check => suite::check().map(|()| 0),
+        Command::Tidy => tidy::run().map(|()| 0),
+        Command::Deny => deny::all().map(|()| 0),
+        Command::Soak(Soak::OldKernel) => vm::run().map(|()| 0),
     };
+    owner::hand_back();
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("\nerror: {error:#}");
             ExitCode::FAILURE

@@ -5,30 +5,29 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
 
-use crate::machine::{cgroup2, is_debian, is_root, require_kernel};
-use crate::toolchain::{self, BPF_LINKER, on_path};
-use crate::{frp, step};
+use crate::machine::{TOOLS, is_debian, is_root, require_for_setup, require_kernel};
+use crate::toolchain::{self, BPF_LINKER};
+use crate::{frp, path, step};
 
 const BPFFS: &str = "/sys/fs/bpf";
 
+/// Debian's packages that rustc-web and its cargo can't stand beside them.
+const RIVALS: [&str; 4] = ["rustc", "cargo", "rustup", "rustc-mozilla"];
+
 /// Sets the machine up.
 pub(crate) fn run() -> Result<()> {
+    // What no step could get is said at once and whole.
+    require_for_setup()?;
     let mut apt = Apt::default();
-    for (tool, package) in [
-        ("ip", "iproute2"),
-        ("bpftool", "bpftool"),
-        ("cc", "build-essential"),
-    ] {
-        match on_path(tool) {
+    for (tool, package) in TOOLS {
+        match path::find(tool) {
             Some(path) => step::skip(tool, &path.display().to_string()),
             None => apt.install(&[package.to_owned()], "the lab and the build use it")?,
         }
     }
     bpf_toolchain(&mut apt)?;
     frp::install()?;
-    if is_root() {
-        mount_bpffs()?;
-    }
+    mount_bpffs()?;
     require_kernel()
 }
 
@@ -46,6 +45,14 @@ fn bpf_toolchain(apt: &mut Apt) -> Result<()> {
         return Err(why_not);
     }
     if toolchain::debian().is_err() {
+        let rivals = installed(&RIVALS);
+        if !rivals.is_empty() {
+            bail!(
+                "rustc-web can't be installed beside the packages {rivals}, which stay: remove them \
+                 yourself (apt-get remove {rivals}), or use a nightly: {why_not:#}",
+                rivals = rivals.join(" ")
+            );
+        }
         apt.install(
             &["rustc-web", "cargo-web", "rust-web-src"].map(str::to_owned),
             "a compiler with the source of `core`, which the BPF target needs",
@@ -53,7 +60,7 @@ fn bpf_toolchain(apt: &mut Apt) -> Result<()> {
     }
     let compiler =
         toolchain::debian().map_err(|why| anyhow::anyhow!("after installing it: {why}"))?;
-    if toolchain::linker(compiler.llvm).is_none() {
+    if toolchain::linker(&compiler).is_none() {
         let llvm = compiler.llvm;
         apt.install(
             &[
@@ -71,7 +78,7 @@ fn bpf_toolchain(apt: &mut Apt) -> Result<()> {
 }
 
 fn build_linker(llvm: u32) -> Result<()> {
-    let cargo = on_path("cargo").context("cargo is not in PATH")?;
+    let cargo = path::find("cargo").context("cargo is not in PATH")?;
     let mut install = toolchain::bare(&cargo);
     install
         .args(["install", "bpf-linker", "--locked", "--version", BPF_LINKER])
@@ -111,10 +118,21 @@ fn mount_bpffs() -> Result<()> {
     )
     .with_context(|| format!("mount bpffs on {BPFFS}, where pinned maps and links live"))?;
     step::skip("bpffs", "mounted on /sys/fs/bpf");
-    if cgroup2().is_none() {
-        bail!("cgroup v2 is not mounted: mount -t cgroup2 cgroup2 /sys/fs/cgroup");
-    }
     Ok(())
+}
+
+/// Which of these packages are installed.
+fn installed<'a>(packages: &[&'a str]) -> Vec<&'a str> {
+    let is = |package: &str| {
+        let mut query = Command::new("dpkg-query");
+        query.args(["--show", "--showformat=${db:Status-Status}", package]);
+        step::output(&mut query).is_some_and(|status| status == "installed")
+    };
+    packages
+        .iter()
+        .copied()
+        .filter(|package| is(package))
+        .collect()
 }
 
 /// apt, with its lists brought up to date once per run.
@@ -147,7 +165,8 @@ impl Apt {
         let mut install = Command::new("apt-get");
         install
             .env("DEBIAN_FRONTEND", "noninteractive")
-            .args(["install", "--yes", "--no-install-recommends"])
+            // Nothing of the person's is removed for us; apt says then what stands in the way.
+            .args(["install", "--yes", "--no-install-recommends", "--no-remove"])
             .args(packages);
         step::run(&format!("apt-get install {list}"), why, &mut install).map(drop)
     }

@@ -16,7 +16,8 @@ pub(crate) fn skip(what: &str, found: &str) {
 }
 
 /// Runs `command` as a step named `what`, wanted because of `why`. Its output goes to
-/// `target/xtask/<what>.log`; the log's end is shown when it fails.
+/// `target/xtask/<what>.log`, under a name of its own until it is done, because another run may do
+/// the same; the log's end is shown when it fails.
 pub(crate) fn run(what: &str, why: &str, command: &mut Command) -> Result<Duration> {
     let slug: String = what
         .chars()
@@ -24,7 +25,7 @@ pub(crate) fn run(what: &str, why: &str, command: &mut Command) -> Result<Durati
         .collect();
     let dir = target().join("xtask");
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-    let path = dir.join(format!("{slug}.log"));
+    let path = dir.join(format!("{slug}-{}.log", std::process::id()));
     let log = File::create(&path).with_context(|| format!("create {}", path.display()))?;
 
     eprintln!("▶ {what} ({why})");
@@ -63,6 +64,7 @@ pub(crate) fn run(what: &str, why: &str, command: &mut Command) -> Result<Durati
     }
     let took = begun.elapsed();
     if status.success() {
+        fs::rename(&path, dir.join(format!("{slug}.log"))).ok();
         eprintln!("✔ {what}: {:.1} s", took.as_secs_f64());
         return Ok(took);
     }

@@ -4,8 +4,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
 
-use crate::{bpf, leftovers, root, setup, target, tidy};
+use crate::signals::{Ended, supervise};
+use crate::{bpf, deny, leftovers, root, setup, target, tidy};
 
 /// Options of `test`.
 #[derive(Debug, clap::Args)]
@@ -25,7 +27,8 @@ pub(crate) struct Args {
 struct Table(Vec<(String, Duration, bool)>);
 
 impl Table {
-    fn stage(&mut self, name: &str, run: impl FnOnce() -> Result<()>) {
+    /// Runs a stage; whether it passed.
+    fn stage(&mut self, name: &str, run: impl FnOnce() -> Result<()>) -> bool {
         eprintln!("\n── {name}");
         let begun = Instant::now();
         let done = run();
@@ -34,6 +37,7 @@ impl Table {
         }
         self.0
             .push((name.to_owned(), begun.elapsed(), done.is_ok()));
+        done.is_ok()
     }
 
     fn finish(self) -> Result<()> {
@@ -53,19 +57,14 @@ impl Table {
     }
 }
 
-/// Runs the tests.
-pub(crate) fn run(args: &Args) -> Result<()> {
+/// Runs the tests; the exit code.
+pub(crate) fn run(args: &Args) -> Result<u8> {
     let mut table = Table::default();
     if !args.quick && !args.no_setup {
         // Nothing else makes sense without these two.
-        let begun = Instant::now();
-        setup::run()?;
-        table.0.push(("set-up".to_owned(), begun.elapsed(), true));
-        let begun = Instant::now();
-        bpf::build()?;
-        table
-            .0
-            .push(("kernel object".to_owned(), begun.elapsed(), true));
+        if !table.stage("set-up", setup::run) || !table.stage("kernel object", bpf::build) {
+            return table.finish().map(|()| 0);
+        }
     }
     if args.filter.is_empty() {
         checks(&mut table);
@@ -74,32 +73,53 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     table.stage("build", || {
         cargo(&["build", "--workspace", "--locked"], &[])
     });
-    let tag = format!("t{}", std::process::id());
-    let kernel = if args.quick { "0" } else { "1" };
-    let env = [
-        ("TOTORO_REQUIRE_KERNEL", kernel),
-        ("TOTORO_TEST_TAG", tag.as_str()),
-    ];
-    table.stage("tests", || {
-        let mut command = vec!["test", "--workspace", "--locked", "--no-fail-fast"];
-        if args.quick {
-            command.extend(["--lib", "--bins", "--test", "reasons"]);
+    if !args.quick {
+        leftovers::sweep();
+    }
+    let tag = leftovers::new_tag();
+    let mut signal = None;
+    table.stage("tests", || tests(args, &tag, &mut signal));
+    if let Some(signal) = signal {
+        let left = leftovers::remove(&tag);
+        if !left.is_empty() {
+            eprintln!("left in the kernel: {}", left.join(", "));
         }
-        command.push("--");
-        command.extend(args.filter.iter().map(String::as_str));
-        cargo(&command, &env)
-    });
+        table.finish().ok();
+        return Ok(128 + signal as u8);
+    }
     if !args.quick {
         table.stage("nothing left behind", || {
             let found = leftovers::find(&tag);
             if found.is_empty() {
-                Ok(())
-            } else {
-                bail!("left in the kernel: {}", found.join(", "))
+                return Ok(());
             }
+            leftovers::remove(&tag);
+            bail!("left in the kernel: {}", found.join(", "))
         });
     }
-    table.finish()
+    table.finish().map(|()| 0)
+}
+
+/// Runs cargo's tests under a tag; a signal that ended them is told apart from their failing.
+fn tests(args: &Args, tag: &str, signal: &mut Option<Signal>) -> Result<()> {
+    let mut words = vec!["test", "--workspace", "--locked", "--no-fail-fast"];
+    if args.quick {
+        // `control` talks over loopback only.
+        words.extend(["--lib", "--bins", "--test", "reasons", "--test", "control"]);
+    }
+    words.push("--");
+    words.extend(args.filter.iter().map(String::as_str));
+    let kernel = if args.quick { "0" } else { "1" };
+    let env = [("TOTORO_REQUIRE_KERNEL", kernel), ("TOTORO_TEST_TAG", tag)];
+    let mut command = cargo_command(&words, &env);
+    match supervise(&mut command)? {
+        Ended::Itself(status) if status.success() => Ok(()),
+        Ended::Itself(status) => bail!("cargo {} failed ({status})", words.join(" ")),
+        Ended::Signal(came) => {
+            *signal = Some(came);
+            bail!("ended by {came}")
+        }
+    }
 }
 
 /// What a commit must pass.
@@ -126,17 +146,17 @@ fn checks(table: &mut Table) {
             &[],
         )
     });
+    if deny::is_there() {
+        table.stage("deny", deny::lasting);
+    } else {
+        eprintln!(
+            "\n── deny\nnot run: cargo-deny is not in PATH (cargo install cargo-deny --locked)"
+        );
+    }
 }
 
 fn cargo(args: &[&str], env: &[(&str, &str)]) -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command
-        .current_dir(root())
-        .args(args)
-        .envs(env.iter().copied());
-    command.env("CARGO_TARGET_DIR", target());
-    let status = command
+    let status = cargo_command(args, env)
         .status()
         .with_context(|| format!("start cargo {}", args[0]))?;
     if status.success() {
@@ -144,4 +164,15 @@ fn cargo(args: &[&str], env: &[(&str, &str)]) -> Result<()> {
     } else {
         bail!("cargo {} failed ({status})", args.join(" "))
     }
+}
+
+fn cargo_command(args: &[&str], env: &[(&str, &str)]) -> Command {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command
+        .current_dir(root())
+        .args(args)
+        .envs(env.iter().copied())
+        .env("CARGO_TARGET_DIR", target());
+    command
 }

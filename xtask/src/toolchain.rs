@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::{cache, step};
+use crate::{cache, path, step};
 
 /// The release of bpf-linker that the kernel object is linked with.
 pub(crate) const BPF_LINKER: &str = "0.13.0";
@@ -27,6 +27,8 @@ pub(crate) struct Compiler {
     pub(crate) cargo: PathBuf,
     /// Its LLVM's major version.
     pub(crate) llvm: u32,
+    /// Whether the bpf-linker of PATH may be meant for it.
+    takes_any_linker: bool,
 }
 
 /// Everything that building the kernel object takes.
@@ -52,27 +54,29 @@ pub(crate) fn find() -> Result<Toolchain> {
                 continue;
             }
         };
-        match linker(compiler.llvm) {
+        match linker(&compiler) {
             Some(linker) => return Ok(Toolchain { compiler, linker }),
             None => missing.push(format!(
-                "{} is complete, but there is no bpf-linker for its LLVM {}: `cargo xtask setup` as \
-                 root on Debian builds one; elsewhere put bpf-linker {BPF_LINKER} into PATH, or its \
-                 path into TOTORO_BPF_LINKER",
-                compiler.name, compiler.llvm
+                "{} is complete, but there is no bpf-linker for its LLVM {}: {}",
+                compiler.name,
+                compiler.llvm,
+                linker_hint(&compiler)
             )),
         }
     }
     bail!(
-        "no toolchain on this machine builds the kernel object:\n  - {}\n\
-         `cargo xtask setup` as root on Debian 12 installs one",
-        missing.join("\n  - ")
+        "no toolchain on this machine builds the kernel object (`cargo xtask setup` as root on Debian 12 \
+         installs one):\n    - {}",
+        missing.join("\n    - ")
     )
 }
 
 /// Debian's rustc-web with its source.
 pub(crate) fn debian() -> Result<Compiler, String> {
     let name = "Debian's rustc-web";
-    let how = "apt-get install rustc-web cargo-web rust-web-src";
+    // Debian 12 itself has an older one.
+    let how = "apt-get install rustc-web cargo-web rust-web-src from the suite bookworm-security \
+               (deb http://security.debian.org/debian-security bookworm-security main)";
     let (rustc, cargo) = (
         PathBuf::from("/usr/bin/rustc"),
         PathBuf::from("/usr/bin/cargo"),
@@ -80,7 +84,11 @@ pub(crate) fn debian() -> Result<Compiler, String> {
     if !rustc.exists() || !cargo.exists() {
         return Err(format!("{name} is not installed: {how}"));
     }
-    complete(name, rustc, cargo, how)
+    let compiler = complete(name, rustc, cargo, how)?;
+    Ok(Compiler {
+        takes_any_linker: false,
+        ..compiler
+    })
 }
 
 /// A rustup nightly with rust-src.
@@ -129,6 +137,7 @@ fn complete(
         rustc,
         cargo,
         llvm,
+        takes_any_linker: true,
     })
 }
 
@@ -146,24 +155,31 @@ pub(crate) fn linker_root(llvm: u32) -> PathBuf {
     cache().join(format!("bpf-linker-{BPF_LINKER}-llvm-{llvm}"))
 }
 
-/// A bpf-linker for an LLVM: the one that is named, the one that set-up built, or PATH's (whose
-/// LLVM can't be asked; a wrong one says so at the link).
-pub(crate) fn linker(llvm: u32) -> Option<PathBuf> {
+/// A bpf-linker for a compiler: the one that is named, or the one that set-up built for its LLVM. A
+/// linker can't be asked for its LLVM, so PATH's is taken for a nightly only, whose newest LLVM is
+/// what people build it on; a wrong one says so at the link.
+pub(crate) fn linker(compiler: &Compiler) -> Option<PathBuf> {
     let named = std::env::var_os("TOTORO_BPF_LINKER").map(PathBuf::from);
-    let ours = linker_root(llvm).join("bin/bpf-linker");
+    let ours = linker_root(compiler.llvm).join("bin/bpf-linker");
+    let any = compiler.takes_any_linker.then(|| path::find("bpf-linker"));
     named
         .into_iter()
         .chain([ours])
-        .chain(on_path("bpf-linker"))
+        .chain(any.flatten())
         .find(|path| step::output(bare(path).arg("--version")).is_some())
 }
 
-/// The first executable of this name in PATH.
-pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|dir| dir.join(name))
-        .find(|file| file.is_file())
+/// How a person gets one.
+fn linker_hint(compiler: &Compiler) -> String {
+    let llvm = compiler.llvm;
+    if compiler.takes_any_linker {
+        return format!(
+            "with llvm-{llvm}-dev installed, LLVM_PREFIX=/usr/lib/llvm-{llvm} cargo install \
+             bpf-linker --locked --version {BPF_LINKER} --no-default-features --features \
+             llvm-{llvm}; or cargo binstall bpf-linker@{BPF_LINKER}"
+        );
+    }
+    "`cargo xtask setup` as root on Debian builds one; TOTORO_BPF_LINKER names another".to_owned()
 }
 
 /// `program` without what the cargo that runs us left in the environment: another toolchain's

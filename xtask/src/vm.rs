@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::setup::Apt;
-use crate::toolchain::on_path;
-use crate::{bpf, root, step, target};
+use crate::{bpf, path, root, step, target};
 
 /// Modules in the order in which they are loaded; Debian's cloud kernel has them as files.
 const MODULES: &[&str] = &[
@@ -35,7 +34,7 @@ pub(crate) fn run() -> Result<()> {
         ("busybox", "busybox-static"),
         ("cpio", "cpio"),
     ] {
-        if on_path(tool).is_none() {
+        if path::find(tool).is_none() {
             apt.install(&[package.to_owned()], "it boots another kernel")?;
         }
     }
@@ -117,10 +116,10 @@ fn initrd(dir: &Path, kernel: &Path, tests: &Path) -> Result<PathBuf> {
     for sub in ["bin", "proc", "sys", "dev", "tmp", "modules"] {
         fs::create_dir_all(tree.join(sub)).context("create the machine's directories")?;
     }
-    let busybox = on_path("busybox").context("busybox is not in PATH")?;
+    let busybox = path::find("busybox").context("busybox is not in PATH")?;
     fs::copy(busybox, tree.join("bin/busybox")).context("copy busybox")?;
     for tool in ["ip", "bpftool"] {
-        let path = on_path(tool).with_context(|| format!("{tool} is not in PATH"))?;
+        let path = path::find(tool).with_context(|| format!("{tool} is not in PATH"))?;
         install(&path, &tree.join("bin").join(tool), &tree)?;
     }
     install(tests, &tree.join("bin/kernel-tests"), &tree)?;

@@ -8,25 +8,34 @@
 //!        fd77:1::2           fd77:1::1       fd77:2::1            fd77:2::2
 //! ```
 
+mod abandoned;
 mod cgroup;
 mod down;
+mod env;
+mod machine;
 mod ns;
 mod process;
 mod signals;
 mod sys;
+mod tag;
 mod tools;
 
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 
-pub use down::{abandoned, down};
+pub use abandoned::abandoned;
+pub use down::{down, exists};
+pub use machine::{able, missing, own_cgroup};
 pub use ns::Netns;
 pub use process::{Finished, Process};
-pub use signals::watch as watch_signals;
+pub use signals::{settle, watch as watch_signals};
+pub use tag::{new_tag, run_tag};
 pub use tools::{Tools, skip};
 
 /// The node as the client sees it.
@@ -42,6 +51,9 @@ pub const NODE_USER_V6: &str = "fd77:2::1";
 /// The user.
 pub const USER_V4: &str = "10.77.2.2";
 
+/// The machines' names.
+const MACHINES: [&str; 3] = ["node", "client", "user"];
+
 /// Which of the lab's machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -56,13 +68,13 @@ pub enum Place {
 /// How a lab is to be raised.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Names everything: letters and digits.
+    /// Names everything: letters, digits, hyphens.
     pub tag: String,
-    /// Leave it running when the lab is dropped.
+    /// It may be left running: its processes do not end with us. Only [`Lab::leave`] leaves it.
     pub keep: bool,
 }
 
-/// A raised lab; dropping it takes it down.
+/// A raised lab; dropping it takes it down, unless it was left.
 #[derive(Debug)]
 pub struct Lab {
     /// The binaries.
@@ -74,6 +86,8 @@ pub struct Lab {
     user: Netns,
     node_cgroup: PathBuf,
     other_cgroup: PathBuf,
+    /// Whether it was left running. Shared with its processes, which are then not killed.
+    left: Arc<AtomicBool>,
     options: Options,
 }
 
@@ -85,24 +99,17 @@ impl Lab {
     pub fn raise(tools: Tools, options: Options) -> Result<Lab> {
         let tag = &options.tag;
         anyhow::ensure!(
-            !tag.is_empty() && tag.len() <= 16 && tag.bytes().all(|b| b.is_ascii_alphanumeric()),
-            "a lab's tag is 1 to 16 letters and digits, not {tag:?}"
+            tag::is_good(tag),
+            "a lab's tag is 1 to 24 letters, digits and hyphens, not {tag:?}"
         );
-        let dir = tools.labs.join(tag);
-        anyhow::ensure!(
-            !dir.join("owner").exists(),
-            "a lab {tag} exists: {}",
-            dir.display()
-        );
-        fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-        fs::write(dir.join("owner"), std::process::id().to_string()).context("write owner")?;
+        let dir = directory(&tools, tag)?;
 
         // From here on everything is found by the tag, so a failure half-way takes it down too.
-        let undo = Undo(Some(tag.clone()));
-        signals::on_signal(&tools, tag);
-        let node = Netns::add(&ns_name(tag, "node"))?;
-        let client = Netns::add(&ns_name(tag, "client"))?;
-        let user = Netns::add(&ns_name(tag, "user"))?;
+        let undo = Undo(Some((tools.clone(), tag.clone())));
+        signals::on_signal(&tools, tag)?;
+        make_run_dir(tag, &dir)?;
+        let [node, client, user] = MACHINES.map(|machine| Netns::add(&ns_name(tag, machine)));
+        let (node, client, user) = (node?, client?, user?);
         for ns in [&node, &client, &user] {
             ns.ip(&["link", "set", "lo", "up"])?;
         }
@@ -125,7 +132,7 @@ impl Lab {
         let root = cgroup::root(tag)?;
         let (node_cgroup, other_cgroup) = (root.join("node"), root.join("other"));
         for path in [&root, &node_cgroup, &other_cgroup] {
-            fs::create_dir(path).with_context(|| format!("create cgroup {}", path.display()))?;
+            cgroup::make(path)?;
         }
         undo.keep();
         Ok(Lab {
@@ -136,6 +143,7 @@ impl Lab {
             user,
             node_cgroup,
             other_cgroup,
+            left: Arc::default(),
             options,
         })
     }
@@ -168,10 +176,22 @@ impl Lab {
         self.dir.join(name)
     }
 
-    /// Whether the lab outlives us.
+    /// Where its processes have their sockets: a short path.
     #[must_use]
-    pub const fn kept(&self) -> bool {
-        self.options.keep
+    pub fn run_dir(&self) -> PathBuf {
+        down::run_dir(&self.options.tag)
+    }
+
+    /// Leaves the lab running, with a file for people who play on in it; where that is.
+    ///
+    /// # Errors
+    /// It was not raised to be kept, or the file can't be written. The lab is taken down then.
+    pub fn leave(self, env: &str) -> Result<PathBuf> {
+        anyhow::ensure!(self.options.keep, "this lab's processes end with us");
+        let path = env::write(&self.tools, &self.options.tag, env)?;
+        self.left.store(true, Ordering::SeqCst);
+        signals::forget(&self.options.tag);
+        Ok(path)
     }
 
     /// A command that runs on one of the machines, with a clean environment.
@@ -196,7 +216,8 @@ impl Lab {
     /// # Errors
     /// It can't be started.
     pub fn start(&self, place: Place, name: &str, command: Command) -> Result<Process> {
-        Process::start(self.place(place)?, name, &self.dir, command)
+        let (place, left) = (self.place(place)?, Arc::clone(&self.left));
+        Process::start(place, name, &self.dir, command, left)
     }
 
     /// Runs a command to its end, within 30 s.
@@ -219,11 +240,54 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if !self.options.keep {
-            down(&self.tools, &self.options.tag);
-            signals::forget(&self.options.tag);
+        if !self.left.load(Ordering::SeqCst) {
+            take_down(&self.tools, &self.options.tag);
         }
     }
+}
+
+/// The end of a lab that nobody can be told about but by a line.
+fn take_down(tools: &Tools, tag: &str) {
+    signals::settle();
+    if let Err(error) = down(tools, tag) {
+        use std::io::Write;
+        writeln!(std::io::stderr().lock(), "{error:#}").ok();
+    }
+    signals::forget(tag);
+}
+
+/// An empty directory for a new lab; of old ones only what is younger than a day is kept.
+fn directory(tools: &Tools, tag: &str) -> Result<PathBuf> {
+    let dir = tools.labs.join(tag);
+    let owner = dir.join("owner");
+    anyhow::ensure!(
+        !owner.exists(),
+        "there is a lab {tag} ({}); `cargo xtask demo down {tag}` removes it",
+        dir.display()
+    );
+    for old in fs::read_dir(&tools.labs).into_iter().flatten().flatten() {
+        let age = old.metadata().and_then(|meta| meta.modified());
+        let age = age
+            .ok()
+            .and_then(|at| at.elapsed().ok())
+            .unwrap_or_default();
+        let over = age > std::time::Duration::from_secs(24 * 3600);
+        if (over && !old.path().join("owner").exists()) || old.path() == dir {
+            fs::remove_dir_all(old.path()).ok();
+        }
+    }
+    fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+    fs::write(owner, std::process::id().to_string()).context("write owner")?;
+    Ok(dir)
+}
+
+/// The lab's directory of sockets, which also tells whose it is.
+fn make_run_dir(tag: &str, dir: &Path) -> Result<()> {
+    let path = down::run_dir(tag);
+    signals::making(|| {
+        fs::create_dir(&path).with_context(|| format!("create {}", path.display()))?;
+        fs::write(path.join("lab"), dir.as_os_str().as_encoded_bytes()).context("write lab")
+    })
 }
 
 fn ns_name(tag: &str, machine: &str) -> String {
@@ -269,7 +333,7 @@ fn wire(
 }
 
 /// Takes a half-raised lab down.
-struct Undo(Option<String>);
+struct Undo(Option<(Tools, String)>);
 
 impl Undo {
     fn keep(mut self) {
@@ -279,9 +343,8 @@ impl Undo {
 
 impl Drop for Undo {
     fn drop(&mut self) {
-        if let (Some(tag), Ok(tools)) = (self.0.take(), Tools::locate()) {
-            down(&tools, &tag);
-            signals::forget(&tag);
+        if let Some((tools, tag)) = self.0.take() {
+            take_down(&tools, &tag);
         }
     }
 }

@@ -17,7 +17,9 @@ pub struct Netns {
 
 impl Netns {
     pub(super) fn add(name: &str) -> Result<Netns> {
-        super::process::quick(Command::new("ip").args(["netns", "add", name]))?;
+        super::signals::making(|| {
+            super::process::quick(Command::new("ip").args(["netns", "add", name]))
+        })?;
         Ok(Netns {
             name: name.to_owned(),
         })

@@ -4,26 +4,28 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::sys;
+use super::{signals, sys};
 
 /// How often a log or a child is looked at.
 const POLL: Duration = Duration::from_millis(2);
 /// The longest run of a command.
 const RUN: Duration = Duration::from_secs(30);
 
-/// A running child. Dropping it kills it, unless the lab is kept.
+/// A running child. Dropping it kills it, unless the lab was left running.
 #[derive(Debug)]
 pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
-    kept: bool,
+    left: Arc<AtomicBool>,
 }
 
 impl Process {
@@ -32,9 +34,9 @@ impl Process {
         name: &str,
         dir: &Path,
         mut command: Command,
+        left: Arc<AtomicBool>,
     ) -> Result<Process> {
         let log = dir.join(format!("{name}.log"));
-        let kept = !place.dies_with_parent();
         let out = File::options()
             .create(true)
             .append(true)
@@ -45,12 +47,12 @@ impl Process {
             .stderr(out.try_clone().context("clone the log")?)
             .stdout(out);
         place.apply(&mut command);
-        let child = command.spawn().with_context(|| format!("start {name}"))?;
+        let child = signals::making(|| command.spawn().with_context(|| format!("start {name}")))?;
         Ok(Process {
             name: name.to_owned(),
             child,
             log,
-            kept,
+            left,
         })
     }
 
@@ -163,7 +165,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if !self.kept {
+        if !self.left.load(Ordering::SeqCst) {
             self.kill_now();
         }
     }
@@ -205,9 +207,8 @@ pub(super) fn run(place: sys::Place, mut command: Command) -> Result<Finished> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("start {program}"))?;
+    let mut child =
+        signals::making(|| command.spawn().with_context(|| format!("start {program}")))?;
     // Both pipes are drained while it runs: a full one would stop it.
     let out = child.stdout.take().context("its output")?;
     let err = child.stderr.take().context("its errors")?;

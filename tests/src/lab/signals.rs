@@ -1,14 +1,32 @@
 //! Ctrl-C and friends: labs are taken down, then the process ends.
 
-use std::sync::{Mutex, PoisonError};
+use std::io::Write;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::{Tools, down};
 
-/// Labs to take down. A lock, because the signal's thread and the story's both touch it.
-static LABS: Mutex<Vec<(Tools, String)>> = Mutex::new(Vec::new());
+/// What the signal's thread and everyone else agree on.
+struct Ending {
+    /// A signal came: nothing may be made any more.
+    begun: bool,
+    /// Labs to take down.
+    labs: Vec<(Tools, String)>,
+}
+
+/// One lock for both: what is being made when the signal comes is finished first and then found by
+/// its name; what comes later is refused. Without it the story's thread would go on adding to a lab
+/// that is being removed.
+static ENDING: Mutex<Ending> = Mutex::new(Ending {
+    begun: false,
+    labs: Vec::new(),
+});
+
+fn ending() -> MutexGuard<'static, Ending> {
+    ENDING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Handles SIGINT, SIGTERM and SIGHUP from here on. Call it before any other thread starts.
 ///
@@ -25,10 +43,18 @@ pub fn watch() -> Result<()> {
         .name("signals".to_owned())
         .spawn(move || {
             let Ok(signal) = set.wait() else { return };
-            eprintln!("\n{signal}: taking the lab down");
-            let labs = std::mem::take(&mut *LABS.lock().unwrap_or_else(PoisonError::into_inner));
+            let labs = {
+                let mut ending = ending();
+                ending.begun = true;
+                std::mem::take(&mut ending.labs)
+            };
+            // Said afterwards, and only if someone listens: the terminal may be what went away.
+            let mut stderr = std::io::stderr();
             for (tools, tag) in labs {
-                down(&tools, &tag);
+                let _ = match down(&tools, &tag) {
+                    Ok(()) => writeln!(stderr, "\n{signal}: lab {tag} is down"),
+                    Err(error) => writeln!(stderr, "\n{signal}: {error:#}"),
+                };
             }
             std::process::exit(128 + signal as i32);
         })
@@ -36,13 +62,26 @@ pub fn watch() -> Result<()> {
     Ok(())
 }
 
-pub(super) fn on_signal(tools: &Tools, tag: &str) {
-    let mut labs = LABS.lock().unwrap_or_else(PoisonError::into_inner);
-    labs.push((tools.clone(), tag.to_owned()));
+/// Makes something that a lab's end must find: a namespace, a cgroup, a process.
+pub(super) fn making<T>(make: impl FnOnce() -> Result<T>) -> Result<T> {
+    let ending = ending();
+    ensure!(!ending.begun, "a signal came, and ends the lab");
+    make()
+}
+
+/// Where a signal is ending the process, waits for that, so that the exit code is the signal's.
+pub fn settle() {
+    while ending().begun {
+        std::thread::park();
+    }
+}
+
+pub(super) fn on_signal(tools: &Tools, tag: &str) -> Result<()> {
+    making(|| Ok(()))?;
+    ending().labs.push((tools.clone(), tag.to_owned()));
+    Ok(())
 }
 
 pub(super) fn forget(tag: &str) {
-    LABS.lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .retain(|(_, other)| other != tag);
+    ending().labs.retain(|(_, other)| other != tag);
 }

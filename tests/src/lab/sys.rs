@@ -36,11 +36,6 @@ impl Place {
         })
     }
 
-    /// Whether the child ends with the thread that started it.
-    pub(super) const fn dies_with_parent(&self) -> bool {
-        self.dies_with_parent
-    }
-
     /// Has the command's child go there before it becomes the program.
     pub(super) fn apply(self, command: &mut Command) {
         // Its own process group: a Ctrl-C at the terminal reaches the lab, which ends its

@@ -1,6 +1,6 @@
 //! The binaries that a lab runs, and whether this machine can run it at all.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
@@ -49,27 +49,7 @@ impl Tools {
     /// What keeps this machine from raising a lab, one line each; empty = nothing.
     #[must_use]
     pub fn missing(&self) -> Vec<String> {
-        let mut missing = Vec::new();
-        if !nix::unistd::geteuid().is_root() {
-            missing.push("root (network namespaces and BPF need it)".to_owned());
-        }
-        if !Path::new("/sys/kernel/btf/vmlinux").exists() {
-            missing.push("a kernel with BTF (/sys/kernel/btf/vmlinux)".to_owned());
-        }
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let mounted = |kind: &str| {
-            mounts
-                .lines()
-                .any(|line| line.split(' ').nth(2) == Some(kind))
-        };
-        for (kind, how) in [
-            ("cgroup2", "mount -t cgroup2 cgroup2 /sys/fs/cgroup"),
-            ("bpf", "mount -t bpf bpf /sys/fs/bpf"),
-        ] {
-            if !mounted(kind) {
-                missing.push(format!("{kind} mounted ({how})"));
-            }
-        }
+        let mut missing = super::missing();
         for (file, how) in [
             (&self.object, "cargo xtask build-ebpf"),
             (&self.frps, "cargo xtask setup"),
@@ -108,17 +88,9 @@ impl Tools {
 /// For tests: the tools, or `None` after saying why the test is skipped.
 ///
 /// # Panics
-/// When something is missing although `TOTORO_REQUIRE_KERNEL=1` (as `cargo xtask test` sets).
+/// The test's own path can't be read, or something is missing although `TOTORO_REQUIRE_KERNEL=1` (as `cargo xtask test` sets).
 #[must_use]
 pub fn skip(test: &str) -> Option<Tools> {
-    let found = Tools::locate().and_then(|tools| tools.require().map(|()| tools));
-    match found {
-        Ok(tools) => Some(tools),
-        Err(why) => {
-            let required = std::env::var("TOTORO_REQUIRE_KERNEL").is_ok_and(|value| value == "1");
-            assert!(!required, "{test} can't run: {why}");
-            eprintln!("{test}: skipped, because {why}");
-            None
-        }
-    }
+    let tools = Tools::locate().expect("the test's own path");
+    super::able(test, &tools.missing()).then_some(tools)
 }

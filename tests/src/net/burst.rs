@@ -39,44 +39,57 @@ pub struct One {
 pub struct Burst(pub Vec<One>);
 
 impl Burst {
-    /// Starts `count` connects without waiting in between. Every second one delays its last ACK.
+    /// Starts `count` connects from `ns`, without waiting in between. Those whose number `delays`
+    /// hold the last ACK of their handshake back until their first word goes with it: until then
+    /// the node has counted nobody, so all of them are admitted, and the surplus must be muted.
+    /// The handshakes of the others are over at once, and the later ones are refused.
     ///
     /// # Errors
     /// Sockets can't be had.
-    pub fn start(ns: &Netns, to: SocketAddr, count: usize) -> Result<Burst> {
+    pub fn start(
+        ns: &Netns,
+        to: SocketAddr,
+        count: usize,
+        delays: fn(usize) -> bool,
+    ) -> Result<Burst> {
+        ns.run(|| Burst::start_here(to, count, delays))
+    }
+
+    /// The same, from where the calling thread is.
+    ///
+    /// # Errors
+    /// Sockets can't be had.
+    pub fn start_here(to: SocketAddr, count: usize, delays: fn(usize) -> bool) -> Result<Burst> {
         let family = if to.is_ipv4() {
             AddressFamily::Inet
         } else {
             AddressFamily::Inet6
         };
-        ns.run(|| {
-            let address = SockaddrStorage::from(to);
-            let mut all = Vec::with_capacity(count);
-            for index in 0..count {
-                let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-                let socket =
-                    socket(family, SockType::Stream, flags, None).context("make a socket")?;
-                setsockopt(&socket, sockopt::TcpNoDelay, &true).context("set TCP_NODELAY")?;
-                if index % 2 == 0 {
-                    setsockopt(&socket, QuickAck, &false).context("set TCP_QUICKACK")?;
-                }
-                all.push(One {
-                    socket,
-                    received: 0,
-                    over: false,
-                    connected: false,
-                    sent: false,
-                });
+        let address = SockaddrStorage::from(to);
+        let mut all = Vec::with_capacity(count);
+        for index in 0..count {
+            let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+            let socket = socket(family, SockType::Stream, flags, None).context("make a socket")?;
+            setsockopt(&socket, sockopt::TcpNoDelay, &true).context("set TCP_NODELAY")?;
+            if delays(index) {
+                setsockopt(&socket, QuickAck, &false).context("set TCP_QUICKACK")?;
             }
-            for one in &mut all {
-                match connect(one.socket.as_raw_fd(), &address) {
-                    Ok(()) | Err(Errno::EINPROGRESS) => {}
-                    Err(Errno::ECONNREFUSED) => one.over = true,
-                    Err(error) => return Err(error).context("connect"),
-                }
+            all.push(One {
+                socket,
+                received: 0,
+                over: false,
+                connected: false,
+                sent: false,
+            });
+        }
+        for one in &mut all {
+            match connect(one.socket.as_raw_fd(), &address) {
+                Ok(()) | Err(Errno::EINPROGRESS) => {}
+                Err(Errno::ECONNREFUSED) => one.over = true,
+                Err(error) => return Err(error).context("connect"),
             }
-            Ok(Burst(all))
-        })
+        }
+        Ok(Burst(all))
     }
 
     /// Has everyone who is connected say one word, and reads what comes, for `time`.

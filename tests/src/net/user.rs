@@ -82,14 +82,16 @@ pub enum Denied {
 /// # Errors
 /// It was had, or failed in a third way.
 pub fn denied(ns: &Netns, to: SocketAddr, patience: Duration) -> Result<Denied> {
-    let begun = Instant::now();
-    ns.run(|| match TcpStream::connect_timeout(&to, patience) {
-        Ok(_) => bail!("{to} accepted a connection"),
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            Ok(Denied::Refused(begun.elapsed()))
+    ns.run(|| {
+        let begun = Instant::now();
+        match TcpStream::connect_timeout(&to, patience) {
+            Ok(_) => bail!("{to} accepted a connection"),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                Ok(Denied::Refused(begun.elapsed()))
+            }
+            Err(error) if error.kind() == ErrorKind::TimedOut => Ok(Denied::Dropped),
+            Err(error) => Err(error).with_context(|| format!("connect to {to}")),
         }
-        Err(error) if error.kind() == ErrorKind::TimedOut => Ok(Denied::Dropped),
-        Err(error) => Err(error).with_context(|| format!("connect to {to}")),
     })
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use totoro_api::Reason;
 use totoro_api::wire::node::{Enroll, Grade, NodeCreated, PublicNode};
 
 use super::world::{CONTROL, FRPS_PORT, POOL, TICKET_TTL_S, World, ms, within};
@@ -111,7 +112,10 @@ fn node(world: &mut World) -> Result<String> {
             "state_dir",
             world.lab.file("node/state").display().to_string(),
         ),
-        ("run_dir", world.lab.file("node/run").display().to_string()),
+        (
+            "run_dir",
+            world.lab.run_dir().join("node").display().to_string(),
+        ),
         ("xdp", "native".to_owned()),
     ] {
         text = set(&text, key, &format!("{value:?}"));
@@ -123,9 +127,8 @@ fn node(world: &mut World) -> Result<String> {
     let mut node = world
         .lab
         .start(Place::Node, "node", world.node_command(&["run"]))?;
-    let ready = node.wait_line("ready", Duration::from_secs(15));
+    node.wait_line("ready", Duration::from_secs(15))?;
     world.node = Some(node);
-    ready?;
     let took = begun.elapsed();
     let pins = fs::read_dir(world.lab.pin_root()).context("the pins' directory")?;
     let names: Vec<_> = pins.flatten().map(|pin| pin.file_name()).collect();
@@ -144,10 +147,9 @@ fn token_again(world: &World) -> Result<String> {
         instance: "00".repeat(16),
     };
     let thief = world.anyone.with_token(&world.spent_token);
-    Ok(format!(
-        "refused by {}",
-        thief.refused("/nodes/enroll", &enroll)?
-    ))
+    let reason = thief.refused("/nodes/enroll", &enroll)?;
+    ensure!(reason == Reason::NotAuthorized, "refused by {reason}");
+    Ok(format!("refused by {reason}"))
 }
 
 /// TOML text with a top-level key set.

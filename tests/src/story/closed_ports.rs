@@ -5,7 +5,8 @@ use std::net::{TcpListener, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use totoro_api::Reason;
 
 use super::world::{World, ms};
 use crate::lab::{NODE_USER_V4, NODE_USER_V6, Place};
@@ -17,7 +18,13 @@ const UNLEASED: u16 = 20_090;
 /// Outside the pool: ssh's, and some UDP service's.
 const OUTSIDE: (u16, u16) = (22, 5353);
 
+/// Datagrams sent to a closed port.
+const KNOCKS: u64 = 5;
+
 pub(super) fn play(world: &mut World, report: &mut Report) {
+    report.check("the node says which filter guards the users' side", || {
+        filter(world)
+    });
     for (name, ip) in [("IPv4", NODE_USER_V4), ("IPv6", NODE_USER_V6)] {
         report.check(
             &format!("TCP over {name} to a listener on an unleased pool port"),
@@ -33,8 +40,33 @@ pub(super) fn play(world: &mut World, report: &mut Report) {
     });
 }
 
+fn filter(world: &World) -> Result<String> {
+    let node = world.node.as_ref().context("the node does not run")?;
+    let log = node.log_after(0);
+    let line = log
+        .lines()
+        .find(|line| line.contains("filtering interface=\"us0\""))
+        .context("the node's log names no filter on us0")?;
+    ensure!(
+        line.contains("mode=\"native\""),
+        "the lab asked for native XDP, and got {line}"
+    );
+    Ok("XDP, native, on us0".to_owned())
+}
+
+/// Refusals so far for want of a lease, in the kernel's counters.
+fn no_lease(world: &World) -> Result<u64> {
+    let rows = world.inspect("reasons")?;
+    let counts = rows
+        .iter()
+        .filter(|row| row["reason"] == Reason::NoLease.to_string())
+        .filter_map(|row| row["count"].as_u64());
+    Ok(counts.sum())
+}
+
 fn tcp(world: &World, ip: &str) -> Result<String> {
     let listener = listen(world, UNLEASED)?;
+    let before = no_lease(world)?;
     let denied = user::denied(
         world.lab.ns(Place::User),
         user::at(ip, UNLEASED)?,
@@ -42,10 +74,15 @@ fn tcp(world: &World, ip: &str) -> Result<String> {
     )?;
     listener.set_nonblocking(true)?;
     ensure!(listener.accept().is_err(), "the listener got a connection");
-    Ok(match denied {
-        Denied::Dropped => "dropped before the stack, no answer in 1 s".to_owned(),
-        Denied::Refused(took) => format!("refused after {}", ms(took)),
-    })
+    // An RST would come from sk_lookup, behind the shield: then the shield is not there.
+    if let Denied::Refused(took) = denied {
+        bail!("refused after {}, not dropped before the stack", ms(took));
+    }
+    let counted = no_lease(world)? - before;
+    ensure!(counted > 0, "no_lease did not count it");
+    Ok(format!(
+        "no answer in 1 s, {counted} packets counted as no_lease"
+    ))
 }
 
 fn udp(world: &World, ip: &str) -> Result<String> {
@@ -55,13 +92,23 @@ fn udp(world: &World, ip: &str) -> Result<String> {
         .run(|| UdpSocket::bind(("::", UNLEASED)).context("bind on the node"))?;
     socket.set_read_timeout(Some(Duration::from_millis(300)))?;
     let sender = user::datagrams(world.lab.ns(Place::User), user::at(ip, UNLEASED)?)?;
-    for _ in 0..5 {
-        // An ICMP answer to an earlier one shows as an error here, and is fine.
-        sender.send(b"knock").ok();
+    let before = no_lease(world)?;
+    for _ in 0..KNOCKS {
+        // An ICMP answer to an earlier one would show as an error here.
+        sender
+            .send(b"knock")
+            .context("something behind the shield answered")?;
     }
     let mut buffer = [0; 16];
     ensure!(socket.recv(&mut buffer).is_err(), "a datagram arrived");
-    Ok("5 datagrams sent, none arrived".to_owned())
+    if let Some(error) = sender.take_error()? {
+        bail!("something behind the shield answered: {error}");
+    }
+    let counted = no_lease(world)? - before;
+    ensure!(counted >= KNOCKS, "no_lease counted {counted} of {KNOCKS}");
+    Ok(format!(
+        "{KNOCKS} datagrams sent, none arrived, no answer, {counted} counted as no_lease"
+    ))
 }
 
 fn outside(world: &World) -> Result<String> {

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::frpc::{self, Proxy};
-use super::world::World;
+use super::world::{World, within};
 use crate::lab::{NODE_USER_V4, Place};
 use crate::net::user;
 use crate::report::Report;
@@ -37,6 +38,13 @@ pub(super) fn play(world: &mut World, report: &mut Report) {
     );
     report.check("bpftool shows PORTS with field names, and agrees", || {
         ports(world)
+    });
+    report.check("bpftool shows TENANTS with field names, and agrees", || {
+        tenants(world)
+    });
+    report.check("bpftool shows CONNS with field names, and agrees", || {
+        // One of an earlier item may end between the two looks.
+        within(Duration::from_secs(3), || conns(world).map(Some))
     });
     report.check("bpftool shows USAGE with field names, and agrees", || {
         usage(world)
@@ -92,27 +100,96 @@ fn number(value: &Value, name: &str) -> Result<u64> {
 }
 
 fn ports(world: &World) -> Result<String> {
-    let mut kernel = Vec::new();
+    let mut kernel = BTreeMap::new();
     for row in dump(world, "PORTS")? {
-        number(&row["value"], "tenant")?;
-        kernel.push((number(&row["key"], "port")?, number(&row["key"], "proto")?));
+        let key = (number(&row["key"], "port")?, number(&row["key"], "proto")?);
+        kernel.insert(
+            key,
+            (
+                number(&row["value"], "tenant")?,
+                number(&row["value"], "lease")?,
+            ),
+        );
     }
-    let mut ours = Vec::new();
+    let mut ours = BTreeMap::new();
     for row in world.inspect("ports")? {
-        let proto = match row["proto"].as_str().or(row["protocol"].as_str()) {
+        let proto = match row["proto"].as_str() {
             Some("tcp") => 6,
             Some("udp") => 17,
             other => bail!("protocol {other:?} in {row}"),
         };
-        ours.push((number(&row, "port")?, proto));
+        let key = (number(&row, "port")?, proto);
+        ours.insert(key, (number(&row, "number")?, number(&row, "lease")?));
     }
-    kernel.sort_unstable();
-    ours.sort_unstable();
     ensure!(
-        kernel == ours && kernel.contains(&(20_080, 6)),
+        kernel == ours && kernel.contains_key(&(20_080, 6)),
         "bpftool {kernel:?}, inspect {ours:?}"
     );
-    Ok(format!("{kernel:?}"))
+    Ok(format!("(port, protocol): (tenant, lease) {kernel:?}"))
+}
+
+fn tenants(world: &World) -> Result<String> {
+    let mut kernel = BTreeMap::new();
+    for row in dump(world, "TENANTS")? {
+        let key = row["key"]
+            .as_u64()
+            .with_context(|| format!("no key in {row}"))?;
+        let mut seen = Vec::new();
+        for name in ["state", "epoch", "max_conns", "max_flows"] {
+            seen.push(number(&row["value"], name)?);
+        }
+        kernel.insert(key, seen);
+    }
+    let mut ours = BTreeMap::new();
+    for row in world.inspect("tenants")? {
+        let state = match row["state"].as_str() {
+            Some("active") => 1,
+            Some("held") => 2,
+            Some("cut") => 3,
+            other => bail!("state {other:?} in {row}"),
+        };
+        let mut seen = vec![state];
+        for name in ["epoch", "max_conns", "max_flows"] {
+            seen.push(number(&row, name)?);
+        }
+        ours.insert(number(&row, "number")?, seen);
+    }
+    ensure!(kernel == ours, "bpftool {kernel:?}, inspect {ours:?}");
+    Ok(format!("{} tenants: state, epoch, limits", kernel.len()))
+}
+
+fn conns(world: &World) -> Result<String> {
+    let mut kernel = BTreeMap::new();
+    for row in dump(world, "CONNS")? {
+        let key = row["key"]
+            .as_u64()
+            .with_context(|| format!("no key in {row}"))?;
+        let conn = &row["value"];
+        let seen = ["tenant", "lease", "local_port", "remote_port"].map(|name| number(conn, name));
+        kernel.insert(key, seen.into_iter().collect::<Result<Vec<u64>>>()?);
+    }
+    let mut ours = BTreeMap::new();
+    for row in world.inspect("conns")? {
+        let port = |name: &str| -> Result<u64> {
+            let text = row[name].as_str().unwrap_or_default();
+            let address: std::net::SocketAddr = text
+                .parse()
+                .with_context(|| format!("{name} {text:?} in {row}"))?;
+            Ok(address.port().into())
+        };
+        let seen = [
+            number(&row, "number"),
+            number(&row, "lease"),
+            port("node"),
+            port("user"),
+        ];
+        let seen = seen.into_iter().collect::<Result<Vec<u64>>>()?;
+        ours.insert(number(&row, "cookie")?, seen);
+    }
+    ensure!(kernel == ours, "bpftool {kernel:?}, inspect {ours:?}");
+    let seen = kernel.values().filter(|conn| conn[2] == 20_080).count();
+    ensure!(seen == 2, "{seen} connections of two: {kernel:?}");
+    Ok(format!("{} connections, by cookie", kernel.len()))
 }
 
 fn usage(world: &World) -> Result<String> {

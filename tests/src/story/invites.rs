@@ -11,12 +11,12 @@ use crate::report::Report;
 
 pub(super) fn play(world: &mut World, report: &mut Report) {
     report.check(
-        "an invite with max_conns 5, max_proxies 2, tcp and udp, 20000-20049",
+        "totoro-node invite create: max_conns 5, max_proxies 2, tcp and udp, 20000-20049",
         || {
             let limits = json!({
                 "max_conns": 5, "max_proxies": 2, "types": ["tcp", "udp"], "ports": ["20000-20049"],
             });
-            let tenant = world.invite("story", limits)?;
+            let tenant = world.invite_by_command("story", &limits)?;
             ensure!(tenant.code.starts_with("tn1-"), "the code looks otherwise");
             let figure = format!(
                 "{}, code of {} characters, shown once",
@@ -28,7 +28,7 @@ pub(super) fn play(world: &mut World, report: &mut Report) {
         },
     );
     report.check(
-        "a second invite: tcp only, all ports but 20030-20049",
+        "a second one by REST: tcp only, all ports but 20030-20049",
         || {
             let limits = json!({
                 "max_proxies": 4, "max_clients": 4, "types": ["tcp"],

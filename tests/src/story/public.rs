@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use totoro_api::Reason;
 
-use super::frpc::{self, Proxy};
+use super::frpc::{self, PATIENCE, Proxy};
 use super::world::{CONTROL, FRPS_PORT, World, ms, within};
 use crate::lab::{CLIENT_V4, NODE_CLIENT_V4, NODE_USER_V4, Place, Process};
 use crate::net::user::{self, Denied};
@@ -14,12 +15,23 @@ const PORT: u16 = 20_070;
 
 pub(super) fn play(world: &mut World, report: &mut Report) {
     let mut frpc = None;
+    report.check(
+        "public limits hold: one proxy, the second is refused",
+        || second_proxy(world),
+    );
     report.check("frpc with the secret public:NODE has a tunnel", || {
         start(world, &mut frpc)
     });
     report.check(
         "public limits hold: three connections, the fourth gets RST",
         || limits(world),
+    );
+    report.check(
+        "public limits hold: one session, the second is refused",
+        || {
+            let text = file(world, &[]);
+            frpc::login_refused(world, "frpc-public-2", &text, Reason::MaxClients)
+        },
     );
     report.check("the tenant is the prefix of the login's address", || {
         prefix(world)
@@ -33,7 +45,8 @@ pub(super) fn play(world: &mut World, report: &mut Report) {
     }
 }
 
-fn start(world: &World, frpc: &mut Option<Process>) -> Result<String> {
+/// A visitor's file: no code, the node's name as the secret.
+fn file(world: &World, proxies: &[Proxy]) -> String {
     let head = format!(
         "serverAddr = \"{NODE_CLIENT_V4}\"\nserverPort = {FRPS_PORT}\nuser = \"visitor\"\n\
          auth.method = \"oidc\"\nauth.oidc.clientID = \"totoro\"\n\
@@ -41,13 +54,27 @@ fn start(world: &World, frpc: &mut Option<Process>) -> Result<String> {
          auth.oidc.tokenEndpointURL = \"{CONTROL}/api/v1/oauth/token\"\n",
         world.node_id
     );
+    frpc::with_proxies(&head, proxies)
+}
+
+/// Two proxies in one file; frpc asks for them in an order of its own.
+fn second_proxy(world: &World) -> Result<String> {
+    let proxies = [
+        Proxy::new("left", "tcp", world.backend.tcp, PORT + 1),
+        Proxy::new("right", "tcp", world.backend.tcp, PORT + 2),
+    ];
+    let mut frpc = frpc::start(world, "frpc-public-pair", &file(world, &proxies))?;
+    let line = frpc.wait_line("] start error", PATIENCE)?;
+    let said = frpc::said(&line, Reason::MaxProxies)?;
+    frpc.wait_line("] start proxy success", PATIENCE)?;
+    frpc.stop();
+    Ok(said)
+}
+
+fn start(world: &World, frpc: &mut Option<Process>) -> Result<String> {
     let proxies = [Proxy::new("anon", "tcp", world.backend.tcp, PORT)];
-    *frpc = Some(frpc::up(
-        world,
-        "frpc-public",
-        &frpc::with_proxies(&head, &proxies),
-        &proxies,
-    )?);
+    let text = file(world, &proxies);
+    *frpc = Some(frpc::up(world, "frpc-public", &text, &proxies)?);
     let took = user::fetch(world.lab.ns(Place::User), user::at(NODE_USER_V4, PORT)?)?;
     Ok(format!("the page in {}", ms(took)))
 }

@@ -11,13 +11,16 @@ use totoro_api::wire::invite::Invite;
 use totoro_api::wire::push::InviteState;
 
 use super::frpc::{self, PATIENCE, Proxy};
-use super::world::{World, ms, within};
+use super::world::{Tenant, World, ms, within};
 use crate::lab::{NODE_USER_V4, Place};
 use crate::net::user::{self, Denied};
 use crate::report::Report;
 
 /// Past this a revocation is too slow; the goal is 100 ms.
 const TOO_SLOW: Duration = Duration::from_secs(2);
+
+/// A port that no other item has.
+const BRIEF_PORT: u16 = 20_025;
 
 pub(super) fn play(world: &mut World, report: &mut Report) {
     let mut live = None;
@@ -33,8 +36,12 @@ pub(super) fn play(world: &mut World, report: &mut Report) {
     );
     report.check("frpc's return is refused", || no_return(world));
     report.check(
-        "the port cools down before another invite may have it",
+        "the revoked invite's port cools down before another may have it",
         || cooling(world),
+    );
+    report.check(
+        "so does the port of a proxy that its own frpc closed",
+        || closed(world),
     );
 }
 
@@ -164,14 +171,37 @@ fn no_return(world: &mut World) -> Result<String> {
 
 fn cooling(world: &World) -> Result<String> {
     let (tcp, _) = world.ports()?;
-    let code = &world
-        .other
-        .as_ref()
-        .context("there is no second invite from item 2")?
-        .code;
-    let proxies = [Proxy::new("heir", "tcp", world.backend.tcp, tcp)];
+    heir(world, "frpc-heir", &other(world)?.code, tcp)
+}
+
+/// The second invite's frpc ends in good order; a third invite wants the port.
+fn closed(world: &World) -> Result<String> {
+    let proxies = [Proxy::new("brief", "tcp", world.backend.tcp, BRIEF_PORT)];
+    let text = frpc::with_proxies(&world.resolve(&other(world)?.code)?.frpc_toml, &proxies);
+    let frpc = frpc::up(world, "frpc-brief", &text, &proxies)?;
+    let leased = || -> Result<bool> {
+        let rows = world.inspect("ports")?;
+        Ok(rows.iter().any(|row| row["port"] == BRIEF_PORT))
+    };
+    ensure!(leased()?, "inspect shows no lease of {BRIEF_PORT}");
+    frpc.stop();
+    within(PATIENCE, || Ok((!leased()?).then_some(())))
+        .context("the lease did not end with its proxy")?;
+    let limits = json!({ "types": ["tcp"], "ports": [BRIEF_PORT.to_string()] });
+    let third = world.invite("third", limits)?;
+    heir(world, "frpc-third-heir", &third.code, BRIEF_PORT)
+}
+
+fn other(world: &World) -> Result<&Tenant> {
+    let other = world.other.as_ref();
+    other.context("there is no second invite from item 2")
+}
+
+/// Somebody else's frpc wants a port too early; what it says about that.
+fn heir(world: &World, name: &str, code: &str, port: u16) -> Result<String> {
+    let proxies = [Proxy::new("heir", "tcp", world.backend.tcp, port)];
     let text = frpc::with_proxies(&world.resolve(code)?.frpc_toml, &proxies);
-    let mut frpc = frpc::start(world, "frpc-heir", &text)?;
+    let mut frpc = frpc::start(world, name, &text)?;
     let said = frpc::proxy_refused(&mut frpc, 0, "heir", Reason::PortCooling);
     frpc.stop();
     said

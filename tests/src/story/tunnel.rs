@@ -34,7 +34,7 @@ pub(super) fn play(world: &mut World, report: &mut Report) {
         });
     }
     report.check(
-        "kill -9, the ticket expires, the same file again: same ports",
+        "kill -9, the ticket's exp passes, the same file again: same ports",
         || restart(world),
     );
 }
@@ -57,9 +57,18 @@ fn start(world: &mut World) -> Result<String> {
     let begun = Instant::now();
     let code = world.tenant()?.code.clone();
     let resolved = world.resolve(&code)?;
+    let secret = format!("clientSecret = \"{code}\"");
     ensure!(
-        resolved.frpc_toml.contains("clientSecret"),
-        "the file has no client secret"
+        resolved
+            .frpc_toml
+            .lines()
+            .any(|line| line.trim().ends_with(&secret)),
+        "the file's client secret is not the code"
+    );
+    ensure!(
+        !resolved.frpc_toml.contains("v4.public.")
+            && !resolved.frpc_toml.contains(&resolved.ticket),
+        "the file has a ticket, which would not last"
     );
     let proxies = proxies(world);
     let text = frpc::with_proxies(&resolved.frpc_toml, &proxies);
@@ -101,7 +110,7 @@ fn restart(world: &mut World) -> Result<String> {
     user::echo(ns, user::at(NODE_USER_V4, before.1)?, b"again")
         .context("the echo at the old udp port")?;
     Ok(format!(
-        "tcp {}, udp {}, back after {}",
+        "tcp {}, udp {}, back after {}, with a ticket that frpc fetched anew",
         before.0,
         before.1,
         ms(took)

@@ -54,6 +54,8 @@ pub struct World {
     pub(crate) other: Option<Tenant>,
     /// The tenant's ports: tcp, udp.
     pub(crate) ports: Option<(u16, u16)>,
+    /// Connections of the tenant's users that the story saw refused for `max_conns`, or muted.
+    pub(crate) refused_conns: u64,
     /// A ticket from the story's beginning, for the check that needs an old one.
     pub(crate) early_ticket: Option<(String, Instant)>,
 }
@@ -74,6 +76,7 @@ impl World {
             tenant: None,
             other: None,
             ports: None,
+            refused_conns: 0,
             early_ticket: None,
         })
     }
@@ -106,6 +109,7 @@ impl World {
         command
             .args(args)
             .env("TOTORO_API", CONTROL)
+            .env("TOTORO_INSECURE_HTTP", "true")
             .env("TOTORO_TOKEN_FILE", self.admin_token());
         self.lab.run(Place::Node, command)
     }
@@ -173,19 +177,20 @@ impl World {
         found.with_context(|| format!("the usage stays {last:?}"))
     }
 
-    /// Makes an invite as the lender.
+    /// Makes an invite as the lender does, by the command.
+    pub(crate) fn invite_by_command(&self, label: &str, limits: &Value) -> Result<Tenant> {
+        let limits = limits.to_string();
+        let made = self.node_cli(&[
+            "invite", "create", "--label", label, "--limits", &limits, "--json",
+        ])?;
+        let text = made.ok()?;
+        tenant(serde_json::from_str(&text).with_context(|| format!("read {text:.200}"))?)
+    }
+
+    /// Makes an invite as the lender, by REST.
     pub(crate) fn invite(&self, label: &str, limits: Value) -> Result<Tenant> {
         let body = serde_json::json!({ "label": label, "limits": limits });
-        let invite: Invite = self.lender()?.post("/nodes/invites", &body)?;
-        let code = invite
-            .code
-            .clone()
-            .context("the new invite came without its code")?;
-        Ok(Tenant {
-            invite,
-            code,
-            frpc: None,
-        })
+        tenant(self.lender()?.post("/nodes/invites", &body)?)
     }
 
     /// A file of the lab's that only its owner reads.
@@ -201,28 +206,28 @@ impl World {
         Ok(path)
     }
 
+    /// Whether control plane, node and frps were started.
+    pub(crate) const fn is_up(&self) -> bool {
+        self.control.is_some() && self.node.is_some() && self.frps.is_some()
+    }
+
     /// For people who play on in a kept lab: the services behind frpc become a process, and
     /// `target/demo/lab.env` is written; where it is.
     ///
     /// # Errors
     /// Either fails.
     pub fn leave(self) -> Result<PathBuf> {
-        let path = self.write_env()?;
+        let env = self.env();
+        let (tcp, udp) = (self.backend.tcp, self.backend.udp);
+        let exe = std::env::current_exe().context("our own path")?;
         let World { lab, backend, .. } = self;
-        let (tcp, udp) = (backend.tcp, backend.udp);
         drop(backend);
-        let mut serve = lab.command(std::env::current_exe().context("our own path")?);
+        let mut serve = lab.command(exe);
         serve.args(["backend", &tcp.to_string(), &udp.to_string()]);
-        lab.start(Place::Client, "backend", serve)?;
-        Ok(path)
-    }
-
-    fn write_env(&self) -> Result<PathBuf> {
-        let dir = &self.lab.tools.demo;
-        fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-        let path = dir.join("lab.env");
-        fs::write(&path, self.env()).with_context(|| format!("write {}", path.display()))?;
-        Ok(path)
+        let backend = lab.start(Place::Client, "backend", serve)?;
+        let path = lab.leave(&env);
+        drop(backend);
+        path
     }
 
     fn env(&self) -> String {
@@ -230,6 +235,7 @@ impl World {
         let tools = &self.lab.tools;
         [
             ("TOTORO_API", CONTROL.to_owned()),
+            ("TOTORO_INSECURE_HTTP", "true".to_owned()),
             (
                 "TOTORO_TOKEN_FILE",
                 self.admin_token().display().to_string(),
@@ -258,6 +264,16 @@ impl World {
         .map(|(name, value)| format!("{name}='{value}'\n"))
         .concat()
     }
+}
+
+/// A new invite's tenant, whose frpc does not run yet.
+fn tenant(invite: Invite) -> Result<Tenant> {
+    let code = invite.code.clone();
+    Ok(Tenant {
+        code: code.context("the new invite came without its code")?,
+        invite,
+        frpc: None,
+    })
 }
 
 /// A secret from its file.

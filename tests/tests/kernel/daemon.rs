@@ -35,7 +35,7 @@ fn bpftool_shows_every_operators_map_with_named_fields() {
         let (_, from) = server.recv_from(&mut [0; 8]).expect("delivered");
         server.send_to(b"answer", from).expect("send");
         kernel
-            .put_ban("192.0.2.0/24".parse().expect("prefix"), 0)
+            .set_bans(&[("192.0.2.0/24".parse().expect("prefix"), 0)].into())
             .expect("ban");
         for (map, field) in [
             ("PORTS", "expires_ns"),
@@ -161,11 +161,11 @@ fn a_banned_source_reaches_neither_pool_nor_frps() {
             .put_lease(support::key(TCP, PORT), &support::lease(1, 7))
             .expect("lease");
         let prefix: ipnet::IpNet = "127.0.0.0/8".parse().expect("prefix");
-        kernel.put_ban(prefix, 0).expect("ban");
+        kernel.set_bans(&[(prefix, 0)].into()).expect("ban");
         assert_eq!(kernel.bans().expect("bans"), [(prefix, 0)]);
         assert!(connect(v4(PORT)).is_err() && connect(v4(support::BIND_PORT)).is_err());
         connect(v6(PORT)).expect("not the other family");
-        kernel.remove_ban(prefix).expect("lift");
+        kernel.set_bans(&[].into()).expect("lift");
         connect(v4(PORT)).expect("lifted");
     });
 }

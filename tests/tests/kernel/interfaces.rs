@@ -8,6 +8,7 @@ use totoro_ebpf::abi::{ACTIVE, TCP, Tenant, UDP};
 use totoro_node::kernel::{Kernel, XdpMode};
 
 use crate::support::{self, Node, Peer, ip};
+use crate::wire::link_up;
 
 const LEASED: u16 = 20_000;
 const FREE: u16 = 20_001;
@@ -15,26 +16,7 @@ const SSH: u16 = 2_222;
 const NODE4: Ipv4Addr = Ipv4Addr::new(10, 77, 9, 1);
 const NODE6: Ipv6Addr = Ipv6Addr::new(0xfd77, 9, 0, 0, 0, 0, 0, 1);
 
-/// Makes `us0` here and its other end, with addresses, in a namespace that lives as long as the
-/// answer.
-fn link_up() -> Peer {
-    let peer = Peer::new();
-    ip(&[
-        "link", "add", "us0", "type", "veth", "peer", "name", "peer0",
-    ]);
-    ip(&["link", "set", "peer0", "netns", &peer.tid()]);
-    ip(&["addr", "add", "10.77.9.1/24", "dev", "us0"]);
-    ip(&["addr", "add", "fd77:9::1/64", "dev", "us0", "nodad"]);
-    ip(&["link", "set", "us0", "up"]);
-    peer.run(|| {
-        ip(&["addr", "add", "10.77.9.2/24", "dev", "peer0"]);
-        ip(&["addr", "add", "fd77:9::2/64", "dev", "peer0", "nodad"]);
-        ip(&["link", "set", "peer0", "up"]);
-    });
-    peer
-}
-
-fn connects(peer: &Peer, to: SocketAddr) -> Result<(), std::io::ErrorKind> {
+pub(crate) fn connects(peer: &Peer, to: SocketAddr) -> Result<(), std::io::ErrorKind> {
     peer.run(move || {
         TcpStream::connect_timeout(&to, Duration::from_millis(400))
             .map(drop)
@@ -126,11 +108,11 @@ fn run(name: &str, mode: XdpMode, expected: &str) {
     let Some(node) = Node::new(name) else { return };
     node.on(&["us0", "gone0"], mode)
         .run_after(link_up, |kernel, peer| {
-            let [filter] = kernel.filters() else {
+            let [filter] = &kernel.filters()[..] else {
                 panic!("{:?}", kernel.missing())
             };
             assert_eq!(filter.mode, expected, "{:?}", kernel.missing());
-            let [missing] = kernel.missing() else {
+            let [missing] = &kernel.missing()[..] else {
                 panic!("{:?}", kernel.missing())
             };
             assert!(

@@ -1,11 +1,22 @@
 //! The kernel programs: packets through `BPF_PROG_TEST_RUN`, and real sockets in namespaces.
 
+mod bans;
+mod control;
 mod daemon;
+mod figures;
+mod forged;
 mod frames;
+mod full;
 mod interfaces;
+mod lapse;
+mod mending;
 mod packets;
+mod pins;
 mod sockets;
 mod support;
+mod surplus;
 mod table;
 mod tcp;
 mod udp;
+mod watch;
+mod wire;

@@ -117,6 +117,18 @@ fn load(object: &std::path::Path) -> Ebpf {
         .try_into()
         .expect("hash");
     map.insert(known, abi::Flow::default(), 0).expect("insert");
+    let mut map: HashMap<_, abi::FlowKey, abi::Flow> = ebpf
+        .map_mut("CANDIDATES")
+        .expect("map")
+        .try_into()
+        .expect("hash");
+    let begun = abi::FlowKey {
+        remote: to_addr(USER4),
+        remote_port: 40_002,
+        port: SMALL,
+        pad: 0,
+    };
+    map.insert(begun, abi::Flow::default(), 0).expect("insert");
     ebpf
 }
 
@@ -177,7 +189,7 @@ fn passes(ebpf: &Ebpf, hook: Hook, bytes: &[u8]) -> bool {
 
 #[test]
 fn the_table_holds_in_xdp_and_tc() {
-    let Some(object) = support::object() else {
+    let Some(object) = support::object("the_table_holds_in_xdp_and_tc") else {
         return;
     };
     for hook in [Hook::Xdp, Hook::Tc] {
@@ -197,7 +209,9 @@ fn the_table_holds_in_xdp_and_tc() {
 
 #[test]
 fn every_truncation_of_every_row_is_survived_and_never_refused_for_another_reason() {
-    let Some(object) = support::object() else {
+    let Some(object) = support::object(
+        "every_truncation_of_every_row_is_survived_and_never_refused_for_another_reason",
+    ) else {
         return;
     };
     let ebpf = load(&object);
@@ -216,10 +230,10 @@ fn every_truncation_of_every_row_is_survived_and_never_refused_for_another_reaso
 
 #[test]
 fn an_answer_to_an_outbound_flow_passes() {
-    let Some(object) = support::object() else {
+    let Some(object) = support::object("an_answer_to_an_outbound_flow_passes") else {
         return;
     };
-    let ebpf = load(&object);
+    let mut ebpf = load(&object);
     // A resolver on the node (or who it forwards for) asks from a pool-numbered port.
     let query = packet(NODE4, USER4, UDP, 53).with(|p| p.ports.0 = FREE);
     let answer = packet(USER4, NODE4, UDP, FREE).with(|p| p.ports.0 = 53);
@@ -250,11 +264,25 @@ fn an_answer_to_an_outbound_flow_passes() {
             "{hook:?}: anything else"
         );
     }
+    // Asked too long ago.
+    let mut map: HashMap<_, abi::OutboundKey, u64> = ebpf
+        .map_mut("OUTBOUND")
+        .expect("map")
+        .try_into()
+        .expect("hash");
+    let key = map.keys().next().expect("one").expect("key");
+    let now = totoro_node::kernel::boot_ns();
+    let ago = now.checked_sub(181_000_000_000).unwrap_or(1);
+    map.insert(key, ago, 0).expect("insert");
+    let stale = passes(&ebpf, Hook::Xdp, &answer.bytes());
+    assert_eq!(stale, now - ago < 180_000_000_000);
 }
 
 #[test]
 fn a_source_that_opens_too_fast_is_stopped_and_others_are_not() {
-    let Some(object) = support::object() else {
+    let Some(object) =
+        support::object("a_source_that_opens_too_fast_is_stopped_and_others_are_not")
+    else {
         return;
     };
     let mut ebpf = load(&object);

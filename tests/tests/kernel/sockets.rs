@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use totoro_ebpf::abi::{ACTIVE, Tenant};
+use totoro_tests::net::burst::QuickAck;
 
 /// A pool port.
 pub(crate) const PORT: u16 = 20_000;
@@ -142,17 +143,7 @@ fn connect_quiet(to: SocketAddr, in_ack: bool) -> std::io::Result<TcpStream> {
     };
     let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     if in_ack {
-        let off: libc::c_int = 0;
-        // SAFETY: an open socket and an int option of its size.
-        unsafe {
-            libc::setsockopt(
-                fd.as_raw_fd(),
-                libc::IPPROTO_TCP,
-                libc::TCP_QUICKACK,
-                std::ptr::from_ref(&off).cast(),
-                size_of::<libc::c_int>() as u32,
-            );
-        }
+        nix::sys::socket::setsockopt(&fd, QuickAck, &false)?;
     }
     connect(fd.as_raw_fd(), &SockaddrStorage::from(to))?;
     Ok(TcpStream::from(fd))

@@ -7,6 +7,7 @@ use aya::maps::{MapData, MapInfo};
 use totoro_api::ports::{Pool, PortRange};
 use totoro_ebpf::abi;
 use totoro_node::kernel::{Kernel, KernelOptions, XdpMode};
+use totoro_tests::lab;
 
 /// frps's own port in these tests.
 pub(crate) const BIND_PORT: u16 = 17_000;
@@ -17,35 +18,24 @@ pub(crate) struct Node {
     cgroup: PathBuf,
 }
 
-/// Whether kernel tests can run here; says why not, and fails where they must.
-pub(crate) fn object() -> Option<PathBuf> {
+/// The kernel object, where kernel tests can run; says why not, and fails where they must.
+pub(crate) fn object(test: &str) -> Option<PathBuf> {
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/totoro-ebpf.o");
     let path = std::env::var_os("TOTORO_OBJECT").map_or(built, PathBuf::from);
-    let missing = if !nix::unistd::geteuid().is_root() {
-        "needs root"
-    } else if !path.exists() {
-        "needs the kernel object: cargo xtask build-ebpf"
-    } else {
-        return Some(path);
-    };
-    assert!(
-        std::env::var_os("TOTORO_REQUIRE_KERNEL").is_none(),
-        "kernel test: {missing}"
-    );
-    eprintln!("skipped: {missing}");
-    None
+    let mut missing = lab::missing();
+    if !path.exists() {
+        missing.push("the kernel object (cargo xtask build-ebpf)".to_owned());
+    }
+    lab::able(test, &missing).then_some(path)
 }
 
 impl Node {
     /// Prepares a node; `None` (said on stderr) where kernel tests can't run.
     pub(crate) fn new(name: &str) -> Option<Node> {
-        let object = object()?;
+        let object = object(name)?;
         // The run's tag, so that `cargo xtask test` finds what a test left behind.
-        let run =
-            std::env::var("TOTORO_TEST_TAG").unwrap_or_else(|_| std::process::id().to_string());
-        let tag = format!("totoro-kt-{name}-{run}");
-        mount_bpffs();
-        let cgroup = cgroup_root().join(&tag);
+        let tag = format!("totoro-kt-{name}-{}", lab::run_tag());
+        let cgroup = lab::own_cgroup().expect("our cgroup").join(&tag);
         std::fs::create_dir(&cgroup).expect("make a cgroup");
         std::fs::write(cgroup.join("cgroup.type"), "threaded").expect("thread the cgroup");
         let range = PortRange::new(20_000, 20_009).expect("range");
@@ -54,6 +44,7 @@ impl Node {
             pin_root: Path::new("/sys/fs/bpf").join(&tag),
             cgroup: cgroup.clone(),
             interfaces: vec![],
+            find_interfaces: None,
             xdp: XdpMode::Off,
             pool: Pool {
                 tcp: [range].into_iter().collect(),
@@ -69,6 +60,12 @@ impl Node {
     /// The options it loads with.
     pub(crate) fn options(&self) -> KernelOptions {
         self.options.clone()
+    }
+
+    /// Changes the options it loads with.
+    pub(crate) fn with(mut self, change: impl FnOnce(&mut KernelOptions)) -> Node {
+        change(&mut self.options);
+        self
     }
 
     /// Filters these interfaces.
@@ -123,8 +120,9 @@ impl Drop for Node {
         // Threads that outlive the test (an echo server's) go back to where they came from; one
         // that has just ended may need a moment until the kernel sees it.
         let threads = std::fs::read_to_string(self.cgroup.join("cgroup.threads"));
+        let home = self.cgroup.with_file_name("cgroup.threads");
         for tid in threads.unwrap_or_default().lines() {
-            let _ = std::fs::write(cgroup_root().join("cgroup.threads"), tid);
+            let _ = std::fs::write(&home, tid);
         }
         for _ in 0..100 {
             match std::fs::remove_dir(&self.cgroup) {
@@ -146,39 +144,6 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
-}
-
-fn mount_bpffs() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        let at = Path::new("/sys/fs/bpf");
-        let is = nix::sys::statfs::statfs(at)
-            .is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC);
-        if !is {
-            let none: Option<&str> = None;
-            nix::mount::mount(
-                Some("bpf"),
-                at,
-                Some("bpf"),
-                nix::mount::MsFlags::empty(),
-                none,
-            )
-            .expect("mount bpffs");
-        }
-    });
-}
-
-fn cgroup_root() -> PathBuf {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
-    mounts
-        .lines()
-        .filter_map(|line| {
-            let mut fields = line.split(' ');
-            let (_, at, kind) = (fields.next()?, fields.next()?, fields.next()?);
-            (kind == "cgroup2").then(|| PathBuf::from(at))
-        })
-        .next()
-        .expect("a cgroup v2 mount")
 }
 
 /// Runs `ip` in this thread's network namespace.

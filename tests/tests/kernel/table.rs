@@ -200,5 +200,10 @@ pub(crate) fn table() -> Vec<Row> {
             udp(NODE4, SMALL),
             Some((TENANT, Reason::ConnRate)),
         ),
+        (
+            "above that budget, but of a flow that nobody has answered yet",
+            udp(NODE4, SMALL).with(|p| p.ports.0 = 40_002),
+            PASS,
+        ),
     ]
 }

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::support::{self, Node, eventually};
 use totoro_api::Reason;
-use totoro_ebpf::abi::{CUT, HELD, TCP, Tenant};
+use totoro_ebpf::abi::{CUT, HELD, SURPLUS, TCP, Tenant};
 use totoro_node::kernel::boot_ns;
+use totoro_tests::net::burst::Burst;
 
 use crate::sockets::{PORT, burst, connect, echo_server, five, listen, v4, v6};
 
@@ -135,6 +136,36 @@ fn a_burst_never_has_more_than_the_limit_pass_a_byte() {
 }
 
 #[test]
+fn a_burst_that_was_admitted_as_a_whole_is_muted_but_for_the_limit() {
+    let Some(node) = Node::new("muted") else {
+        return;
+    };
+    node.run(|kernel| {
+        let listener = listen(PORT);
+        kernel.put_tenant(1, &five()).expect("tenant");
+        kernel
+            .put_lease(support::key(TCP, PORT), &support::lease(1, 7))
+            .expect("lease");
+        let received = echo_server(listener);
+        let mut burst = Burst::start_here(v4(PORT), 100, |_| true).expect("burst");
+        burst.drive(Duration::from_secs(1)).expect("drive");
+        // All but a few, were the machine ever so busy: far more than were counted in time.
+        assert!(burst.connected() > 50, "only {}", burst.connected());
+        assert!((1..=5).contains(&burst.served()), "{}", burst.served());
+        assert!(received.distinct() <= 5, "{} heard", received.distinct());
+        eventually("the surplus is destroyed", || {
+            kernel
+                .connections()
+                .is_ok_and(|conns| conns.iter().all(|conn| conn.conn.flags & SURPLUS == 0))
+        });
+        let counts = kernel.counts(1).expect("counts").usage;
+        assert_eq!(counts.conns, 5, "{counts:?}");
+        let admitted = burst.connected() as u64;
+        assert_eq!(counts.surplus, admitted - 5, "{counts:?}");
+    });
+}
+
+#[test]
 fn a_cut_tenant_passes_nothing_and_its_sockets_end() {
     let Some(node) = Node::new("cut") else { return };
     node.run(|kernel| {
@@ -187,10 +218,10 @@ fn expiry_holds_without_anybody_acting() {
     };
     node.run(|kernel| {
         let _listener = listen(PORT);
+        // Long enough that the first connect is before it on any machine.
+        let expires_ns = boot_ns() + 2_000_000_000;
         let soon = Tenant {
-            max_conns: 1000,
-            max_conns_per_source: 1000,
-            expires_ns: boot_ns() + 300_000_000,
+            expires_ns,
             ..five()
         };
         kernel.put_tenant(1, &soon).expect("tenant");
@@ -198,7 +229,8 @@ fn expiry_holds_without_anybody_acting() {
             .put_lease(support::key(TCP, PORT), &support::lease(1, 7))
             .expect("lease");
         connect(v4(PORT)).expect("before");
-        eventually("expired", || connect(v4(PORT)).is_err());
+        std::thread::sleep(Duration::from_nanos(expires_ns.saturating_sub(boot_ns())));
+        assert!(connect(v4(PORT)).is_err(), "expired");
         let refused = kernel.refused().expect("counters");
         assert!(
             refused.iter().any(|r| r.reason == Reason::InviteExpired),
@@ -214,7 +246,8 @@ fn the_rate_is_spent_at_established_and_a_source_has_its_share() {
     };
     node.run(|kernel| {
         let listener = listen(PORT);
-        let (conn_interval_ns, conn_burst_ns) = totoro_ebpf::logic::bucket::rate(1, 2);
+        // Two, and then one a minute: no stall of the machine makes room for a third.
+        let (conn_interval_ns, conn_burst_ns) = (60_000_000_000, 120_000_000_000);
         let rated = Tenant {
             conn_interval_ns,
             conn_burst_ns,

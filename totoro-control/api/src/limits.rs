@@ -18,43 +18,88 @@ pub const MAX_SESSION_S: u64 = 30 * 86_400;
 /// The shortest `session_max`, seconds.
 pub const MIN_SESSION_S: u64 = 10;
 
+/// The field of the allowed types.
+const TYPES: &str = "types";
+
 /// Limits as written by people and sent on the wire. Absent = the node's default.
 ///
 /// Fields that this version does not know are kept in `unknown`: what people write is refused with
 /// their names ([`Limits::check`]), and a node that is pushed a limit it does not know refuses that
 /// invite instead of admitting it unlimited.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Read")]
 pub struct Limits {
     /// Concurrent TCP user connections.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_conns: Option<u32>,
     /// Concurrent UDP flows.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_flows: Option<u32>,
     /// Concurrent TCP user connections from one IPv4 address or IPv6 /64.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_conns_per_source: Option<u32>,
     /// Concurrent frpc sessions.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_clients: Option<u32>,
     /// Concurrent proxies, all sessions together.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_proxies: Option<u32>,
     /// New TCP user connections per second; the burst is one second's worth.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub conn_rate: Option<u32>,
     /// Allowed proxy types.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub types: Option<Vec<Protocol>>,
     /// Allowed ports, within the node's pool.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ports: Option<PortSet>,
     /// The longest life of one session, seconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub session_max: Option<u64>,
     /// What this version does not know.
     #[serde(flatten)]
     pub unknown: BTreeMap<String, Value>,
+}
+
+/// [`Limits`] as they come. Types that this version does not know are an unknown limit as well: one
+/// invite with such a type must not make all the others unreadable.
+#[derive(Deserialize)]
+struct Read {
+    max_conns: Option<u32>,
+    max_flows: Option<u32>,
+    max_conns_per_source: Option<u32>,
+    max_clients: Option<u32>,
+    max_proxies: Option<u32>,
+    conn_rate: Option<u32>,
+    types: Option<Value>,
+    ports: Option<PortSet>,
+    session_max: Option<u64>,
+    #[serde(flatten)]
+    unknown: BTreeMap<String, Value>,
+}
+
+impl From<Read> for Limits {
+    fn from(mut read: Read) -> Self {
+        let types = read.types.and_then(|types| {
+            let known = Vec::<Protocol>::deserialize(&types).ok();
+            if known.is_none() {
+                read.unknown.insert(TYPES.to_owned(), types);
+            }
+            known
+        });
+        Limits {
+            max_conns: read.max_conns,
+            max_flows: read.max_flows,
+            max_conns_per_source: read.max_conns_per_source,
+            max_clients: read.max_clients,
+            max_proxies: read.max_proxies,
+            conn_rate: read.conn_rate,
+            types,
+            ports: read.ports,
+            session_max: read.session_max,
+            unknown: read.unknown,
+        }
+    }
 }
 
 /// Limits that cannot hold: which field, and why.
@@ -79,6 +124,10 @@ impl Limits {
                 problem,
             })
         };
+        if let Some(types) = self.unknown.get(TYPES) {
+            let types: String = types.to_string().chars().take(40).collect();
+            return bad(TYPES, format!("must be a list of tcp and udp, not {types}"));
+        }
         if let Some(name) = self.unknown.keys().next() {
             return bad(
                 &name.chars().take(40).collect::<String>(),
@@ -202,7 +251,10 @@ mod tests {
         );
         assert_eq!(read(r#"{"max_cons": 5}"#).unwrap_err().field, "max_cons");
         assert_eq!(read(r#"{"max_conns": 0}"#).unwrap_err().field, "max_conns");
-        assert_eq!(read(r#"{"types": []}"#).unwrap_err().field, "types");
+        for types in ["[]", "[\"stcp\"]", "5"] {
+            let text = format!("{{\"types\": {types}}}");
+            assert_eq!(read(&text).unwrap_err().field, "types");
+        }
         assert_eq!(
             read(r#"{"session_max": 1}"#).unwrap_err().field,
             "session_max"

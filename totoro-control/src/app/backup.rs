@@ -213,8 +213,9 @@ fn segments(dir: &Path) -> Result<Vec<(String, PathBuf)>, BackupError> {
     for entry in listed {
         let entry = entry.map_err(failed)?;
         let name = entry.file_name();
-        // What begins with a dot is somebody's scratch.
-        if let Some(name) = name.to_str().filter(|name| !name.starts_with('.'))
+        // What begins with a dot or is still to be renamed is nobody's yet.
+        let whole = |name: &&str| !name.starts_with('.') && !name.ends_with(".tmp");
+        if let Some(name) = name.to_str().filter(whole)
             && entry.file_type().map_err(failed)?.is_file()
         {
             found.push((format!("{AUDIT}/{name}"), entry.path()));

@@ -6,6 +6,7 @@ use totoro_api::ticket::rfc3339;
 use totoro_api::wire::ban::{BanEntry, BanPage, NewBan};
 use totoro_api::wire::event::kind;
 
+use super::idempotency::{Idempotency, KEPT_S, Seen, WHOLE};
 use super::{App, Caller, Failure, Reach, checked_id, fields, node};
 use crate::audit;
 use crate::keys::new_id;
@@ -23,37 +24,64 @@ impl App {
     ///
     /// # Errors
     /// Malformed fields; `node_unknown`; `conflict` when there are too many.
-    pub async fn add_ban(&self, caller: &Caller, new: &NewBan) -> Result<BanEntry, Failure> {
+    pub async fn add_ban(
+        &self,
+        caller: &Caller,
+        new: &NewBan,
+        request: Option<Idempotency<'_>>,
+    ) -> Result<BanEntry, Failure> {
+        Self::checked_key(request)?;
         let (node, prefix_key) = self.ban_scope(caller, new.node.as_deref())?;
         let prefix = read_prefix(&new.prefix)?;
         let until = fields::when("until", new.until.as_deref().unwrap_or(""))?;
         fields::text("note", &new.note, 200)?;
         let (now, now_ms) = (self.now(), self.now_ms());
-        let id = new_id("ban");
+        let scope = node.as_deref().unwrap_or(WHOLE);
         let record = BanRecord {
-            id,
+            id: new_id("ban"),
             prefix,
             until,
             note: new.note.clone(),
             created_at: now,
         };
-        self.transact(|tx| {
-            if tx.names(&prefix_key)?.len() >= MAX_BANS {
-                let detail = format!("there are {MAX_BANS} bans already");
-                return Err(Failure::refused(Reason::Conflict, detail));
-            }
-            tx.put(&format!("{prefix_key}{}", record.id), &record)?;
-            self.touch_bans(tx, node.as_deref())?;
-            let detail = serde_json::json!({
-                "ban": record.id, "prefix": prefix, "until": record.until.map(rfc3339),
-            });
-            let mut event = caller.author.event(kind::BAN_ADDED).detail(detail);
-            if let Some(node) = &node {
-                event = event.node(node);
-            }
-            Ok(audit::record(tx, event, now_ms)?)
-        })
-        .await?;
+        let (record, revision) = self
+            .transact(|tx| {
+                if let Some(request) = request
+                    && let Seen::Before(before) = self.seen(tx, scope, request, now)?
+                {
+                    return Ok(BanRecord {
+                        id: before.made,
+                        created_at: before.expires_at - KEPT_S,
+                        ..record.clone()
+                    });
+                }
+                if tx.names(&prefix_key)?.len() >= MAX_BANS {
+                    let detail = format!("there are {MAX_BANS} bans already");
+                    return Err(Failure::refused(Reason::Conflict, detail));
+                }
+                let at = format!("{prefix_key}{}", record.id);
+                tx.put(&at, &record)?;
+                if let Some(until) = until {
+                    tx.put(&key::ban_end(until, &at), &())?;
+                }
+                touch(tx, node.as_deref())?;
+                if let Some(request) = request {
+                    self.remember(tx, scope, request, (&record.id, 0), now)?;
+                }
+                let detail = serde_json::json!({
+                    "ban": record.id, "prefix": prefix, "until": record.until.map(rfc3339),
+                });
+                let mut event = caller.author.event(kind::BAN_ADDED).detail(detail);
+                if let Some(node) = &node {
+                    event = event.node(node);
+                }
+                audit::record(tx, event, now_ms)?;
+                Ok(record.clone())
+            })
+            .await?;
+        if node.is_none() && revision != 0 {
+            self.tell_bans().await?;
+        }
         Ok(view(record, node))
     }
 
@@ -73,7 +101,10 @@ impl App {
         self.transact(|tx| {
             let record = tx.get::<BanRecord>(&at)?.ok_or(Reason::NotFound)?.value;
             tx.delete(&at);
-            self.touch_bans(tx, node.as_deref())?;
+            if let Some(until) = record.until {
+                tx.delete(&key::ban_end(until, &at));
+            }
+            touch(tx, node.as_deref())?;
             let detail = serde_json::json!({ "ban": record.id, "prefix": record.prefix });
             let mut event = caller.author.event(kind::BAN_LIFTED).detail(detail);
             if let Some(node) = &node {
@@ -82,7 +113,23 @@ impl App {
             Ok(audit::record(tx, event, now_ms)?)
         })
         .await?;
+        if node.is_none() {
+            self.tell_bans().await?;
+        }
         Ok(())
+    }
+
+    /// Forgets bans whose time is over; their nodes were told the time.
+    pub(super) async fn forget_bans(&self) -> Result<(), Failure> {
+        let now = self.now();
+        self.forget_due(key::BAN_ENDS, |tx, ban| {
+            let found = tx.get::<BanRecord>(ban)?;
+            if found.is_some_and(|found| !holds(&found.value, now)) {
+                tx.delete(ban);
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// A page of bans that hold.
@@ -131,31 +178,13 @@ impl App {
         let prefix = key::bans_of(&node);
         Ok((Some(node), prefix))
     }
+}
 
-    fn touch_bans(&self, tx: &mut Tx<'_>, node: Option<&str>) -> Result<(), StoreError> {
-        match node {
-            Some(node) => push::touch(tx, node, &Change::Bans),
-            None => tx
-                .names(key::NODES)?
-                .iter()
-                .try_for_each(|node| push::touch(tx, node, &Change::Bans)),
-        }
-    }
-
-    /// Whether this address is banned from a node.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub(super) fn is_banned(
-        &self,
-        node: &str,
-        address: std::net::IpAddr,
-    ) -> Result<bool, StoreError> {
-        let address = address.to_canonical();
-        Ok(self
-            .desired_bans(node)?
-            .iter()
-            .any(|ban| ban.prefix.contains(&address)))
+/// Tells the node that its bans changed; where they are all nodes', notes that they are to be told.
+fn touch(tx: &mut Tx<'_>, node: Option<&str>) -> Result<(), StoreError> {
+    match node {
+        Some(node) => push::touch(tx, node, &Change::Bans),
+        None => tx.put(key::BANS_UNTOLD, &()),
     }
 }
 

@@ -25,6 +25,8 @@ pub enum Reach {
 pub struct Caller {
     /// What it may reach.
     pub reach: Reach,
+    /// The node's or the token's name.
+    pub name: String,
     /// Who its events are by.
     pub author: Author,
 }
@@ -37,7 +39,7 @@ impl Caller {
     pub fn node<'a>(&'a self, named: Option<&'a str>) -> Result<&'a str, Failure> {
         match (&self.reach, named) {
             (Reach::Node(own), None) => Ok(own),
-            (Reach::Node(own), Some(named)) if own == named => Ok(own),
+            (Reach::Node(own), Some(named)) if own == named || self.name == named => Ok(own),
             (Reach::Node(_), Some(_)) => Err(Reason::NotAuthorized.into()),
             (Reach::All, Some(named)) => Ok(named),
             (Reach::All, None) => Err(Failure::malformed("node: name the node")),
@@ -91,10 +93,11 @@ impl App {
         address: IpAddr,
         request_id: &str,
     ) -> Result<Caller, Failure> {
-        let id = self.node_by_key(text)?.value.id;
+        let NodeRecord { id, said, .. } = self.node_by_key(text)?.value;
         let author = Author::remote("node", &id, address, request_id);
         Ok(Caller {
             reach: Reach::Node(id),
+            name: said.name,
             author,
         })
     }
@@ -116,6 +119,7 @@ impl App {
                 let author = Author::remote("admin", &token.value.name, address, request_id);
                 Ok(Caller {
                     reach: Reach::All,
+                    name: token.value.name,
                     author,
                 })
             }

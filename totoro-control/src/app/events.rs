@@ -1,6 +1,7 @@
 //! A node's events: each lands in the trail exactly once, in order. The spool's position moves in
 //! the same commit as its events, so a repeat finds them there and a crash loses both or none.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use serde_json::{Value, json};
@@ -10,10 +11,12 @@ use totoro_api::wire::event::{EventBatch, EventsAccepted, NodeEvent, Subject, ki
 use super::{App, Caller, Failure, checked_id};
 use crate::audit;
 use crate::records::{InviteRecord, SpoolRecord, key};
-use crate::store::{Tx, read};
+use crate::store::{StoreError, Tx, read, records};
 
 /// Events in one batch at most.
 const MAX_BATCH: usize = 500;
+/// Spools of one node that are remembered: it has one, and another after each reinstallation.
+const MAX_SPOOLS: usize = 16;
 
 impl App {
     /// Adds the batch's events that the trail does not have yet.
@@ -41,9 +44,8 @@ impl App {
         let now_ms = self.now_ms();
         let (seq, _) = self
             .transact(|tx| {
-                let stands = tx
-                    .get::<SpoolRecord>(&at)?
-                    .map_or(0, |record| record.value.seq);
+                let known = tx.get::<SpoolRecord>(&at)?;
+                let stands = known.as_ref().map_or(0, |record| record.value.seq);
                 let fresh = fresh(&batch.events, stands)?;
                 let Some(last) = fresh.last().map(|event| event.seq) else {
                     return Ok(stands);
@@ -63,11 +65,25 @@ impl App {
                     );
                     audit::record(tx, draft, now_ms)?;
                 }
+                if known.is_none() {
+                    self.forget_spools(tx, node)?;
+                }
                 tx.put(&at, &SpoolRecord { seq: last })?;
                 Ok(last)
             })
             .await?;
         Ok(EventsAccepted { seq })
+    }
+
+    /// Makes room for one more spool of this node: those that were silent for longest go.
+    fn forget_spools(&self, tx: &mut Tx<'_>, node: &str) -> Result<(), StoreError> {
+        let of_node = key::spools_of(node);
+        let mut known = records::<SpoolRecord>(&*self.store, &of_node)?;
+        known.sort_by_key(|(_, record)| Reverse(record.revision));
+        for (spool, _) in known.into_iter().skip(MAX_SPOOLS - 1) {
+            tx.delete(&format!("{of_node}{spool}"));
+        }
+        Ok(())
     }
 
     /// How far a spool has arrived.
@@ -113,6 +129,19 @@ fn closes_gap(event: &NodeEvent, expected: u64) -> bool {
         && number("to").is_some_and(|to| event.seq <= to.saturating_add(1))
 }
 
+/// Whether only the control plane tells of this. Bans are not among them: a node may ban, too.
+fn is_ours(kind: &str) -> bool {
+    let nodes = [
+        kind::NODE_ENROLLED,
+        kind::NODE_ONLINE,
+        kind::NODE_OFFLINE,
+        kind::NODE_DRAINED,
+        kind::NODE_CONFLICT,
+    ];
+    let ours = ["admin.", "invite.", "ticket."];
+    nodes.contains(&kind) || ours.iter().any(|ours| kind.starts_with(ours))
+}
+
 /// Which invites are the node's: a node can tell nothing about another's.
 struct Owners<'a> {
     node: &'a str,
@@ -121,6 +150,11 @@ struct Owners<'a> {
 
 impl Owners<'_> {
     fn own(&mut self, tx: &Tx<'_>, mut subject: Subject) -> Result<Subject, Failure> {
+        if is_ours(&subject.kind) {
+            // Refusing the event would hold up the spool behind it for ever.
+            subject.detail = json!({ "kind": subject.kind, "detail": subject.detail });
+            subject.kind = kind::AUDIT_FOREIGN.to_owned();
+        }
         let Some(invite) = subject.invite.clone() else {
             return Ok(subject);
         };
@@ -138,7 +172,6 @@ impl Owners<'_> {
             }
         };
         if !own {
-            // Refusing the event would hold up the spool behind it for ever.
             subject.invite = None;
             subject.detail = json!({ "foreign_invite": true, "detail": subject.detail });
         }

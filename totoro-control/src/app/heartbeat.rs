@@ -8,11 +8,11 @@ use totoro_api::wire::push::Applied;
 
 use super::{App, Caller, Failure};
 use crate::audit;
-use crate::records::{AppliedRecord, NodeRecord, PresenceRecord, key};
+use crate::records::{AppliedRecord, EnrolmentRecord, NodeRecord, PresenceRecord, key};
 use crate::store::{Record, read};
 
 /// Ticket keys that a node may name; more than a ring ever has.
-const MAX_KEYS: usize = 64;
+const MAX_KEYS: usize = 16;
 
 impl App {
     /// Keeps a heartbeat. The first after an absence leaves `node.online`; the first ever burns the
@@ -27,7 +27,14 @@ impl App {
         heartbeat: Heartbeat,
     ) -> Result<HeartbeatAnswer, Failure> {
         let node = node.value;
+        let heartbeat = heartbeat.bounded();
         if heartbeat.instance != node.instance {
+            if let Some(count) = self.live.twin(&node.id) {
+                let detail = json!({ "instance": heartbeat.instance, "count": count });
+                let event = caller.author.event(kind::NODE_CONFLICT).node(&node.id);
+                self.record(event.reason(Reason::Conflict).detail(detail))
+                    .await?;
+            }
             return Err(Failure::refused(
                 Reason::Conflict,
                 "another installation holds this node: stop this daemon, or enrol it anew",
@@ -45,6 +52,14 @@ impl App {
                     .value;
                 if !node.key_used {
                     node.key_used = true;
+                    // The token has done its work. One made since then is another's.
+                    if let Some(token) = &node.enrolment
+                        && let Some(record) = tx.get::<EnrolmentRecord>(&key::enrolment(token))?
+                        && record.value.used_for == node.key
+                    {
+                        tx.delete(&key::enrolment(token));
+                        node.enrolment = None;
+                    }
                     tx.put(&key::node(&node.id), &node)?;
                 }
                 let at = key::presence(&node.id);
@@ -87,7 +102,8 @@ impl App {
     /// Malformed fields.
     pub async fn applied(&self, caller: &Caller, applied: &Applied) -> Result<(), Failure> {
         let node = caller.node(None)?;
-        if applied.keys.len() > MAX_KEYS || applied.keys.iter().any(|kid| kid.len() > 64) {
+        let fits = |kid: &String| kid.len() <= 64 && kid.bytes().all(|b| b.is_ascii_graphic());
+        if applied.keys.len() > MAX_KEYS || !applied.keys.iter().all(fits) {
             return Err(Failure::malformed("keys: too many, or none of ours"));
         }
         let record = AppliedRecord {

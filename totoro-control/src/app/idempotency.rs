@@ -1,16 +1,19 @@
 //! Requests with an Idempotency-Key: a repeat answers what the first one did, for 24 hours. The
-//! code that such a request makes is derived, so it can be told again though only its hash is kept.
+//! code or token that such a request makes is derived, so it can be told again though only its hash
+//! is kept. A key counts within its scope: the node that the request is about, or the whole.
 
 use totoro_api::Reason;
 use totoro_api::code::InviteCode;
 
 use super::{App, Failure};
-use crate::keys::{Purpose, random};
+use crate::keys::{Purpose, TokenKind, random};
 use crate::records::{IdempotencyRecord, key};
 use crate::store::Tx;
 
 /// How long a request is remembered, seconds.
-const KEPT_S: i64 = 86_400;
+pub(super) const KEPT_S: i64 = 86_400;
+/// The scope of requests about no node.
+pub(super) const WHOLE: &str = "*";
 /// The longest Idempotency-Key, bytes.
 const MAX_KEY: usize = 128;
 /// How many codes of one key are tried: one more is needed each time the same key is used again
@@ -51,11 +54,11 @@ impl App {
     pub(super) fn seen(
         &self,
         tx: &mut Tx<'_>,
-        node: &str,
+        scope: &str,
         request: Idempotency<'_>,
         now: i64,
     ) -> Result<Seen, Failure> {
-        let Some(found) = tx.get::<IdempotencyRecord>(&self.key_of(node, request))? else {
+        let Some(found) = tx.get::<IdempotencyRecord>(&self.key_of(scope, request))? else {
             return Ok(Seen::New);
         };
         let record = found.value;
@@ -102,6 +105,14 @@ impl App {
         InviteCode::from_entropy(entropy)
     }
 
+    /// The enrolment token that this key made for a node. `made` and `index` tell it from that of
+    /// the same key at another time: a token that is used or void never comes back.
+    pub(super) fn derived_token(&self, scope: &str, key: &str, made: &str, index: u32) -> String {
+        let index = index.to_be_bytes();
+        let parts = [scope.as_bytes(), key.as_bytes(), made.as_bytes(), &index];
+        TokenKind::Enrolment.of(self.secret.hash(Purpose::DerivedToken, &parts))
+    }
+
     /// What a code is looked up by.
     pub(super) fn code_hash(&self, code: &InviteCode) -> String {
         self.secret
@@ -112,16 +123,16 @@ impl App {
     pub(super) fn remember(
         &self,
         tx: &mut Tx<'_>,
-        node: &str,
+        scope: &str,
         request: Idempotency<'_>,
-        (invite, index): (&str, u32),
+        (made, index): (&str, u32),
         now: i64,
     ) -> Result<(), Failure> {
-        let at = self.key_of(node, request);
+        let at = self.key_of(scope, request);
         let expires_at = now + KEPT_S;
         let record = IdempotencyRecord {
             request: self.request_hash(request),
-            invite: invite.to_owned(),
+            made: made.to_owned(),
             index,
             expires_at,
         };
@@ -130,8 +141,8 @@ impl App {
         Ok(tx.put(&key::idempotency_end(expires_at, hash), &())?)
     }
 
-    fn key_of(&self, node: &str, request: Idempotency<'_>) -> String {
-        let parts: [&[u8]; 3] = [b"key", node.as_bytes(), request.key.as_bytes()];
+    fn key_of(&self, scope: &str, request: Idempotency<'_>) -> String {
+        let parts: [&[u8]; 3] = [b"key", scope.as_bytes(), request.key.as_bytes()];
         let hash = self.secret.hash(Purpose::Idempotency, &parts);
         key::idempotency(&blake3::Hash::from_bytes(hash).to_hex())
     }

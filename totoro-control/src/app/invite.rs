@@ -63,7 +63,7 @@ impl App {
                 };
                 tx.put(&key::code(&record.code), &record.id)?;
                 tx.put(&format!("{}{}", key::invites_of(&node.id), record.id), &())?;
-                put_invite(tx, &record)?;
+                put_invite(tx, None, &record)?;
                 if let Some(request) = request {
                     self.remember(tx, &node.id, request, (&record.id, index), now)?;
                 }
@@ -99,7 +99,7 @@ impl App {
         before: &crate::records::IdempotencyRecord,
     ) -> Result<(InviteRecord, String), Failure> {
         let record = tx
-            .peek::<InviteRecord>(&key::invite(&before.invite))?
+            .peek::<InviteRecord>(&key::invite(&before.made))?
             .ok_or(Reason::NotFound)?;
         let code = self.derived_code(node, request_key, before.index);
         Ok((record.value, code.to_string()))
@@ -205,11 +205,22 @@ impl App {
     }
 }
 
-/// Writes an invite, marks its end and tells its node.
-pub(super) fn put_invite(tx: &mut Tx<'_>, record: &InviteRecord) -> Result<(), Failure> {
+/// Writes an invite, moves the mark of its end and tells its node. The mark of an end that stays as
+/// it was is left alone: once that has come, its mark is gone and its event told.
+pub(super) fn put_invite(
+    tx: &mut Tx<'_>,
+    before: Option<&InviteRecord>,
+    record: &InviteRecord,
+) -> Result<(), Failure> {
     tx.put(&key::invite(&record.id), record)?;
-    if let Some(at) = record.expires_at {
-        tx.put(&key::expiry(at, &record.id), &())?;
+    let end_before = before.and_then(|before| before.expires_at);
+    if end_before != record.expires_at {
+        if let Some(at) = end_before {
+            tx.delete(&key::expiry(at, &record.id));
+        }
+        if let Some(at) = record.expires_at {
+            tx.put(&key::expiry(at, &record.id), &())?;
+        }
     }
     Ok(push::touch(
         tx,

@@ -21,6 +21,8 @@ pub enum IfMatch {
     Any,
     /// This one.
     Version(u64),
+    /// A weak one, which matches nothing.
+    Weak,
 }
 
 impl IfMatch {
@@ -32,7 +34,7 @@ impl IfMatch {
         match self {
             IfMatch::Any => Ok(()),
             IfMatch::Version(seen) if seen == current => Ok(()),
-            IfMatch::Version(_) => Err(Failure::Stale { current }),
+            IfMatch::Version(_) | IfMatch::Weak => Err(Failure::Stale { current }),
             IfMatch::Absent => Err(Failure::Unconditional { current }),
         }
     }
@@ -61,7 +63,7 @@ impl App {
             .transpose()?;
         if matches!(
             change.state,
-            Some(InviteState::Revoked | InviteState::Expired)
+            Some(InviteState::Revoked | InviteState::Expired | InviteState::Unknown)
         ) {
             let detail = "state: write active or paused; DELETE revokes, expires_at expires";
             return Err(Failure::malformed(detail));
@@ -76,20 +78,14 @@ impl App {
                     return Err(Reason::InviteRevoked.into());
                 }
                 if let Some(limits) = &change.limits {
-                    let node = tx.peek::<NodeRecord>(&key::node(&before.node))?;
+                    let node = tx.get::<NodeRecord>(&key::node(&before.node))?;
                     self.check_limits(&node.ok_or(Reason::NodeUnknown)?.value, limits)?;
                 }
                 let after = apply(before.clone(), change, expires_at, now);
                 if after == before {
                     return Ok(found.revision);
                 }
-                if let Some(at) = before
-                    .expires_at
-                    .filter(|_| after.expires_at != before.expires_at)
-                {
-                    tx.delete(&key::expiry(at, id));
-                }
-                put_invite(tx, &after)?;
+                put_invite(tx, Some(&before), &after)?;
                 let kind = match (before.state, after.state) {
                     (InviteState::Active, InviteState::Paused) => kind::INVITE_PAUSED,
                     (InviteState::Paused, InviteState::Active) => kind::INVITE_RESUMED,
@@ -164,23 +160,24 @@ impl App {
         let ((record, code), revision) = self
             .transact(|tx| {
                 let found = self.get_invite(tx, caller, id)?;
-                let mut record = found.value;
-                let node = record.node.clone();
+                let before = found.value;
+                let (mut record, node) = (before.clone(), before.node.clone());
                 if let Some(request) = request
-                    && let Seen::Before(before) = self.seen(tx, &node, request, now)?
+                    && let Seen::Before(seen) = self.seen(tx, &node, request, now)?
                 {
-                    return self.answer_again(tx, &node, request.key, &before);
+                    return self.answer_again(tx, &node, request.key, &seen);
                 }
                 version.check(found.revision)?;
                 if record.state == InviteState::Revoked {
                     return Err(Reason::InviteRevoked.into());
                 }
                 let (code, hash, index) = self.free_code(tx, &node, request)?;
-                tx.delete(&key::code(&record.code));
+                // The old code's entry stays, though it opens nothing: a code that is derived from
+                // the same request again must not get it back.
                 tx.put(&key::code(&hash), &record.id)?;
                 record.code = hash;
                 record.epoch += 1;
-                put_invite(tx, &record)?;
+                put_invite(tx, Some(&before), &record)?;
                 if let Some(request) = request {
                     self.remember(tx, &node, request, (id, index), now)?;
                 }

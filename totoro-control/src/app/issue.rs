@@ -3,40 +3,20 @@
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv6Net};
-use subtle::ConstantTimeEq as _;
-use totoro_api::code::{BadCode, InviteCode};
 use totoro_api::limits::Limits;
-use totoro_api::ticket::{Claims, Grant, sign};
+use totoro_api::ticket::{Claims, Grant, Revision, sign};
 use totoro_api::wire::event::kind;
 use totoro_api::wire::node::Visibility;
-use totoro_api::wire::push::InviteState;
 use totoro_api::{Reason, Refusal};
 
+use super::holder::{Holder, PUBLIC, Refused, Visitor};
 use super::{App, Failure};
-use crate::audit::Author;
 use crate::keys::random_hex;
-use crate::records::{AppliedRecord, InviteRecord, NodeRecord, key};
+use crate::records::{AppliedRecord, NodeRecord, key};
 use crate::store::read;
 
 /// How long an anonymous session may live, seconds.
 const ANONYMOUS_SESSION_S: i64 = 4 * 3600;
-
-/// Where a request of a code holder, or of anyone, comes from.
-#[derive(Clone, Copy, Debug)]
-pub struct Visitor<'a> {
-    /// The client's address.
-    pub address: IpAddr,
-    /// The request's id.
-    pub request_id: &'a str,
-}
-
-impl Visitor<'_> {
-    /// Who its events are by.
-    pub(super) fn author(&self, invite: Option<&str>) -> Author {
-        let kind = if invite.is_some() { "invite" } else { "anyone" };
-        Author::remote(kind, invite.unwrap_or(""), self.address, self.request_id)
-    }
-}
 
 /// A ticket and its life.
 #[derive(Clone, Debug)]
@@ -65,31 +45,9 @@ impl Issued {
     }
 }
 
-/// An invite that admits, and its node.
-pub(super) struct Holder {
-    pub(super) invite: InviteRecord,
-    pub(super) node: NodeRecord,
-}
-
-/// A refusal and what it is about, for its event.
-pub(super) struct Refused {
-    pub(super) failure: Failure,
-    pub(super) node: Option<String>,
-    pub(super) invite: Option<String>,
-}
-
-impl<F: Into<Failure>> From<F> for Refused {
-    fn from(failure: F) -> Self {
-        Refused {
-            failure: failure.into(),
-            node: None,
-            invite: None,
-        }
-    }
-}
-
 /// What a ticket is signed over, besides node and time.
 struct Terms {
+    revision: Revision,
     grant: Grant,
     subject: String,
     epoch: u32,
@@ -101,66 +59,22 @@ struct Terms {
 }
 
 impl App {
-    /// The invite of this code, whatever its state, and its node.
-    pub(super) fn invite_by_code(&self, text: &str) -> Result<Holder, Refused> {
-        let code: InviteCode = text
-            .parse()
-            .map_err(|bad: BadCode| Failure::refused(Reason::InviteUnknown, bad.to_string()))?;
-        let hash = self.code_hash(&code);
-        let id = read::<String>(&*self.store, &key::code(&hash)).map_err(Failure::from)?;
-        let id = id.ok_or(Reason::InviteUnknown)?.value;
-        let invite =
-            read::<InviteRecord>(&*self.store, &key::invite(&id)).map_err(Failure::from)?;
-        let invite = invite
-            .map(|record| record.value)
-            .filter(|invite| bool::from(invite.code.as_bytes().ct_eq(hash.as_bytes())))
-            .ok_or(Reason::InviteUnknown)?;
-        let node = self.node_record(&invite.node)?.value;
-        Ok(Holder { invite, node })
-    }
-
-    /// The invite of this code, if it admits this visitor.
-    pub(super) fn holder(&self, text: &str, visitor: Visitor<'_>) -> Result<Holder, Refused> {
-        let holder = self.invite_by_code(text)?;
-        let admitted = match holder.invite.state_at(self.now()) {
-            InviteState::Revoked => Err(Reason::InviteRevoked.into()),
-            InviteState::Expired => Err(Reason::InviteExpired.into()),
-            InviteState::Paused => Err(Reason::InvitePaused.into()),
-            InviteState::Active => self.check_node(&holder.node, visitor),
-        };
-        match admitted {
-            Ok(()) => Ok(holder),
-            Err(failure) => Err(Refused {
-                failure,
-                node: Some(holder.node.id),
-                invite: Some(holder.invite.id),
-            }),
-        }
-    }
-
-    /// Whether a node takes this visitor at all. A draining one does: whoever lives there may come
-    /// back, and the node itself refuses what is new.
-    fn check_node(&self, node: &NodeRecord, visitor: Visitor<'_>) -> Result<(), Failure> {
-        if node.disabled {
-            return Err(Reason::NodeDisabled.into());
-        }
-        if self.is_banned(&node.id, visitor.address)? {
-            return Err(Reason::ClientBanned.into());
-        }
-        Ok(())
-    }
-
     /// A ticket for the holder of a code.
     pub(super) fn ticket_for_holder(
         &self,
         holder: &Holder,
         visitor: Visitor<'_>,
     ) -> Result<Issued, Failure> {
-        let Holder { invite, node } = holder;
+        let Holder {
+            revision,
+            invite,
+            node,
+        } = holder;
         let holds = invite.limits.over(&node.said.defaults);
         self.ticket(
             node,
             Terms {
+                revision: *revision,
                 grant: Grant::Invite(invite.id.clone()),
                 subject: subject(visitor.address),
                 epoch: invite.epoch,
@@ -174,6 +88,7 @@ impl App {
     /// A ticket for anyone, under the node's public limits.
     pub(super) fn public_ticket(
         &self,
+        revision: Revision,
         node: &NodeRecord,
         visitor: Visitor<'_>,
     ) -> Result<Issued, Failure> {
@@ -188,6 +103,7 @@ impl App {
         self.ticket(
             node,
             Terms {
+                revision,
                 grant: Grant::Public(true),
                 subject: subject(visitor.address),
                 epoch: 0,
@@ -199,9 +115,6 @@ impl App {
     }
 
     fn ticket(&self, node: &NodeRecord, terms: Terms) -> Result<Issued, Failure> {
-        // Before anything else is read again: a ticket may claim an older revision than the limits
-        // it carries, never a newer one.
-        let revision = self.policy_revision(&node.id)?;
         let now = self.now();
         let applied = read::<AppliedRecord>(&*self.store, &key::applied(&node.id))?;
         let known = applied
@@ -225,7 +138,7 @@ impl App {
             subject: terms.subject,
             epoch: terms.epoch,
             limits: terms.limits,
-            revision,
+            revision: terms.revision,
             iat: now,
             exp: expires_at,
             session_until: until(now.saturating_add(terms.session_s)),
@@ -311,7 +224,7 @@ impl App {
         secret: &str,
         visitor: Visitor<'_>,
     ) -> Result<Issued, Failure> {
-        if let Some(node) = secret.strip_prefix("public:") {
+        if let Some(node) = secret.strip_prefix(PUBLIC) {
             return self
                 .anonymous(node, visitor)
                 .await
@@ -353,8 +266,11 @@ impl App {
             .node_named(name)
             .map_err(Refused::from)
             .and_then(|node| {
-                let node = node.value;
-                match self.public_ticket(&node, visitor) {
+                let id = node.value.id;
+                // Read again after the revision, which must not be newer than what it vouches for.
+                let revision = self.policy_revision(&id).map_err(Failure::from)?;
+                let node = self.node_record(&id)?.value;
+                match self.public_ticket(revision, &node, visitor) {
                     Ok(issued) => Ok((issued, node)),
                     Err(failure) => Err(Refused {
                         failure,

@@ -10,8 +10,8 @@ use totoro_api::wire::event::kind;
 use super::{App, Failure};
 use crate::audit::{self, Author};
 use crate::push;
-use crate::records::{Change, InviteRecord, PresenceRecord, key};
-use crate::store::{Range, names, prefix_end, read};
+use crate::records::{AppliedRecord, IdempotencyRecord, InviteRecord, PresenceRecord, key};
+use crate::store::{Range, Tx, names, prefix_end, read};
 
 /// How often it looks.
 const TICK: Duration = Duration::from_secs(1);
@@ -27,15 +27,21 @@ impl App {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut count = 0_u64;
+        let mut trimmed = 0;
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
                 _ = stopping.wait_for(|&stop| stop) => return,
             }
-            let mut done = vec![self.mark_lost().await, self.expire_invites().await];
+            let mut done = vec![
+                self.mark_lost().await,
+                self.expire_invites().await,
+                self.tell_bans().await,
+            ];
             if count.is_multiple_of(SLOW) {
                 done.push(self.forget_requests().await);
-                done.push(self.trim_logs().await);
+                done.push(self.forget_bans().await);
+                done.push(self.trim_logs(&mut trimmed).await);
                 done.push(self.renew_keys().await);
             }
             count += 1;
@@ -105,30 +111,62 @@ impl App {
     }
 
     /// Forgets requests whose Idempotency-Key is past its day.
-    async fn forget_requests(&self) -> Result<(), Failure> {
-        for (at, mark) in self.due(key::IDEMPOTENCY_ENDS, self.now())? {
-            let Some((_, hash)) = mark.split_once('/') else {
-                continue;
-            };
+    pub(super) async fn forget_requests(&self) -> Result<(), Failure> {
+        let now = self.now();
+        self.forget_due(key::IDEMPOTENCY_ENDS, |tx, hash| {
+            let record = key::idempotency(hash);
+            let found = tx.get::<IdempotencyRecord>(&record)?;
+            if found.is_some_and(|found| found.value.expires_at <= now) {
+                tx.delete(&record);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Takes away the marks under a prefix whose time has come, and what `forget` takes away for
+    /// the key that each names: as many in one commit as a round handles.
+    pub(super) async fn forget_due(
+        &self,
+        prefix: &str,
+        forget: impl Fn(&mut Tx<'_>, &str) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        loop {
+            let due = self.due(prefix, self.now())?;
             self.transact(|tx| {
-                tx.delete(&at);
-                let record = key::idempotency(hash);
-                let found = tx.get::<crate::records::IdempotencyRecord>(&record)?;
-                if found.is_some_and(|found| found.value.expires_at <= self.now()) {
-                    tx.delete(&record);
+                for (at, mark) in &due {
+                    tx.delete(at);
+                    if let Some((_, key)) = mark.split_once('/') {
+                        forget(tx, key)?;
+                    }
                 }
                 Ok(())
             })
             .await?;
+            if due.len() < MAX_DUE {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
-    async fn trim_logs(&self) -> Result<(), Failure> {
+    /// Trims the policy logs that have grown since the revision `trimmed`.
+    async fn trim_logs(&self, trimmed: &mut u64) -> Result<(), Failure> {
+        let mut newest = *trimmed;
         for id in names(&*self.store, key::NODES)? {
-            self.transact(|tx| Ok(push::trim(&*self.store, tx, &id)?))
+            let head = self.policy_revision(&id)?.rev;
+            if head <= *trimmed {
+                continue;
+            }
+            newest = newest.max(head);
+            let applied = read::<AppliedRecord>(&*self.store, &key::applied(&id))?;
+            let applied = applied
+                .map(|record| record.value.revision)
+                .filter(|applied| applied.generation == self.generation);
+            let applied = applied.map_or(0, |applied| applied.rev);
+            self.transact(|tx| Ok(push::trim(&*self.store, tx, &id, applied)?))
                 .await?;
         }
+        *trimmed = newest;
         Ok(())
     }
 
@@ -137,17 +175,11 @@ impl App {
     /// # Errors
     /// When the key cannot be written or the store fails.
     pub async fn renew_keys(&self) -> Result<(), Failure> {
-        let renewed = {
+        {
             let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
-            ring.renew(self.now())?
-        };
-        if renewed {
-            for id in names(&*self.store, key::NODES)? {
-                self.transact(|tx| Ok(push::touch(tx, &id, &Change::Keys)?))
-                    .await?;
-            }
+            ring.renew(self.now())?;
         }
-        Ok(())
+        self.tell_keys().await
     }
 
     /// Marks `<unix, 20 digits>/…` under a prefix whose time has come: whole key, and the rest of

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use totoro_api::wire::node::Heartbeat;
 
+/// How often two installations of one node are told of.
+const TELL_TWINS: Duration = Duration::from_secs(60);
 /// Missed heartbeats that make a node offline.
 const MISSED: u32 = 3;
 
@@ -22,6 +24,9 @@ pub(super) struct Live {
     patience: Duration,
     /// Locked for map look-ups only, never across an await.
     nodes: Mutex<HashMap<String, Seen>>,
+    /// Nodes that are reported by two installations: when that was last told, and how often it
+    /// happened since.
+    twins: Mutex<HashMap<String, (Instant, u64)>>,
 }
 
 impl Live {
@@ -31,6 +36,7 @@ impl Live {
             started: Instant::now(),
             patience,
             nodes: Mutex::default(),
+            twins: Mutex::default(),
         }
     }
 
@@ -46,6 +52,23 @@ impl Live {
     /// The last heartbeat, if there was one since the start.
     pub(super) fn last(&self, node: &str) -> Option<Seen> {
         self.lock().get(node).cloned()
+    }
+
+    /// Notes a heartbeat of another installation than the enrolled one. Once a minute it is time to
+    /// tell: how many there were since the last time.
+    pub(super) fn twin(&self, node: &str) -> Option<u64> {
+        let mut twins = self.twins.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let Some((told, count)) = twins.get_mut(node) else {
+            twins.insert(node.to_owned(), (now, 0));
+            return Some(1);
+        };
+        *count += 1;
+        if now.duration_since(*told) < TELL_TWINS {
+            return None;
+        }
+        *told = now;
+        Some(std::mem::take(count))
     }
 
     /// Whether heartbeats arrive.

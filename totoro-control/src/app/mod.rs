@@ -2,14 +2,15 @@
 
 pub mod backup;
 pub mod ban;
+mod ban_index;
 pub mod caller;
-
 pub mod enrol;
 pub mod events;
 mod failure;
 mod fields;
 mod frpc;
 pub mod heartbeat;
+pub mod holder;
 pub mod idempotency;
 pub mod invite;
 pub mod invite_change;
@@ -18,10 +19,18 @@ pub mod janitor;
 mod live;
 pub mod node;
 pub mod node_change;
+mod node_new;
 pub mod public;
 pub mod resolve;
 pub mod restore;
+mod tell;
+mod transact;
 pub mod usage;
+
+#[cfg(test)]
+mod order_tests;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -33,16 +42,15 @@ pub use self::caller::{Caller, Reach};
 pub use self::failure::Failure;
 pub use self::fields::checked_id;
 
-use crate::audit;
 use crate::config::Config;
 use crate::keys::{KeyRing, ServerSecret};
 use crate::records::{Generation, key};
-use crate::store::{Store, StoreError, Tx};
+use crate::store::{Store, StoreError};
 
+use self::ban_index::BanIndex;
 use self::live::Live;
-
-/// How often a change is tried again when others were first.
-const ATTEMPTS: u32 = 32;
+use self::public::Listed;
+use self::transact::Turns;
 
 /// The control plane without its sockets.
 pub struct App {
@@ -56,6 +64,12 @@ pub struct App {
     ring: RwLock<KeyRing>,
     /// What nodes reported last.
     live: Live,
+    /// The bans, compiled.
+    bans: BanIndex,
+    /// The public list, a moment old at most.
+    listed: Listed,
+    /// Whose turn it is where many change the same thing.
+    turns: Turns,
     /// The store's incarnation.
     generation: u64,
     /// Turns true once, when the process is asked to end: long polls answer at once.
@@ -97,6 +111,9 @@ impl App {
             secret,
             ring,
             live,
+            bans: BanIndex::default(),
+            listed: Listed::default(),
+            turns: Turns::default(),
             generation,
             stopping,
         }))
@@ -115,43 +132,6 @@ impl App {
     #[must_use]
     pub fn now(&self) -> i64 {
         self.now_ms() / 1000
-    }
-
-    /// Runs a change until its commit is applied: `work` reads and decides, and is run again when
-    /// what it read has changed before the commit. Answers what `work` did and the commit's
-    /// revision (0 when there was nothing to commit).
-    ///
-    /// # Errors
-    /// What `work` refuses, and what the store fails with.
-    pub async fn transact<T>(
-        &self,
-        mut work: impl FnMut(&mut Tx<'_>) -> Result<T, Failure>,
-    ) -> Result<(T, u64), Failure> {
-        for _ in 0..ATTEMPTS {
-            let mut tx = Tx::new(&*self.store);
-            let done = work(&mut tx)?;
-            let commit = tx.into_commit();
-            if commit.ops.is_empty() {
-                return Ok((done, 0));
-            }
-            match self.store.commit(commit).await {
-                Ok(revision) => return Ok((done, revision)),
-                Err(StoreError::Conflict) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(StoreError::Conflict.into())
-    }
-
-    /// Adds one event to the trail.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub async fn record(&self, event: audit::Draft) -> Result<(), Failure> {
-        let now_ms = self.now_ms();
-        self.transact(|tx| Ok(audit::record(tx, event.clone(), now_ms)?))
-            .await?;
-        Ok(())
     }
 
     /// A node's newest policy revision. Read it *before* what it is to vouch for: a ticket may

@@ -1,22 +1,15 @@
-//! Nodes: making one, showing them.
+//! Nodes as they are found and shown.
 
 use std::collections::BTreeMap;
 
 use totoro_api::ports::Pool;
-use totoro_api::ticket::rfc3339;
-use totoro_api::wire::event::kind;
-use totoro_api::wire::node::{Grade, Heartbeat, NewNode, Node, NodeCreated, NodePage, NodeState};
+use totoro_api::wire::node::{Grade, Heartbeat, Node, NodePage, NodeState};
 use totoro_api::{Reason, limits::Limits};
 
-use super::{App, Caller, Failure, fields};
-use crate::audit;
-use crate::keys::{Purpose, TokenKind, new_id};
-use crate::push;
-use crate::records::{AppliedRecord, Change, EnrolmentRecord, NewNodeFields, NodeRecord, key};
-use crate::store::{Range, Record, StoreError, Tx, prefix_end, read};
+use super::{App, Failure, fields};
+use crate::records::{AppliedRecord, NewNodeFields, NodeRecord, key};
+use crate::store::{Range, Record, StoreError, prefix_end, read};
 
-/// How long an enrolment token is good, seconds.
-const ENROLMENT_S: i64 = 86_400;
 /// The most addresses of one node.
 const MAX_ADDRESSES: usize = 8;
 
@@ -24,87 +17,6 @@ const MAX_ADDRESSES: usize = 8;
 pub type Listing<T> = (Vec<T>, Option<String>);
 
 impl App {
-    /// Makes a node and its one-time enrolment token.
-    ///
-    /// # Errors
-    /// Malformed fields; `conflict` when the name is taken.
-    pub async fn create_node(&self, caller: &Caller, new: NewNode) -> Result<NodeCreated, Failure> {
-        let said = NewNodeFields::from(new);
-        check(&said)?;
-        let (id, token, now) = (new_id("n"), TokenKind::Enrolment.generate(), self.now());
-        let now_ms = self.now_ms();
-        let record = NodeRecord {
-            id: id.clone(),
-            said,
-            draining: false,
-            disabled: false,
-            key: None,
-            instance: String::new(),
-            key_used: false,
-            created_at: now,
-        };
-        self.transact(|tx| {
-            let by_name = key::node_name(&record.said.name);
-            if tx.get::<String>(&by_name)?.is_some() {
-                let detail = format!("there is a node named {}", record.said.name);
-                return Err(Failure::refused(Reason::Conflict, detail));
-            }
-            tx.put(&by_name, &id)?;
-            tx.put(&key::node(&id), &record)?;
-            self.put_enrolment(tx, &id, &token, now)?;
-            push::touch(tx, &id, &Change::Node)?;
-            let event = caller.author.event(kind::ADMIN_NODE_CREATED).node(&id);
-            let detail = serde_json::json!({ "name": record.said.name });
-            Ok(audit::record(tx, event.detail(detail), now_ms)?)
-        })
-        .await?;
-        Ok(NodeCreated {
-            id,
-            token,
-            token_expires_at: rfc3339(now + ENROLMENT_S),
-        })
-    }
-
-    /// A new enrolment token for a node: for another machine, or because the key was lost. What is
-    /// enrolled goes on until the token is used.
-    ///
-    /// # Errors
-    /// `not_found`.
-    pub async fn new_enrolment(&self, caller: &Caller, id: &str) -> Result<NodeCreated, Failure> {
-        let (token, now, now_ms) = (TokenKind::Enrolment.generate(), self.now(), self.now_ms());
-        self.transact(|tx| {
-            tx.get::<NodeRecord>(&key::node(id))?
-                .ok_or(Reason::NotFound)?;
-            self.put_enrolment(tx, id, &token, now)?;
-            let event = caller.author.event(kind::ADMIN_NODE_TOKEN).node(id);
-            Ok(audit::record(tx, event, now_ms)?)
-        })
-        .await?;
-        let token_expires_at = rfc3339(now + ENROLMENT_S);
-        Ok(NodeCreated {
-            id: id.to_owned(),
-            token,
-            token_expires_at,
-        })
-    }
-
-    fn put_enrolment(
-        &self,
-        tx: &mut Tx<'_>,
-        node: &str,
-        token: &str,
-        now: i64,
-    ) -> Result<(), StoreError> {
-        let hash = self.secret.hash_hex(Purpose::Enrolment, token);
-        let expires_at = now + ENROLMENT_S;
-        let record = EnrolmentRecord {
-            node: node.to_owned(),
-            expires_at,
-            used_for: None,
-        };
-        tx.put(&key::enrolment(&hash), &record)
-    }
-
     /// The node's record.
     ///
     /// # Errors

@@ -1,7 +1,10 @@
 //! What anyone may see and have: the public nodes and anonymous tickets.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use tokio::sync::{Mutex, watch};
 use totoro_api::Reason;
 use totoro_api::limits::Limits;
 use totoro_api::ticket::rfc3339;
@@ -9,45 +12,81 @@ use totoro_api::wire::invite::PublicTicket;
 use totoro_api::wire::node::{Grade, PublicNode, PublicNodePage, Visibility};
 
 use super::frpc::Client;
-use super::issue::Visitor;
+use super::holder::Visitor;
 use super::node::{unenforced, versions};
 use super::{App, Failure};
 use crate::records::{AppliedRecord, NodeRecord, key};
-use crate::store::read;
+use crate::store::{StoreError, read, records};
+
+/// How old the list may be: heartbeats change it all the time.
+const LIST_AGE: Duration = Duration::from_secs(1);
+
+/// The public list, where it was asked for.
+#[derive(Default)]
+pub(super) struct Listed(Mutex<Option<List>>);
+
+struct List {
+    made: Instant,
+    /// Changes of the nodes themselves are seen at once.
+    changes: watch::Receiver<u64>,
+    nodes: Arc<Vec<PublicNode>>,
+}
 
 impl App {
     /// A page of public nodes that are not switched off.
     ///
     /// # Errors
     /// When the store fails.
-    pub fn public_nodes(
-        &self,
+    pub async fn public_nodes(
+        self: &Arc<Self>,
         cursor: Option<&str>,
         limit: usize,
     ) -> Result<PublicNodePage, Failure> {
-        let mut page = PublicNodePage::default();
-        let mut cursor = cursor.map(str::to_owned);
-        loop {
-            let (records, next) = self.node_records(cursor.as_deref(), limit)?;
-            for record in records {
-                let node = record.value;
-                if node.said.visibility != Visibility::Public || node.disabled {
-                    continue;
-                }
-                if page.items.len() == limit {
-                    page.next = page.items.last().map(|last: &PublicNode| last.id.clone());
-                    return Ok(page);
-                }
-                page.items.push(self.public_view(node)?);
-            }
-            match next {
-                Some(next) => cursor = Some(next),
-                None => return Ok(page),
-            }
-        }
+        let all = self.public_list().await?;
+        let from = cursor.map_or(0, |cursor| {
+            all.partition_point(|node| node.id.as_str() <= cursor)
+        });
+        let rest = &all[from..];
+        let items: Vec<PublicNode> = rest.iter().take(limit).cloned().collect();
+        let next = items.last().filter(|_| rest.len() > limit);
+        let next = next.map(|last| last.id.clone());
+        Ok(PublicNodePage { items, next })
     }
 
-    fn public_view(&self, node: NodeRecord) -> Result<PublicNode, Failure> {
+    /// All public nodes in the order of their ids. Made for everyone who asks within a moment, by
+    /// the first of them: it costs as much as there are nodes.
+    async fn public_list(self: &Arc<Self>) -> Result<Arc<Vec<PublicNode>>, Failure> {
+        let mut listed = self.listed.0.lock().await;
+        if let Some(list) = &*listed
+            && list.made.elapsed() < LIST_AGE
+            && !list.changes.has_changed().unwrap_or(true)
+        {
+            return Ok(Arc::clone(&list.nodes));
+        }
+        let (made, changes) = (Instant::now(), self.store.watch(key::NODES.as_bytes()));
+        let app = Arc::clone(self);
+        let nodes = tokio::task::spawn_blocking(move || app.make_list()).await;
+        let nodes = Arc::new(nodes.map_err(|_| Failure::from(Reason::Internal))??);
+        *listed = Some(List {
+            made,
+            changes,
+            nodes: Arc::clone(&nodes),
+        });
+        Ok(nodes)
+    }
+
+    fn make_list(&self) -> Result<Vec<PublicNode>, StoreError> {
+        let nodes = records::<NodeRecord>(&*self.store, key::NODES)?.into_iter();
+        let nodes = nodes.map(|(_, record)| record.value);
+        let listed =
+            |node: &NodeRecord| node.said.visibility == Visibility::Public && !node.disabled;
+        nodes
+            .filter(listed)
+            .map(|node| self.public_view(node))
+            .collect()
+    }
+
+    fn public_view(&self, node: NodeRecord) -> Result<PublicNode, StoreError> {
         let applied = read::<AppliedRecord>(&*self.store, &key::applied(&node.id))?;
         let (state, _) = self.node_state(&node, &applied.map(|a| a.value).unwrap_or_default());
         let seen = self.live.last(&node.id);

@@ -6,7 +6,8 @@ use totoro_api::wire::event::kind;
 use totoro_api::wire::invite::Resolved;
 
 use super::frpc::{Client, command};
-use super::issue::{Holder, Issued, Refused, Visitor};
+use super::holder::{Holder, Refused, Visitor};
+use super::issue::Issued;
 use super::{App, Failure};
 
 impl App {
@@ -44,7 +45,7 @@ impl App {
     }
 
     fn resolved(&self, code: &str, holder: Holder, issued: Issued) -> Result<Resolved, Failure> {
-        let Holder { invite, node } = holder;
+        let Holder { invite, node, .. } = holder;
         let limits = invite.limits.over(&node.said.defaults);
         let tls_ca = self.tls_ca(&node.id);
         // Read back as the code is shown, so that a sloppily typed one is tidy in the file.

@@ -20,6 +20,8 @@ pub(crate) const PREFIX: &str = "audit/";
 
 /// The longest text in an event, characters: longer ones are cut.
 const MAX_TEXT: usize = 200;
+/// The deepest detail: readers of pages of events bound how deep JSON may nest.
+const MAX_DEPTH: usize = 16;
 
 /// Who did it and in which request; what all events of one request share.
 #[derive(Clone, Debug, Default)]
@@ -175,7 +177,7 @@ fn bound(event: &mut AuditEvent) {
     }
     // Escapes can make text six times as long in JSON, hence the measured size and not the sum.
     let size = |event: &AuditEvent| serde_json::to_vec(event).map_or(0, |text| text.len());
-    if size(event) > MAX_VALUE {
+    if size(event) > MAX_VALUE || deeper_than(&event.subject.detail, MAX_DEPTH) {
         let dropped = event.subject.detail.to_string().len();
         event.subject.detail = serde_json::json!({ "dropped_bytes": dropped });
     }
@@ -188,6 +190,15 @@ fn bound(event: &mut AuditEvent) {
             subject.proxy,
         ) = (None, None, None, None);
         event.boot = None;
+    }
+}
+
+fn deeper_than(value: &Value, depth: usize) -> bool {
+    let below = |value: &Value| depth == 0 || deeper_than(value, depth - 1);
+    match value {
+        Value::Array(values) => values.iter().any(below),
+        Value::Object(values) => values.values().any(below),
+        _ => false,
     }
 }
 
@@ -211,6 +222,24 @@ mod tests {
         assert_eq!(rfc3339_ms(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(rfc3339_ms(1_700_000_000_005), "2023-11-14T22:13:20.005Z");
         assert_eq!(rfc3339_ms(i64::MAX), "1970-01-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn a_detail_stays_shallow() {
+        let nested = |depth: usize| {
+            let text = format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+            serde_json::from_str::<Value>(&text).unwrap()
+        };
+        let kept = |detail: Value| {
+            let mut event = Author::system().event("x.y").detail(detail).event;
+            bound(&mut event);
+            event.subject.detail
+        };
+        assert_eq!(kept(nested(16)), nested(16));
+        assert_eq!(
+            kept(nested(100)),
+            serde_json::json!({ "dropped_bytes": 201 })
+        );
     }
 
     #[test]

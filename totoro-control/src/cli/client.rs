@@ -29,7 +29,18 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(api: &str, token_file: Option<&Path>) -> Result<Self, CliError> {
+    pub(super) fn new(
+        api: &str,
+        token_file: Option<&Path>,
+        insecure_http: bool,
+    ) -> Result<Self, CliError> {
+        if !api.starts_with("https://") && !is_loopback_url(api) && !insecure_http {
+            return Err(CliError::Usage(format!(
+                "{api} is neither https nor this machine, and the admin token would travel in the \
+                 clear: use https, or on a closed network say --insecure-http (or set \
+                 TOTORO_INSECURE_HTTP=true)"
+            )));
+        }
         let token = match (token_file, std::env::var("TOTORO_TOKEN")) {
             (Some(file), _) => String::from_utf8_lossy(&read_secret(file)?)
                 .trim()

@@ -1,7 +1,9 @@
 //! `init`: settings, secrets and an empty store. Asks nothing that it can choose well.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -61,12 +63,19 @@ impl Init {
             self.dir.join(&config.data_dir),
             self.dir.join(&config.secrets_dir),
         );
+        let token_file = self.dir.join("admin.token");
+        let server_key = secrets.join("server.key");
+        let of_store = data.join("db");
+        refuse_leftovers(&[
+            (&server_key, &server_key),
+            (&token_file, &token_file),
+            (&of_store, &data),
+        ])?;
         let secret = ServerSecret::generate();
-        secret.create(&secrets.join("server.key"))?;
+        secret.create(&server_key)?;
         let now = time::OffsetDateTime::now_utc();
         KeyRing::load(&secrets, now.unix_timestamp())?.renew(now.unix_timestamp())?;
         let token = TokenKind::Admin.generate();
-        let token_file = self.dir.join("admin.token");
         create_secret(&token_file, format!("{token}\n").as_bytes())?;
 
         let store = SledStore::open(&data, u64::from(config.cache_mib) << 20)?;
@@ -92,7 +101,8 @@ impl Init {
         // Last, so that its presence says that the rest is complete.
         let text = toml::to_string(&config).map_err(|error| failed("write settings", &error))?;
         let text = format!("# Totoro's control plane. Secrets are in secrets/, mode 0600.\n{text}");
-        std::fs::write(&file, text).map_err(|error| failed("write control.toml", &error))?;
+        create_whole(&file, text.as_bytes())
+            .map_err(|error| failed("write control.toml", &error))?;
         println!("settings      {}", file.display());
         println!("admin token   {} (mode 0600)", token_file.display());
         println!(
@@ -101,4 +111,33 @@ impl Init {
         );
         Ok(())
     }
+}
+
+/// Refuses a directory in which an init has died midway: what it left holds secrets, so it is the
+/// operator who removes them. Each place is what tells of it, and what is to go.
+fn refuse_leftovers(places: &[(&Path, &Path)]) -> Result<(), CliError> {
+    let left: Vec<String> = places
+        .iter()
+        .filter(|(sign, _)| sign.exists())
+        .map(|(_, place)| place.display().to_string())
+        .collect();
+    if left.is_empty() {
+        return Ok(());
+    }
+    let left = left.join(" ");
+    Err(CliError::Failed(format!(
+        "an init began here and did not end: there is no control.toml, but there is {left}; nothing \
+         uses it yet, so remove it (rm -r {left}) and run init again"
+    )))
+}
+
+/// Makes a file that is there whole and durably, or not at all.
+fn create_whole(path: &Path, text: &[u8]) -> std::io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let unfinished = path.with_extension("toml.new");
+    let mut file = File::create(&unfinished)?;
+    file.write_all(text)?;
+    file.sync_all()?;
+    std::fs::rename(&unfinished, path)?;
+    File::open(dir)?.sync_all()
 }

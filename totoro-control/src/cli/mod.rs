@@ -75,6 +75,9 @@ struct Remote {
     /// The file with the admin token, mode 0600 (or TOTORO_TOKEN holds the token).
     #[arg(long, env = "TOTORO_TOKEN_FILE", global = true, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Send the token over plain HTTP to another machine. Only for closed networks.
+    #[arg(long, env = "TOTORO_INSECURE_HTTP", global = true)]
+    insecure_http: bool,
     /// Print the answer as JSON.
     #[arg(long, global = true)]
     json: bool,
@@ -123,6 +126,6 @@ async fn run(command: Command) -> Result<(), CliError> {
 
 impl Remote {
     fn client(&self) -> Result<Client, CliError> {
-        Client::new(&self.api, self.token_file.as_deref())
+        Client::new(&self.api, self.token_file.as_deref(), self.insecure_http)
     }
 }

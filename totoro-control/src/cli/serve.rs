@@ -62,6 +62,7 @@ impl Serve {
         let failed = |error| CliError::Failed(format!("no signal handlers: {error}"));
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
         let server = Server::bind(Arc::clone(&app)).await?;
         let address = server
             .address()
@@ -70,9 +71,17 @@ impl Serve {
         println!("listening on http://{address}");
         let house = tokio::spawn(Arc::clone(&app).keep_house());
         let serving = tokio::spawn(server.run());
-        tokio::select! {
-            _ = terminate.recv() => tracing::info!("SIGTERM: ending"),
-            _ = interrupt.recv() => tracing::info!("SIGINT: ending"),
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => tracing::info!("SIGTERM: ending"),
+                _ = interrupt.recv() => tracing::info!("SIGINT: ending"),
+                // A terminal that closes, or a habit of operators: it must not end the service.
+                _ = hangup.recv() => {
+                    tracing::info!("SIGHUP: nothing to load again, going on");
+                    continue;
+                }
+            }
+            break;
         }
         app.stop();
         let (served, kept) = tokio::join!(serving, house);

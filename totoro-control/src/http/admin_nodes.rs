@@ -30,8 +30,10 @@ pub(super) fn routes(api: &Arc<Api>) -> Route {
 
 async fn create(api: Arc<Api>, mut incoming: Incoming) -> Answer {
     let caller = api.caller(Scope::Admin, &incoming)?;
-    let new: NewNode = incoming.json(BODY_LIMIT).await?;
-    let made = api.app.create_node(&caller, new).await?;
+    let (new, text) = incoming.json_and_text::<NewNode>(BODY_LIMIT).await?;
+    let request = format!("node {text}");
+    let request = incoming.idempotency(&request)?;
+    let made = api.app.create_node(&caller, new, request).await?;
     Ok(reply::created(
         &format!("/api/v1/admin/nodes/{}", made.id),
         &made,
@@ -65,6 +67,10 @@ async fn change(api: Arc<Api>, id: String, mut incoming: Incoming) -> Answer {
 
 async fn token(api: Arc<Api>, id: String, incoming: Incoming) -> Answer {
     let caller = api.caller(Scope::Admin, &incoming)?;
-    let made = api.app.new_enrolment(&caller, checked_id(&id)?).await?;
+    let request = incoming.idempotency("token")?;
+    let made = api
+        .app
+        .new_enrolment(&caller, checked_id(&id)?, request)
+        .await?;
     Ok(reply::with(warp::http::StatusCode::CREATED, &made))
 }

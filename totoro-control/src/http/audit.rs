@@ -9,7 +9,7 @@ use warp::Filter as _;
 use super::incoming::{Incoming, Query};
 use super::route::{Route, plain};
 use super::{Answer, Api, ApiError, Scope, reply};
-use crate::app::Reach;
+use crate::app::{Failure, Reach};
 use crate::audit::{Filter, find};
 
 pub(super) fn routes(api: &Arc<Api>, scope: Scope) -> Route {
@@ -51,7 +51,13 @@ async fn list(api: Arc<Api>, scope: Scope, incoming: Incoming) -> Answer {
     if newest && cursor.is_some() {
         return Err(ApiError::malformed("query: newest has no cursor"));
     }
-    let page = find(&*api.app.store, &filter, cursor.as_deref(), limit, newest)?
+    let _turn = api.queries.acquire().await;
+    // It may read for long: not on a thread that answers others.
+    let app = Arc::clone(&api.app);
+    let query = move || find(&*app.store, &filter, cursor.as_deref(), limit, newest);
+    let found = tokio::task::spawn_blocking(query).await;
+    let page = found
+        .map_err(|_| Failure::from(Reason::Internal))??
         .ok_or_else(|| ApiError::malformed("query: cursor is none of ours"))?;
     Ok(reply::ok(&AuditPage {
         items: page.events,

@@ -31,8 +31,10 @@ pub(super) fn routes(api: &Arc<Api>, scope: Scope) -> Route {
 
 async fn add(api: Arc<Api>, scope: Scope, mut incoming: Incoming) -> Answer {
     let caller = api.caller(scope, &incoming)?;
-    let new: NewBan = incoming.json(BODY_LIMIT).await?;
-    let made = api.app.add_ban(&caller, &new).await?;
+    let (new, text) = incoming.json_and_text::<NewBan>(BODY_LIMIT).await?;
+    let request = format!("ban {text}");
+    let request = incoming.idempotency(&request)?;
+    let made = api.app.add_ban(&caller, &new, request).await?;
     Ok(reply::with(warp::http::StatusCode::CREATED, &made))
 }
 

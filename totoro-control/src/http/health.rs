@@ -1,4 +1,4 @@
-//! `/healthz` (the process answers) and `/readyz` (it can read its store and is not ending).
+//! `/healthz` (the process answers) and `/readyz` (its store can write and it is not ending).
 
 use std::sync::Arc;
 
@@ -10,7 +10,6 @@ use super::incoming::Incoming;
 use super::problem::ApiError;
 use super::route::{Route, any_of, plain};
 use super::{Answer, Api, reply};
-use crate::records::key;
 
 pub(super) fn routes(api: &Arc<Api>) -> Route {
     any_of([
@@ -24,13 +23,16 @@ async fn alive(_: Arc<Api>, _: Incoming) -> Answer {
 }
 
 async fn ready(api: Arc<Api>, _: Incoming) -> Answer {
+    let unready = |why| ApiError {
+        refusal: Refusal::with(Reason::Internal, why),
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        retry_after: Some(5),
+    };
     if *api.app.stopping().borrow() {
-        return Err(ApiError {
-            refusal: Refusal::with(Reason::Internal, "the control plane is ending"),
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            retry_after: Some(5),
-        });
+        return Err(unready("the control plane is ending"));
     }
-    api.app.store.get(key::GENERATION.as_bytes())?;
+    if !api.app.writes().await? {
+        return Err(unready("the store does not write"));
+    }
     Ok(reply::ok(&serde_json::json!({ "status": "ok" })))
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -13,11 +13,12 @@ use serde::de::DeserializeOwned;
 use totoro_api::Reason;
 use warp::Filter as _;
 use warp::filters::BoxedFilter;
-use warp::http::HeaderMap;
 use warp::http::header::{AUTHORIZATION, CONTENT_LENGTH, IF_MATCH};
+use warp::http::{HeaderMap, StatusCode};
 
 use super::problem::ApiError;
 use crate::app::Failure;
+use crate::app::idempotency::Idempotency;
 use crate::app::invite_change::IfMatch;
 
 /// What most bodies may be, bytes.
@@ -35,7 +36,8 @@ const PAGE: (usize, usize) = (1000, 100);
 /// What the accept loop knows of a request; set before warp sees it.
 #[derive(Clone, Debug)]
 pub(super) struct Origin {
-    pub(super) peer: SocketAddr,
+    /// The client's address, v4-mapped ones as IPv4.
+    pub(super) client: IpAddr,
     pub(super) request_id: String,
 }
 
@@ -72,7 +74,7 @@ fn boxed(body: impl Stream<Item = Result<impl bytes::Buf, warp::Error>> + Send +
 impl Incoming {
     /// The client's address, v4-mapped ones as IPv4.
     pub(super) fn address(&self) -> IpAddr {
-        self.origin.peer.ip().to_canonical()
+        self.origin.client
     }
 
     /// The request's id.
@@ -92,13 +94,17 @@ impl Incoming {
         named.eq_ignore_ascii_case(scheme).then(|| rest.trim())
     }
 
-    /// The `Idempotency-Key`.
-    pub(super) fn idempotency_key(&self) -> Result<Option<&str>, ApiError> {
+    /// The `Idempotency-Key` of this request: what is asked, and its body.
+    pub(super) fn idempotency<'a>(
+        &'a self,
+        request: &'a str,
+    ) -> Result<Option<Idempotency<'a>>, ApiError> {
         let Some(value) = self.headers.get("idempotency-key") else {
             return Ok(None);
         };
         let bad = |_| ApiError::malformed("Idempotency-Key: printable ASCII only");
-        value.to_str().map(Some).map_err(bad)
+        let key = value.to_str().map_err(bad)?;
+        Ok(Some(Idempotency { key, request }))
     }
 
     /// The version that the client saw: `If-Match: "17"` or `*`.
@@ -109,6 +115,10 @@ impl Incoming {
         let text = value.to_str().unwrap_or_default().trim();
         if text == "*" {
             return Ok(IfMatch::Any);
+        }
+        // Ours are strong, so a weak one can match none of them.
+        if text.starts_with("W/\"") && text.ends_with('"') {
+            return Ok(IfMatch::Weak);
         }
         let quoted = text
             .strip_prefix('"')
@@ -162,7 +172,10 @@ impl Incoming {
                 Err(Failure::refused(Reason::RequestTooLarge, detail).into())
             }
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(ApiError::malformed("the body came too slowly")),
+            Err(_) => Err(ApiError {
+                status: StatusCode::REQUEST_TIMEOUT,
+                ..ApiError::malformed("the body came too slowly")
+            }),
         }
     }
 

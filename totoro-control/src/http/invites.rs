@@ -9,7 +9,6 @@ use warp::reply::Response;
 use super::incoming::{BODY_LIMIT, Incoming};
 use super::route::{Route, any_of, plain, with_id};
 use super::{Answer, Api, Scope, reply};
-use crate::app::idempotency::Idempotency;
 
 pub(super) fn routes(api: &Arc<Api>, scope: Scope) -> Route {
     let all = || warp::path!("invites");
@@ -51,10 +50,7 @@ async fn create(api: Arc<Api>, scope: Scope, mut incoming: Incoming) -> Answer {
     let caller = api.caller(scope, &incoming)?;
     let (new, text) = incoming.json_and_text::<NewInvite>(BODY_LIMIT).await?;
     let request = format!("create {text}");
-    let request = incoming.idempotency_key()?.map(|key| Idempotency {
-        key,
-        request: request.as_str(),
-    });
+    let request = incoming.idempotency(&request)?;
     let made = api.app.create_invite(&caller, &new, request).await?;
     let group = match scope {
         Scope::Node => "nodes",
@@ -104,10 +100,7 @@ async fn rotate(api: Arc<Api>, scope: Scope, id: String, incoming: Incoming) -> 
     let caller = api.caller(scope, &incoming)?;
     let version = incoming.if_match()?;
     let request = format!("rotate {id}");
-    let request = incoming.idempotency_key()?.map(|key| Idempotency {
-        key,
-        request: request.as_str(),
-    });
+    let request = incoming.idempotency(&request)?;
     Ok(shown(
         &api.app
             .rotate_invite(&caller, &id, version, request)

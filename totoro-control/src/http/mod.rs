@@ -1,9 +1,11 @@
 //! HTTP: one file per resource. A handler reads, calls one use case and answers; it decides nothing.
 
 mod admin_nodes;
+mod allow;
 mod audit;
 mod backup;
 mod bans;
+mod forwarded;
 mod health;
 mod incoming;
 mod invites;
@@ -15,11 +17,14 @@ mod rate;
 mod reply;
 mod resolve;
 mod route;
+mod seats;
 mod server;
+mod sources;
 mod watch;
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use warp::Filter as _;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
@@ -30,11 +35,21 @@ use crate::app::{App, Caller, Failure};
 use incoming::Incoming;
 use problem::ApiError;
 use rate::Limiters;
+use seats::Seats;
+
+/// Long polls that one node may have open: its daemon has one, and a lost one may linger.
+const MAX_POLLS: usize = 4;
+/// Queries of the trail that run at once: each reads much.
+const MAX_QUERIES: usize = 2;
 
 /// What handlers share.
 struct Api {
     app: Arc<App>,
     limiters: Limiters,
+    /// Open long polls, by node.
+    polls: Arc<Seats<String>>,
+    /// Queries of the trail.
+    queries: Semaphore,
 }
 
 /// Whose routes: a node's key under `/nodes`, an admin's token under `/admin`.
@@ -45,10 +60,18 @@ enum Scope {
 }
 
 impl Api {
-    /// The caller, by the scope's kind of credential. Wrong ones are counted per address.
+    fn new(app: Arc<App>) -> Self {
+        Api {
+            limiters: Limiters::new(app.config.rate),
+            app,
+            polls: Seats::new(MAX_POLLS),
+            queries: Semaphore::new(MAX_QUERIES),
+        }
+    }
+
+    /// The caller, by the scope's kind of credential.
     fn caller(&self, scope: Scope, incoming: &Incoming) -> Result<Caller, ApiError> {
         let address = incoming.address();
-        self.limiters.wrong_key.peek(address)?;
         let text = incoming.bearer().unwrap_or_default();
         let caller = match scope {
             Scope::Node => self.app.node_caller(text, address, incoming.request_id()),
@@ -57,10 +80,20 @@ impl Api {
         caller.map_err(|failure| self.wrong_key(incoming, failure))
     }
 
-    /// Counts a wrong key and gives the failure on.
+    /// Counts a wrong key and gives the failure on, or the lockout of who had too many.
     fn wrong_key(&self, incoming: &Incoming, failure: Failure) -> ApiError {
-        self.limiters.wrong_key.spend(incoming.address());
-        ApiError::from(failure)
+        match self.limiters.wrong_key.fail(incoming.address()) {
+            Ok(()) => failure.into(),
+            Err(limited) => limited,
+        }
+    }
+
+    /// Counts a wrong code. Those of an address that is locked out end here: they cost no event.
+    fn check_code(&self, incoming: &Incoming, code: &str) -> Result<(), ApiError> {
+        if self.app.knows_code(code)? {
+            return Ok(());
+        }
+        self.limiters.wrong_code.fail(incoming.address())
     }
 }
 

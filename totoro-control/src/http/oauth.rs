@@ -8,15 +8,15 @@ use base64::engine::general_purpose::STANDARD;
 use totoro_api::wire::invite::{AccessToken, OauthError};
 use totoro_api::{Reason, Refusal};
 use warp::Filter as _;
-use warp::http::header::{CACHE_CONTROL, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
-use warp::http::{HeaderMap, StatusCode};
+use warp::http::StatusCode;
+use warp::http::header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use warp::reply::Response;
 
 use super::incoming::{BODY_LIMIT, Incoming};
 use super::problem::{ApiError, status_of};
 use super::route::{Route, plain};
 use super::{Answer, Api, reply};
-use crate::app::issue::Visitor;
+use crate::app::holder::Visitor;
 
 pub(super) fn routes(api: &Arc<Api>) -> Route {
     plain(
@@ -40,6 +40,9 @@ async fn token(api: Arc<Api>, mut incoming: Incoming) -> Answer {
             return Ok(error_of(StatusCode::BAD_REQUEST, error, description));
         }
     };
+    if let Err(limited) = api.check_code(&incoming, &asked.secret) {
+        return Ok(refused(&limited));
+    }
     let visitor = Visitor {
         address: incoming.address(),
         request_id: incoming.request_id(),
@@ -94,10 +97,8 @@ fn error_of(status: StatusCode, error: &str, error_description: String) -> Respo
         error_description,
     };
     let mut response = reply::with(status, &body);
-    let headers: &mut HeaderMap = response.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if status == StatusCode::UNAUTHORIZED {
-        headers.insert(
+        response.headers_mut().insert(
             WWW_AUTHENTICATE,
             HeaderValue::from_static("Basic realm=\"totoro\""),
         );

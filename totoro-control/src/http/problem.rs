@@ -1,7 +1,7 @@
 //! Errors as RFC 9457 problems. One function maps a reason to a status; one place writes the body.
 //!
 //! Who acts on what: 400, 413, 422 the caller's program; 401 whoever holds the key; 403 the lender;
-//! 404 the caller; 409, 412, 428 the caller, after reading again; 429 and 503 anyone, later;
+//! 404 the caller; 408 who sends too slowly; 409, 412, 428 the caller, after reading again; 429 and 503 anyone, later;
 //! 500 the operator.
 
 use std::convert::Infallible;
@@ -14,7 +14,9 @@ use warp::http::StatusCode;
 use warp::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use warp::reply::{Reply as _, Response};
 
+use super::reply::no_store;
 use crate::app::Failure;
+use crate::store::StoreError;
 
 /// An error on its way out. It travels as a response extension until the server, which knows the
 /// request's id, writes the body.
@@ -115,6 +117,7 @@ impl ApiError {
             CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
+        no_store(headers);
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
@@ -140,7 +143,11 @@ impl From<Failure> for ApiError {
                 Refusal::with(Reason::RequestMalformed, failure.to_string()),
                 StatusCode::PRECONDITION_REQUIRED,
             ),
-            Failure::Store(crate::store::StoreError::TooLarge(what)) => (
+            Failure::Store(StoreError::Conflict) => (
+                Refusal::with(Reason::Conflict, "others change it at the same moment"),
+                StatusCode::SERVICE_UNAVAILABLE,
+            ),
+            Failure::Store(StoreError::TooLarge(what)) => (
                 Refusal::with(Reason::RequestTooLarge, format!("too much for one {what}")),
                 StatusCode::PAYLOAD_TOO_LARGE,
             ),
@@ -165,8 +172,8 @@ impl From<Failure> for ApiError {
     }
 }
 
-impl From<crate::store::StoreError> for ApiError {
-    fn from(error: crate::store::StoreError) -> Self {
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
         ApiError::from(Failure::from(error))
     }
 }

@@ -7,7 +7,7 @@ use warp::Filter as _;
 use super::incoming::Incoming;
 use super::route::{Route, any_of, plain, with_id};
 use super::{Answer, Api, reply};
-use crate::app::issue::Visitor;
+use crate::app::holder::Visitor;
 
 pub(super) fn routes(api: &Arc<Api>) -> Route {
     let ticket_of = warp::path!("nodes" / String / "ticket");
@@ -22,7 +22,9 @@ async fn list(api: Arc<Api>, incoming: Incoming) -> Answer {
     let mut query = incoming.query()?;
     let (cursor, limit) = (query.take("cursor"), query.limit()?);
     query.done()?;
-    Ok(reply::ok(&api.app.public_nodes(cursor.as_deref(), limit)?))
+    Ok(reply::ok(
+        &api.app.public_nodes(cursor.as_deref(), limit).await?,
+    ))
 }
 
 async fn ticket(api: Arc<Api>, node: String, incoming: Incoming) -> Answer {

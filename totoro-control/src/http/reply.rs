@@ -39,6 +39,7 @@ pub(super) fn created(location: &str, body: &impl Serialize) -> Response {
     response
 }
 
-fn no_store(headers: &mut HeaderMap) {
+/// Keeps caches off it.
+pub(super) fn no_store(headers: &mut HeaderMap) {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
 }

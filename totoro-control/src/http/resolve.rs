@@ -9,7 +9,7 @@ use warp::Filter as _;
 use super::incoming::{BODY_LIMIT, Incoming};
 use super::route::{Route, any_of, plain};
 use super::{Answer, Api, reply};
-use crate::app::issue::Visitor;
+use crate::app::holder::Visitor;
 
 pub(super) fn routes(api: &Arc<Api>) -> Route {
     any_of([
@@ -29,6 +29,7 @@ pub(super) fn routes(api: &Arc<Api>) -> Route {
 async fn resolve(api: Arc<Api>, mut incoming: Incoming) -> Answer {
     api.limiters.resolve.check(incoming.address())?;
     let Code { code } = incoming.json(BODY_LIMIT).await?;
+    api.check_code(&incoming, &code)?;
     let visitor = Visitor {
         address: incoming.address(),
         request_id: incoming.request_id(),
@@ -39,5 +40,6 @@ async fn resolve(api: Arc<Api>, mut incoming: Incoming) -> Answer {
 async fn usage(api: Arc<Api>, mut incoming: Incoming) -> Answer {
     api.limiters.resolve.check(incoming.address())?;
     let Code { code } = incoming.json(BODY_LIMIT).await?;
+    api.check_code(&incoming, &code)?;
     Ok(reply::ok(&api.app.usage(&code)?))
 }

@@ -6,26 +6,34 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use ipnet::IpNet;
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use warp::filters::BoxedFilter;
-use warp::http::header::HeaderValue;
+use warp::http::header::{ALLOW, HeaderValue};
+use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
 use super::incoming::Origin;
 use super::problem::ApiError;
-use super::rate::Limiters;
-use super::{Api, routes};
+use super::seats::Seats;
+use super::sources::source;
+use super::{Api, allow, forwarded, routes};
 use crate::app::App;
 use crate::keys::random_hex;
 
 /// How long a request's headers may take, and how long an idle connection is kept.
 const HEADER_TIME: Duration = Duration::from_secs(15);
+/// How long a peer may leave what we send unread, or unacknowledged.
+const UNREAD_TIME: Duration = Duration::from_secs(30);
+/// A connection's buffers, bytes; headers must fit.
+const BUFFER: usize = 32 * 1024;
 /// How long running requests get when the process is asked to end.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
 /// How long to rest when the system has no descriptors left.
@@ -77,13 +85,10 @@ impl Server {
     /// Serves until the app is asked to stop; then finishes what runs, within a deadline.
     pub async fn run(self) {
         let Server { app, listener } = self;
-        let limiters = Limiters::new(app.config.rate);
-        let api = Arc::new(Api {
-            app: Arc::clone(&app),
-            limiters,
-        });
+        let api = Arc::new(Api::new(Arc::clone(&app)));
         let routes = routes(&api);
         let permits = Arc::new(Semaphore::new(app.config.max_connections as usize));
+        let seats = Seats::new(app.config.connections_per_address as usize);
         let graceful = GracefulShutdown::new();
         let mut stopping = app.stopping();
         let forgetting = tokio::spawn(forget_now_and_then(Arc::clone(&api)));
@@ -99,10 +104,18 @@ impl Server {
             };
             match (permit, accepted) {
                 (Ok(permit), Ok((stream, peer))) => {
+                    // A trusted proxy brings many clients.
+                    let proxied = forwarded::is_trusted(peer.ip(), &app.config.trusted_proxies);
+                    let seat = seats.take(source(peer.ip()));
+                    if seat.is_none() && !proxied {
+                        tracing::debug!(%peer, "refused: too many connections of one address");
+                        continue;
+                    }
                     let (routes, watcher) = (routes.clone(), graceful.watcher());
+                    let app = Arc::clone(&app);
                     tokio::spawn(async move {
-                        serve(stream, peer, routes, watcher).await;
-                        drop(permit);
+                        serve(stream, peer, routes, watcher, &app.config.trusted_proxies).await;
+                        drop((permit, seat));
                     });
                 }
                 (_, Err(error)) => {
@@ -136,13 +149,17 @@ async fn serve(
     peer: SocketAddr,
     routes: BoxedFilter<(Response,)>,
     watcher: Watcher,
+    proxies: &[IpNet],
 ) {
-    // A revocation's push must not wait for the peer's delayed acknowledgement.
-    let _ = stream.set_nodelay(true);
+    if let Err(error) = tune(&stream) {
+        tracing::debug!(%peer, %error, "connection ended before it began");
+        return;
+    }
+    let proxies = proxies.to_vec();
     let warp = TowerToHyperService::new(warp::service(routes));
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         let origin = Origin {
-            peer,
+            client: forwarded::client(peer.ip(), request.headers(), &proxies),
             request_id: random_hex::<8>(),
         };
         let line = (
@@ -151,27 +168,31 @@ async fn serve(
             Instant::now(),
         );
         request.extensions_mut().insert(origin.clone());
+        // Answered like GET; hyper, which remembers what was asked, leaves out the body.
+        if request.method() == Method::HEAD {
+            *request.method_mut() = Method::GET;
+        }
         let answer = warp.call(request);
         async move { Ok::<_, Infallible>(finish(answer.await, &origin, line)) }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
+    // HTTP/1 alone: its header timer runs from the first moment, also where nothing is sent.
+    let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(64)
-        .keep_alive_interval(HEADER_TIME)
-        .keep_alive_timeout(HEADER_TIME);
-    let connection = builder
-        .serve_connection(TokioIo::new(stream), service)
-        .into_owned();
+        .header_read_timeout(HEADER_TIME)
+        .max_buf_size(BUFFER)
+        .serve_connection(TokioIo::new(stream), service);
     if let Err(error) = watcher.watch(connection).await {
         // What a client did to its connection is its business.
-        tracing::debug!(%peer, error = error.as_ref(), "connection ended");
+        tracing::debug!(%peer, error = &error as &dyn std::error::Error, "connection ended");
     }
+}
+
+/// Sets a connection's options.
+fn tune(stream: &TcpStream) -> std::io::Result<()> {
+    // A revocation's push must not wait for the peer's delayed acknowledgement.
+    stream.set_nodelay(true)?;
+    let ms = u32::try_from(UNREAD_TIME.as_millis()).unwrap_or(u32::MAX);
+    Ok(setsockopt(stream, sockopt::TcpUserTimeout, &ms)?)
 }
 
 /// Writes the body of an error, stamps the request id and leaves a line in the log: the path only,
@@ -189,19 +210,44 @@ fn finish(
     let id = origin.request_id.as_str();
     tracing::debug!(
         %method,
-        path,
+        path = path.as_str(),
         status = response.status().as_u16(),
         reason,
         took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
-        client = %origin.peer.ip(),
+        client = %origin.client,
         request_id = id,
         "request"
     );
+    let allow = (response.status() == StatusCode::METHOD_NOT_ALLOWED)
+        .then(|| allow::methods(&path))
+        .flatten();
     if let Some(error) = error {
         response = error.write(id);
+    }
+    if let Some(methods) = allow {
+        let methods = HeaderValue::from_static(methods);
+        response.headers_mut().insert(ALLOW, methods);
     }
     if let Ok(id) = HeaderValue::from_str(id) {
         response.headers_mut().insert("x-request-id", id);
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::getsockopt;
+
+    #[tokio::test]
+    async fn who_reads_nothing_is_cut() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let _client = TcpStream::connect(address).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        tune(&stream).unwrap();
+        let timeout = getsockopt(&stream, sockopt::TcpUserTimeout).unwrap();
+        assert_eq!(timeout, 30_000);
+        assert!(stream.nodelay().unwrap());
+    }
 }

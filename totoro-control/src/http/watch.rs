@@ -14,6 +14,9 @@ use crate::duration::Span;
 /// The longest wait: below what proxies on the way allow an answer to take.
 const MAX_WAIT: Duration = Duration::from_secs(55);
 
+/// When a node with too many open polls may try again, seconds.
+const RETRY_S: u64 = 5;
+
 pub(super) fn routes(api: &Arc<Api>) -> Route {
     plain(api, warp::path!("watch").and(warp::get()).boxed(), watch)
 }
@@ -30,7 +33,12 @@ async fn watch(api: Arc<Api>, incoming: Incoming) -> Answer {
         _ => return Err(ApiError::malformed("query: gen and rev go together")),
     };
     query.done()?;
-    match api.app.watch(caller.node(None)?, stands, wait).await? {
+    let node = caller.node(None)?;
+    let _seat = api
+        .polls
+        .take(node.to_owned())
+        .ok_or_else(|| ApiError::rate_limited(RETRY_S))?;
+    match api.app.watch(node, stands, wait).await? {
         Some(state) => Ok(reply::ok(&state)),
         None => Ok(reply::nothing()),
     }

@@ -21,6 +21,8 @@ pub enum Purpose {
     DerivedCode,
     /// Whether a backup was made under this secret.
     BackupCheck,
+    /// Enrolment tokens that are derived from an Idempotency-Key.
+    DerivedToken,
     /// Idempotency keys and the bodies that came with them.
     Idempotency,
 }
@@ -35,6 +37,7 @@ impl Purpose {
             Purpose::InviteCode => "totoro-control 2025 invite code",
             Purpose::DerivedCode => "totoro-control 2025 derived code",
             Purpose::BackupCheck => "totoro-control 2025 backup check",
+            Purpose::DerivedToken => "totoro-control 2025 derived enrolment token",
             Purpose::Idempotency => "totoro-control 2025 idempotency",
         }
     }

@@ -27,11 +27,13 @@ impl TokenKind {
     /// A new one: 256 random bits.
     #[must_use]
     pub fn generate(self) -> String {
-        format!(
-            "{}{}",
-            self.prefix(),
-            URL_SAFE_NO_PAD.encode(random::<32>())
-        )
+        self.of(random())
+    }
+
+    /// The one of these bits.
+    #[must_use]
+    pub fn of(self, bits: [u8; 32]) -> String {
+        format!("{}{}", self.prefix(), URL_SAFE_NO_PAD.encode(bits))
     }
 
     /// Whether the text has the shape of one.

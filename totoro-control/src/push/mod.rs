@@ -12,12 +12,16 @@ use totoro_api::wire::push::{Ban, DesiredInvite, DesiredNode, DesiredState, Invi
 
 use crate::app::App;
 use crate::records::{BanRecord, Change, InviteRecord, NodeRecord, key};
-use crate::store::{Position, Range, Store, StoreError, Tx, names, prefix_end, read};
+use crate::store::{
+    Entry, Position, Range, Store, StoreError, Tx, names, prefix_end, read, records,
+};
 
 use totoro_api::wire::node::Visibility;
 
 /// Entries of a log that a change is made from at most; what is longer is a snapshot.
 const MAX_DELTA: usize = 512;
+/// Entries of a log that are removed at once.
+const MAX_TRIM: usize = 10_000;
 /// Revoked and expired invites are still named for this long, seconds, so that whoever comes with
 /// one is told why; after it they are unknown. No session outlives it.
 const REMEMBER_S: i64 = 31 * 86_400;
@@ -188,19 +192,14 @@ impl App {
         let now = self.now();
         let mut bans = Vec::new();
         for prefix in [key::bans_of(node), key::GLOBAL_BANS.to_owned()] {
-            for id in names(&*self.store, &prefix)? {
-                let record = read::<BanRecord>(&*self.store, &format!("{prefix}{id}"))?;
-                bans.extend(
-                    record
-                        .map(|record| record.value)
-                        .filter(|ban| holds(ban, now))
-                        .map(
-                            |BanRecord {
-                                 id, prefix, until, ..
-                             }| Ban { id, prefix, until },
-                        ),
-                );
-            }
+            let found = records::<BanRecord>(&*self.store, &prefix)?;
+            let holding = found.into_iter().map(|(_, record)| record.value);
+            let holding = holding.filter(|ban| holds(ban, now));
+            bans.extend(holding.map(
+                |BanRecord {
+                     id, prefix, until, ..
+                 }| Ban { id, prefix, until },
+            ));
         }
         Ok(bans)
     }
@@ -216,7 +215,7 @@ fn desired_invite(record: InviteRecord, now: i64) -> Option<DesiredInvite> {
     let over = match record.state_at(now) {
         InviteState::Revoked => record.revoked_at,
         InviteState::Expired => record.expires_at,
-        InviteState::Active | InviteState::Paused => None,
+        InviteState::Active | InviteState::Paused | InviteState::Unknown => None,
     };
     if over.is_some_and(|at| at + REMEMBER_S < now) {
         return None;
@@ -238,24 +237,37 @@ fn desired_invite(record: InviteRecord, now: i64) -> Option<DesiredInvite> {
     })
 }
 
-/// Removes what the log no longer needs: all but the newest entries.
+/// Removes what the log no longer needs: what is older than what the node has applied, whose own
+/// entry stays as the place to go on from, and all but the newest entries.
 ///
 /// # Errors
 /// When the store fails.
-pub fn trim(store: &dyn Store, tx: &mut Tx<'_>, node: &str) -> Result<(), StoreError> {
+pub fn trim(
+    store: &dyn Store,
+    tx: &mut Tx<'_>,
+    node: &str,
+    applied: u64,
+) -> Result<(), StoreError> {
     let log = key::policy_log(node);
     let to = prefix_end(log.as_bytes());
-    let range = Range {
+    let newest = store.range(Range {
         from: log.as_bytes(),
         to: &to,
-        limit: 4 * MAX_DELTA,
+        limit: MAX_DELTA,
         reverse: true,
-    };
-    let entries = store.range(range)?;
-    if entries.len() <= 2 * MAX_DELTA {
+    })?;
+    let is_applied = |entry: &&Entry| entry.1.revision <= applied;
+    let last = newest.last().filter(|_| newest.len() == MAX_DELTA);
+    let Some((oldest, _)) = newest.iter().find(is_applied).or(last) else {
         return Ok(());
-    }
-    for (at, _) in entries.into_iter().skip(MAX_DELTA) {
+    };
+    let old = store.range(Range {
+        from: log.as_bytes(),
+        to: oldest,
+        limit: MAX_TRIM,
+        reverse: false,
+    })?;
+    for (at, _) in old {
         tx.delete_raw(at);
     }
     Ok(())

@@ -12,17 +12,8 @@ const FORMAT_KEY: &[u8] = b"mformat";
 /// What stands there, before the schema's number.
 const OURS: &str = "totoro-control ";
 
-/// What was found.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found {
-    /// Nothing: it was made ours, and is not durable yet.
-    New,
-    /// A store of this schema, or of an older one that was brought forward.
-    Ours,
-}
-
-/// Looks at what is there, and brings an older store forward.
-pub(super) fn settle(tree: &::sled::Tree, dir: &Path) -> Result<Found, StoreError> {
+/// Makes an empty tree ours, which is not durable yet, or brings an older store forward.
+pub(super) fn settle(tree: &::sled::Tree, dir: &Path) -> Result<(), StoreError> {
     let unusable = |problem: String| StoreError::Unusable {
         path: dir.to_owned(),
         problem,
@@ -33,11 +24,11 @@ pub(super) fn settle(tree: &::sled::Tree, dir: &Path) -> Result<Found, StoreErro
         }
         tree.insert(FORMAT_KEY, format_of(migrate::SCHEMA).as_slice())
             .map_err(StoreError::Engine)?;
-        return Ok(Found::New);
+        return Ok(());
     };
     let mut ground = SledGround { tree, dir };
     match migrate::forward(&mut ground, schema) {
-        Ok(()) => Ok(Found::Ours),
+        Ok(()) => Ok(()),
         Err(MigrateError::Store(error)) => Err(error),
         Err(refused) => Err(unusable(refused.to_string())),
     }

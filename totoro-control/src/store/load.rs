@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use super::sync::{LogFile, sync_creation};
+use super::sync::{LogFile, sync_all};
 use super::writer::{Head, data_key, join};
 use super::{Entry, SnapshotHead, StoreError};
 use super::{ground, seal};
@@ -182,6 +182,9 @@ impl Loader {
             day,
         } = head;
         let revision = revision.saturating_add(LOST);
+        // Segments of the trail that were read after the snapshot may be of the next day: what is
+        // appended from now on comes after them whatever the clock says.
+        let day = day.saturating_add(1);
         ground::found(&mut self.batch, schema, Head { revision, day });
         self.write()?;
         LogFile::open(&self.dir)?.sync()?;
@@ -192,7 +195,7 @@ impl Loader {
             path: dir.clone(),
             source,
         })?;
-        sync_creation(&dir)
+        sync_all(&dir)
     }
 
     fn write(&mut self) -> Result<(), StoreError> {

@@ -7,7 +7,7 @@
 //!
 //! Reads see a commit as soon as it is applied, which is up to some milliseconds before it is
 //! durable. The log is sequential, so whoever reads something and then has a commit of their own
-//! acknowledged knows that what they read is durable too.
+//! acknowledged, be it one without operations, knows that what they read is durable too.
 
 pub mod dump;
 mod examine;
@@ -33,7 +33,7 @@ pub use self::load::{Loader, STAGING, Target, is_unfinished};
 pub use self::migrate::SCHEMA;
 pub use self::sled::SledStore;
 pub use self::tx::{Record, Tx};
-pub(crate) use self::tx::{names, read};
+pub(crate) use self::tx::{names, read, records};
 
 /// The largest value, bytes: larger ones would leave sled's log for blobs, which are never synced.
 pub const MAX_VALUE: usize = 4000;
@@ -206,7 +206,8 @@ pub trait Store: Send + Sync + 'static {
     fn range(&self, range: Range<'_>) -> Result<Vec<Entry>, StoreError>;
 
     /// Applies the commit if all its preconditions hold, and answers its revision once it is
-    /// durable. Dropping the future does not undo it.
+    /// durable. Dropping the future does not undo it. One without operations answers once all that
+    /// its preconditions saw is durable.
     fn commit(&self, commit: Commit) -> BoxFuture<'static, Result<u64, StoreError>>;
 
     /// The revision of the newest durable commit that touched a key under this prefix (which must
@@ -256,6 +257,8 @@ pub fn prefix_end(prefix: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod damage_tests;
+#[cfg(test)]
+mod disk_tests;
 #[cfg(test)]
 mod mem;
 #[cfg(test)]

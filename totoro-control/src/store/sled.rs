@@ -11,13 +11,15 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::ground::{self, Found};
+use super::ground;
 use super::seal::SealOnDrop;
 use super::snapshot::{Keeper, SledSnapshot};
-use super::sync::{LogFile, sync_creation};
+use super::sync::{LogFile, make_dir, sync_all};
 use super::watchers::Watchers;
 use super::witness::Witness;
-use super::writer::{DATA, HEAD_KEY, Head, MAX_BATCH, META, Request, Writer, data_key, split};
+use super::writer::{
+    DATA, HEAD_KEY, Head, MAX_BATCH, META, MakeDurable, Request, Writer, data_key, split,
+};
 use super::{Commit, Entry, Range, Snapshot, Store, StoreError, Versioned, examine};
 
 /// Commits waiting for the writer; beyond it `commit` waits, which is the back-pressure.
@@ -40,12 +42,21 @@ impl SledStore {
     /// # Errors
     /// When it is in use, is not ours or newer, or the disk fails.
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
+        Self::open_with(dir, cache_bytes, |log| Box::new(move || log.sync()))
+    }
+
+    /// [`SledStore::open`] with what makes the log durable: tests put a slow or a broken disk there.
+    pub(super) fn open_with(
+        dir: &Path,
+        cache_bytes: u64,
+        sync: impl FnOnce(LogFile) -> MakeDurable,
+    ) -> Result<Self, StoreError> {
         let io = |doing, source| StoreError::Io {
             doing,
             path: dir.to_owned(),
             source,
         };
-        std::fs::create_dir_all(dir).map_err(|source| io("create", source))?;
+        make_dir(dir).map_err(|source| io("create", source))?;
         let unusable = |problem: String| StoreError::Unusable {
             path: dir.to_owned(),
             problem,
@@ -65,23 +76,27 @@ impl SledStore {
                 other => unusable(format!("{other}; restore it from a backup")),
             })?;
         let tree = (*db).clone();
-        if ground::settle(&tree, dir)? == Found::New {
-            tree.flush().map_err(StoreError::Engine)?;
-            sync_creation(dir)?;
-        }
+        ground::settle(&tree, dir)?;
         let mut head = match tree.get(HEAD_KEY).map_err(StoreError::Engine)? {
             Some(head) => Head::decode(&head).ok_or_else(|| unusable("no head".to_owned()))?,
             None => Head::default(),
         };
         // Readers may have seen revisions of a batch that never became durable. No other commit
-        // may get the same ones, so each start leaves a batch's worth out.
+        // may get the same ones, so each start leaves a batch's worth out, and says so durably: a
+        // second crash before the first commit must not hand them out either.
         head.revision += MAX_BATCH as u64;
+        tree.insert(HEAD_KEY, &head.encode())
+            .map_err(StoreError::Engine)?;
+        tree.flush().map_err(StoreError::Engine)?;
+        // From here on all that can be read is durable. Each start does it, since the one that made
+        // the files, or wrote what was recovered, may have died before its own.
+        sync_all(dir)?;
         let durable = Arc::new(AtomicU64::new(head.revision));
         let watchers = Arc::new(Watchers::default());
         let (requests, receiver) = mpsc::channel(QUEUE);
         let writer = Writer {
             tree: tree.clone(),
-            log: LogFile::open(dir)?,
+            sync: sync(LogFile::open(dir)?),
             head,
             durable: Arc::clone(&durable),
             watchers: Arc::clone(&watchers),
@@ -93,7 +108,7 @@ impl SledStore {
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {
-                writer.run();
+                writer.run_or_end();
                 drop(db);
             })
             .map_err(|source| io("start the writer of", source))?;

@@ -1,7 +1,8 @@
 //! Making bytes durable. sled's own flush writes with `sync_file_range`, which asks neither the
 //! file system nor the disk for anything: it survives a killed process, not a power cut.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
@@ -38,9 +39,15 @@ impl LogFile {
     }
 }
 
-/// fsync of what creation made: the files, their directory and the directory's parent, or a power
-/// cut may leave a store that was acknowledged without a name.
-pub(super) fn sync_creation(dir: &Path) -> Result<(), StoreError> {
+/// Makes the store's directory where it is missing. The files in it hold the addresses of clients:
+/// nobody else looks into it.
+pub(super) fn make_dir(dir: &Path) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+/// fsync of the files, their directory and the directory's parent, or a power cut may leave a store
+/// that was acknowledged without a name.
+pub(super) fn sync_all(dir: &Path) -> Result<(), StoreError> {
     let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
     let dot = Path::new(".");
     for path in [

@@ -1,6 +1,7 @@
 //! The suite on each backend, and what only sled must do.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::mem::{MemStore, State};
 use super::suite::{Backend, suite};
@@ -44,8 +45,16 @@ fn memory_passes_the_suite() {
     suite::<Mem>();
 }
 
-fn open(dir: &std::path::Path) -> SledStore {
-    SledStore::open(dir, 4 << 20).unwrap()
+/// Opens a store that may just have been dropped: a process that another test starts holds a copy of
+/// its lock from its fork until its exec.
+pub(super) fn open(dir: &std::path::Path) -> SledStore {
+    for _ in 0..1000 {
+        match SledStore::open(dir, 4 << 20) {
+            Err(StoreError::InUse { .. }) => std::thread::sleep(Duration::from_millis(5)),
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("the store is not given back")
 }
 
 #[test]

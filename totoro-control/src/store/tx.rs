@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Commit, Expect, Op, Range, Store, StoreError, prefix_end};
+use super::{Commit, Entry, Expect, Op, Range, Store, StoreError, prefix_end};
 
 /// A decoded record and the revision that wrote it.
 #[derive(Clone, Debug, PartialEq)]
@@ -127,6 +127,34 @@ pub(crate) fn read<T: DeserializeOwned>(
         revision: found.revision,
         value,
     }))
+}
+
+/// The records under a prefix with their keys without it, in order.
+///
+/// # Errors
+/// When the store fails or a record cannot be read.
+pub(crate) fn records<T: DeserializeOwned>(
+    store: &dyn Store,
+    prefix: &str,
+) -> Result<Vec<(String, Record<T>)>, StoreError> {
+    let to = prefix_end(prefix.as_bytes());
+    let range = Range {
+        from: prefix.as_bytes(),
+        to: &to,
+        limit: usize::MAX,
+        reverse: false,
+    };
+    let read = |(key, found): Entry| {
+        let key = String::from_utf8_lossy(&key).into_owned();
+        match serde_json::from_slice(&found.value) {
+            Ok(value) => {
+                let revision = found.revision;
+                Ok((key[prefix.len()..].to_owned(), Record { revision, value }))
+            }
+            Err(source) => Err(StoreError::Unreadable { key, source }),
+        }
+    };
+    store.range(range)?.into_iter().map(read).collect()
 }
 
 /// The keys under a prefix, without it, in order.

@@ -2,14 +2,14 @@
 //! applies one sled batch, flushes, syncs, and only then acknowledges and tells the watchers.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::snapshot::{Ask, Keeper};
-use super::sync::LogFile;
 use super::watchers::Watchers;
 use super::witness::Witness;
 use super::{Commit, Expect, MAX_KEY, MAX_OPS, MAX_VALUE, Op, Position, StoreError};
@@ -24,10 +24,19 @@ pub(super) const DATA: u8 = b'd';
 /// Where the last revision and day stand.
 pub(super) const HEAD_KEY: &[u8] = b"mhead";
 
+/// How long answers get on their way before the process ends.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// Makes everything written to the log so far durable.
+pub(super) type MakeDurable = Box<dyn FnMut() -> Result<(), StoreError> + Send>;
+
+/// Where a commit is acknowledged.
+type Done = oneshot::Sender<Result<u64, StoreError>>;
+
 /// What the writer thread is asked.
 pub(super) enum Request {
     /// A commit and where to acknowledge it.
-    Commit(Commit, oneshot::Sender<Result<u64, StoreError>>),
+    Commit(Commit, Done),
     /// Something about a snapshot.
     Snapshot(Ask),
     /// The last request: end when all before it is durable.
@@ -61,7 +70,7 @@ impl Head {
 /// The writer's own things.
 pub(super) struct Writer {
     pub(super) tree: ::sled::Tree,
-    pub(super) log: LogFile,
+    pub(super) sync: MakeDurable,
     pub(super) head: Head,
     /// The newest durable revision, for those who begin to watch.
     pub(super) durable: Arc<AtomicU64>,
@@ -76,8 +85,17 @@ pub(super) struct Writer {
 type Pending = HashMap<Vec<u8>, Option<u64>>;
 
 impl Writer {
-    /// Runs until closed or until nobody can ask any more.
-    pub(super) fn run(mut self) {
+    /// Runs until closed or until nobody can ask any more. A panic ends the process: without its
+    /// writer it would answer reads, and no write, for ever.
+    pub(super) fn run_or_end(self) {
+        if catch_unwind(AssertUnwindSafe(|| self.run())).is_err() {
+            // The panic's hook has said where.
+            tracing::error!("the store's writer panicked; ending");
+            std::process::exit(crate::EXIT_STORE_FAILED);
+        }
+    }
+
+    fn run(mut self) {
         let mut queue = Vec::with_capacity(MAX_BATCH);
         while self.requests.blocking_recv_many(&mut queue, MAX_BATCH) > 0 {
             let (mut closing, mut asks) = (Vec::new(), Vec::new());
@@ -109,7 +127,7 @@ impl Writer {
     }
 
     /// Applies what can be applied as one batch and acknowledges all of it.
-    fn write(&mut self, commits: Vec<(Commit, oneshot::Sender<Result<u64, StoreError>>)>) {
+    fn write(&mut self, commits: Vec<(Commit, Done)>) {
         let mut batch = ::sled::Batch::default();
         let mut pending = Pending::new();
         let mut applied = Vec::with_capacity(commits.len());
@@ -117,6 +135,9 @@ impl Writer {
         let mut head = Head { day, ..self.head };
         for (commit, done) in commits {
             match self.check(&commit, &pending) {
+                // It saw what this batch, or an earlier one, has applied: it is answered once that
+                // is durable, and an earlier one is.
+                Ok(()) if commit.ops.is_empty() => applied.push((Vec::new(), head.revision, done)),
                 Ok(()) => {
                     head.revision += 1;
                     let keys = stage(&commit, head, &mut batch, &mut pending);
@@ -127,23 +148,16 @@ impl Writer {
                 }
             }
         }
-        if applied.is_empty() {
-            return;
+        if !pending.is_empty() {
+            batch.insert(HEAD_KEY, &head.encode());
+            let kept = self.snapshots.keep(&self.tree, pending.keys());
+            if let Err(error) = kept.and_then(|()| self.make_durable(batch)) {
+                end(&error, applied.into_iter().map(|(_, _, done)| done));
+            }
+            self.head = head;
+            self.durable.store(head.revision, Ordering::Release);
+            self.witness.note(head.revision);
         }
-        batch.insert(HEAD_KEY, &head.encode());
-        // After a failed sync nobody knows what is on the disk: another try could succeed and
-        // acknowledge what is lost. The process ends; a restart reads what is really there.
-        let kept = self.snapshots.keep(&self.tree, pending.keys());
-        if let Err(error) = kept.and_then(|()| self.make_durable(batch)) {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "the store failed; ending"
-            );
-            std::process::exit(crate::EXIT_STORE_FAILED);
-        }
-        self.head = head;
-        self.durable.store(head.revision, Ordering::Release);
-        self.witness.note(head.revision);
         for (keys, revision, done) in applied {
             self.watchers.tell(keys.iter().map(Vec::as_slice), revision);
             // The asker may have gone away; what it asked for is done all the same.
@@ -151,10 +165,10 @@ impl Writer {
         }
     }
 
-    fn make_durable(&self, batch: ::sled::Batch) -> Result<(), StoreError> {
+    fn make_durable(&mut self, batch: ::sled::Batch) -> Result<(), StoreError> {
         self.tree.apply_batch(batch).map_err(StoreError::Engine)?;
         self.tree.flush().map_err(StoreError::Engine)?;
-        self.log.sync()
+        (self.sync)()
     }
 
     /// Whether the commit is within limits and its preconditions hold.
@@ -178,6 +192,20 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// Refuses what is not durable and ends the process. After a failed sync nobody knows what is on
+/// the disk: another try could succeed and acknowledge what is lost. A restart reads what is there.
+fn end(error: &StoreError, asked: impl Iterator<Item = Done>) -> ! {
+    tracing::error!(
+        error = error as &dyn std::error::Error,
+        "the store failed; ending"
+    );
+    for done in asked {
+        let _ = done.send(Err(StoreError::Closed));
+    }
+    std::thread::sleep(LAST_WORDS);
+    std::process::exit(crate::EXIT_STORE_FAILED)
 }
 
 pub(super) fn within_limits(commit: &Commit) -> Result<(), StoreError> {

@@ -230,4 +230,53 @@ fn init_asks_for_what_it_must_and_overwrites_nothing() {
     let token = std::fs::read(at.join("admin.token")).unwrap();
     assert_eq!(init(&closed).status.code(), Some(1));
     assert_eq!(std::fs::read(at.join("admin.token")).unwrap(), token);
+    let mode = |path: &str| {
+        let about = std::fs::metadata(at.join(path)).unwrap();
+        about.permissions().mode() & 0o777
+    };
+    assert_eq!(mode("data"), 0o700, "the addresses of clients are in it");
+    assert!(!at.join("control.toml.new").exists());
+
+    // One that died before its end says what it left and what to do.
+    std::fs::remove_file(at.join("control.toml")).unwrap();
+    let again = init(&closed);
+    assert_eq!(again.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&again.stderr);
+    for word in ["did not end", "server.key", "admin.token", "data", "rm -r"] {
+        assert!(said.contains(word), "{said}");
+    }
+    for left in ["secrets/server.key", "admin.token"] {
+        std::fs::remove_file(at.join(left)).unwrap();
+    }
+    std::fs::remove_dir_all(at.join("data")).unwrap();
+    assert_eq!(init(&closed).status.code(), Some(0));
+}
+
+#[test]
+fn the_token_does_not_travel_in_the_clear_unasked() {
+    let control = Control::start();
+    // An address of a documentation network: nothing is there, and nothing is sent.
+    let list = |insecure: &str| {
+        let mut command = Command::new(binary());
+        command
+            .args(["node", "list", "--api", "http://192.0.2.1:9"])
+            .env("TOTORO_TOKEN_FILE", control.at().join("admin.token"))
+            .env("TOTORO_INSECURE_HTTP", insecure);
+        command.output().unwrap()
+    };
+    let refused = list("false");
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--insecure-http"));
+}
+
+#[tokio::test]
+async fn a_hangup_does_not_end_the_server() {
+    let control = Control::start();
+    control.signal(nix::sys::signal::Signal::SIGHUP);
+    let began = std::time::Instant::now();
+    while !control.log().contains("SIGHUP") {
+        assert!(began.elapsed() < crate::support::PATIENCE);
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    control.get("/admin/nodes", &control.admin).await.with(200);
 }

@@ -131,6 +131,62 @@ async fn a_node_tells_nothing_of_anothers_invites() {
 }
 
 #[tokio::test]
+async fn a_node_can_neither_speak_for_the_control_plane_nor_hold_up_its_readers() {
+    let control = Control::start();
+    let node = control.node("n1").await;
+    let mut claimed = Vec::new();
+    for (seq, kind) in [
+        (1, "admin.node_changed"),
+        (2, "invite.revoked"),
+        (3, "ticket.issued"),
+        (4, "node.offline"),
+        (5, "ban.added"),
+        (6, "session.opened"),
+    ] {
+        let mut event = event(seq, None);
+        event["kind"] = json!(kind);
+        claimed.push(event);
+    }
+    let mut newer = event(7, None);
+    newer["reason"] = json!("max_moons");
+    claimed.push(newer);
+    let mut deep = event(8, None);
+    let nested = format!("{}1{}", "[".repeat(100), "]".repeat(100));
+    deep["detail"] = serde_json::from_str(&nested).unwrap();
+    claimed.push(deep);
+    send(&control, &node, SPOOL, claimed).await.with(200);
+
+    let told = control.audit(&format!("&node={}", node.id)).await;
+    let told: Vec<&Value> = told
+        .iter()
+        .filter(|event| event["spool"] == SPOOL)
+        .collect();
+    let kinds: Vec<&str> = told
+        .iter()
+        .map(|event| event["kind"].as_str().unwrap())
+        .collect();
+    let (foreign, session) = ("audit.foreign", "session.opened");
+    assert_eq!(
+        kinds,
+        [
+            foreign,
+            foreign,
+            foreign,
+            foreign,
+            "ban.added",
+            session,
+            session,
+            session
+        ],
+        "bans may be a node's own"
+    );
+    assert_eq!(told[0]["detail"]["kind"], "admin.node_changed");
+    assert_eq!(told[0]["detail"]["detail"]["n"], 1);
+    assert_eq!(told[6]["detail"]["unknown_reason"], "max_moons");
+    assert!(told[7]["detail"]["dropped_bytes"].as_u64().unwrap() > 200);
+}
+
+#[tokio::test]
 async fn bad_batches_change_nothing() {
     let control = Control::start();
     let node = control.node("n1").await;

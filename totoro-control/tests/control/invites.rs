@@ -142,13 +142,24 @@ async fn expiry_is_the_clocks_and_extension_revives() {
         );
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
+    // What changes besides leaves its end alone: it is told once.
+    for body in [json!({ "note": "late" }), json!({ "label": "late" })] {
+        control.patch(&path, &node.key, body).await.with(200);
+    }
+    let rotated = [("if-match", "*")];
+    control
+        .call_with("POST", &format!("{path}/rotate"), &node.key, None, &rotated)
+        .await
+        .with(200);
+    tokio::time::sleep(std::time::Duration::from_millis(2200)).await;
+    assert_eq!(control.kinds(&query).await.len(), 1);
     let revived = control
         .patch(&path, &node.key, json!({ "expires_at": "" }))
         .await
         .with(200);
     assert_eq!(
         (&revived["state"], &revived["epoch"]),
-        (&json!("active"), &json!(2))
+        (&json!("active"), &json!(3))
     );
     assert_eq!(revived["expires_at"], Value::Null);
     assert_eq!(control.kinds(&query).await.len(), 1);
@@ -325,6 +336,17 @@ async fn nobody_reaches_anothers_invites() {
     let query = format!("/nodes/audit?node={}", node.id);
     control
         .get(&query, &other.key)
+        .await
+        .refused(401, "not_authorized");
+
+    // Its own name is as good as its id.
+    let query = "/nodes/invites?node=n1";
+    assert_eq!(
+        control.get(query, &node.key).await.with(200)["items"][0]["id"],
+        id.as_str()
+    );
+    control
+        .get(query, &other.key)
         .await
         .refused(401, "not_authorized");
 

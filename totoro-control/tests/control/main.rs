@@ -3,11 +3,14 @@
 
 mod backup;
 mod commands;
+mod connections;
 mod doctor;
 mod durability;
+mod enrolment;
 mod events;
 mod hygiene;
 mod invites;
 mod nodes;
+mod repeats;
 mod support;
 mod tickets;

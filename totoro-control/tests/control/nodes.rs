@@ -1,4 +1,4 @@
-//! Nodes: enrolment, heartbeats, the watch.
+//! Nodes: heartbeats, changes, the watch, bans.
 
 use std::time::{Duration, Instant};
 
@@ -6,70 +6,15 @@ use crate::support::{Control, Node};
 use serde_json::json;
 
 #[tokio::test]
-async fn a_token_enrols_one_key_once() {
-    let control = Control::start();
-    let new = json!({
-        "name": "n1", "server_addr": ["192.0.2.1:7000"], "pool": { "tcp": ["20000-20009"] },
-    });
-    let made = control
-        .post("/admin/nodes", &control.admin, new.clone())
-        .await
-        .with(201);
-    control
-        .post("/admin/nodes", &control.admin, new)
-        .await
-        .refused(409, "conflict");
-    let token = made["token"].as_str().unwrap();
-    let id = made["id"].as_str().unwrap();
-
-    let (mine, thief) = (
-        control.enrolled("n2", json!({})).await,
-        control.enrolled("n3", json!({})).await,
-    );
-    // A fresh key for n1; `mine` and `thief` only lend theirs.
-    let key = Node {
-        id: id.to_owned(),
-        key: format!("{}x", &mine.key[..46]),
-        ..mine
-    };
-    let first = control
-        .post("/nodes/enroll", token, key.enrolment())
-        .await
-        .with(200);
-    assert_eq!(
-        (first["node"].as_str(), first["name"].as_str()),
-        (Some(id), Some("n1"))
-    );
-    let again = control
-        .post("/nodes/enroll", token, key.enrolment())
-        .await
-        .with(200);
-    assert_eq!(again, first, "a lost answer costs nothing");
-    control
-        .post("/nodes/enroll", token, thief.enrolment())
-        .await
-        .refused(401, "not_authorized");
-
-    key.beat(&control).await;
-    control
-        .post("/nodes/enroll", token, key.enrolment())
-        .await
-        .refused(401, "not_authorized");
-    assert_eq!(
-        control.kinds(&format!("&node={id}")).await,
-        ["admin.node_created", "node.enrolled", "node.online"]
-    );
-}
-
-#[tokio::test]
 async fn wrong_missing_and_unknown_keys_get_one_answer() {
     let control = Control::start();
     let node = control.node("n1").await;
+    // No key of ours ends in B: of its last symbol four bits count.
     let bodies = [
         control.get("/nodes/watch", "").await,
         control.get("/nodes/watch", "tk1-nonsense").await,
         control
-            .get("/nodes/watch", &format!("{}A", &node.key[..46]))
+            .get("/nodes/watch", &format!("{}B", &node.key[..46]))
             .await,
         control.get("/nodes/watch", &control.admin).await,
         control.get("/admin/nodes", &node.key).await,
@@ -93,46 +38,6 @@ async fn wrong_missing_and_unknown_keys_get_one_answer() {
             })
         );
     }
-}
-
-#[tokio::test]
-async fn a_second_installation_is_told() {
-    let control = Control::start();
-    let node = control.node("n1").await;
-    let twin = Node {
-        instance: "0".repeat(32),
-        id: node.id.clone(),
-        key: node.key.clone(),
-    };
-    control
-        .post("/nodes/heartbeat", &twin.key, twin.heartbeat())
-        .await
-        .refused(409, "conflict");
-
-    // Enrolled anew elsewhere: the old key is nobody's.
-    let path = format!("/admin/nodes/{}/token", node.id);
-    let made = control
-        .post(&path, &control.admin, json!(null))
-        .await
-        .with(201);
-    let moved = Node {
-        key: format!("{}y", &node.key[..46]),
-        ..twin
-    };
-    let token = made["token"].as_str().unwrap();
-    control
-        .post("/nodes/enroll", token, moved.enrolment())
-        .await
-        .with(200);
-    control
-        .post("/nodes/heartbeat", &node.key, node.heartbeat())
-        .await
-        .refused(401, "not_authorized");
-    moved.beat(&control).await;
-    assert_eq!(
-        control.get("/nodes/self", &moved.key).await.with(200)["instance"],
-        moved.instance
-    );
 }
 
 #[tokio::test]
@@ -361,4 +266,61 @@ async fn bans_reach_their_nodes() {
         control.kinds(&format!("&node={}&kind=ban.", node.id)).await,
         ["ban.added", "ban.lifted"]
     );
+}
+
+#[tokio::test]
+async fn a_nodes_word_is_kept_short_and_a_newer_nodes_is_understood() {
+    let control = Control::start();
+    let node = control
+        .enrolled("n1", json!({ "visibility": "public" }))
+        .await;
+    let mut heartbeat = node.heartbeat();
+    heartbeat["frps_version"] = json!("v".repeat(500_000));
+    heartbeat["cpu_percent"] = json!(1e300);
+    heartbeat["free_ports"] = json!({ "tcp": 5, "sctp": 6 });
+    heartbeat["tenants"] = json!([{ "tenant": "inv-1", "refused": { "max_moons": 1 } }]);
+    heartbeat["something_new"] = json!({});
+    control
+        .post("/nodes/heartbeat", &node.key, heartbeat)
+        .await
+        .with(200);
+    let listed = control.get("/public/nodes", "").await.with(200);
+    let shown = &listed["items"][0];
+    assert_eq!(shown["versions"]["frps"].as_str().unwrap().len(), 120);
+    assert_eq!(shown["cpu_percent"], 0.0);
+    assert_eq!(shown["free_ports"], json!({ "tcp": 5 }));
+    // What people write is still read strictly.
+    let path = format!("/admin/nodes/{}", node.id);
+    let moons = json!({ "public_max": { "moons": 1 } });
+    let problem = control
+        .patch(&path, &control.admin, moons)
+        .await
+        .refused(400, "request_malformed");
+    assert!(problem["detail"].as_str().unwrap().contains("moons"));
+}
+
+#[tokio::test]
+async fn the_public_list_pages_and_follows_changes() {
+    let control = Control::start();
+    let public = || json!({ "visibility": "public" });
+    let mut ids = Vec::new();
+    for name in ["n1", "n2", "n3"] {
+        ids.push(control.enrolled(name, public()).await.id);
+        let listed = control.get("/public/nodes", "").await.with(200);
+        assert_eq!(listed["items"].as_array().unwrap().len(), ids.len());
+    }
+    ids.sort();
+    let first = control.get("/public/nodes?limit=2", "").await.with(200);
+    assert_eq!(first["next"], ids[1].as_str());
+    let path = format!("/public/nodes?limit=2&cursor={}", ids[1]);
+    let second = control.get(&path, "").await.with(200);
+    assert_eq!(
+        (&second["items"][0]["id"], &second["next"]),
+        (&json!(ids[2]), &json!(null))
+    );
+    let path = format!("/admin/nodes/{}", ids[0]);
+    let off = json!({ "disabled": true });
+    control.patch(&path, &control.admin, off).await.with(200);
+    let listed = control.get("/public/nodes", "").await.with(200);
+    assert_eq!(listed["items"].as_array().unwrap().len(), 2);
 }

@@ -46,7 +46,9 @@ pub struct Event {
     /// [`super::TCP`] or [`super::UDP`].
     pub proto: u8,
     /// Zero.
-    pub pad: [u8; 7],
+    pub pad: [u8; 3],
+    /// The interface that the socket is bound to, or 0.
+    pub ifindex: u32,
 }
 
 abi! { Event: 104 }

@@ -8,9 +8,11 @@
 //! directory.
 
 mod event;
+mod mend;
 mod state;
 
 pub use event::*;
+pub use mend::*;
 pub use state::*;
 
 /// The ABI's version: the pins live under `…/totoro/v<VERSION>/`.

@@ -169,8 +169,9 @@ pub struct Conn {
     pub flags: u32,
     /// Number of the reason, for a surplus connection.
     pub reason: u32,
-    /// Zero.
-    pub pad: u32,
+    /// The interface that the socket is bound to (IPv6 link-local, VRF), or 0. Without it the
+    /// kernel does not find the socket that is to be destroyed.
+    pub ifindex: u32,
 }
 
 /// The socket storage's value: whose a socket is. The layout is frozen (live sockets can't be
@@ -238,7 +239,8 @@ pub struct FlowKey {
 pub const FLOW_NEW: u32 = 0;
 /// [`Flow::state`]: answered; counts under `max_flows`; what goes out is still bounded.
 pub const FLOW_ANSWERED: u32 = 1;
-/// [`Flow::state`]: the user wrote again after an answer, so the address is real.
+/// [`Flow::state`]: the user wrote again after an answer. Likely real, but no proof: who spoofs can
+/// write twice without seeing the answer.
 pub const FLOW_CONFIRMED: u32 = 2;
 
 /// `FLOWS` (answered or confirmed) and `CANDIDATES` (new; recycled first). Written by the kernel;
@@ -260,6 +262,10 @@ pub struct Flow {
     pub bytes_in: u64,
     /// To the user, IP bytes.
     pub bytes_out: u64,
+    /// The tenant's parent that was charged too, or 0.
+    pub parent: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// Key of `OUTBOUND`: a UDP flow that the node (or who it forwards for) opened from a
@@ -322,7 +328,9 @@ pub struct Control {
     /// frps's port.
     pub local_port: u16,
     /// Zero.
-    pub pad: [u16; 3],
+    pub pad: u16,
+    /// The interface that the socket is bound to, or 0; as [`Conn::ifindex`].
+    pub ifindex: u32,
     /// When it was established, boot-time ns.
     pub opened_ns: u64,
 }
@@ -362,10 +370,13 @@ pub struct Config {
     pub pad: u32,
     /// A UDP flow without a datagram for so long is idle, ns.
     pub flow_idle_ns: u64,
+    /// Seed of the sketch of sources: random, so that nobody can choose sources that share a
+    /// victim's cells.
+    pub sketch_seed: u64,
 }
 
 abi! {
     PortKey: 4, Lease: 40, PortUsage: 32, Tenant: 56, Usage: 48, TrafficKey: 8, Traffic: 32,
-    Conn: 72, SockTag: 64, SourceKey: 24, Source: 16, FlowKey: 24, Flow: 48, OutboundKey: 40,
-    ReasonKey: 8, ReasonCount: 16, ControlKey: 24, Control: 40, Ban: 8, Config: 56,
+    Conn: 72, SockTag: 64, SourceKey: 24, Source: 16, FlowKey: 24, Flow: 56, OutboundKey: 40,
+    ReasonKey: 8, ReasonCount: 16, ControlKey: 24, Control: 40, Ban: 8, Config: 64,
 }

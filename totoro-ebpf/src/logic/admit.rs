@@ -4,7 +4,7 @@
 use totoro_api::Reason;
 
 use super::bucket;
-use crate::abi::{ACTIVE, Lease, Tenant, Usage};
+use crate::abi::{ACTIVE, FLOW_CONFIRMED, Lease, Tenant, Usage};
 
 /// Everything there is to know of a tenant's side of a decision.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +33,41 @@ pub const fn cut(tenant: &Tenant, now_ns: u64) -> u32 {
     } else {
         0
     }
+}
+
+/// Whether what was admitted under lease `number` has lost it, given the lease that its port has
+/// now: the reason's number, or 0.
+#[inline(always)]
+#[must_use]
+pub const fn lapsed(lease: &Lease, number: u64, now_ns: u64) -> u32 {
+    if lease.lease != number {
+        Reason::NoLease.number()
+    } else if is_over(lease.expires_ns, now_ns) {
+        Reason::SessionExpired.number()
+    } else {
+        0
+    }
+}
+
+/// How long a UDP flow may be silent before it ends, ns: one that nobody has written to again after
+/// an answer may be a spoofer's, and holds its place for ten seconds at most.
+#[inline(always)]
+#[must_use]
+pub const fn flow_idle(state: u32, idle_ns: u64) -> u64 {
+    const UNCONFIRMED_NS: u64 = 10_000_000_000;
+    if state != FLOW_CONFIRMED && idle_ns > UNCONFIRMED_NS {
+        UNCONFIRMED_NS
+    } else {
+        idle_ns
+    }
+}
+
+/// Whether a flow that was last written to from here at `sent_ns` may still be answered: for three
+/// minutes, the stream time-out of the kernel's own connection tracking.
+#[inline(always)]
+#[must_use]
+pub const fn may_be_answered(sent_ns: u64, now_ns: u64) -> bool {
+    now_ns.saturating_sub(sent_ns) < 180_000_000_000
 }
 
 /// Whether lease and tenant admit anything new at all: the reason's number, or 0.
@@ -99,7 +134,7 @@ pub const fn unconfirmed_budget(bytes_in: u64) -> u64 {
 mod tests {
     extern crate std;
     use super::*;
-    use crate::abi::{CUT, HELD};
+    use crate::abi::{CUT, FLOW_ANSWERED, HELD};
 
     const NOW: u64 = 1_000;
 
@@ -225,6 +260,27 @@ mod tests {
             ),
             22
         );
+    }
+
+    #[test]
+    fn what_a_lease_carries() {
+        let lease = Lease {
+            lease: 7,
+            expires_ns: NOW + 1,
+            ..Lease::default()
+        };
+        assert_eq!(lapsed(&lease, 7, NOW), 0);
+        assert_eq!(lapsed(&lease, 6, NOW), 70, "an earlier lease's");
+        assert_eq!(lapsed(&lease, 7, NOW + 1), 16, "the session is over");
+    }
+
+    #[test]
+    fn how_long_silence_lasts() {
+        const S: u64 = 1_000_000_000;
+        assert_eq!(flow_idle(FLOW_CONFIRMED, 60 * S), 60 * S);
+        assert_eq!(flow_idle(FLOW_ANSWERED, 60 * S), 10 * S);
+        assert_eq!(flow_idle(FLOW_ANSWERED, S), S);
+        assert!(may_be_answered(NOW, NOW + 179 * S) && !may_be_answered(NOW, NOW + 180 * S));
     }
 
     #[test]

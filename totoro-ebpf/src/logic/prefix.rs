@@ -20,9 +20,35 @@ pub const fn source(addr: &Addr) -> Addr {
     [a, b, c, d, e, f, g, h, 0, 0, 0, 0, 0, 0, 0, 0]
 }
 
-/// Mixes a source into 64 bits: two rounds of multiply and fold, as wyhash's `mum` step without
-/// its 128-bit product. Good enough to spread a sketch; not meant to resist who knows the seed,
-/// which is why `seed` is random per load.
+/// Whether no user can have this source address: unspecified, loopback, link-local (the cloud's
+/// metadata service among them), multicast and reserved. Off the loopback interface such a source
+/// is forged, or a neighbour's that no tunnel is meant for.
+#[inline(always)]
+#[must_use]
+pub const fn never_a_user(addr: &Addr) -> bool {
+    if is_v4(addr) {
+        let (a, b) = (addr[12], addr[13]);
+        return a == 0 || a == 127 || (a == 169 && b == 254) || a >= 224;
+    }
+    let low = u64_at(addr, 8);
+    (u64_at(addr, 0) == 0 && low <= 1)
+        || addr[0] == 0xff
+        || (addr[0] == 0xfe && addr[1] & 0xc0 == 0x80)
+}
+
+/// Whether an address is the node's loopback: `127.0.0.0/8` or `::1`.
+#[inline(always)]
+#[must_use]
+pub const fn is_loopback(addr: &Addr) -> bool {
+    if is_v4(addr) {
+        addr[12] == 127
+    } else {
+        u64_at(addr, 0) == 0 && u64_at(addr, 8) == 1
+    }
+}
+
+/// Mixes a source into 64 bits: rounds of multiply and fold, as wyhash's `mum` step without its
+/// 128-bit product. Good enough to spread a sketch for who does not know `seed`.
 #[inline(always)]
 #[must_use]
 pub const fn mix(addr: &Addr, seed: u64) -> u64 {
@@ -31,7 +57,10 @@ pub const fn mix(addr: &Addr, seed: u64) -> u64 {
     x ^= x >> 29;
     x ^= u64_at(addr, 8);
     x = x.wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x ^ (x >> 32)
+    x ^= x >> 32;
+    // Once more, so that the low bits, which choose the cell, depend on all of the address.
+    x = x.wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
 }
 
 const fn u64_at(addr: &Addr, at: usize) -> u64 {
@@ -71,5 +100,62 @@ mod tests {
         );
         // v4-compatible (::a.b.c.d) is plain IPv6.
         assert!(!is_v4(&"::c000:207".parse::<Ipv6Addr>().unwrap().octets()));
+    }
+
+    fn addr(text: &str) -> Addr {
+        match text.parse::<std::net::IpAddr>().unwrap() {
+            std::net::IpAddr::V4(ip) => v4_mapped(ip.octets()),
+            std::net::IpAddr::V6(ip) => ip.octets(),
+        }
+    }
+
+    #[test]
+    fn who_can_be_a_user() {
+        for never in [
+            "0.1.2.3",
+            "127.0.0.1",
+            "169.254.169.254",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "fe80::1",
+            "febf::1",
+            "ff02::1",
+        ] {
+            assert!(never_a_user(&addr(never)), "{never}");
+        }
+        for user in [
+            "1.2.3.4",
+            "10.0.0.1",
+            "169.253.0.1",
+            "223.255.255.255",
+            "::2",
+            "fec0::1",
+            "fd00::1",
+            "2001:db8::1",
+        ] {
+            assert!(!never_a_user(&addr(user)), "{user}");
+        }
+        assert!(is_loopback(&addr("127.9.9.9")) && is_loopback(&addr("::1")));
+        assert!(!is_loopback(&addr("128.0.0.1")) && !is_loopback(&addr("::2")));
+    }
+
+    /// Sources that share a cell under one seed are spread under another, low bits included.
+    #[test]
+    fn another_seed_is_another_spread() {
+        let cell = |nth: u32, seed| {
+            let [a, b, c, d] = nth.to_be_bytes();
+            mix(&v4_mapped([a, b, c, d]), seed) & 8191
+        };
+        let first = cell(0, 42);
+        let together: std::vec::Vec<u32> =
+            (0..400_000).filter(|nth| cell(*nth, 42) == first).collect();
+        assert!((20..100).contains(&together.len()), "{}", together.len());
+        let mut elsewhere: std::vec::Vec<u64> =
+            together.iter().map(|nth| cell(*nth, !42)).collect();
+        elsewhere.sort_unstable();
+        elsewhere.dedup();
+        assert!(elsewhere.len() + 3 >= together.len(), "{elsewhere:?}");
     }
 }

@@ -6,12 +6,12 @@ use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
 use totoro_api::Reason;
 use totoro_ebpf::abi::{Addr, FlowKey, OutboundKey, PortKey, SourceKey, TCP, UDP};
-use totoro_ebpf::logic::admit::{Standing, connection, live_flows, open};
+use totoro_ebpf::logic::admit::{Standing, connection, cut, lapsed, live_flows, open};
 use totoro_ebpf::logic::prefix;
 
 use super::conns::{either, words};
-use super::{config, is_control, is_guarded, shield};
-use crate::maps::{FLOWS, FLOWS_CLOSED, OUTBOUND, PORTS, SOURCES, TENANTS, USAGE};
+use super::{config, is_answer, is_control, is_guarded, shield};
+use crate::maps::{FLOWS, FLOWS_CLOSED, PORTS, SOURCES, TENANTS, USAGE};
 use crate::verdict::{Subject, now, refuse};
 
 const SK_DROP: u32 = 0;
@@ -85,7 +85,7 @@ fn judge(subject: &mut Subject, local: &Addr) -> u32 {
     };
     // SAFETY: values are read while the program runs; the daemon replaces entries whole.
     let Some(lease) = (unsafe { PORTS.get(&key) }) else {
-        if subject.proto == UDP && is_answer(subject, local) {
+        if subject.proto == UDP && is_answer(&outbound(subject, local)) {
             return 0;
         }
         return Reason::NoLease.number();
@@ -106,8 +106,11 @@ fn judge(subject: &mut Subject, local: &Addr) -> u32 {
         };
         // SAFETY: a lookup whose value is not used.
         if unsafe { FLOWS.get(&flow) }.is_some() {
-            // What flows goes on under a paused tenant, and ends with a cut one.
-            return totoro_ebpf::logic::admit::cut(tenant, at);
+            // What flows goes on under a paused tenant, and ends with a cut one or its lease.
+            return match cut(tenant, at) {
+                0 => lapsed(lease, lease.lease, at),
+                reason => reason,
+            };
         }
     }
     let reason = open(config.hold, lease, tenant, at);
@@ -185,16 +188,14 @@ pub(crate) fn flows(tenant: u32, opened: u64) -> u64 {
     live_flows(opened, closed)
 }
 
-/// Whether a datagram answers a flow that was opened from here.
+/// The flow that a datagram would answer.
 #[inline(always)]
-fn is_answer(subject: &Subject, local: &Addr) -> bool {
-    let key = OutboundKey {
+fn outbound(subject: &Subject, local: &Addr) -> OutboundKey {
+    OutboundKey {
         remote: subject.remote,
         local: *local,
         remote_port: subject.remote_port,
         local_port: subject.port,
         pad: 0,
-    };
-    // SAFETY: a lookup whose value is not used.
-    unsafe { OUTBOUND.get(&key) }.is_some()
+    }
 }

@@ -10,7 +10,11 @@ use super::conns::Ends;
 use crate::atomic;
 use crate::maps::{PORT_USAGE, PORTS, SOURCES, TENANTS, USAGE};
 
-const BPF_NOEXIST: u64 = 1;
+pub(super) const BPF_NOEXIST: u64 = 1;
+/// What an insert with `BPF_NOEXIST` says of a key that is there.
+pub(super) const EEXIST: i32 = -17;
+/// Count of a source that is being removed: above any limit.
+const FORGOTTEN: u64 = u64::MAX;
 
 /// Judges again and charges: the reason why the connection is one too many, or 0. Nothing stays
 /// charged when it is.
@@ -53,11 +57,12 @@ pub(super) fn admit(config: &Config, tag: &mut SockTag, ends: &Ends, at: u64) ->
         }
         tag.parent = tenant.parent;
     }
-    if !charge_source(&ends.remote, lease.tenant, tenant.max_conns_per_source, at) {
+    let reason = charge_source(&ends.remote, lease.tenant, tenant.max_conns_per_source, at);
+    if reason != 0 {
         // SAFETY: charged just above.
         unsafe { atomic::sub(conns, 1) };
         discharge_parent(tag.parent);
-        return Reason::MaxConnsPerSource.number();
+        return reason;
     }
     let (interval, burst) = (tenant.conn_interval_ns, tenant.conn_burst_ns);
     // SAFETY: as above.
@@ -91,7 +96,7 @@ pub(super) fn discharge(tag: &SockTag, remote: &Addr, at: u64) {
     if let Some(usage) = USAGE.get_ptr_mut(&tag.tenant) {
         // SAFETY: an aligned u64 of a live map value, charged when the socket was tagged.
         unsafe {
-            atomic::sub(&raw mut (*usage).conns, 1);
+            atomic::take_back(&raw mut (*usage).conns);
             (*usage).last_ns = at;
         }
     }
@@ -102,10 +107,12 @@ pub(super) fn discharge(tag: &SockTag, remote: &Addr, at: u64) {
         proto: TCP,
         pad: 0,
     };
-    if let Some(usage) = PORT_USAGE.get_ptr_mut(&key) {
-        // The port may have a new lease by now, whose count this connection is not in.
+    // The port may have another lease by now, whose count this connection is not in.
+    // SAFETY: the value is read once.
+    let same = unsafe { PORTS.get(&key) }.is_some_and(|lease| lease.lease == tag.lease);
+    if same && let Some(usage) = PORT_USAGE.get_ptr_mut(&key) {
         // SAFETY: as above.
-        unsafe { atomic::update(&raw mut (*usage).conns, |n| n.checked_sub(1)) };
+        unsafe { atomic::take_back(&raw mut (*usage).conns) };
     }
 }
 
@@ -133,12 +140,22 @@ fn discharge_parent(parent: u32) {
     }
     if let Some(usage) = USAGE.get_ptr_mut(&parent) {
         // SAFETY: an aligned u64 of a live map value, charged before.
-        unsafe { atomic::update(&raw mut (*usage).conns, |n| n.checked_sub(1)) };
+        unsafe { atomic::take_back(&raw mut (*usage).conns) };
     }
 }
 
+/// Counts a connection on its source (tenant 0: frps's own port): the reason's number when it is
+/// one too many, or 0.
 #[inline(never)]
-pub(super) fn charge_source(remote: &Addr, tenant: u32, max: u32, at: u64) -> bool {
+pub(super) fn charge_source(remote: &Addr, tenant: u32, max: u32, at: u64) -> u32 {
+    let over = if tenant == 0 {
+        Reason::RateLimited.number()
+    } else {
+        Reason::MaxConnsPerSource.number()
+    };
+    if max == 0 {
+        return over;
+    }
     let key = SourceKey {
         prefix: prefix::source(remote),
         tenant,
@@ -148,21 +165,43 @@ pub(super) fn charge_source(remote: &Addr, tenant: u32, max: u32, at: u64) -> bo
         conns: 1,
         last_ns: at,
     };
-    if SOURCES.insert(&key, &fresh, BPF_NOEXIST).is_ok() {
-        return true;
+    // Again when the entry was just being forgotten.
+    for _ in 0..2 {
+        match SOURCES.insert(&key, &fresh, BPF_NOEXIST) {
+            Ok(()) => return 0,
+            Err(EEXIST) => {}
+            // A full table refuses: an uncounted source could take everything.
+            Err(_) => return Reason::NodeFull.number(),
+        }
+        let Some(source) = SOURCES.get_ptr_mut(&key) else {
+            continue;
+        };
+        // SAFETY: aligned fields of a live map value.
+        unsafe {
+            (*source).last_ns = at;
+            let conns = &raw mut (*source).conns;
+            if atomic::update(conns, |n| (n < max as u64).then_some(n + 1)) {
+                return 0;
+            }
+            if atomic::load(conns) != FORGOTTEN {
+                return over;
+            }
+        }
     }
-    // A full table refuses: an uncounted source could take everything.
-    let Some(source) = SOURCES.get_ptr_mut(&key) else {
+    Reason::NodeFull.number()
+}
+
+/// Removes a source that has no connection; whether it did. Marked before it goes, so that no
+/// connection is counted on an entry that is on its way out.
+#[inline(never)]
+pub(super) fn forget_source(key: &SourceKey) -> bool {
+    let Some(source) = SOURCES.get_ptr_mut(key) else {
         return false;
     };
-    // SAFETY: aligned fields of a live map value. The daemon removes entries only after they have
-    // been at zero for a minute.
-    unsafe {
-        (*source).last_ns = at;
-        atomic::update(&raw mut (*source).conns, |n| {
-            (n < max as u64).then_some(n + 1)
-        })
-    }
+    // SAFETY: an aligned field of a live map value.
+    let idle =
+        unsafe { atomic::update(&raw mut (*source).conns, |n| (n == 0).then_some(FORGOTTEN)) };
+    idle && SOURCES.remove(key).is_ok()
 }
 
 #[inline(never)]
@@ -175,7 +214,7 @@ pub(super) fn discharge_source(remote: &Addr, tenant: u32, at: u64) {
     if let Some(source) = SOURCES.get_ptr_mut(&key) {
         // SAFETY: aligned fields of a live map value.
         unsafe {
-            atomic::update(&raw mut (*source).conns, |n| n.checked_sub(1));
+            atomic::take_back(&raw mut (*source).conns);
             (*source).last_ns = at;
         }
     }

@@ -1,22 +1,24 @@
 //! sock_ops: TCP connections from ESTABLISHED to CLOSE, counted exactly by the stack's own word.
 
+use aya_ebpf::Global;
 use aya_ebpf::bindings::{
     BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
     BPF_SOCK_OPS_STATE_CB_FLAG, BPF_TCP_CLOSE, bpf_sock_ops,
 };
 use aya_ebpf::helpers::{
     bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_setsockopt, bpf_sk_storage_get,
-    bpf_sock_hash_update,
+    bpf_skc_to_mptcp_sock, bpf_sock_hash_update,
 };
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use totoro_api::Reason;
 use totoro_ebpf::abi::{
-    Addr, Config, Conn, Control, ControlKey, EVENT_CLOSED, EVENT_CONTROL_CLOSED, EVENT_OPENED,
-    EVENT_SURPLUS, SURPLUS, SockTag, TCP, v4_mapped,
+    Addr, Config, Conn, Control, ControlKey, EVENT_OPENED, EVENT_SURPLUS, SURPLUS, SockTag, TCP,
+    v4_mapped,
 };
 
-use super::charge::{admit, charge_source, discharge, discharge_source};
+use super::charge::{BPF_NOEXIST, EEXIST, admit, charge_source, discharge, discharge_source};
+use super::ending::closed;
 use super::{config, is_control, is_guarded};
 use crate::atomic;
 use crate::maps::{CONNS, CONTROL, SOCKETS, SURPLUS as SURPLUS_SOCKETS, USAGE};
@@ -25,6 +27,11 @@ use crate::verdict::{Subject, now, refuse, report};
 const AF_INET6: u32 = 10;
 const SOL_TCP: i32 = 6;
 const TCP_USER_TIMEOUT: i32 = 18;
+
+/// Whether this kernel has MPTCP; set at load. Without it the helper below has no type to return,
+/// and the verifier would refuse the program.
+#[unsafe(no_mangle)]
+static HAS_MPTCP: Global<u32> = Global::new(0);
 
 /// Entry point. The return value means nothing for these operations.
 #[sock_ops]
@@ -44,6 +51,7 @@ pub(super) struct Ends {
     pub(super) local: Addr,
     pub(super) remote_port: u16,
     pub(super) port: u16,
+    pub(super) ifindex: u32,
 }
 
 /// Four words of an address in a context, as bytes.
@@ -84,7 +92,7 @@ pub(crate) fn either(is_v6: bool, v6: Addr, v4: u32) -> Addr {
 /// # Safety
 /// `ops` is the program's context.
 #[inline(never)]
-unsafe fn ends(ops: *mut bpf_sock_ops, ends: &mut Ends) {
+pub(super) unsafe fn ends(ops: *mut bpf_sock_ops, ends: &mut Ends) {
     // SAFETY: fields of the context, each read once and at its own width.
     unsafe {
         let remote_port = core::ptr::read_volatile(&raw const (*ops).remote_port);
@@ -94,12 +102,19 @@ unsafe fn ends(ops: *mut bpf_sock_ops, ends: &mut Ends) {
         let local4 = core::ptr::read_volatile(&raw const (*ops).local_ip4);
         let remote6 = words(&raw const (*ops).remote_ip6);
         let local6 = words(&raw const (*ops).local_ip6);
+        let sk = (*ops).__bindgen_anon_2.sk;
+        let ifindex = if sk.is_null() {
+            0
+        } else {
+            core::ptr::read_volatile(&raw const (*sk).bound_dev_if)
+        };
         *ends = Ends {
             remote: either(is_v6, remote6, remote4),
             local: either(is_v6, local6, local4),
             // In network order in the word's high half on little-endian machines.
             remote_port: u32::from_be(remote_port) as u16,
             port,
+            ifindex,
         };
     }
 }
@@ -136,10 +151,16 @@ fn established(ops: *mut bpf_sock_ops) -> Option<()> {
         proto: TCP,
         ..SockTag::default()
     };
-    let reason = admit(config, &mut tag, &both, at);
-    if reason == 0 && !remember(&tag, &both, cookie, 0) {
-        discharge(&tag, &both.remote, at);
-        return surplus(ops, &mut tag, &both, cookie, Reason::NodeFull.number());
+    let mut reason = admit(config, &mut tag, &both, at);
+    if reason == 0 {
+        if is_mptcp(ops) {
+            reason = Reason::Unsupported.number();
+        } else if !remember(&tag, &both, cookie, 0) {
+            reason = Reason::NodeFull.number();
+        }
+        if reason != 0 {
+            discharge(&tag, &both.remote, at);
+        }
     }
     if reason != 0 {
         return surplus(ops, &mut tag, &both, cookie, reason);
@@ -154,9 +175,23 @@ fn established(ops: *mut bpf_sock_ops) -> Option<()> {
     Some(())
 }
 
+/// Whether the context's socket is a subflow of an MPTCP connection: destroying one leaves the
+/// connection alive, so none is admitted.
+#[inline(always)]
+fn is_mptcp(ops: *mut bpf_sock_ops) -> bool {
+    if HAS_MPTCP.load() == 0 {
+        return false;
+    }
+    // SAFETY: the context's socket, null-checked; the helper answers null for any other.
+    unsafe {
+        let sk = (*ops).__bindgen_anon_2.sk;
+        !sk.is_null() && !bpf_skc_to_mptcp_sock(sk.cast()).is_null()
+    }
+}
+
 /// Tells the daemon of a connection.
 #[inline(never)]
-fn tell(kind: u32, tag: &SockTag, ends: &Ends, cookie: u64, reason: u32) {
+pub(super) fn tell(kind: u32, tag: &SockTag, ends: &Ends, cookie: u64, reason: u32) {
     report(|event| {
         event.at_ns = tag.opened_ns;
         event.cookie = cookie;
@@ -169,6 +204,7 @@ fn tell(kind: u32, tag: &SockTag, ends: &Ends, cookie: u64, reason: u32) {
         event.reason = reason;
         event.tenant = tag.tenant;
         event.proto = TCP;
+        event.ifindex = ends.ifindex;
     });
 }
 
@@ -186,7 +222,7 @@ fn remember(tag: &SockTag, ends: &Ends, cookie: u64, reason: u32) -> bool {
         parent: tag.parent,
         flags: tag.flags,
         reason,
-        pad: 0,
+        ifindex: ends.ifindex,
     };
     CONNS.insert(&cookie, &conn, 0).is_ok()
 }
@@ -266,14 +302,18 @@ fn control(
     } else {
         config.control_per_source
     };
-    let reason = if !charge_source(&ends.remote, 0, cap, at) {
-        Reason::RateLimited.number()
-    } else if !remember_control(ends, cookie, at) {
-        discharge_source(&ends.remote, 0, at);
-        Reason::NodeFull.number()
+    let mut reason = if is_mptcp(ops) {
+        Reason::Unsupported.number()
     } else {
-        return Some(());
+        charge_source(&ends.remote, 0, cap, at)
     };
+    if reason == 0 {
+        reason = remember_control(ends, cookie, at);
+        if reason == 0 {
+            return Some(());
+        }
+        discharge_source(&ends.remote, 0, at);
+    }
     let mut tag = SockTag {
         opened_ns: at,
         port: ends.port,
@@ -283,9 +323,11 @@ fn control(
     surplus(ops, &mut tag, ends, cookie, reason)
 }
 
-/// Enters a connection into `CONTROL`; false when the table is full.
+/// Enters a connection into `CONTROL`: the reason's number when it can't be, or 0. One whose other
+/// end is there already (frpc reached two addresses of the node from one port) is refused: frps
+/// tells logins apart by that end alone, and would have the first one's.
 #[inline(never)]
-fn remember_control(ends: &Ends, cookie: u64, at: u64) -> bool {
+fn remember_control(ends: &Ends, cookie: u64, at: u64) -> u32 {
     let key = ControlKey {
         remote: ends.remote,
         remote_port: ends.remote_port,
@@ -295,100 +337,14 @@ fn remember_control(ends: &Ends, cookie: u64, at: u64) -> bool {
         cookie,
         local: ends.local,
         local_port: ends.port,
-        pad: [0; 3],
+        pad: 0,
+        ifindex: ends.ifindex,
         opened_ns: at,
     };
-    CONTROL.insert(&key, &value, 0).is_ok()
-}
-
-/// A connection ended.
-#[inline(never)]
-fn closed(ops: *mut bpf_sock_ops) -> Option<()> {
-    let mut both = Ends::default();
-    // SAFETY: the context.
-    let cookie = unsafe {
-        ends(ops, &mut both);
-        bpf_get_socket_cookie(ops.cast())
-    };
-    let at = now();
-    let config = config()?;
-    if is_control(config, TCP, both.port) {
-        let key = ControlKey {
-            remote: both.remote,
-            remote_port: both.remote_port,
-            pad: [0; 3],
-        };
-        // SAFETY: the value is read once.
-        if unsafe { CONTROL.get(&key) }.is_some_and(|control| control.cookie == cookie) {
-            let _ = CONTROL.remove(&key);
-            discharge_source(&both.remote, 0, at);
-            let tag = SockTag {
-                opened_ns: at,
-                ..SockTag::default()
-            };
-            tell(EVENT_CONTROL_CLOSED, &tag, &both, cookie, 0);
-        }
-        let _ = CONNS.remove(&cookie);
-        return Some(());
-    }
-    // The entry is the receipt: whoever removes it takes the charge back, once.
-    // SAFETY: copied at once.
-    let conn = unsafe { CONNS.get(&cookie) }.map(Receipt::of)?;
-    if CONNS.remove(&cookie).is_err() || conn.flags & SURPLUS != 0 {
-        return None;
-    }
-    let tag = SockTag {
-        tenant: conn.tenant,
-        parent: conn.parent,
-        port: both.port,
-        ..SockTag::default()
-    };
-    discharge(&tag, &both.remote, at);
-    // SAFETY: fields of the context, each read once and in full.
-    let (received, acked) = unsafe {
-        (
-            core::ptr::read_volatile(&raw const (*ops).bytes_received),
-            core::ptr::read_volatile(&raw const (*ops).bytes_acked),
-        )
-    };
-    report(|event| {
-        event.at_ns = at;
-        event.cookie = cookie;
-        event.lease = conn.lease;
-        event.duration_ns = at.saturating_sub(conn.opened_ns);
-        event.bytes_in = received;
-        event.bytes_out = acked;
-        event.remote = both.remote;
-        event.local = both.local;
-        event.remote_port = both.remote_port;
-        event.port = both.port;
-        event.kind = EVENT_CLOSED;
-        event.tenant = conn.tenant;
-        event.proto = TCP;
-    });
-    Some(())
-}
-
-/// What a connection's entry says of its charges.
-#[derive(Clone, Copy)]
-struct Receipt {
-    tenant: u32,
-    parent: u32,
-    flags: u32,
-    lease: u64,
-    opened_ns: u64,
-}
-
-impl Receipt {
-    #[inline(always)]
-    fn of(conn: &Conn) -> Self {
-        Receipt {
-            tenant: conn.tenant,
-            parent: conn.parent,
-            flags: conn.flags,
-            lease: conn.lease,
-            opened_ns: conn.opened_ns,
-        }
+    match CONTROL.insert(&key, &value, BPF_NOEXIST) {
+        Ok(()) => 0,
+        Err(EEXIST) => Reason::Conflict.number(),
+        Err(_) => Reason::NodeFull.number(),
     }
 }
 

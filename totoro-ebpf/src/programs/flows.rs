@@ -1,17 +1,18 @@
 //! UDP flows: who wrote first, who was answered, how many there are.
 
 use totoro_api::Reason;
-use totoro_ebpf::abi::{FLOW_ANSWERED, FLOW_CONFIRMED, FLOW_NEW, Flow, FlowKey, Lease, Tenant};
-use totoro_ebpf::logic::admit::unconfirmed_budget;
+use totoro_ebpf::abi::{
+    Addr, FLOW_ANSWERED, FLOW_CONFIRMED, FLOW_NEW, Flow, FlowKey, Lease, Tenant,
+};
+use totoro_ebpf::logic::{admit::unconfirmed_budget, prefix};
 
+use super::charge::BPF_NOEXIST;
 use crate::atomic;
-use crate::maps::{CANDIDATES, FLOWS, FLOWS_CLOSED, TENANTS, USAGE};
+use crate::maps::{CANDIDATES, FLOWS, FLOWS_CLOSED, LOCALS, TENANTS, USAGE};
 
-const BPF_NOEXIST: u64 = 1;
-
-/// A datagram from a user.
+/// A datagram from a user of a known flow; false when the flow is not known.
 #[inline(always)]
-pub(crate) fn received(key: &FlowKey, lease: &Lease, bytes: u64, at: u64) {
+pub(crate) fn received(key: &FlowKey, bytes: u64, at: u64) -> bool {
     if let Some(flow) = FLOWS.get_ptr_mut(key) {
         // SAFETY: aligned fields of a live map value; the state moves one way only.
         unsafe {
@@ -21,7 +22,7 @@ pub(crate) fn received(key: &FlowKey, lease: &Lease, bytes: u64, at: u64) {
                 (*flow).state = FLOW_CONFIRMED;
             }
         }
-        return;
+        return true;
     }
     if let Some(flow) = CANDIDATES.get_ptr_mut(key) {
         // SAFETY: as above.
@@ -29,8 +30,14 @@ pub(crate) fn received(key: &FlowKey, lease: &Lease, bytes: u64, at: u64) {
             atomic::add(&raw mut (*flow).bytes_in, bytes);
             (*flow).last_ns = at;
         }
-        return;
+        return true;
     }
+    false
+}
+
+/// The first datagram of a flow.
+#[inline(always)]
+pub(crate) fn begin(key: &FlowKey, lease: &Lease, bytes: u64, at: u64) {
     let flow = Flow {
         tenant: lease.tenant,
         state: FLOW_NEW,
@@ -38,18 +45,32 @@ pub(crate) fn received(key: &FlowKey, lease: &Lease, bytes: u64, at: u64) {
         opened_ns: at,
         last_ns: at,
         bytes_in: bytes,
-        bytes_out: 0,
+        ..Flow::default()
     };
     // Recycles the oldest when full: see CANDIDATES.
     let _ = CANDIDATES.insert(key, &flow, BPF_NOEXIST);
 }
 
-/// Whether a user at `key` has written: the reason to refuse sending to it, or 0.
+/// Whether a user at `key` has written: the reason to refuse sending to it, or 0. Addresses that no
+/// user has are never written to, nor the node's own: a forged datagram to a service of the node's
+/// could have made that service write to the port first. The loopback can't be forged from outside.
 #[inline(always)]
 pub(crate) fn may_send(key: &FlowKey) -> u32 {
     // SAFETY: lookups whose values are not used.
     let known = unsafe { FLOWS.get(key).is_some() || CANDIDATES.get(key).is_some() };
-    if known { 0 } else { Reason::ReplyOnly.number() }
+    if known && (prefix::is_loopback(&key.remote) || !is_forged(&key.remote)) {
+        0
+    } else {
+        Reason::ReplyOnly.number()
+    }
+}
+
+/// Whether a source that is not on the loopback interface must be forged: no user's address, or one
+/// of the node's own.
+#[inline(always)]
+pub(crate) fn is_forged(remote: &Addr) -> bool {
+    // SAFETY: a lookup whose value is not used.
+    prefix::never_a_user(remote) || unsafe { LOCALS.get(remote) }.is_some()
 }
 
 /// A datagram to a user: the reason to drop it, or 0. The first answer makes the flow count.
@@ -101,6 +122,7 @@ fn promote(key: &FlowKey, lease: &Lease, tenant: &Tenant) -> u32 {
         tenant: lease.tenant,
         lease: lease.lease,
         state: FLOW_ANSWERED,
+        parent: tenant.parent,
         ..candidate
     };
     if FLOWS.insert(key, &flow, BPF_NOEXIST).is_err() {

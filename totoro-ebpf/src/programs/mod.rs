@@ -5,16 +5,21 @@ mod admit;
 mod bind;
 mod charge;
 mod conns;
+mod datagram;
+mod ending;
 mod flows;
+mod mend;
 mod meter;
 mod shield;
 mod tc;
 mod xdp;
 
-use totoro_ebpf::abi::{Config, TCP};
+use totoro_ebpf::abi::{Config, OutboundKey, TCP};
+use totoro_ebpf::logic::admit::may_be_answered;
 use totoro_ebpf::logic::pool;
 
-use crate::maps::{CONFIG, POOL};
+use crate::maps::{CONFIG, OUTBOUND, POOL};
+use crate::verdict::now;
 
 /// Whether a port is in the pool, or is frps's own (whose bit the daemon sets too).
 #[inline(always)]
@@ -35,4 +40,11 @@ fn config() -> Option<&'static Config> {
 #[inline(always)]
 fn is_control(config: &Config, proto: u8, port: u16) -> bool {
     proto == TCP && config.bind_port == port as u32
+}
+
+/// Whether a datagram answers a flow that was opened from here a short while ago.
+#[inline(always)]
+fn is_answer(flow: &OutboundKey) -> bool {
+    // SAFETY: the value is copied at once.
+    unsafe { OUTBOUND.get(flow) }.is_some_and(|sent| may_be_answered(*sent, now()))
 }

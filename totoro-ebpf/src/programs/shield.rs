@@ -8,9 +8,9 @@ use totoro_ebpf::packet::{Headers, Packet};
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 
-use super::{config, is_control, is_guarded};
+use super::{config, is_answer, is_control, is_guarded};
 use crate::atomic;
-use crate::maps::{BANS, FLOWS, LOCALS, OUTBOUND, PORT_USAGE, PORTS, SKETCH, SKETCH_CELLS};
+use crate::maps::{BANS, CANDIDATES, FLOWS, LOCALS, PORT_USAGE, PORTS, SKETCH, SKETCH_CELLS};
 use crate::verdict::{Subject, now, refuse};
 
 /// Whether a packet may pass.
@@ -60,7 +60,7 @@ fn opening(headers: &Headers, remote: &Addr, local: &Addr) -> bool {
     }
     // SAFETY: the value is read once; the daemon replaces entries whole.
     let Some(lease) = (unsafe { PORTS.get(&key) }) else {
-        return headers.proto != TCP && answers(headers, remote, local)
+        return headers.proto != TCP && is_answer(&outbound(headers, remote, local))
             || drop(Reason::NoLease, &subject);
     };
     subject.tenant = lease.tenant;
@@ -73,9 +73,10 @@ fn opening(headers: &Headers, remote: &Addr, local: &Addr) -> bool {
             port,
             pad: 0,
         };
-        // A flow that was answered is no opening; bans and revocation close it in FLOWS.
-        // SAFETY: a lookup whose value is not used.
-        if unsafe { FLOWS.get(&flow) }.is_some() {
+        // A flow that is known is no opening, answered or not (some are never answered); bans and
+        // revocation remove it.
+        // SAFETY: lookups whose values are not used.
+        if unsafe { FLOWS.get(&flow).is_some() || CANDIDATES.get(&flow).is_some() } {
             return true;
         }
     }
@@ -115,18 +116,16 @@ pub(crate) fn banned(remote: &Addr) -> bool {
         .is_some_and(|ban| !is_over(ban.until_ns, now()))
 }
 
-/// Whether a datagram answers a flow that was opened from here.
+/// The flow that a datagram would answer.
 #[inline(always)]
-fn answers(headers: &Headers, remote: &Addr, local: &Addr) -> bool {
-    let key = OutboundKey {
+fn outbound(headers: &Headers, remote: &Addr, local: &Addr) -> OutboundKey {
+    OutboundKey {
         remote: *remote,
         local: *local,
         remote_port: headers.source_port,
         local_port: headers.destination_port,
         pad: 0,
-    };
-    // SAFETY: a lookup whose value is not used.
-    unsafe { OUTBOUND.get(&key) }.is_some()
+    }
 }
 
 /// Spends one of a source's new flows; whether it had none left.
@@ -135,9 +134,11 @@ fn source_is_over(config: &Config, remote: &Addr, at: u64) -> bool {
     if config.source_interval_ns == 0 {
         return false;
     }
-    let hash = prefix::mix(&prefix::source(remote), config.netns_cookie);
-    let first = hash as u32 & (SKETCH_CELLS - 1);
-    let second = SKETCH_CELLS + ((hash >> 32) as u32 & (SKETCH_CELLS - 1));
+    // Two hashes, so that sources which share a cell of one row don't in the other.
+    let source = prefix::source(remote);
+    let first = prefix::mix(&source, config.sketch_seed) as u32 & (SKETCH_CELLS - 1);
+    let second = prefix::mix(&source, !config.sketch_seed) as u32 & (SKETCH_CELLS - 1);
+    let second = SKETCH_CELLS + second;
     let first = spend(config, first, at);
     let second = spend(config, second, at);
     !first && !second

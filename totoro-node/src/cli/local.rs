@@ -7,7 +7,6 @@ use clap::Subcommand;
 use ipnet::IpNet;
 
 use super::table::{Table, json};
-use crate::clock::machine_ms;
 use crate::config::{Config, Span};
 use crate::local::{Ask, ask};
 use crate::session::{BanLine, SessionLine};
@@ -73,12 +72,11 @@ pub(super) async fn bans(config: &Config, command: Bans, as_json: bool) -> Resul
     let socket = config.local_socket();
     match command {
         Bans::Add { prefix, r#for } => {
-            let until = r#for.map(|span| (machine_ms() + span.ms) / 1000);
             ask::<()>(
                 &socket,
                 &Ask::Ban {
                     prefix: read(&prefix)?,
-                    until,
+                    for_s: r#for.map(|span| span.ms / 1000),
                 },
             )
             .await?;

@@ -5,17 +5,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::Control;
 use crate::frps::{self, Frps};
 use crate::heartbeat::{OFFSET, Pulse};
-use crate::kernel::{Kernel, KernelOptions};
+use crate::kernel::{Event, Kernel, KernelOptions};
 use crate::plugin::{Limits, Server, bind};
+use crate::session::policy::apart;
 use crate::session::ports::Patience;
-use crate::session::{Desk, Rules, Tools, stored_pool};
+use crate::session::{Desk, Gate, Rules, Tools, stored_pool};
 use crate::spool::{self, Spool};
 use crate::store::{META, Store};
 use crate::{local, machine, reserve, secret, sync, tls};
@@ -24,6 +25,8 @@ use crate::{local, machine, reserve, secret, sync, tls};
 const TICK: Duration = Duration::from_millis(250);
 /// Connections whose end was not heard of are looked for this often.
 const LOST: Duration = Duration::from_secs(5);
+/// The most events that are taken note of in one go.
+const EVENTS: usize = 1024;
 
 /// Runs until a signal ends it. Enforcement goes on without it.
 pub(super) async fn run(config: Config, allow_unprivileged: bool) -> Result<()> {
@@ -34,6 +37,9 @@ pub(super) async fn run(config: Config, allow_unprivileged: bool) -> Result<()> 
     let store = Arc::new(Store::open(&config.state_dir)?);
     let clock = Arc::new(Clock::new(store.get(META, OFFSET)?.unwrap_or(0)));
     let pool = stored_pool(&store, &config.pool)?;
+    apart(&pool, &own_ports(&config)).map_err(|why| {
+        anyhow::anyhow!("{why}; change the pool (control plane) or that port (node.toml)")
+    })?;
     reserve::reserve(&pool, &config.state_dir)?;
     // Taken before anything is loaded: a daemon that frps can't ask would guard nobody.
     let listener = bind(config.plugin_listen, allow_unprivileged)?;
@@ -48,32 +54,33 @@ pub(super) async fn run(config: Config, allow_unprivileged: bool) -> Result<()> 
     for missing in kernel.missing() {
         tracing::warn!(missing, "grade");
     }
-    let mut events = kernel.start_events()?;
+    let events = kernel.start_events()?;
+    let kernel = Arc::new(kernel);
 
     let wake = Arc::new(Notify::new());
     let tools = Tools {
-        kernel,
+        kernel: Arc::clone(&kernel) as Arc<dyn Gate>,
         store: Arc::clone(&store),
         clock: Arc::clone(&clock),
         wake: Arc::clone(&wake),
     };
     let desk = Arc::new(Desk::open(tools, rules(&config, pool))?);
     let control = Arc::new(Control::new(&config.control, &key)?);
-    let spool = Spool::of(Arc::clone(&store))?;
+    let spool = Spool::of(Arc::clone(&store));
     let frps = Frps::new(&config)?;
-    let telling = Arc::clone(&desk);
-    tokio::spawn(async move {
-        while let Some(event) = events.recv().await {
-            telling.on_event(&event);
-        }
-    });
-    tokio::spawn(ticks(Arc::clone(&desk)));
+    let (halt, halted) = watch::channel(());
+    let ticking = tokio::spawn(ticks(Arc::clone(&desk), halted.clone()));
+    let listening = listen(Arc::clone(&desk), events, halted)?;
     tokio::spawn(spool::run(
         spool.clone(),
         Arc::clone(&control),
         Arc::clone(&wake),
     ));
-    tokio::spawn(sync::run(Arc::clone(&desk), Arc::clone(&control)));
+    tokio::spawn(sync::run(
+        Arc::clone(&desk),
+        Arc::clone(&control),
+        config.state_dir.clone(),
+    ));
     tokio::spawn(frps::compare(
         Arc::clone(&desk),
         frps.clone(),
@@ -82,6 +89,7 @@ pub(super) async fn run(config: Config, allow_unprivileged: bool) -> Result<()> 
     let ca = std::fs::read_to_string(config.tls_dir.join(tls::CA)).unwrap_or_default();
     let pulse = Pulse {
         desk: Arc::clone(&desk),
+        kernel,
         control,
         spool,
         store,
@@ -110,9 +118,15 @@ pub(super) async fn run(config: Config, allow_unprivileged: bool) -> Result<()> 
     tracing::info!("stopping; what is admitted goes on, limits hold without the daemon");
     let _ = stop.send(());
     let _ = serving.await;
-    tokio::task::spawn_blocking(move || desk.finish())
-        .await
-        .context("the last records")?;
+    // Nobody beside the last records changes anything.
+    drop(halt);
+    let _ = ticking.await;
+    tokio::task::spawn_blocking(move || {
+        let _ = listening.join();
+        desk.finish();
+    })
+    .await
+    .context("the last records")?;
     let _ = std::fs::remove_file(config.local_socket());
     Ok(())
 }
@@ -123,6 +137,9 @@ fn options(config: &Config, pool: totoro_api::ports::Pool) -> KernelOptions {
         pin_root: config.pin_root.clone(),
         cgroup: config.cgroup.clone(),
         interfaces: config.interfaces.clone(),
+        find_interfaces: config
+            .interfaces_found
+            .then_some(machine::default_interfaces),
         xdp: config.xdp,
         pool,
         bind_port: config.frps_bind_port,
@@ -133,10 +150,19 @@ fn options(config: &Config, pool: totoro_api::ports::Pool) -> KernelOptions {
     }
 }
 
+/// TCP ports that the pool must leave alone.
+fn own_ports(config: &Config) -> Vec<u16> {
+    vec![
+        config.frps_bind_port,
+        config.plugin_listen.port(),
+        config.frps_admin.port(),
+    ]
+}
+
 fn rules(config: &Config, pool: totoro_api::ports::Pool) -> Rules {
     Rules {
         node: config.node.clone(),
-        bind_port: config.frps_bind_port,
+        own_ports: own_ports(config),
         patience: Patience {
             reserve_ms: config.port_reserve.ms,
             cool_ms: config.port_cool.ms,
@@ -150,14 +176,47 @@ fn rules(config: &Config, pool: totoro_api::ports::Pool) -> Rules {
     }
 }
 
+/// Has the desk take note of the kernel's events, as many at once as have come. On a thread of its
+/// own: it waits for the desk and for the disk, which is not the runtime's to do.
+fn listen(
+    desk: Arc<Desk>,
+    mut events: mpsc::Receiver<Event>,
+    mut halted: watch::Receiver<()>,
+) -> Result<std::thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Handle::current();
+    let listen = move || {
+        let mut batch = Vec::with_capacity(EVENTS);
+        loop {
+            let came = runtime.block_on(async {
+                tokio::select! {
+                    came = events.recv_many(&mut batch, EVENTS) => came,
+                    _ = halted.changed() => 0,
+                }
+            });
+            if came == 0 {
+                return;
+            }
+            desk.on_events(&batch);
+            batch.clear();
+        }
+    };
+    std::thread::Builder::new()
+        .name("events".to_owned())
+        .spawn(listen)
+        .context("start the events' thread")
+}
+
 /// What time brings. Blocking calls are short, but not the runtime's to wait for.
-async fn ticks(desk: Arc<Desk>) {
+async fn ticks(desk: Arc<Desk>, mut halted: watch::Receiver<()>) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let (lost_every, second_every) = (LOST.as_millis() / TICK.as_millis(), 1000 / TICK.as_millis());
     let mut count = 0;
     loop {
-        tick.tick().await;
+        tokio::select! {
+            _ = tick.tick() => {}
+            _ = halted.changed() => return,
+        }
         count += 1;
         let desk = Arc::clone(&desk);
         let done = tokio::task::spawn_blocking(move || {

@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use totoro_api::wire::node::{Grade, Heartbeat, HeartbeatAnswer, InterfaceMetrics};
 
-use crate::clock::{Clock, machine_ms};
+use crate::clock::{Clock, boot_ms};
 use crate::control::{Backoff, CallError, Control};
 use crate::frps::{Frps, ServerInfo};
+use crate::kernel::Kernel;
 use crate::session::Desk;
 use crate::spool::Spool;
 use crate::store::{Changes, META, Store};
@@ -18,6 +19,8 @@ use machine::Sampler;
 
 /// Key in `META`: the control plane's clock less ours, ms.
 pub const OFFSET: &str = "clock_offset_ms";
+/// The offset is kept anew when it moved by more than this, ms.
+const KEEP: i64 = 100;
 /// The interval before the control plane said one.
 const FIRST: Duration = Duration::from_secs(10);
 /// What this version enforces at grade `kernel`.
@@ -37,6 +40,8 @@ const FEATURES: &[&str] = &[
 pub struct Pulse {
     /// Sessions and leases.
     pub desk: Arc<Desk>,
+    /// The programs, and what of them is missing.
+    pub kernel: Arc<Kernel>,
     /// Where they go.
     pub control: Arc<Control>,
     /// Events that wait.
@@ -59,8 +64,16 @@ impl Pulse {
         let mut sampler = Sampler::default();
         let mut backoff = Backoff::default();
         let mut interval = FIRST;
+        let mut kept = None;
         loop {
-            match self.beat(&mut sampler).await {
+            let beaten = self.beat(&mut sampler).await;
+            if let Err(error) = self.keep_offset(&mut kept).await {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "the clock's offset can't be kept"
+                );
+            }
+            match beaten {
                 Ok(answer) => {
                     backoff.reset();
                     interval = Duration::from_secs(u64::from(answer.interval_s.clamp(1, 300)));
@@ -84,27 +97,38 @@ impl Pulse {
     async fn beat(&self, sampler: &mut Sampler) -> Result<HeartbeatAnswer> {
         let frps = self.frps.info().await.ok();
         let body = self.body(sampler, frps).await?;
-        let sent = machine_ms();
+        let sent = boot_ms();
         let answer: HeartbeatAnswer = self.control.post("/nodes/heartbeat", &body).await?;
-        if self.clock.learn(sent, machine_ms(), answer.now_ms) {
-            let offset = self.clock.offset_ms();
-            if offset.abs() > 60_000 {
-                tracing::warn!(
-                    offset_ms = offset,
-                    "this machine's clock is more than a minute off"
-                );
-            }
-            let mut changes = Changes::default();
-            changes.put(META, OFFSET, &offset);
-            let (store, desk) = (Arc::clone(&self.store), Arc::clone(&self.desk));
-            tokio::task::spawn_blocking(move || {
-                store.commit(&changes)?;
-                desk.reclock()
-            })
-            .await
-            .context("the clock's task ended")??;
+        if self.clock.learn(sent, boot_ms(), answer.now_ms) {
+            let desk = Arc::clone(&self.desk);
+            tokio::task::spawn_blocking(move || desk.reclock())
+                .await
+                .context("the clock's task ended")?;
         }
         Ok(answer)
+    }
+
+    /// Keeps the clock's offset for the next start, when it moved: by an answer, or by a step of the
+    /// machine's clock.
+    async fn keep_offset(&self, kept: &mut Option<i64>) -> Result<()> {
+        let offset = self.clock.offset_ms();
+        if kept.is_some_and(|kept| (offset - kept).abs() <= KEEP) {
+            return Ok(());
+        }
+        if offset.abs() > 60_000 {
+            tracing::warn!(
+                offset_ms = offset,
+                "this machine's clock is more than a minute off"
+            );
+        }
+        let mut changes = Changes::default();
+        changes.put(META, OFFSET, &offset);
+        let store = Arc::clone(&self.store);
+        tokio::task::spawn_blocking(move || store.commit(&changes))
+            .await
+            .context("the clock's task ended")??;
+        *kept = Some(offset);
+        Ok(())
     }
 
     async fn body(&self, sampler: &mut Sampler, frps: Option<ServerInfo>) -> Result<Heartbeat> {
@@ -115,7 +139,7 @@ impl Pulse {
         .await
         .context("the report's task ended")??;
         let sample = sampler.take();
-        let filters = self.desk.kernel().filters();
+        let filters = self.kernel.filters();
         let interfaces = sample.interfaces.into_iter().map(|interface| {
             let filter = filters
                 .iter()
@@ -125,11 +149,11 @@ impl Pulse {
                 ..interface
             }
         });
-        let mut missing = self.desk.kernel().missing().to_vec();
+        let mut missing = self.kernel.missing().to_vec();
         match &frps {
             None => missing.push("frps's admin API does not answer".to_owned()),
             Some(frps) => {
-                if let Some(pool) = frps.lacks(&self.desk.policy().node.pool) {
+                if let Some(pool) = frps.lacks(&self.desk.pool()) {
                     missing.push(format!(
                         "frps's allowPorts lack ports of the pool ({pool}): run frps-config and \
                          restart frps"

@@ -6,74 +6,40 @@ use aya::Ebpf;
 use aya::programs::links::FdLink;
 use aya::programs::{Program, SchedClassifier, TcAttachType, Xdp, tc, xdp};
 use aya::util::KernelVersion;
+use aya_obj::generated::{bpf_attach_type, bpf_link_type};
 
-use super::links::{adopt_or, program};
-use super::pins::PinDir;
-use super::{Context, Filter, Result, XdpMode, failed};
+use super::links::{Place, adopt_or, program};
+use super::pins::{PinDir, pin_name};
+use super::{Context, Result, XdpMode, failed};
 
 /// Drivers whose native XDP keeps throughput: they do large-receive work in hardware or have
 /// XDP multi-buffer. Elsewhere (veth, virtio_net) native XDP turns the receive offloads off, which
 /// was measured to cost 40 % of a tunnel's throughput.
 const KEEPS_OFFLOADS: &[&str] = &["ice", "i40e", "ixgbe", "igc", "mlx5_core", "bnxt_en", "ena"];
 
-/// What may be pinned for an interface.
-const PINS: [&str; 4] = ["xdp-native", "xdp-generic", "tc-in", "tc-out"];
+/// ARPHRD types (include/uapi/linux/if_arp.h) whose frames begin with an Ethernet header.
+const ETHERNET: [u16; 2] = [1, 772];
 
-/// What became of an interface.
-pub(super) struct Attached {
-    pub(super) filters: Vec<Filter>,
-    pub(super) missing: Vec<String>,
-}
-
-/// Attaches to every interface. One that is gone or refuses is reported, not fatal: the socket
-/// lookup guards it all the same.
-pub(super) fn attach_all(
-    ebpf: &mut Ebpf,
-    pins: &PinDir,
-    interfaces: &[String],
-    mode: XdpMode,
-) -> Result<Attached> {
-    let mut attached = Attached {
-        filters: Vec::new(),
-        missing: Vec::new(),
-    };
-    for interface in interfaces {
-        match attach(ebpf, pins, interface, mode, &mut attached.missing) {
-            Ok(mode) => attached.filters.push(Filter {
-                interface: interface.clone(),
-                mode,
-            }),
-            Err(error) => {
-                let why = std::error::Error::source(&error).map(ToString::to_string);
-                attached.missing.push(format!(
-                    "{interface}: no filter before the stack ({error}: {}); the socket lookup \
-                     still refuses what has no lease",
-                    why.unwrap_or_default()
-                ));
-            }
-        }
-    }
-    Ok(attached)
-}
-
-fn attach(
+/// Attaches to an interface; how it is filtered now. What is less than it could be goes to
+/// `missing`.
+pub(super) fn attach(
     ebpf: &mut Ebpf,
     pins: &PinDir,
     interface: &str,
     mode: XdpMode,
     missing: &mut Vec<String>,
 ) -> Result<&'static str> {
-    let index = nix::net::if_::if_nametoindex(interface).map_err(|_| {
-        // What an earlier daemon pinned for it is dead.
-        for pin in PINS {
-            let _ = unpin(pins, &format!("{pin}-{interface}"));
-        }
+    let index = index(interface).ok_or_else(|| {
         failed(
             "find the interface",
             interface,
             "there is none of this name; see: ip link",
         )
     })?;
+    if !has_ethernet(interface) {
+        let problem = "its packets have no Ethernet header, which the filter reads: a tunnel";
+        return Err(failed("filter", interface, problem));
+    }
     // Known first: what leaves must be on record before anything that answers it is judged.
     traffic_control(ebpf, pins, interface, index, TcAttachType::Egress)?;
     let native = match mode {
@@ -103,8 +69,8 @@ fn attach(
     }
     traffic_control(ebpf, pins, interface, index, TcAttachType::Ingress)?;
     // A filter of an earlier, other mode would judge everything twice.
-    for mode in ["native", "generic"] {
-        unpin(pins, &format!("xdp-{mode}-{interface}"))?;
+    for kind in ["xdp-native", "xdp-generic"] {
+        pins.unpin(&pin_name(kind, interface))?;
     }
     Ok("tc")
 }
@@ -117,26 +83,27 @@ fn xdp(
     mode: xdp::XdpMode,
     name: &str,
 ) -> Result<()> {
-    let other = if name == "native" {
-        "generic"
-    } else {
-        "native"
+    let (kind, other) = match name {
+        "native" => ("xdp-native", "xdp-generic"),
+        _ => ("xdp-generic", "xdp-native"),
     };
-    unpin(pins, &format!("xdp-{other}-{interface}"))?;
-    let pin = format!("xdp-{name}-{interface}");
-    adopt_or(
-        ebpf,
-        pins,
-        "totoro_xdp",
-        &pin,
-        u64::from(index),
-        |program| {
-            let program: &mut Xdp = program.try_into()?;
-            let id = program.attach_to_if_index(index, mode)?;
-            Ok(FdLink::try_from(program.take_link(id)?)?)
-        },
-    )?;
-    unpin(pins, &format!("tc-in-{interface}"))
+    pins.unpin(&pin_name(other, interface))?;
+    let pin = pin_name(kind, interface);
+    let place = Place {
+        kind: bpf_link_type::BPF_LINK_TYPE_XDP,
+        target: u64::from(index),
+        attach: None,
+    };
+    adopt_or(ebpf, pins, "totoro_xdp", &pin, place, |program| {
+        let program: &mut Xdp = program.try_into()?;
+        let id = program.attach_to_if_index(index, mode)?;
+        Ok(FdLink::try_from(program.take_link(id)?)?)
+    })?;
+    if !has_tcx() {
+        // Not there when it was never attached.
+        let _ = tc::qdisc_detach_program(interface, TcAttachType::Ingress, "totoro_tc_in");
+    }
+    pins.unpin(&pin_name("tc-in", interface))
 }
 
 fn traffic_control(
@@ -146,9 +113,15 @@ fn traffic_control(
     index: u32,
     way: TcAttachType,
 ) -> Result<()> {
-    let (name, pin) = match way {
-        TcAttachType::Ingress => ("totoro_tc_in", format!("tc-in-{interface}")),
-        _ => ("totoro_tc_out", format!("tc-out-{interface}")),
+    let (name, kind, attach) = match way {
+        TcAttachType::Ingress => ("totoro_tc_in", "tc-in", bpf_attach_type::BPF_TCX_INGRESS),
+        _ => ("totoro_tc_out", "tc-out", bpf_attach_type::BPF_TCX_EGRESS),
+    };
+    let pin = pin_name(kind, interface);
+    let place = Place {
+        kind: bpf_link_type::BPF_LINK_TYPE_TCX,
+        target: u64::from(index),
+        attach: Some(attach),
     };
     // Checked first, for a clear word: below 6.6 the attachment can't be pinned.
     if !matches!(program(ebpf, name)?, Program::SchedClassifier(_)) {
@@ -161,7 +134,7 @@ fn traffic_control(
     if !has_tcx() {
         return clsact(ebpf, name, interface, way);
     }
-    adopt_or(ebpf, pins, name, &pin, u64::from(index), |program| {
+    adopt_or(ebpf, pins, name, &pin, place, |program| {
         let program: &mut SchedClassifier = program.try_into()?;
         let id = program.attach(interface, way)?;
         Ok(FdLink::try_from(program.take_link(id)?)?)
@@ -215,15 +188,6 @@ pub(super) fn remove_clsact() -> Vec<String> {
         .collect()
 }
 
-fn unpin(pins: &PinDir, pin: &str) -> Result<()> {
-    match std::fs::remove_file(pins.link(pin)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(failed("unpin", pin, error))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// The kernel driver of an interface, where it has a device.
 fn driver(interface: &str) -> Option<String> {
     let link = Path::new("/sys/class/net")
@@ -231,4 +195,30 @@ fn driver(interface: &str) -> Option<String> {
         .join("device/driver");
     let target = std::fs::read_link(link).ok()?;
     Some(target.file_name()?.to_str()?.to_owned())
+}
+
+/// The index of an interface; `None` when there is none of that name.
+pub(super) fn index(interface: &str) -> Option<u32> {
+    nix::net::if_::if_nametoindex(interface).ok()
+}
+
+/// Whether an interface of this thread's network namespace has Ethernet headers. Tunnels without
+/// hardware addresses (tun, WireGuard) list none at all.
+fn has_ethernet(interface: &str) -> bool {
+    let Ok(all) = nix::ifaddrs::getifaddrs() else {
+        return true;
+    };
+    all.filter(|one| one.interface_name == interface)
+        .filter_map(|one| Some(one.address?.as_link_addr()?.hatype()))
+        .any(|kind| ETHERNET.contains(&kind))
+}
+
+/// The pins of an interface that is filtered so.
+pub(super) fn pins_of(interface: &str, mode: &str) -> [String; 2] {
+    let kind = match mode {
+        "native" => "xdp-native",
+        "generic" => "xdp-generic",
+        _ => "tc-in",
+    };
+    [kind, "tc-out"].map(|kind| pin_name(kind, interface))
 }

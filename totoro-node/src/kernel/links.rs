@@ -12,30 +12,100 @@ use aya::programs::{
     CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, SkLookup, SockOps,
 };
 
+use aya_obj::generated::{bpf_attach_type, bpf_link_type};
+
 use super::pins::PinDir;
 use super::{Context, Result, failed, sys};
 
-/// Programs on the cgroup, in the order in which they begin to count.
-const CGROUP: &[&str] = &[
-    "totoro_bind4",
-    "totoro_bind6",
-    "totoro_conns",
-    "totoro_meter_in",
-    "totoro_meter_out",
-    "totoro_send4",
-    "totoro_send6",
+const NETNS: &str = "/proc/thread-self/ns/net";
+
+/// Programs on the cgroup, in the order in which they begin to count, and how each is attached.
+const CGROUP: &[(&str, bpf_attach_type)] = &[
+    ("totoro_bind4", bpf_attach_type::BPF_CGROUP_INET4_POST_BIND),
+    ("totoro_bind6", bpf_attach_type::BPF_CGROUP_INET6_POST_BIND),
+    ("totoro_conns", bpf_attach_type::BPF_CGROUP_SOCK_OPS),
+    ("totoro_meter_in", bpf_attach_type::BPF_CGROUP_INET_INGRESS),
+    ("totoro_meter_out", bpf_attach_type::BPF_CGROUP_INET_EGRESS),
+    ("totoro_send4", bpf_attach_type::BPF_CGROUP_UDP4_SENDMSG),
+    ("totoro_send6", bpf_attach_type::BPF_CGROUP_UDP6_SENDMSG),
 ];
+const LOOKUP: &str = "totoro_admit";
+
+/// Where a link is to be: on what, and as what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) kind: bpf_link_type,
+    /// A cgroup's id, a namespace's inode, an interface's index.
+    pub(super) target: u64,
+    /// `None` where the kind says it all.
+    pub(super) attach: Option<bpf_attach_type>,
+}
+
+impl Place {
+    /// Whether a link is there; what it is otherwise.
+    fn holds(&self, link: &sys::LinkInfo) -> io::Result<()> {
+        let is = (link.kind, link.target(), link.attach_type());
+        let wanted = (
+            self.kind as u32,
+            self.target,
+            self.attach.map(|attach| attach as u32),
+        );
+        if is == wanted {
+            return Ok(());
+        }
+        Err(io::Error::other(format!(
+            "it is attached as {is:?} (kind, target, type), not as {wanted:?}"
+        )))
+    }
+}
+
+fn cgroup_place(cgroup: &Path, attach: bpf_attach_type) -> Result<Place> {
+    let shown = || cgroup.display().to_string();
+    let about = fs::metadata(cgroup).on("look at the cgroup", shown())?;
+    Ok(Place {
+        kind: bpf_link_type::BPF_LINK_TYPE_CGROUP,
+        target: about.ino(),
+        attach: Some(attach),
+    })
+}
+
+fn lookup_place() -> Result<Place> {
+    let about = fs::metadata(NETNS).on("look at", "the network namespace")?;
+    Ok(Place {
+        kind: bpf_link_type::BPF_LINK_TYPE_NETNS,
+        target: about.ino(),
+        attach: Some(bpf_attach_type::BPF_SK_LOOKUP),
+    })
+}
+
+/// Names of the pins of what is not per interface.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    CGROUP.iter().map(|(name, _)| *name).chain([LOOKUP])
+}
+
+/// Names of pinned links of these that are dead, elsewhere or gone.
+pub(super) fn dead(pins: &PinDir, cgroup: &Path) -> Result<Vec<&'static str>> {
+    let mut places = vec![(LOOKUP, lookup_place()?)];
+    for (name, attach) in CGROUP {
+        places.push((*name, cgroup_place(cgroup, *attach)?));
+    }
+    Ok(places
+        .into_iter()
+        .filter(|(name, place)| {
+            let link = sys::get(&pins.link(name)).and_then(sys::link_info);
+            link.and_then(|link| place.holds(&link)).is_err()
+        })
+        .map(|(name, _)| name)
+        .collect())
+}
 
 /// Loads and attaches what is not per interface.
 pub(super) fn attach_all(ebpf: &mut Ebpf, pins: &PinDir, cgroup: &Path) -> Result<()> {
     surplus(ebpf)?;
     let cgroup_file = File::open(cgroup).on("open the cgroup", cgroup.display().to_string())?;
-    let cgroup_id = cgroup_file
-        .metadata()
-        .on("look at the cgroup", cgroup.display().to_string())?
-        .ino();
-    for name in CGROUP {
-        adopt_or(ebpf, pins, name, name, cgroup_id, |program| {
+    for (name, attach) in CGROUP {
+        let place = cgroup_place(cgroup, *attach)?;
+        adopt_or(ebpf, pins, name, name, place, |program| {
             let link = match program {
                 Program::SockOps(program) => {
                     let id = program.attach(&cgroup_file, CgroupAttachMode::Single)?;
@@ -63,23 +133,12 @@ pub(super) fn attach_all(ebpf: &mut Ebpf, pins: &PinDir, cgroup: &Path) -> Resul
             Ok(link?)
         })?;
     }
-    let netns = File::open("/proc/thread-self/ns/net").on("open", "the network namespace")?;
-    let inode = netns
-        .metadata()
-        .on("look at", "the network namespace")?
-        .ino();
-    adopt_or(
-        ebpf,
-        pins,
-        "totoro_admit",
-        "totoro_admit",
-        inode,
-        |program| {
-            let program: &mut SkLookup = program.try_into()?;
-            let id = program.attach(&netns)?;
-            Ok(program.take_link(id)?.into())
-        },
-    )
+    let netns = File::open(NETNS).on("open", "the network namespace")?;
+    adopt_or(ebpf, pins, LOOKUP, LOOKUP, lookup_place()?, |program| {
+        let program: &mut SkLookup = program.try_into()?;
+        let id = program.attach(&netns)?;
+        Ok(program.take_link(id)?.into())
+    })
 }
 
 /// The stream verdict of surplus sockets: attached to the map, which holds it.
@@ -91,6 +150,9 @@ fn surplus(ebpf: &mut Ebpf) -> Result<()> {
     let map: aya::maps::SockHash<_, u64> = map.try_into().on("use map", "SURPLUS")?;
     let fd = map.fd().try_clone().on("use map", "SURPLUS")?;
     let program: &mut aya::programs::SkSkb = program(ebpf, name)?.try_into().on("use", name)?;
+    if program.fd().is_ok() {
+        return Ok(());
+    }
     program.load().on("load", name)?;
     let id = program.attach(&fd).on("attach", name)?;
     // Not a link but an attachment, which aya would undo on drop; the pinned map keeps it.
@@ -110,23 +172,23 @@ pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Prog
 }
 
 type Attach<'a> = &'a mut Program;
-type AnyError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Loads a program, then has the pinned link run it if that link is alive and on `target`;
+/// Loads a program, then has the pinned link run it if that link is alive and at `place`;
 /// otherwise attaches afresh and pins.
 pub(super) fn adopt_or(
     ebpf: &mut Ebpf,
     pins: &PinDir,
     name: &str,
     pin: &str,
-    target: u64,
+    place: Place,
     attach: impl FnOnce(Attach<'_>) -> std::result::Result<FdLink, AnyError>,
 ) -> Result<()> {
     let program = program(ebpf, name)?;
     load(program).map_err(|error| failed("load", name, error))?;
     let path = pins.link(pin);
     if path.exists() {
-        match adopt(&path, program, target) {
+        match adopt(&path, program, place) {
             Ok(()) => {
                 tracing::info!(link = pin, "adopted: the program was replaced in place");
                 return Ok(());
@@ -143,22 +205,15 @@ pub(super) fn adopt_or(
 }
 
 /// Replaces the program of a pinned link.
-fn adopt(path: &Path, program: &Program, target: u64) -> io::Result<()> {
+fn adopt(path: &Path, program: &Program, place: Place) -> io::Result<()> {
     let link = sys::get(path)?;
-    let info = sys::link_info(&link)?;
-    let theirs = u64::from(info.target_low) | u64::from(info.target_high) << 32;
-    // Interfaces and namespaces have 32 bits, and the next word means something else there.
-    if theirs != target && u64::from(info.target_low) != target {
-        return Err(io::Error::other(format!(
-            "it is attached to {theirs}, not to {target}"
-        )));
-    }
+    place.holds(&sys::link_info(&link)?)?;
     let fd = program.fd().map_err(io::Error::other)?;
     sys::update_link(link, fd)
 }
 
 /// Loads a program of whatever type, once: several interfaces share one.
-fn load(program: &mut Program) -> std::result::Result<(), AnyError> {
+pub(super) fn load(program: &mut Program) -> std::result::Result<(), AnyError> {
     if program.fd().is_ok() {
         return Ok(());
     }

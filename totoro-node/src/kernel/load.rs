@@ -9,11 +9,14 @@ use totoro_api::Reason;
 use totoro_ebpf::abi;
 
 use super::maps::{Maps, PINNED};
+use super::mend::Suspects;
 use super::pins::PinDir;
 use super::sockets::Destroyer;
+use super::sweep::Due;
+use super::watch::Loaded;
 use super::{
-    Context, Event, Filter, KernelOptions, Result, events, failed, filter, from_addr, links,
-    locals, pins, sys,
+    Context, Event, KernelOptions, Result, events, failed, filter, from_addr, locals, pins, sweep,
+    sys,
 };
 
 /// New flows per second, and burst, that one source may open towards the pool before the shield
@@ -33,11 +36,9 @@ pub(super) struct Shared {
 pub struct Kernel {
     pub(super) shared: Arc<Shared>,
     ring: Option<RingBuf<MapData>>,
-    filters: Vec<Filter>,
-    missing: Vec<String>,
-    _pins: PinDir,
-    // Holds the programs' descriptors; links and maps are pinned.
-    ebpf: Ebpf,
+    loaded: Mutex<Loaded>,
+    due: Mutex<Due>,
+    suspects: Mutex<Suspects>,
 }
 
 impl Shared {
@@ -56,7 +57,8 @@ impl Shared {
     pub(super) fn destroy(&self, cookie: u64, conn: &abi::Conn) -> Result<bool> {
         let local = (from_addr(&conn.local), conn.local_port).into();
         let remote = (from_addr(&conn.remote), conn.remote_port).into();
-        self.destroyer().destroy(local, remote, cookie)
+        self.destroyer()
+            .destroy(local, remote, conn.ifindex, cookie)
     }
 
     /// Destroys a surplus connection as an event tells of it.
@@ -66,11 +68,15 @@ impl Shared {
             remote: event.remote,
             local_port: event.port,
             remote_port: event.remote_port,
+            ifindex: event.ifindex,
             ..abi::Conn::default()
         };
         if let Err(error) = self.destroy(event.cookie, &conn) {
             // It stays mute all the same, and the next sweep tries again.
-            tracing::warn!(%error, cause = ?error.source, "a surplus connection could not be destroyed");
+            tracing::warn!(
+                error = error.whole(),
+                "a surplus connection could not be destroyed"
+            );
         }
     }
 }
@@ -93,6 +99,7 @@ impl Kernel {
             options.object.display().to_string(),
         )?;
         let pins = PinDir::lock(&options.pin_root)?;
+        pins::refuse_other_abis(&options.pin_root)?;
         pins.check(&parsed)?;
         let mut ebpf = load_object(&object, &pins)?;
         let ring = take(&mut ebpf, "EVENTS")?
@@ -102,32 +109,32 @@ impl Kernel {
         let mut maps = Maps::from_pins(&pins.dir)?;
         configure(&mut maps, options)?;
         locals::refresh(&mut maps)?;
+        sweep::recount_flows(&mut maps)?;
         let shared = Arc::new(Shared {
             maps: Mutex::new(maps),
             destroyer: Mutex::new(Destroyer::open()?),
         });
-        links::attach_all(&mut ebpf, &pins, &options.cgroup)?;
-        let attached = filter::attach_all(&mut ebpf, &pins, &options.interfaces, options.xdp)?;
         Ok(Kernel {
             shared,
             ring: Some(ring),
-            filters: attached.filters,
-            missing: attached.missing,
-            _pins: pins,
-            ebpf,
+            loaded: Mutex::new(Loaded::attach(ebpf, pins, options)?),
+            due: Mutex::default(),
+            suspects: Mutex::default(),
         })
     }
 
-    /// What is on which interface.
-    #[must_use]
-    pub fn filters(&self) -> &[Filter] {
-        &self.filters
+    // Each lock's holder leaves state that the next look corrects, so a panic poisons nothing.
+
+    pub(super) fn loaded(&self) -> MutexGuard<'_, Loaded> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is missing for a complete grade `kernel`, one line each; empty = complete.
-    #[must_use]
-    pub fn missing(&self) -> &[String] {
-        &self.missing
+    pub(super) fn due(&self) -> MutexGuard<'_, Due> {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn suspects(&self) -> MutexGuard<'_, Suspects> {
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has the whole pool refuse what is new (`None` = admit).
@@ -151,7 +158,7 @@ impl Kernel {
             .ring
             .take()
             .ok_or_else(|| failed("read", "EVENTS", "it is read already"))?;
-        events::start_logs(&mut self.ebpf);
+        events::start_logs(&mut self.loaded().ebpf);
         events::start(ring, Arc::clone(&self.shared))
     }
 }
@@ -161,6 +168,9 @@ fn load_object(object: &[u8], pins: &PinDir) -> Result<Ebpf> {
     for name in PINNED {
         loader.map_pin_path(name, pins.dir.join(name));
     }
+    // Where it is off for the namespace it can be switched on later, so only its absence counts.
+    let has_mptcp = u32::from(Path::new("/proc/sys/net/mptcp").exists());
+    loader.override_global("HAS_MPTCP", &has_mptcp, true);
     loader.load(object).map_err(|error| {
         let error = error.to_string();
         let hint = if nix::unistd::geteuid().is_root() {
@@ -195,8 +205,19 @@ fn configure(maps: &mut Maps, options: &KernelOptions) -> Result<()> {
         user_timeout_ms: USER_TIMEOUT_MS,
         pad: 0,
         flow_idle_ns: u64::from(options.flow_idle_s) * 1_000_000_000,
+        sketch_seed: match before.sketch_seed {
+            0 => random()?,
+            // The sketch's cells were spent under it.
+            seed => seed,
+        },
     };
     maps.config.set(0, config, 0).on("write", "CONFIG")
+}
+
+fn random() -> Result<u64> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).on("make", "the sketch's seed")?;
+    Ok(u64::from_ne_bytes(bytes))
 }
 
 /// Detaches every program and removes every pin under `pin_root`; what was there, one line each.

@@ -3,6 +3,9 @@
 //! Everything here is synchronous and quick (a map write is a system call of about a
 //! microsecond; destroying sockets a netlink round trip each), so callers call it directly.
 
+mod bans;
+mod controls;
+mod dump;
 mod events;
 mod filter;
 mod inspect;
@@ -10,10 +13,13 @@ mod links;
 mod load;
 mod locals;
 mod maps;
+mod mend;
 mod pins;
 mod policy;
 mod sockets;
+mod sweep;
 mod sys;
+mod watch;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -24,6 +30,7 @@ use totoro_ebpf::abi;
 
 pub use inspect::Inspector;
 pub use load::{Kernel, uninstall};
+pub use mend::Compared;
 pub use pins::is_on_bpffs;
 pub use sockets::can_destroy;
 
@@ -38,6 +45,37 @@ pub struct KernelError {
     /// Why it failed, with the next step where there is one.
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl KernelError {
+    /// The error and all its causes, for one line of a log.
+    #[must_use]
+    pub fn whole(&self) -> String {
+        let mut text = self.to_string();
+        let mut next = std::error::Error::source(self);
+        while let Some(error) = next {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            next = error.source();
+        }
+        text
+    }
+
+    /// Whether a table was full, or memory short: the node has no room for more.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let mut next: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = next {
+            let code = error
+                .downcast_ref::<std::io::Error>()
+                .and_then(std::io::Error::raw_os_error);
+            if matches!(code, Some(libc::E2BIG | libc::ENOMEM | libc::ENOSPC)) {
+                return true;
+            }
+            next = error.source();
+        }
+        false
+    }
 }
 
 /// How packets are filtered before the stack.
@@ -76,6 +114,9 @@ pub struct KernelOptions {
     pub cgroup: PathBuf,
     /// Interfaces to filter.
     pub interfaces: Vec<String>,
+    /// Finds more of them while the programs run (those of the default routes, where none was
+    /// configured); `None` = `interfaces` are all.
+    pub find_interfaces: Option<fn() -> Vec<String>>,
     /// How to filter.
     pub xdp: XdpMode,
     /// The ports that are lent.
@@ -104,8 +145,34 @@ pub struct ControlSocket {
     pub cookie: u64,
     /// frpc's address.
     pub client: SocketAddr,
-    /// The node's address.
+    /// The node's address; of a link-local one its scope is the socket's interface.
     pub local: SocketAddr,
+}
+
+/// A connection to frps's own port, as the kernel lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// The connection.
+    pub socket: ControlSocket,
+    /// When it was established, boot-time ns.
+    pub opened_ns: u64,
+}
+
+/// The kernel's counts of one lease.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeaseCounts {
+    /// From users, IP bytes.
+    pub bytes_in: u64,
+    /// To users, IP bytes.
+    pub bytes_out: u64,
+    /// From users.
+    pub packets_in: u64,
+    /// To users.
+    pub packets_out: u64,
+    /// TCP user connections admitted.
+    pub admitted: u64,
+    /// TCP user connections now.
+    pub live: u64,
 }
 
 /// The kernel's counts of one tenant.
@@ -157,8 +224,12 @@ pub struct Swept {
     pub idle_flows: usize,
     /// Surplus connections destroyed that an event should have announced.
     pub surplus: usize,
-    /// Connections destroyed because their port is no more, or another tenant's.
+    /// Connections destroyed because their lease is no more.
     pub orphans: usize,
+    /// Connections that had ended unheard, whose counts were taken back.
+    pub mended: usize,
+    /// Connections destroyed because nothing counted them.
+    pub untracked: usize,
 }
 
 type Result<T> = std::result::Result<T, KernelError>;
@@ -198,6 +269,16 @@ pub fn to_addr(ip: std::net::IpAddr) -> abi::Addr {
     match ip {
         std::net::IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
         std::net::IpAddr::V6(ip) => ip.octets(),
+    }
+}
+
+/// An address and port of the maps; a link-local one is only complete with its interface.
+fn scoped(ip: std::net::IpAddr, port: u16, interface: u32) -> SocketAddr {
+    match ip {
+        std::net::IpAddr::V6(ip) if ip.is_unicast_link_local() => {
+            std::net::SocketAddrV6::new(ip, port, 0, interface).into()
+        }
+        ip => (ip, port).into(),
     }
 }
 

@@ -1,20 +1,12 @@
-//! What the daemon writes and reads: tenants, leases, bans, counts.
-
-use std::net::SocketAddr;
+//! What the daemon writes and reads: tenants, leases, counts.
 
 use totoro_api::ports::{Pool, Protocol};
 use totoro_ebpf::abi;
 use totoro_ebpf::logic::pool;
 
-use super::maps::{Maps, ban_key, entries, found, gone};
-use super::{
-    Connection, Context, ControlSocket, Kernel, Refused, Result, Swept, TenantCounts, boot_ns,
-    from_addr, locals, to_addr,
-};
-
-/// An idle zero entry of `SOURCES` is kept so long, ns: longer than any connection attempt that
-/// might be about to count on it.
-const SOURCE_KEPT_NS: u64 = 60_000_000_000;
+use super::maps::{Maps, entries, found, gone};
+use super::sweep::{First, close_flows};
+use super::{Connection, Context, Kernel, LeaseCounts, Refused, Result, TenantCounts};
 
 /// SYNs per second, and burst, that a lease takes before XDP drops (UDP: new flows).
 const LEASE_SYN_RATE: (u32, u32) = (2_000, 8_000);
@@ -94,6 +86,11 @@ impl Kernel {
         for (key, _) in reasons.into_iter().filter(|(key, _)| key.tenant == tenant) {
             gone(maps.reasons.remove(&key)).on("write", "REASONS")?;
         }
+        // What a daemon that was killed between two steps left of its leases.
+        let traffic = entries(maps.traffic.iter(), "TRAFFIC")?;
+        for (key, _) in traffic.into_iter().filter(|(key, _)| key.tenant == tenant) {
+            gone(maps.traffic.remove(&key)).on("write", "TRAFFIC")?;
+        }
         Ok(())
     }
 
@@ -118,57 +115,79 @@ impl Kernel {
         }
         let mut maps = self.shared.maps();
         let traffic = traffic_key(lease.tenant, key);
-        if found(maps.port_usage.get(&key, 0))
-            .on("read", "PORT_USAGE")?
-            .is_none()
-        {
-            maps.port_usage
-                .insert(key, abi::PortUsage::default(), 0)
-                .on("write", "PORT_USAGE")?;
+        let before = found(maps.ports.get(&key, 0)).on("read", "PORTS")?;
+        let same = before.is_some_and(|before| before.lease == lease.lease);
+        // A new lease counts from zero, whatever a killed daemon left of the one before.
+        let counted = same
+            && found(maps.traffic.get(&traffic, 0))
+                .on("read", "TRAFFIC")?
+                .is_some();
+        let written = write_lease(&mut maps, key, &lease, (!same, !counted));
+        if written.is_err() && before.is_none() {
+            // What made it into the maps before one was full must not stay.
+            let _ = maps.port_usage.remove(&key);
+            let _ = maps.traffic.remove(&traffic);
         }
-        if found(maps.traffic.get(&traffic, 0))
-            .on("read", "TRAFFIC")?
-            .is_none()
-        {
-            let zeros = vec![
-                abi::Traffic::default();
-                aya::util::nr_cpus()
-                    .map_err(|(_, e)| e)
-                    .on("count", "the CPUs")?
-            ];
-            let zeros = aya::maps::PerCpuValues::try_from(zeros).on("write", "TRAFFIC")?;
-            maps.traffic
-                .insert(traffic, zeros, 0)
-                .on("write", "TRAFFIC")?;
-        }
-        // The lease itself last: with it users are admitted.
-        maps.ports.insert(key, lease, 0).on("write", "PORTS")
+        written
     }
 
-    /// Closes a lease: nothing new is admitted, what lives on the port is destroyed, and the
-    /// traffic of the lease's tenant on that port is returned and forgotten.
+    /// Closes a lease: nothing new is admitted, and what lives on the port is destroyed. What was
+    /// counted on it is returned, and stays until [`Kernel::forget_lease`]: it must be durable
+    /// elsewhere before.
     ///
     /// # Errors
-    /// When a map can't be written or a socket can't be destroyed; the lease is closed to new
-    /// connections in any case.
-    pub fn remove_lease(&self, key: abi::PortKey) -> Result<abi::Traffic> {
+    /// The first map that can't be written, or socket that can't be destroyed; the rest was done
+    /// all the same, and the lease is closed to new connections in any case.
+    pub fn remove_lease(&self, key: abi::PortKey) -> Result<LeaseCounts> {
+        let mut first = First(None);
         let lease = {
             let mut maps = self.shared.maps();
-            let Some(lease) = found(maps.ports.get(&key, 0)).on("read", "PORTS")? else {
-                return Ok(abi::Traffic::default());
-            };
-            gone(maps.ports.remove(&key)).on("write", "PORTS")?;
+            let lease = first.of(found(maps.ports.get(&key, 0)).on("read", "PORTS"));
+            first.of(gone(maps.ports.remove(&key)).on("write", "PORTS"));
             lease
         };
-        self.destroy_where(|conn| conn.local_port == key.port && key.proto == abi::TCP)?;
+        if key.proto == abi::TCP {
+            first.of(self.destroy_where(|conn| conn.local_port == key.port));
+        } else {
+            let mut maps = self.shared.maps();
+            first.of(close_flows(&mut maps, |flow, _| flow.port == key.port));
+        }
+        let counts = lease.map_or_else(LeaseCounts::default, |lease| {
+            first.of(self.lease_counts(lease.tenant, key))
+        });
+        first.0.map_or(Ok(counts), Err)
+    }
+
+    /// What was counted on a tenant's lease so far; zeros when there is none.
+    ///
+    /// # Errors
+    /// When a map can't be read.
+    pub fn lease_counts(&self, tenant: u32, key: abi::PortKey) -> Result<LeaseCounts> {
+        let maps = self.shared.maps();
+        let traffic = maps.traffic(tenant, key)?;
+        let usage = found(maps.port_usage.get(&key, 0))
+            .on("read", "PORT_USAGE")?
+            .unwrap_or_default();
+        Ok(LeaseCounts {
+            bytes_in: traffic.bytes_in,
+            bytes_out: traffic.bytes_out,
+            packets_in: traffic.packets_in,
+            packets_out: traffic.packets_out,
+            admitted: usage.admitted,
+            live: usage.conns,
+        })
+    }
+
+    /// Forgets what was counted on a tenant's lease of a port, which must be closed.
+    ///
+    /// # Errors
+    /// When a map can't be written.
+    pub fn forget_lease(&self, tenant: u32, key: abi::PortKey) -> Result<()> {
         let mut maps = self.shared.maps();
-        close_flows(&mut maps, |flow_key, _| {
-            key.proto == abi::UDP && flow_key.port == key.port
-        })?;
-        let traffic = maps.traffic(lease.tenant, key)?;
-        gone(maps.traffic.remove(&traffic_key(lease.tenant, key))).on("write", "TRAFFIC")?;
-        gone(maps.port_usage.remove(&key)).on("write", "PORT_USAGE")?;
-        Ok(traffic)
+        gone(maps.traffic.remove(&traffic_key(tenant, key))).on("write", "TRAFFIC")?;
+        gone(maps.port_usage.remove(&key))
+            .on("write", "PORT_USAGE")
+            .map(drop)
     }
 
     /// Leases now.
@@ -185,14 +204,6 @@ impl Kernel {
     /// When a map can't be read.
     pub fn counts(&self, tenant: u32) -> Result<TenantCounts> {
         self.shared.maps().counts(tenant)
-    }
-
-    /// Traffic of a live lease so far; zeros when it is unknown.
-    ///
-    /// # Errors
-    /// When a map can't be read.
-    pub fn traffic(&self, tenant: u32, key: abi::PortKey) -> Result<abi::Traffic> {
-        self.shared.maps().traffic(tenant, key)
     }
 
     /// All refusal counters.
@@ -219,127 +230,17 @@ impl Kernel {
         entries(self.shared.maps().flows.iter(), "FLOWS")
     }
 
-    /// The TCP connection to frps's own port that comes from `client`; `None` for what is no plain
-    /// TCP connection (kcp, quic), has ended, or is older than the programs.
-    ///
-    /// # Errors
-    /// When a map can't be read.
-    pub fn control_socket(&self, client: SocketAddr) -> Result<Option<ControlSocket>> {
-        let key = abi::ControlKey {
-            remote: to_addr(client.ip()),
-            remote_port: client.port(),
-            pad: [0; 3],
-        };
-        let control = found(self.shared.maps().control.get(&key, 0)).on("read", "CONTROL")?;
-        Ok(control.map(|control| ControlSocket {
-            cookie: control.cookie,
-            client,
-            local: (from_addr(&control.local), control.local_port).into(),
-        }))
-    }
-
     /// Destroys a tenant's user connections (by cookie) and forgets its UDP flows; how many. Put
     /// the tenant to `CUT` first, so that nothing passes meanwhile.
     ///
     /// # Errors
     /// When a map can't be read, or the last error of a socket that could not be destroyed.
     pub fn destroy_tenant(&self, tenant: u32) -> Result<usize> {
-        let conns = self.destroy_where(|conn| conn.tenant == tenant)?;
-        let flows = close_flows(&mut self.shared.maps(), |_, flow| flow.tenant == tenant)?;
-        Ok(conns + flows)
-    }
-
-    /// Destroys frpc's connection, by cookie; false when it had ended.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn destroy_control(&self, socket: &ControlSocket) -> Result<bool> {
-        self.shared
-            .destroyer()
-            .destroy(socket.local, socket.client, socket.cookie)
-    }
-
-    /// Bans a prefix until a boot-time instant, ns (0 = until lifted), and closes its UDP flows;
-    /// its live TCP connections go on.
-    ///
-    /// # Errors
-    /// When the map can't be written (it is full).
-    pub fn put_ban(&self, prefix: ipnet::IpNet, until_ns: u64) -> Result<()> {
-        let mut maps = self.shared.maps();
-        maps.bans
-            .insert(&ban_key(prefix), abi::Ban { until_ns }, 0)
-            .on("write", "BANS")?;
-        close_flows(&mut maps, |key, _| prefix.contains(&from_addr(&key.remote)))?;
-        Ok(())
-    }
-
-    /// Lifts a ban.
-    ///
-    /// # Errors
-    /// When the map can't be written.
-    pub fn remove_ban(&self, prefix: ipnet::IpNet) -> Result<()> {
-        gone(self.shared.maps().bans.remove(&ban_key(prefix)))
-            .on("write", "BANS")
-            .map(drop)
-    }
-
-    /// Bans now, with their ends.
-    ///
-    /// # Errors
-    /// When a map can't be read.
-    pub fn bans(&self) -> Result<Vec<(ipnet::IpNet, u64)>> {
-        self.shared.maps().bans()
-    }
-
-    /// Closes idle flows, destroys surplus connections that an event should have announced, forgets
-    /// idle sources, and refreshes the node's own addresses. Call it every second.
-    ///
-    /// # Errors
-    /// The first map that can't be read or written.
-    pub fn sweep(&self) -> Result<Swept> {
-        let now = boot_ns();
-        let idle_flows = {
-            let mut maps = self.shared.maps();
-            locals::refresh(&mut maps)?;
-            let idle = maps.config.get(&0, 0).on("read", "CONFIG")?.flow_idle_ns;
-            forget_sources(&mut maps, now)?;
-            close_flows(&mut maps, |_, flow| flow.last_ns + idle < now)?
-        };
-        // A second old: the event, if there was one, has been acted on, and so has a lease's end.
-        // What was established in the very moment in which its lease ended is found here.
-        let leases: std::collections::HashMap<u16, u32> = (self.leases()?.into_iter())
-            .filter(|(key, _)| key.proto == abi::TCP)
-            .map(|(key, lease)| (key.port, lease.tenant))
-            .collect();
-        let settled = |conn: &abi::Conn| conn.opened_ns + 1_000_000_000 < now;
-        let surplus = self.destroy_where(|conn| conn.flags & abi::SURPLUS != 0 && settled(conn))?;
-        let orphans = self.destroy_where(|conn| {
-            settled(conn) && leases.get(&conn.local_port) != Some(&conn.tenant)
-        })?;
-        Ok(Swept {
-            idle_flows,
-            surplus,
-            orphans,
-        })
-    }
-
-    /// Destroys every connection that `wanted` picks; how many were there.
-    fn destroy_where(&self, wanted: impl Fn(&abi::Conn) -> bool) -> Result<usize> {
-        let all = self.shared.maps().connections()?;
-        let mut destroyed = 0;
-        let mut failure = None;
-        for Connection { cookie, conn } in all.iter().filter(|connection| wanted(&connection.conn))
-        {
-            match self.shared.destroy(*cookie, conn) {
-                Ok(true) => destroyed += 1,
-                // Ended, and its close was not heard of: the entry must not stay.
-                Ok(false) => {
-                    gone(self.shared.maps().conns.remove(cookie)).on("write", "CONNS")?;
-                }
-                Err(error) => failure = Some(error),
-            }
-        }
-        failure.map_or(Ok(destroyed), Err)
+        let mut first = First(None);
+        let conns = first.of(self.destroy_where(|conn| conn.tenant == tenant));
+        let flows = close_flows(&mut self.shared.maps(), |_, flow| flow.tenant == tenant);
+        let ended = conns.destroyed + first.of(flows);
+        first.0.map_or(Ok(ended), Err)
     }
 }
 
@@ -352,44 +253,28 @@ fn traffic_key(tenant: u32, key: abi::PortKey) -> abi::TrafficKey {
     }
 }
 
-/// Closes the flows that `wanted` picks, and counts them as closed for tenant and parent; how many.
-fn close_flows(
+/// Writes what a lease needs: fresh counters where `fresh` says so (of the port, of the traffic),
+/// and the lease itself last, because with it users are admitted.
+fn write_lease(
     maps: &mut Maps,
-    wanted: impl Fn(&abi::FlowKey, &abi::Flow) -> bool,
-) -> Result<usize> {
-    let mut closed = 0;
-    for (key, flow) in entries(maps.flows.iter(), "FLOWS")? {
-        if !wanted(&key, &flow) || !gone(maps.flows.remove(&key)).on("write", "FLOWS")? {
-            continue;
-        }
-        closed += 1;
-        let parent = found(maps.tenants.get(&flow.tenant, 0)).on("read", "TENANTS")?;
-        for tenant in [Some(flow.tenant), parent.map(|tenant| tenant.parent)] {
-            let Some(tenant) = tenant.filter(|&tenant| tenant != 0) else {
-                continue;
-            };
-            if let Some(count) =
-                found(maps.flows_closed.get(&tenant, 0)).on("read", "FLOWS_CLOSED")?
-            {
-                maps.flows_closed
-                    .insert(tenant, count + 1, 0)
-                    .on("write", "FLOWS_CLOSED")?;
-            }
-        }
+    key: abi::PortKey,
+    lease: &abi::Lease,
+    fresh: (bool, bool),
+) -> Result<()> {
+    if fresh.0 {
+        maps.port_usage
+            .insert(key, abi::PortUsage::default(), 0)
+            .on("write", "PORT_USAGE")?;
     }
-    for (key, flow) in entries(maps.candidates.iter(), "CANDIDATES")? {
-        if wanted(&key, &flow) {
-            gone(maps.candidates.remove(&key)).on("write", "CANDIDATES")?;
-        }
+    if fresh.1 {
+        let cpus = aya::util::nr_cpus()
+            .map_err(|(_, error)| error)
+            .on("count", "the CPUs")?;
+        let zeros = aya::maps::PerCpuValues::try_from(vec![abi::Traffic::default(); cpus])
+            .on("write", "TRAFFIC")?;
+        maps.traffic
+            .insert(traffic_key(lease.tenant, key), zeros, 0)
+            .on("write", "TRAFFIC")?;
     }
-    Ok(closed)
-}
-
-fn forget_sources(maps: &mut Maps, now: u64) -> Result<()> {
-    for (key, source) in entries(maps.sources.iter(), "SOURCES")? {
-        if source.conns == 0 && source.last_ns + SOURCE_KEPT_NS < now {
-            gone(maps.sources.remove(&key)).on("write", "SOURCES")?;
-        }
-    }
-    Ok(())
+    maps.ports.insert(key, lease, 0).on("write", "PORTS")
 }

@@ -24,7 +24,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 pub fn can_destroy() -> Result<()> {
     let nobody = SocketAddr::from(([127, 0, 0, 1], 0));
     Destroyer::open()?
-        .destroy(nobody, nobody, u64::MAX - 1)
+        .destroy(nobody, nobody, 0, u64::MAX - 1)
         .map(drop)
 }
 
@@ -42,31 +42,25 @@ impl std::fmt::Debug for Destroyer {
 
 impl Destroyer {
     pub(super) fn open() -> Result<Destroyer> {
-        let mut socket = Socket::new(NETLINK_SOCK_DIAG).on("open", "sock_diag netlink")?;
-        socket.bind_auto().on("bind", "sock_diag netlink")?;
-        socket
-            .connect(&NetlinkAddr::new(0, 0))
-            .on("connect", "sock_diag netlink")?;
-        let fd = std::os::fd::AsFd::as_fd(&socket);
-        let timeout = nix::sys::time::TimeVal::new(ANSWER_WITHIN.as_secs() as i64, 0);
-        nix::sys::socket::setsockopt(&fd, nix::sys::socket::sockopt::ReceiveTimeout, &timeout)
-            .on("set a timeout on", "sock_diag netlink")?;
         Ok(Destroyer {
-            socket,
+            socket: open()?,
             sequence: 0,
         })
     }
 
-    /// Destroys the TCP socket with this cookie; false when it had ended already.
+    /// Destroys the TCP socket with this cookie; false when it had ended already. `interface` is
+    /// the one that the socket is bound to, or 0: the kernel finds an IPv6 link-local connection
+    /// only there.
     pub(super) fn destroy(
         &mut self,
         local: SocketAddr,
         remote: SocketAddr,
+        interface: u32,
         cookie: u64,
     ) -> Result<bool> {
         let subject = || format!("the connection {remote} -> {local}");
         self.sequence = self.sequence.wrapping_add(1);
-        let request = self.request(local, remote, cookie);
+        let request = self.request(local, remote, interface, cookie);
         self.socket.send(&request, 0).on("destroy", subject())?;
         let mut answer = vec![0u8; 4096];
         loop {
@@ -98,7 +92,13 @@ impl Destroyer {
         }
     }
 
-    fn request(&self, local: SocketAddr, remote: SocketAddr, cookie: u64) -> Vec<u8> {
+    fn request(
+        &self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        interface: u32,
+        cookie: u64,
+    ) -> Vec<u8> {
         let family = if local.is_ipv4() { AF_INET } else { AF_INET6 };
         let message = SockDiagMessage::InetRequest(InetRequest {
             family,
@@ -110,7 +110,7 @@ impl Destroyer {
                 destination_port: remote.port(),
                 source_address: unscoped(local.ip()),
                 destination_address: unscoped(remote.ip()),
-                interface_id: 0,
+                interface_id: interface,
                 cookie: cookie.to_ne_bytes(),
             },
         });
@@ -127,6 +127,20 @@ impl Destroyer {
         bytes[4..6].copy_from_slice(&SOCK_DESTROY.to_ne_bytes());
         bytes
     }
+}
+
+/// A sock_diag socket of the network namespace that this thread is in.
+pub(super) fn open() -> Result<Socket> {
+    let mut socket = Socket::new(NETLINK_SOCK_DIAG).on("open", "sock_diag netlink")?;
+    socket.bind_auto().on("bind", "sock_diag netlink")?;
+    socket
+        .connect(&NetlinkAddr::new(0, 0))
+        .on("connect", "sock_diag netlink")?;
+    let fd = std::os::fd::AsFd::as_fd(&socket);
+    let timeout = nix::sys::time::TimeVal::new(ANSWER_WITHIN.as_secs() as i64, 0);
+    nix::sys::socket::setsockopt(&fd, nix::sys::socket::sockopt::ReceiveTimeout, &timeout)
+        .on("set a timeout on", "sock_diag netlink")?;
+    Ok(socket)
 }
 
 /// v4-mapped addresses are looked up as IPv4, whatever the socket's family.

@@ -12,6 +12,9 @@ use std::path::Path;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_UPDATE: libc::c_long = 29;
+/// `enum bpf_link_type` (include/uapi/linux/bpf.h).
+const BPF_LINK_TYPE_CGROUP: u32 = 3;
+const BPF_LINK_TYPE_XDP: u32 = 6;
 /// `SO_NETNS_COOKIE`, since Linux 5.14 (include/uapi/asm-generic/socket.h).
 const SO_NETNS_COOKIE: libc::c_int = 71;
 
@@ -80,9 +83,33 @@ pub(super) struct LinkInfo {
     pad: u32,
     /// cgroup links: the low half of the cgroup's id; netns: its inode; XDP and TCX: the ifindex.
     pub(super) target_low: u32,
-    /// cgroup links: the high half of the cgroup's id.
+    /// cgroup links: the high half of the cgroup's id; netns and TCX: the attach type.
     pub(super) target_high: u32,
-    rest: [u64; 8],
+    /// cgroup links: the attach type.
+    pub(super) attach: u32,
+    more: u32,
+    rest: [u64; 7],
+}
+
+impl LinkInfo {
+    /// What the link is attached to: a cgroup's id, a namespace's inode, an interface's index; 0
+    /// when that is gone.
+    pub(super) const fn target(&self) -> u64 {
+        if self.kind == BPF_LINK_TYPE_CGROUP {
+            self.target_low as u64 | (self.target_high as u64) << 32
+        } else {
+            self.target_low as u64
+        }
+    }
+
+    /// How it is attached; XDP has no such thing.
+    pub(super) const fn attach_type(&self) -> Option<u32> {
+        match self.kind {
+            BPF_LINK_TYPE_CGROUP => Some(self.attach),
+            BPF_LINK_TYPE_XDP => None,
+            _ => Some(self.target_high),
+        }
+    }
 }
 
 /// What a link is attached to.

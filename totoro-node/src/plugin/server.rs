@@ -1,6 +1,6 @@
 //! Reading and checking requests, writing answers.
 
-use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use totoro_api::{Reason, Refusal};
 
 use super::{Clerk, Doors};
 use crate::kernel::boot_ns;
-use crate::session::check_login;
+use crate::session::client_of;
 
 /// The path that frps is configured with.
 pub(super) const PATH: &str = "/frps";
@@ -37,8 +37,14 @@ pub struct Limits {
     pub connections: usize,
     /// The largest body, bytes.
     pub body: usize,
-    /// The longest time for a request's headers, and then for its body.
+    /// The longest time for a connection's first headers, and for each body.
     pub read: Duration,
+    /// How long a connection that has shown the secret may be idle. Longer than the 90 s after
+    /// which Go's clients close theirs: a request that crosses our close is lost, for Go sends no
+    /// POST again.
+    pub idle: Duration,
+    /// The longest time for a decision.
+    pub decide: Duration,
 }
 
 impl Default for Limits {
@@ -47,6 +53,8 @@ impl Default for Limits {
             connections: 256,
             body: 64 * 1024,
             read: Duration::from_secs(5),
+            idle: Duration::from_secs(120),
+            decide: Duration::from_secs(5),
         }
     }
 }
@@ -111,23 +119,39 @@ impl<C: Clerk> Server<C> {
     }
 
     async fn serve(self: Arc<Self>, stream: TcpStream) {
-        let read = self.limits.read;
+        let limits = self.limits;
+        let proven = Arc::new(AtomicBool::new(false));
+        let proves = Arc::clone(&proven);
         let service = service_fn(move |request| {
-            let server = Arc::clone(&self);
-            async move { Ok::<_, std::convert::Infallible>(server.answer(request).await) }
+            let (server, proven) = (Arc::clone(&self), Arc::clone(&proves));
+            async move { Ok::<_, std::convert::Infallible>(server.answer(request, &proven).await) }
         });
         let served = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(read)
+            .header_read_timeout(limits.idle)
             .max_buf_size(16 * 1024)
-            .serve_connection(TokioIo::new(stream), service)
-            .await;
-        if let Err(error) = served {
+            .serve_connection(TokioIo::new(stream), service);
+        // Any local user can connect: without the secret a place is held for a moment only.
+        let unproven = async {
+            tokio::time::sleep(limits.read).await;
+            if proven.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+        };
+        let ended = tokio::select! {
+            served = served => served,
+            () = unproven => return tracing::debug!("a plugin connection without a request ended"),
+        };
+        if let Err(error) = ended {
             tracing::debug!(%error, "a plugin connection ended");
         }
     }
 
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        proven: &AtomicBool,
+    ) -> Response<Full<Bytes>> {
         let given = request
             .headers()
             .get(AUTHORIZATION)
@@ -136,6 +160,7 @@ impl<C: Clerk> Server<C> {
             tracing::warn!("a plugin request with a wrong secret");
             return bare(StatusCode::UNAUTHORIZED);
         }
+        proven.store(true, Ordering::Relaxed);
         if request.uri().path() != PATH {
             return bare(StatusCode::NOT_FOUND);
         }
@@ -177,11 +202,20 @@ impl<C: Clerk> Server<C> {
     /// Reads the request and has the clerk answer it, on a thread that may wait for the disk.
     async fn decide(self: Arc<Self>, op: &str, body: Bytes) -> Answer {
         let op = op.to_owned();
-        let decided = tokio::task::spawn_blocking(move || self.decide_now(&op, &body)).await;
-        decided.unwrap_or_else(|error| {
-            tracing::error!(%error, "a plugin request failed");
-            Answer::refuse(&Refusal::new(Reason::Internal))
-        })
+        let within = self.limits.decide;
+        let deciding = tokio::task::spawn_blocking(move || self.decide_now(&op, &body));
+        // What is decided after all is undone once frps is seen not to have it.
+        match tokio::time::timeout(within, deciding).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "a plugin request failed");
+                Answer::refuse(&Refusal::new(Reason::Internal))
+            }
+            Err(_) => {
+                tracing::error!(?within, "a decision took too long; refused");
+                Answer::refuse(&Refusal::new(Reason::Internal))
+            }
+        }
     }
 
     fn decide_now(&self, op: &str, body: &[u8]) -> Answer {
@@ -215,28 +249,29 @@ impl<C: Clerk> Server<C> {
     }
 
     fn login(&self, content: serde_json::Value) -> Answer {
-        let body = match read(&content) {
-            Ok(body) => body,
-            Err(error) => return malformed(&error),
+        // frps itself writes the address, so it is there however bad the rest is.
+        let client = content["client_address"].as_str().and_then(client_of);
+        let Some(client) = client else {
+            return self.ask_login(content);
         };
-        // Without an address there is nobody to hold to a rate, and no session either.
-        let client: SocketAddr = match check_login(&body) {
-            Ok(client) => client,
-            Err(_) => return self.clerk.login(&body, content),
+        let answer = if self.doors().admit(client, boot_ns()) {
+            self.ask_login(content)
+        } else {
+            Answer::refuse(&Refusal::new(Reason::RateLimited))
         };
-        if !self.doors().admit(client, boot_ns()) {
-            if self.doors().failed(client) {
-                self.clerk.drop_connection(client);
-            }
-            return Answer::refuse(&Refusal::new(Reason::RateLimited));
-        }
-        let answer = self.clerk.login(&body, content);
         if !answer.reject {
             self.doors().succeeded(client);
         } else if self.doors().failed(client) {
             self.clerk.drop_connection(client);
         }
         answer
+    }
+
+    fn ask_login(&self, content: serde_json::Value) -> Answer {
+        match read(&content) {
+            Ok(body) => self.clerk.login(&body, content),
+            Err(error) => malformed(&error),
+        }
     }
 
     fn doors(&self) -> std::sync::MutexGuard<'_, Doors> {

@@ -1,5 +1,6 @@
 //! Bad input over real sockets. The clerk only counts what reaches it: nothing bad may.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,6 +14,8 @@ struct Counting {
     asked: AtomicUsize,
     dropped: AtomicUsize,
     good: bool,
+    /// How long a Login takes.
+    takes: Duration,
 }
 
 impl Counting {
@@ -28,6 +31,7 @@ impl Counting {
 
 impl Clerk for Counting {
     fn login(&self, _: &Login, _: serde_json::Value) -> Answer {
+        std::thread::sleep(self.takes);
         self.ask()
     }
 
@@ -51,10 +55,15 @@ struct Running {
 }
 
 async fn start(limits: Limits, good: bool) -> Running {
-    let clerk = Arc::new(Counting {
+    let clerk = Counting {
         good,
         ..Counting::default()
-    });
+    };
+    start_with(limits, clerk).await
+}
+
+async fn start_with(limits: Limits, clerk: Counting) -> Running {
+    let clerk = Arc::new(clerk);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
@@ -287,4 +296,60 @@ async fn logins_are_limited_by_source_before_the_clerk_looks() {
     )
     .await;
     assert_eq!(refusal(&answer).as_deref(), Some("ticket_missing"));
+}
+
+#[tokio::test]
+async fn logins_that_are_malformed_are_held_to_the_rate_too() {
+    let server = start(quick(), true).await;
+    let content = r#"{"client_address":"192.0.2.1:5","pool_count":"many"}"#;
+    let login = request("Login", "s3cret", &ask("Login", content));
+    let mut codes = Vec::new();
+    for _ in 0..80 {
+        codes.push(refusal(&exchange(server.at, &login).await).unwrap());
+    }
+    assert_eq!(codes[0], "request_malformed");
+    assert!(codes.iter().any(|code| code == "rate_limited"), "{codes:?}");
+    assert_eq!(server.clerk.asked.load(Ordering::Relaxed), 0);
+    assert!(server.clerk.dropped.load(Ordering::Relaxed) >= 3);
+}
+
+#[tokio::test]
+async fn a_proven_connection_may_be_idle_and_no_other() {
+    let server = start(quick(), true).await;
+    let whole = String::from_utf8(request("Login", "s3cret", &ask("Login", LOGIN))).unwrap();
+    let kept = whole.replace("Connection: close\r\n", "");
+    let mut stream = TcpStream::connect(server.at).await.unwrap();
+    let mut buffer = vec![0; 4096];
+    for _ in 0..2 {
+        stream.write_all(kept.as_bytes()).await.unwrap();
+        let read = stream.read(&mut buffer).await.unwrap();
+        assert!(
+            buffer[..read].starts_with(b"HTTP/1.1 200"),
+            "answered again"
+        );
+        tokio::time::sleep(quick().read * 2).await;
+    }
+    let wrong = kept.replace("Basic ", "Basic x");
+    let mut stream = TcpStream::connect(server.at).await.unwrap();
+    stream.write_all(wrong.as_bytes()).await.unwrap();
+    let mut all = Vec::new();
+    let reading = stream.read_to_end(&mut all);
+    let ended = tokio::time::timeout(Duration::from_secs(3), reading).await;
+    assert!(ended.is_ok(), "closed without waiting for more");
+}
+
+#[tokio::test]
+async fn a_decision_that_hangs_is_a_refusal() {
+    let limits = Limits {
+        decide: Duration::from_millis(50),
+        ..quick()
+    };
+    let clerk = Counting {
+        good: true,
+        takes: Duration::from_millis(500),
+        ..Counting::default()
+    };
+    let server = start_with(limits, clerk).await;
+    let answer = exchange(server.at, &request("Login", "s3cret", &ask("Login", LOGIN))).await;
+    assert_eq!(refusal(&answer).as_deref(), Some("internal"), "{answer}");
 }

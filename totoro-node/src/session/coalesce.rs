@@ -4,8 +4,14 @@ use std::collections::BTreeMap;
 
 use totoro_api::wire::event::Subject;
 
-/// The most kinds of refusals that are told apart at once; beyond that they share one entry.
+/// The most kinds of refusals that are told apart at once, of everybody's and of one owner's; beyond
+/// that an owner's share one entry per reason. With an interval of 10 s this is also the budget: no
+/// owner is told of more than seven times a second, whatever it does.
 const MAX_KEYS: usize = 4096;
+const MAX_PER_OWNER: usize = 64;
+
+/// Whose it is, and what.
+type Key = (String, String);
 
 #[derive(Clone, Debug)]
 struct Entry {
@@ -20,26 +26,30 @@ struct Entry {
 /// What happened since it was last told, by key.
 #[derive(Clone, Debug, Default)]
 pub struct Coalesce {
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<Key, Entry>,
 }
 
 impl Coalesce {
-    /// Counts `count` more of what `key` names, which `subject` describes, first and last at these
-    /// times; told at most once per `interval_ms`.
+    /// Counts `count` more of `what` under `owner`, which `subject` describes, first and last at
+    /// these times; told at most once per `interval_ms`.
     pub fn add(
         &mut self,
-        key: String,
+        owner: &str,
+        what: String,
         subject: Subject,
         count: u64,
         (first_ms, last_ms): (i64, i64),
         interval_ms: i64,
     ) {
-        let full = self.entries.len() >= MAX_KEYS && !self.entries.contains_key(&key);
-        let key = if full {
-            format!("others/{}", subject.kind)
-        } else {
-            key
-        };
+        let mut key = (owner.to_owned(), what);
+        let full = || self.entries.len() >= MAX_KEYS || self.owned(owner) >= MAX_PER_OWNER;
+        if !self.entries.contains_key(&key) && full() {
+            let reason = subject.reason.map_or("", |reason| reason.code());
+            key.1 = format!("others/{}/{reason}", subject.kind);
+            if self.entries.len() >= MAX_KEYS {
+                key.0.clear();
+            }
+        }
         let entry = self.entries.entry(key).or_insert_with(|| Entry {
             subject: subject.clone(),
             interval_ms,
@@ -56,14 +66,24 @@ impl Coalesce {
         entry.last_ms = last_ms.max(entry.last_ms);
     }
 
-    /// How many of what `key` names wait to be told.
-    #[must_use]
-    pub fn pending(&self, key: &str) -> u64 {
-        self.entries.get(key).map_or(0, |entry| entry.count)
+    /// How many entries are an owner's.
+    fn owned(&self, owner: &str) -> usize {
+        self.entries
+            .range((owner.to_owned(), String::new())..)
+            .take_while(|((of, _), _)| of == owner)
+            .count()
     }
 
-    /// What is to be told now, oldest first. `detail` gets `count`, `first_ms` and `last_ms`.
-    pub fn due(&mut self, now_ms: i64) -> Vec<Subject> {
+    /// How many of `what` under `owner` wait to be told.
+    #[must_use]
+    pub fn pending(&self, owner: &str, what: &str) -> u64 {
+        let key = (owner.to_owned(), what.to_owned());
+        self.entries.get(&key).map_or(0, |entry| entry.count)
+    }
+
+    /// What is to be told now, with when it first happened, oldest first. `detail` gets `count`,
+    /// `first_ms` and `last_ms`.
+    pub fn due(&mut self, now_ms: i64) -> Vec<(i64, Subject)> {
         let mut due: Vec<(i64, Subject)> = Vec::new();
         for entry in self.entries.values_mut() {
             let waits = entry
@@ -90,7 +110,7 @@ impl Coalesce {
                     .is_some_and(|told| now_ms < told + entry.interval_ms)
         });
         due.sort_by_key(|(first, _)| *first);
-        due.into_iter().map(|(_, subject)| subject).collect()
+        due
     }
 }
 
@@ -101,7 +121,7 @@ mod tests {
     fn counts(coalesce: &mut Coalesce, now: i64) -> Vec<u64> {
         let due = coalesce.due(now);
         due.iter()
-            .map(|subject| subject.detail["count"].as_u64().unwrap())
+            .map(|(_, subject)| subject.detail["count"].as_u64().unwrap())
             .collect()
     }
 
@@ -109,7 +129,14 @@ mod tests {
     fn the_first_at_once_then_one_per_interval_and_none_is_lost() {
         let mut coalesce = Coalesce::default();
         let add = |coalesce: &mut Coalesce, count, at| {
-            coalesce.add("k".to_owned(), Subject::default(), count, (at, at), 100);
+            coalesce.add(
+                "o",
+                "k".to_owned(),
+                Subject::default(),
+                count,
+                (at, at),
+                100,
+            );
         };
         add(&mut coalesce, 1, 1000);
         assert_eq!(counts(&mut coalesce, 1000), [1]);
@@ -117,9 +144,11 @@ mod tests {
         add(&mut coalesce, 4, 1050);
         assert!(coalesce.due(1099).is_empty());
         let due = coalesce.due(1100);
-        assert_eq!(due[0].detail["count"], 7);
+        let (at, subject) = &due[0];
+        assert_eq!(*at, 1010);
+        assert_eq!(subject.detail["count"], 7);
         assert_eq!(
-            (&due[0].detail["first_ms"], &due[0].detail["last_ms"]),
+            (&subject.detail["first_ms"], &subject.detail["last_ms"]),
             (&1010.into(), &1050.into())
         );
         assert!(coalesce.due(5000).is_empty());
@@ -129,11 +158,19 @@ mod tests {
     #[test]
     fn keys_are_bounded_and_counts_survive() {
         let mut coalesce = Coalesce::default();
-        for n in 0..MAX_KEYS as i64 + 50 {
-            coalesce.add(n.to_string(), Subject::default(), 1, (n, n), 100);
+        let mut add = |owner: &str, n: i64| {
+            coalesce.add(owner, n.to_string(), Subject::default(), 1, (n, n), 100);
+        };
+        for n in 0..MAX_KEYS as i64 {
+            add("loud", n);
+        }
+        for n in 0..MAX_KEYS as i64 {
+            add(&n.to_string(), n);
         }
         assert!(coalesce.entries.len() <= MAX_KEYS + 1);
+        assert_eq!(coalesce.owned("loud"), MAX_PER_OWNER + 1);
+        assert_eq!(coalesce.owned("7"), 1, "others have their room");
         let total: u64 = counts(&mut coalesce, 10_000).iter().sum();
-        assert_eq!(total, MAX_KEYS as u64 + 50);
+        assert_eq!(total, 2 * MAX_KEYS as u64);
     }
 }

@@ -4,22 +4,23 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use totoro_api::decide::Standing;
 use totoro_api::ports::Pool;
-use totoro_api::wire::event::Subject;
 use totoro_api::{Reason, Refusal};
 use totoro_ebpf::abi;
 
 use super::coalesce::Coalesce;
-use super::model::{ALL_PUBLIC, FIRST_TENANT, PUBLIC, Session, Tenant, Ticket};
-use super::policy::{Policy, kernel_public, kernel_tenant};
+use super::gate::Gate;
+use super::model::{FIRST_TENANT, PUBLIC, Session, Tenant, Ticket};
+use super::policy::{Policy, kernel_tenant};
 use super::ports::{Lease, Patience, PortId, Ports, parse_key, port_key};
+use super::refused::{TOLD, Told};
 use crate::clock::Clock;
-use crate::kernel::Kernel;
+use crate::kernel::KernelError;
 use crate::store::{BANS, Changes, HELD, LEASES, META, SESSIONS, Store, TENANTS, TICKETS};
 
 /// Key in `META`: the applied policy.
@@ -30,7 +31,7 @@ const NUMBERS: &str = "numbers";
 /// What a desk works with.
 pub struct Tools {
     /// The kernel side.
-    pub kernel: Kernel,
+    pub kernel: Arc<dyn Gate>,
     /// Where state is kept.
     pub store: Arc<Store>,
     /// Time by the control plane's clock.
@@ -44,8 +45,8 @@ pub struct Tools {
 pub struct Rules {
     /// This node's id.
     pub node: String,
-    /// frps's own port.
-    pub bind_port: u16,
+    /// TCP ports that may not be lent: frps's own, the plugin's, the admin API's.
+    pub own_ports: Vec<u16>,
     /// How long ports wait and cool.
     pub patience: Patience,
     /// How long a session outlives its connection, ms.
@@ -70,17 +71,6 @@ pub(super) struct LocalBan {
     pub(super) until: Option<i64>,
 }
 
-/// User connections of a lease that ended since the last summary.
-#[derive(Clone, Debug)]
-pub(super) struct Ended {
-    pub(super) subject: Subject,
-    pub(super) since_ms: i64,
-    pub(super) count: u64,
-    pub(super) bytes_in: u64,
-    pub(super) bytes_out: u64,
-    pub(super) longest_ms: u64,
-}
-
 pub(super) struct Inner {
     pub(super) policy: Arc<Policy>,
     pub(super) local_bans: BTreeMap<IpNet, LocalBan>,
@@ -93,11 +83,26 @@ pub(super) struct Inner {
     pub(super) denied: BTreeMap<String, BTreeMap<Reason, u64>>,
     pub(super) refusals: Coalesce,
     /// The kernel's refusal counters as far as they were told.
-    pub(super) told: BTreeMap<String, u64>,
-    /// By lease number.
-    pub(super) ended: BTreeMap<u64, Ended>,
+    pub(super) told: Told,
+    /// The longest connection of a lease that ended since its last summary, ms.
+    pub(super) longest_ms: BTreeMap<u64, u64>,
+    /// When connections were last summed up.
+    pub(super) summed_ms: i64,
     /// Closes that are still to come for a proxy's earlier lease, and until when they may.
     pub(super) late: BTreeMap<PortId, (u32, i64)>,
+    /// By session: the GCRA state of what its frpc may ask.
+    pub(super) asks: BTreeMap<String, u64>,
+    /// frps's proxies that no lease covers, and when they were first seen.
+    pub(super) strays: BTreeMap<(String, PortId), i64>,
+    /// Tenants whose cut has not fully taken, by number.
+    pub(super) cuts: BTreeMap<u32, Reason>,
+    /// Leases that ended, and whose counts are in the kernel until they are durable: the tenant's
+    /// number.
+    pub(super) spent: BTreeMap<PortId, u32>,
+    /// In what the kernel is not in line with what is decided.
+    pub(super) untidy: Option<String>,
+    /// For how many seconds it has been so.
+    pub(super) untidy_s: u32,
     /// What could not be made durable yet.
     pub(super) pending: Changes,
 }
@@ -105,7 +110,7 @@ pub(super) struct Inner {
 /// Sessions and leases of this node.
 pub struct Desk {
     inner: Mutex<Inner>,
-    pub(super) kernel: Kernel,
+    pub(super) kernel: Arc<dyn Gate>,
     pub(super) store: Arc<Store>,
     pub(super) clock: Arc<Clock>,
     pub(super) wake: Arc<Notify>,
@@ -125,10 +130,10 @@ pub fn stored_pool(store: &Store, otherwise: &Pool) -> Result<Pool> {
 
 impl Desk {
     /// Takes up where the last daemon ended: state from the store, the kernel brought in line with
-    /// it.
+    /// it. What the kernel refuses is tried again later: a daemon that does not run enforces less.
     ///
     /// # Errors
-    /// The store can't be read, or the kernel's maps can't be written.
+    /// The store can't be read.
     pub fn open(tools: Tools, rules: Rules) -> Result<Desk> {
         let Tools {
             kernel,
@@ -165,9 +170,19 @@ impl Desk {
             }),
             denied: BTreeMap::new(),
             refusals: Coalesce::default(),
-            told: store.get(META, super::tick::TOLD)?.unwrap_or_default(),
-            ended: BTreeMap::new(),
+            told: store
+                .get::<Told>(META, TOLD)?
+                .unwrap_or_default()
+                .of_this_boot(),
+            longest_ms: BTreeMap::new(),
+            summed_ms: clock.now_ms(),
             late: BTreeMap::new(),
+            asks: BTreeMap::new(),
+            strays: BTreeMap::new(),
+            cuts: BTreeMap::new(),
+            spent: BTreeMap::new(),
+            untidy: None,
+            untidy_s: 0,
             pending: Changes::default(),
         };
         let desk = Desk {
@@ -179,8 +194,7 @@ impl Desk {
             rules,
             reconcile: Notify::new(),
         };
-        desk.take_up()
-            .context("bring the kernel in line with the stored state")?;
+        desk.take_up();
         Ok(desk)
     }
 
@@ -190,43 +204,16 @@ impl Desk {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The kernel side.
-    #[must_use]
-    pub const fn kernel(&self) -> &Kernel {
-        &self.kernel
-    }
-
     /// Closes what the kernel has and the store does not, ends sessions whose connection is gone,
     /// and writes the rest again.
-    fn take_up(&self) -> Result<()> {
+    fn take_up(&self) {
         let now_ms = self.clock.now_ms();
         let mut inner = self.lock();
         let inner = &mut *inner;
         let mut changes = Changes::default();
-        let policy = Arc::clone(&inner.policy);
-        self.kernel
-            .put_tenant(ALL_PUBLIC, &kernel_public(&policy.node))?;
-        for (key, lease) in self.kernel.leases()? {
-            let known = inner
-                .ports
-                .leases()
-                .iter()
-                .any(|(port, known)| port_key(*port) == key && known.number == lease.lease);
-            if !known {
-                self.kernel.remove_lease(key)?;
-            }
-        }
-        let numbers: Vec<u32> = inner.tenants.values().map(|tenant| tenant.number).collect();
-        for (number, _) in self.kernel.tenants()? {
-            if number != ALL_PUBLIC && !numbers.contains(&number) {
-                self.kernel.remove_tenant(number)?;
-            }
-        }
         self.find_lost(inner, None, &mut changes, now_ms);
-        self.enforce(inner, &policy, &mut changes, now_ms)?;
-        self.write_bans(inner, &policy, &[], now_ms)?;
+        self.align(inner, &mut changes, now_ms);
         self.flush(inner, changes);
-        Ok(())
     }
 
     /// Writes a tenant's policy to the kernel.
@@ -235,7 +222,7 @@ impl Desk {
         id: &str,
         number: u32,
         standing: &Standing,
-    ) -> Result<(), crate::kernel::KernelError> {
+    ) -> Result<(), KernelError> {
         let expires_ns = standing
             .expires_at
             .map_or(0, |at| self.clock.to_boot_ns(at.saturating_mul(1000)));
@@ -250,7 +237,7 @@ impl Desk {
         lease: &Lease,
         number: u32,
         session_end: Option<i64>,
-    ) -> Result<(), crate::kernel::KernelError> {
+    ) -> Result<(), KernelError> {
         let kernel_lease = abi::Lease {
             tenant: number,
             lease: lease.number,
@@ -263,25 +250,27 @@ impl Desk {
     /// Makes changes durable; what fails is tried again with the next ones.
     pub(super) fn flush(&self, inner: &mut Inner, changes: Changes) {
         inner.pending.append(changes);
-        if inner.pending.is_empty() {
+        if let Err(error) = self.store.commit(&inner.pending) {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "state can't be made durable; it is kept in memory and tried again"
+            );
             return;
         }
-        match self.store.commit(&inner.pending) {
-            Ok(()) => {
-                if inner.pending.tells() {
-                    self.wake.notify_one();
-                }
-                inner.pending = Changes::default();
-            }
-            Err(error) => {
-                tracing::error!(error = format!("{error:#}"), "state can't be made durable");
-            }
+        if inner.pending.tells() {
+            self.wake.notify_one();
         }
+        inner.pending = Changes::default();
+        self.forget_spent(inner);
     }
 
-    /// Makes changes durable now, or not at all; what is pending goes first.
+    /// Makes changes durable now, or not at all. What is pending goes first: written later, it
+    /// would undo them.
     pub(super) fn commit(&self, inner: &mut Inner, changes: &Changes) -> Result<(), Refusal> {
         self.flush(inner, Changes::default());
+        if !inner.pending.is_empty() {
+            return Err(Refusal::new(Reason::Internal));
+        }
         self.store.commit(changes).map_err(|error| {
             tracing::error!(
                 error = format!("{error:#}"),
@@ -306,7 +295,11 @@ impl Desk {
 }
 
 /// A failure of the kernel side towards frpc: the operator's log has the rest.
-pub(super) fn kernel_failed(error: &crate::kernel::KernelError) -> Refusal {
-    tracing::error!(%error, cause = %error.source, "the kernel side failed");
-    Refusal::new(Reason::Internal)
+pub(super) fn kernel_failed(error: &KernelError) -> Refusal {
+    tracing::error!(error = error.whole(), "the kernel side failed");
+    Refusal::new(if error.is_full() {
+        Reason::NodeFull
+    } else {
+        Reason::Internal
+    })
 }

@@ -2,11 +2,12 @@
 
 use totoro_api::Reason;
 use totoro_api::wire::event::{Subject, kind};
-use totoro_ebpf::abi;
 
 use super::desk::{Desk, Inner};
+use super::hints::summary;
 use super::model::Session;
 use super::ports::{PortId, port_key, record_key};
+use crate::kernel::LeaseCounts;
 use crate::store::{Changes, HELD, LEASES, SESSIONS, TENANTS, TICKETS};
 
 impl Desk {
@@ -25,17 +26,39 @@ impl Desk {
             .sessions
             .iter()
             .filter(|(_, session)| connected(session))
-            .filter(|(_, session)| match self.kernel.control_socket(session.client) {
-                Ok(socket) => socket.is_none_or(|socket| socket.cookie != session.cookie),
-                Err(error) => {
-                    tracing::error!(%error, "a connection can't be looked up; its session stays");
-                    false
-                }
-            })
+            .filter(
+                |(_, session)| match self.kernel.control_socket(session.client) {
+                    Ok(socket) => socket.is_none_or(|socket| socket.cookie != session.cookie),
+                    Err(error) => {
+                        tracing::error!(
+                            error = error.whole(),
+                            "a connection can't be looked up; its session stays"
+                        );
+                        false
+                    }
+                },
+            )
             .map(|(run_id, _)| run_id.clone())
             .collect();
         for run_id in lost {
+            self.disconnect(inner, &run_id);
             self.lose(inner, &run_id, changes, now_ms);
+        }
+    }
+
+    /// Ends frpc's connection, by its socket's cookie. Where it is said to have ended and has not,
+    /// this makes it true: frpc would hold ports that are nobody's, and never log in again.
+    pub(super) fn disconnect(&self, inner: &Inner, run_id: &str) {
+        let Some(session) = inner.sessions.get(run_id).filter(|s| s.connected()) else {
+            return;
+        };
+        match self.kernel.destroy_control(&session.control()) {
+            Ok(true) => tracing::info!(session = session.id, "frpc's connection was ended"),
+            Ok(false) => {}
+            // Swept once no session is on it.
+            Err(error) => {
+                tracing::error!(error = error.whole(), "frpc's connection can't be ended")
+            }
         }
     }
 
@@ -59,21 +82,18 @@ impl Desk {
         changes: &mut Changes,
         now_ms: i64,
     ) {
-        let traffic = self.kernel.remove_lease(port_key(port)).unwrap_or_else(|error| {
-            // The lease is closed to new connections all the same; what could not be destroyed
-            // ends with its connection.
-            tracing::error!(%error, port = %record_key(port), "a lease could not be ended cleanly");
-            abi::Traffic::default()
-        });
-        let Some((lease, waiting)) = inner.ports.close(port, now_ms, self.rules.patience) else {
+        let counts = self.end_in_kernel(inner, port);
+        let Some((mut lease, waiting)) = inner.ports.close(port, now_ms, self.rules.patience)
+        else {
             return;
         };
         inner.late.remove(&port);
         changes.remove(LEASES, record_key(port));
         changes.put(HELD, record_key(port), &waiting);
         if let Some(tenant) = inner.tenants.get_mut(&lease.tenant) {
-            tenant.bytes_in += traffic.bytes_in;
-            tenant.bytes_out += traffic.bytes_out;
+            tenant.bytes_in += counts.bytes_in;
+            tenant.bytes_out += counts.bytes_out;
+            inner.spent.insert(port, tenant.number);
             changes.put(TENANTS, lease.tenant.as_str(), tenant);
         }
         let mut subject = Subject {
@@ -85,20 +105,51 @@ impl Desk {
                 "why": why,
                 "type": port.0,
                 "duration_s": (now_ms - lease.since_ms).max(0) / 1000,
-                "bytes_in": traffic.bytes_in,
-                "bytes_out": traffic.bytes_out,
+                "bytes_in": counts.bytes_in,
+                "bytes_out": counts.bytes_out,
             }),
             ..Subject::default()
         };
         if let Some(session) = inner.sessions.get_mut(&lease.run_id) {
-            session.bytes_in += traffic.bytes_in;
-            session.bytes_out += traffic.bytes_out;
+            session.bytes_in += counts.bytes_in;
+            session.bytes_out += counts.bytes_out;
+            session.conns += counts.admitted;
             changes.put(SESSIONS, lease.run_id.as_str(), session);
             subject.invite = session.invite();
             subject.session = Some(session.id.clone());
             subject.client = Some(session.client.to_string());
         }
+        let longest_ms = inner.longest_ms.remove(&lease.number).unwrap_or(0);
+        let first_ms = inner.summed_ms.max(lease.since_ms);
+        // What still lived has ended with the lease.
+        let ended = LeaseCounts { live: 0, ..counts };
+        if let Some(detail) = summary(&mut lease, &ended, first_ms, now_ms, longest_ms) {
+            let subject = Subject {
+                kind: kind::CONN_CLOSED.to_owned(),
+                detail,
+                ..subject.clone()
+            };
+            changes.tell(now_ms, subject);
+        }
         changes.tell(now_ms, subject);
+    }
+
+    /// Closes a lease in the kernel, and reads what was counted on it.
+    fn end_in_kernel(&self, inner: &mut Inner, port: PortId) -> LeaseCounts {
+        let key = port_key(port);
+        if let Err(error) = self.kernel.remove_lease(key) {
+            tracing::error!(error = error.whole(), port = %record_key(port), "a lease could not be ended cleanly");
+            inner.untidy = Some(error.whole());
+        }
+        let lease = inner.ports.leases().get(&port);
+        let tenant = lease.and_then(|lease| inner.tenants.get(&lease.tenant));
+        let counts = tenant.map_or(Ok(LeaseCounts::default()), |tenant| {
+            self.kernel.lease_counts(tenant.number, key)
+        });
+        counts.unwrap_or_else(|error| {
+            tracing::error!(error = error.whole(), port = %record_key(port), "a lease's counts can't be read");
+            LeaseCounts::default()
+        })
     }
 
     /// Ends a session: its ports, its record. `reason` where a refusal is behind it.
@@ -122,6 +173,7 @@ impl Desk {
             changes.put(TENANTS, session.tenant.as_str(), tenant);
         }
         changes.remove(SESSIONS, run_id);
+        inner.asks.remove(run_id);
         tracing::info!(
             node_id = self.rules.node,
             invite_id = session.tenant,

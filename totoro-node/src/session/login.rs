@@ -4,18 +4,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde_json::Value;
-use totoro_api::decide::{Action, Brought, Owner, Standing, Voucher, login, user_denied};
-use totoro_api::ticket::{self, Claims, Grant, SKEW_S};
+use totoro_api::decide::{Action, Voucher, user_denied};
+use totoro_api::ticket::{self, Claims, Grant};
 use totoro_api::wire::event::{Subject, kind};
 use totoro_api::wire::plugin::{Answer, Login};
 use totoro_api::{Reason, Refusal};
 
-use super::body::{Granted, check_login, rewritten, ticket_of};
-use super::desk::{Desk, Inner, kernel_failed};
-use super::model::{PUBLIC, Session, Tenant, Ticket, invite_of, site, tenant_of};
+use super::body::{Granted, check_login, client_of, rewritten, ticket_of};
+use super::desk::{Desk, kernel_failed};
+use super::find::{find_session, room, room_for_ticket};
+use super::model::{invite_of, source, tenant_of};
+use super::settle::Settling;
 use crate::kernel::ControlSocket;
 use crate::secret::random_hex;
-use crate::store::{Changes, SESSIONS, TENANTS, TICKETS};
+use crate::store::Changes;
 
 /// A refusal, and whom it concerned as far as that was found out.
 struct Denied {
@@ -39,25 +41,29 @@ impl From<Reason> for Denied {
 }
 
 /// The credential as it was brought: checked (or recognised), with what it says.
-struct Credential {
-    hash: String,
-    voucher: Voucher,
-    /// The claims of one that was never seen.
-    fresh: Option<(Claims, bool)>,
+pub(super) struct Credential {
+    pub(super) hash: String,
+    pub(super) voucher: Voucher,
+    /// The claims of one that was never seen, and whether it is past its time.
+    pub(super) fresh: Option<(Claims, bool)>,
 }
 
 impl Desk {
     /// Answers a Login. `content` is the body as frps sent it.
     pub fn login(&self, body: &Login, content: Value) -> Answer {
-        let client = check_login(body);
-        let outcome = match &client {
-            Ok(client) => self.try_login(body, *client),
-            Err(refusal) => Err(refusal.clone().into()),
+        let client = client_of(&body.client_address);
+        let outcome = match (check_login(body), client) {
+            (Ok(()), Some(client)) => self.try_login(body, client),
+            (Err(refusal), _) => Err(refusal.into()),
+            (Ok(()), None) => {
+                let detail = "client_address is no address";
+                Err(Refusal::with(Reason::RequestMalformed, detail).into())
+            }
         };
         match outcome {
             Ok(granted) => rewritten(content, body, &granted),
             Err(denied) => {
-                self.refused_login(&denied, client.ok(), body);
+                self.refused_login(&denied, client, body);
                 Answer::refuse(&denied.refusal)
             }
         }
@@ -122,9 +128,6 @@ impl Desk {
         let policy = Arc::clone(&inner.policy);
         let voucher = &credential.voucher;
         let standing = policy.standing(voucher, now)?;
-        if let Some(held) = standing.held {
-            return Err(held.into());
-        }
         let invite = invite_of(&voucher.grant);
         let is_invite = |name: &str| policy.invites.contains_key(name);
         if let Some(refusal) = user_denied(&body.user, invite.as_deref(), is_invite) {
@@ -138,143 +141,37 @@ impl Desk {
         self.flush(inner, changes);
 
         let run_id = find_session(inner, body, credential, &tenant, &socket, now)?;
-        let begun = match run_id
+        let known = run_id
             .as_ref()
-            .and_then(|(id, action)| inner.sessions.get(id).filter(|_| *action != Action::Extend))
+            .and_then(|(run_id, _)| inner.sessions.get(run_id));
+        // What nothing new is taken for: a session that is known may come back.
+        if let Some(held) = standing.held.filter(|_| known.is_none()) {
+            return Err(held.into());
+        }
+        let extended = matches!(run_id, Some((_, Action::Extend)));
+        let begun_ms = known.filter(|_| !extended).map_or(now_ms, |s| s.begun_ms);
+        if standing
+            .session_end(begun_ms / 1000)
+            .is_some_and(|end| end <= now)
         {
-            Some(session) => session.begun_ms / 1000,
-            None => now,
-        };
-        if standing.session_end(begun).is_some_and(|end| end <= now) {
             return Err(Reason::SessionExpired.into());
         }
         let known = run_id.as_ref().map(|(run_id, _)| run_id.as_str());
         room(inner, &policy.node.public_max, &tenant, known, &standing)?;
-        let extended = run_id
-            .as_ref()
-            .is_some_and(|(_, action)| *action == Action::Extend);
-        let run_id = run_id.map_or_else(random_hex, |(run_id, _)| run_id);
-        self.settle(
-            inner,
+        if credential.fresh.is_some() {
+            room_for_ticket(inner, &tenant, now)?;
+        }
+        let settling = Settling {
             body,
             socket,
             credential,
-            &tenant,
-            &standing,
-            (run_id, extended),
+            tenant: &tenant,
+            standing: &standing,
+            run_id: run_id.map_or_else(random_hex, |(run_id, _)| run_id),
+            begun_ms,
             now_ms,
-        )
-    }
-
-    /// Makes the session hold: the kernel knows the tenant, an old connection is gone, everything
-    /// is durable.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "each is one fact about one login"
-    )]
-    fn settle(
-        &self,
-        inner: &mut Inner,
-        body: &Login,
-        socket: ControlSocket,
-        credential: &Credential,
-        tenant: &str,
-        standing: &Standing,
-        (run_id, extended): (String, bool),
-        now_ms: i64,
-    ) -> Result<Granted, Refusal> {
-        let mut changes = Changes::default();
-        let old = inner.sessions.get(&run_id).cloned();
-        if let Some(old) = old.as_ref().filter(|old| old.connected()) {
-            if old.cookie != socket.cookie {
-                self.kernel
-                    .destroy_control(&old.control())
-                    .map_err(|e| kernel_failed(&e))?;
-            }
-            // frps closes the replaced connection's proxies; the new one asks for them again.
-            self.lose(inner, &run_id, &mut changes, now_ms);
-            self.flush(inner, std::mem::take(&mut changes));
-        }
-        let number = match inner.tenants.get(tenant) {
-            Some(tenant) => tenant.number,
-            None => {
-                let number = inner.numbers.tenant;
-                inner.numbers.tenant += 1;
-                let record = Tenant {
-                    number,
-                    ..Tenant::default()
-                };
-                inner.tenants.insert(tenant.to_owned(), record);
-                number
-            }
         };
-        if let Some(record) = inner.tenants.get_mut(tenant) {
-            record.seen_ms = now_ms;
-            changes.put(TENANTS, tenant, record);
-        }
-        Desk::put_numbers(&mut changes, inner.numbers);
-        self.put_tenant(tenant, number, standing)
-            .map_err(|e| kernel_failed(&e))?;
-
-        let nonce = random_hex();
-        let session = Session {
-            id: old
-                .as_ref()
-                .map_or_else(|| format!("ses_{}", &random_hex()[..16]), |s| s.id.clone()),
-            tenant: tenant.to_owned(),
-            voucher: credential.voucher.clone(),
-            nonce: nonce.clone(),
-            user: body.user.clone(),
-            client: socket.client,
-            local: socket.local,
-            cookie: socket.cookie,
-            opened_ms: old.as_ref().map_or(now_ms, |s| s.opened_ms),
-            begun_ms: old
-                .as_ref()
-                .filter(|_| !extended)
-                .map_or(now_ms, |s| s.begun_ms),
-            lost_ms: None,
-            frpc_version: body.version.clone(),
-            bytes_in: inner.sessions.get(&run_id).map_or(0, |s| s.bytes_in),
-            bytes_out: inner.sessions.get(&run_id).map_or(0, |s| s.bytes_out),
-            conns: old.as_ref().map_or(0, |s| s.conns),
-        };
-        let ticket = match (&credential.fresh, inner.tickets.get(&credential.hash)) {
-            (Some((claims, _)), _) => Ticket {
-                jti: claims.jti.clone(),
-                run_id: run_id.clone(),
-                tenant: tenant.to_owned(),
-                voucher: credential.voucher.clone(),
-                exp: claims.exp,
-                until: claims.session_until.max(claims.exp + SKEW_S),
-                client: socket.client.ip(),
-                ended: false,
-            },
-            (None, Some(ticket)) => Ticket {
-                client: socket.client.ip(),
-                ..ticket.clone()
-            },
-            (None, None) => return Err(Reason::TicketExpired.into()),
-        };
-        changes.put(SESSIONS, run_id.as_str(), &session);
-        changes.put(TICKETS, credential.hash.as_str(), &ticket);
-        let event = if old.is_some() {
-            kind::SESSION_RESUMED
-        } else {
-            kind::SESSION_OPENED
-        };
-        tracing::info!(
-            node_id = self.rules.node,
-            invite_id = tenant,
-            session = session.id,
-            client = %session.client,
-            event
-        );
-        changes.tell(now_ms, session_event(event, &session));
-        self.commit(inner, &changes)?;
-        inner.sessions.insert(run_id.clone(), session);
-        inner.tickets.insert(credential.hash.clone(), ticket);
-        Ok(Granted { run_id, nonce })
+        self.settle(inner, settling)
     }
 
     /// Counts and tells of a refused Login.
@@ -304,115 +201,10 @@ impl Desk {
             }),
             ..Subject::default()
         };
-        let from = client
-            .map(|client| super::model::source(client.ip()))
-            .unwrap_or_default();
-        let key = format!(
-            "login/{from}/{}/{}",
-            tenant.as_deref().unwrap_or(""),
-            refusal.reason
-        );
-        self.deny(tenant.as_deref(), refusal.reason, key, subject);
+        let from = client.map(|client| source(client.ip())).unwrap_or_default();
+        let what = format!("login/{from}");
+        self.deny(tenant.as_deref(), refusal.reason, &what, subject);
     }
-}
-
-fn session_event(kind: &str, session: &Session) -> Subject {
-    Subject {
-        kind: kind.to_owned(),
-        invite: session.invite(),
-        session: Some(session.id.clone()),
-        client: Some(session.client.to_string()),
-        detail: serde_json::json!({
-            "frpc_version": session.frpc_version,
-            "tenant": session.tenant,
-        }),
-        ..Subject::default()
-    }
-}
-
-/// Which session the login goes on with, and how; `None` = a new one.
-fn find_session(
-    inner: &Inner,
-    body: &Login,
-    credential: &Credential,
-    tenant: &str,
-    socket: &ControlSocket,
-    now: i64,
-) -> Result<Option<(String, Action)>, Refusal> {
-    let seen = inner.tickets.get(&credential.hash);
-    let own = seen.is_some_and(|ticket| ticket.run_id == body.run_id);
-    let owner = match inner.sessions.get(&body.run_id) {
-        _ if body.run_id.is_empty() => Owner::Nobody,
-        // Its own, from whatever address: an anonymous tenant moves with its session.
-        _ if own => Owner::Own,
-        None => Owner::Unknown,
-        Some(session) if session.tenant == tenant => Owner::Sibling,
-        Some(_) => Owner::Stranger,
-    };
-    let brought = match (&credential.fresh, seen) {
-        (_, Some(ticket)) => {
-            let session = inner.sessions.get(&ticket.run_id);
-            Brought::Seen {
-                expired: ticket.exp.saturating_add(SKEW_S) < now,
-                ended: ticket.ended,
-                connected: session.is_some_and(Session::connected),
-                same_address: ticket.client == socket.client.ip(),
-            }
-        }
-        (Some((_, expired)), None) => Brought::Fresh { expired: *expired },
-        // Forgotten between two looks.
-        (None, None) => Brought::Fresh { expired: true },
-    };
-    Ok(match (login(brought, owner)?, seen) {
-        (action @ (Action::Resume | Action::TakeOver), Some(ticket)) => {
-            Some((ticket.run_id.clone(), action))
-        }
-        (Action::Extend, _) => Some((body.run_id.clone(), Action::Extend)),
-        _ => None,
-    })
-}
-
-/// Whether there is room for one more connected session. `known` is the one it goes on with.
-fn room(
-    inner: &Inner,
-    max: &totoro_api::wire::push::PublicMax,
-    tenant: &str,
-    known: Option<&str>,
-    standing: &Standing,
-) -> Result<(), Refusal> {
-    let others = || {
-        inner
-            .sessions
-            .iter()
-            .filter(|(run_id, session)| session.connected() && Some(run_id.as_str()) != known)
-            .map(|(_, session)| session.tenant.as_str())
-    };
-    let most = standing.limits.max_clients as usize;
-    if others().filter(|of| *of == tenant).count() >= most {
-        let detail = format!("this invite allows {most} sessions at once and all are in use");
-        return Err(Refusal::with(Reason::MaxClients, detail));
-    }
-    if !tenant.starts_with(PUBLIC) {
-        return Ok(());
-    }
-    // Public limits also hold per IPv6 /48, and for all anonymous tenants together.
-    if let Some(site) = site(tenant)
-        && others()
-            .filter(|of| super::model::site(of).as_ref() == Some(&site))
-            .count()
-            >= most
-    {
-        return Err(Refusal::with(
-            Reason::PublicFull,
-            format!("{site} has all its sessions"),
-        ));
-    }
-    let public = || others().filter(|of| of.starts_with(PUBLIC));
-    let tenants: std::collections::BTreeSet<&str> = public().filter(|of| *of != tenant).collect();
-    if public().count() >= max.sessions as usize || tenants.len() >= max.tenants as usize {
-        return Err(Reason::PublicFull.into());
-    }
-    Ok(())
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -3,19 +3,34 @@
 //! Pure parts ([`model`], [`ports`], [`policy`], [`coalesce`]) decide; [`Desk`] applies what they
 //! decide to kernel, store and memory, in the order that each case needs.
 
+mod align;
 mod apply;
+mod bans;
 mod body;
 pub mod coalesce;
+mod compare;
 mod desk;
 mod ending;
+mod enforce;
+mod failures;
+mod find;
+mod gate;
+mod hints;
 mod login;
 pub mod model;
 pub mod policy;
 pub mod ports;
 mod proxy;
+mod refused;
 mod report;
+mod settle;
 mod tick;
 
-pub use body::check_login;
+#[cfg(test)]
+mod tests;
+
+pub use bans::BanLine;
+pub use body::{check_login, client_of};
 pub use desk::{Desk, Rules, Tools, stored_pool};
-pub use report::{BanLine, Report, SessionLine};
+pub use gate::Gate;
+pub use report::{Report, SessionLine};

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use totoro_api::decide::Voucher;
-use totoro_api::ticket::Grant;
+use totoro_api::ticket::{Grant, SKEW_S};
 
 use crate::kernel::ControlSocket;
 
@@ -114,12 +114,18 @@ pub struct Ticket {
     pub voucher: Voucher,
     /// Until when it opens sessions, Unix seconds.
     pub exp: i64,
-    /// Until when it is remembered, Unix seconds.
-    pub until: i64,
     /// Where it was last used from.
     pub client: IpAddr,
     /// Its session was ended for good.
     pub ended: bool,
+}
+
+impl Ticket {
+    /// Whether it opens nothing any more, at `now` (Unix seconds).
+    #[must_use]
+    pub const fn past(&self, now: i64) -> bool {
+        self.exp.saturating_add(SKEW_S) < now
+    }
 }
 
 /// The tenant of a grant, for a login from `client`: an anonymous one is its IPv4 address or

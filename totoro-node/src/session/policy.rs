@@ -63,7 +63,7 @@ impl Policy {
     ///
     /// # Errors
     /// In a line: what was pushed cannot hold here, or does not follow on this policy.
-    pub fn merged(&self, pushed: DesiredState, bind_port: u16, now: i64) -> Result<Policy, String> {
+    pub fn merged(&self, pushed: DesiredState, own: &[u16], now: i64) -> Result<Policy, String> {
         let mut next = if pushed.snapshot {
             Policy {
                 node: pushed
@@ -106,9 +106,7 @@ impl Policy {
             next.invites.insert(invite.id.clone(), invite);
         }
         next.revoked.retain(|_, stone| stone.until > now);
-        if next.node.pool.of(Protocol::Tcp).contains(bind_port) {
-            return Err(format!("the pool contains frps's own port {bind_port}"));
-        }
+        apart(&next.node.pool, own)?;
         Ok(next)
     }
 
@@ -201,6 +199,20 @@ pub fn kernel_public(node: &DesiredNode) -> abi::Tenant {
     }
 }
 
+/// Whether a pool leaves the node's own TCP ports alone.
+///
+/// # Errors
+/// It has one of them: frps, its plugin or its admin API could then not be reached.
+pub fn apart(pool: &Pool, own: &[u16]) -> Result<(), String> {
+    let tcp = pool.of(Protocol::Tcp);
+    match own.iter().find(|port| tcp.contains(**port)) {
+        Some(port) => Err(format!(
+            "the pool contains TCP port {port}, which frps, its plugin or its admin API is on"
+        )),
+        None => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,7 +266,7 @@ mod tests {
         let first = Policy::default()
             .merged(
                 snapshot(at(1, 5), vec![invite("a", InviteState::Active)]),
-                7000,
+                &[7000],
                 NOW,
             )
             .unwrap();
@@ -264,7 +276,7 @@ mod tests {
             gone: vec!["a".to_owned()],
             ..DesiredState::default()
         };
-        let second = first.merged(change.clone(), 7000, NOW).unwrap();
+        let second = first.merged(change.clone(), &[7000], NOW).unwrap();
         assert_eq!(second.invites.keys().collect::<Vec<_>>(), ["b"]);
         assert_eq!(second.node, first.node, "what is absent stays");
         assert_eq!(second.revision, at(1, 6));
@@ -275,7 +287,7 @@ mod tests {
         };
         assert!(
             second
-                .merged(other, 7000, NOW)
+                .merged(other, &[7000], NOW)
                 .unwrap_err()
                 .contains("snapshot")
         );
@@ -283,9 +295,9 @@ mod tests {
             revision: at(1, 4),
             ..change
         };
-        assert!(second.merged(older, 7000, NOW).is_err());
+        assert!(second.merged(older, &[7000], NOW).is_err());
         let restored = second
-            .merged(snapshot(at(2, 1), vec![]), 7000, NOW)
+            .merged(snapshot(at(2, 1), vec![]), &[7000], NOW)
             .unwrap();
         assert!(
             restored.invites.is_empty(),
@@ -296,7 +308,7 @@ mod tests {
     #[test]
     fn a_pool_with_frpss_own_port_is_refused() {
         let error = Policy::default()
-            .merged(snapshot(at(1, 1), vec![]), 20_005, NOW)
+            .merged(snapshot(at(1, 1), vec![]), &[7000, 20_005], NOW)
             .unwrap_err();
         assert!(error.contains("20005"), "{error}");
     }
@@ -306,19 +318,19 @@ mod tests {
         let revoked = Policy::default()
             .merged(
                 snapshot(at(1, 5), vec![invite("a", InviteState::Revoked)]),
-                7000,
+                &[7000],
                 NOW,
             )
             .unwrap();
         let active = vec![invite("a", InviteState::Active)];
         let restored = revoked
-            .merged(snapshot(at(2, 1), active.clone()), 7000, NOW)
+            .merged(snapshot(at(2, 1), active.clone()), &[7000], NOW)
             .unwrap();
         let refused = restored.standing(&voucher("a", at(2, 1)), NOW).unwrap_err();
         assert_eq!(refused.reason, Reason::InviteRevoked);
         let later = NOW + REVOKED_FOR_S + 1;
         let restored = revoked
-            .merged(snapshot(at(2, 1), active), 7000, later)
+            .merged(snapshot(at(2, 1), active), &[7000], later)
             .unwrap();
         assert!(restored.standing(&voucher("a", at(2, 1)), later).is_ok());
     }
@@ -341,7 +353,7 @@ mod tests {
         let policy = Policy::default()
             .merged(
                 snapshot(at(1, 5), vec![invite("a", InviteState::Paused)]),
-                7000,
+                &[7000],
                 NOW,
             )
             .unwrap();

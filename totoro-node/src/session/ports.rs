@@ -55,6 +55,20 @@ pub struct Lease {
     pub wire: String,
     /// Since when, Unix ms.
     pub since_ms: i64,
+    /// As far as its user connections were told of.
+    #[serde(default)]
+    pub summed: Summed,
+}
+
+/// What of a lease's user connections was told, counted from the lease's beginning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summed {
+    /// Connections that ended.
+    pub conns: u64,
+    /// From users, IP bytes.
+    pub bytes_in: u64,
+    /// To users, IP bytes.
+    pub bytes_out: u64,
 }
 
 /// A port that nobody leases now.
@@ -64,6 +78,9 @@ pub struct Waiting {
     pub tenant: String,
     /// For which proxy.
     pub name: String,
+    /// Of which session.
+    #[serde(default)]
+    pub run_id: String,
     /// Until when it waits for that proxy, Unix ms.
     pub reserved_ms: i64,
     /// Until when no other tenant may have it, Unix ms.
@@ -270,6 +287,24 @@ impl Ports {
         })
     }
 
+    /// Whether a plan only gives a proxy back what it has, or what waits for it.
+    #[must_use]
+    pub fn comes_back(&self, wish: Wish<'_>, plan: Plan) -> bool {
+        match plan {
+            Plan::Same(_) => true,
+            Plan::Open { port, .. } => {
+                let Wish { tenant, asked, .. } = wish;
+                self.waiting
+                    .get(&(asked.protocol, port))
+                    .is_some_and(|waiting| {
+                        waiting.tenant == tenant
+                            && waiting.name == asked.name
+                            && wish.now_ms < waiting.reserved_ms
+                    })
+            }
+        }
+    }
+
     /// Leases a port: nobody waits for it any more.
     ///
     /// # Panics
@@ -292,11 +327,36 @@ impl Ports {
         let waiting = Waiting {
             tenant: lease.tenant.clone(),
             name: lease.name.clone(),
+            run_id: lease.run_id.clone(),
             reserved_ms,
             cooling_ms: reserved_ms + patience.cool_ms,
         };
         self.waiting.insert(port, waiting.clone());
         Some((lease, waiting))
+    }
+
+    /// A lease, to note what was told of it.
+    pub fn lease_mut(&mut self, port: PortId) -> Option<&mut Lease> {
+        self.leases.get_mut(&port)
+    }
+
+    /// The ports that wait for a session's proxies, as they are once it is `tenant`'s.
+    #[must_use]
+    pub fn moved(&self, run_id: &str, tenant: &str) -> Vec<(PortId, Waiting)> {
+        let moved = |waiting: &Waiting| Waiting {
+            tenant: tenant.to_owned(),
+            ..waiting.clone()
+        };
+        self.waiting
+            .iter()
+            .filter(|(_, waiting)| waiting.run_id == run_id && waiting.tenant != tenant)
+            .map(|(port, waiting)| (*port, moved(waiting)))
+            .collect()
+    }
+
+    /// Has a port wait as told.
+    pub fn wait(&mut self, port: PortId, waiting: Waiting) {
+        self.waiting.insert(port, waiting);
     }
 
     /// Forgets a port's last holder, once nothing holds the port any more.

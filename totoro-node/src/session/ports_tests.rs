@@ -91,6 +91,7 @@ impl Table {
                     name: name.to_owned(),
                     wire,
                     since_ms: self.now_ms,
+                    summed: Summed::default(),
                 };
                 self.ports.open((protocol, port), lease);
                 Ok(port)

@@ -5,16 +5,22 @@ use totoro_api::decide::{Standing, read_proxy};
 use totoro_api::wire::event::{Subject, kind};
 use totoro_api::wire::plugin::{Answer, CloseProxy, NewProxy, User};
 use totoro_api::{Reason, Refusal};
+use totoro_ebpf::logic::bucket;
 
 use super::body::LOGIN_META;
 use super::desk::{Desk, Inner, kernel_failed};
 use super::model::{PUBLIC, Session, site};
-use super::ports::{Lease, Plan, PortId, Wish, record_key};
+use super::ports::{Lease, Plan, PortId, Summed, Wish, port_key, record_key};
+use crate::kernel::boot_ns;
 use crate::store::{Changes, HELD, LEASES};
 
 /// How long a late close of a proxy's earlier lease is expected, ms. frps sends it at once; it can
 /// only be overtaken by a request on another connection.
-const LATE_MS: i64 = 5_000;
+pub(super) const LATE_MS: i64 = 5_000;
+/// What one session may ask per second.
+const ASKS: u32 = 10;
+/// And at once, beside two requests for each proxy that it may have.
+const ASKS_AT_ONCE: u32 = 50;
 
 /// The session that a request belongs to: by run_id, and by the nonce that its Login was given.
 fn session_of<'a>(inner: &'a Inner, user: &User) -> Option<&'a Session> {
@@ -53,8 +59,8 @@ impl Desk {
         };
         let policy = std::sync::Arc::clone(&inner.policy);
         let standing = policy.standing(&session.voucher, now_ms / 1000)?;
-        if let Some(held) = standing.held {
-            return Err(held.into());
+        if !inner.may_ask(&body.user.run_id, standing.limits.max_proxies) {
+            return Err(Reason::RateLimited.into());
         }
         let end = standing.session_end(session.begun_ms / 1000);
         if end.is_some_and(|end| end <= now_ms / 1000) {
@@ -74,6 +80,12 @@ impl Desk {
         let plan = inner
             .ports
             .plan(wish, |port| policy.named_by_another(&session.tenant, port))?;
+        // What nothing new is taken for: a proxy may have the port back that waits for it.
+        if let Some(held) = standing.held
+            && !inner.ports.comes_back(wish, plan)
+        {
+            return Err(held.into());
+        }
         match plan {
             Plan::Same(port) => {
                 // Either frps never got our answer, or frpc closed it and asks again, and the
@@ -105,6 +117,7 @@ impl Desk {
                     name: asked.name,
                     wire: body.proxy_name.clone(),
                     since_ms: now_ms,
+                    summed: Summed::default(),
                 };
                 let id = (asked.protocol, port);
                 self.open_lease(inner, &session, id, lease, end)?;
@@ -132,13 +145,26 @@ impl Desk {
             .get(&session.tenant)
             .map(|tenant| tenant.number);
         let number = number.ok_or_else(|| Refusal::new(Reason::Internal))?;
-        if let Err(error) = self.put_lease(id, &lease, number, end) {
-            // A full table says so to the tenant; whatever was written of it goes.
-            let refusal = kernel_failed(&error);
+        let key = port_key(id);
+        // Its counts begin at nothing, whatever an earlier lease left.
+        if let Some(earlier) = inner.spent.remove(&id) {
             self.kernel
-                .remove_lease(super::ports::port_key(id))
+                .forget_lease(earlier, key)
                 .map_err(|e| kernel_failed(&e))?;
-            return Err(refusal);
+        }
+        self.kernel
+            .forget_lease(number, key)
+            .map_err(|e| kernel_failed(&e))?;
+        // A full table says so to the tenant; whatever was written of it goes.
+        let undo = |refusal: Refusal| {
+            let removed = self.kernel.remove_lease(key);
+            match removed.and_then(|_| self.kernel.forget_lease(number, key)) {
+                Ok(()) => refusal,
+                Err(error) => kernel_failed(&error),
+            }
+        };
+        if let Err(error) = self.put_lease(id, &lease, number, end) {
+            return Err(undo(kernel_failed(&error)));
         }
         let mut these = Changes::default();
         Desk::put_numbers(&mut these, inner.numbers);
@@ -156,12 +182,7 @@ impl Desk {
             ..Subject::default()
         };
         these.tell(lease.since_ms, subject);
-        if let Err(refusal) = self.commit(inner, &these) {
-            self.kernel
-                .remove_lease(super::ports::port_key(id))
-                .map_err(|e| kernel_failed(&e))?;
-            return Err(refusal);
-        }
+        self.commit(inner, &these).map_err(undo)?;
         tracing::info!(
             node_id = self.rules.node,
             invite_id = session.tenant,
@@ -178,7 +199,14 @@ impl Desk {
         let now_ms = self.clock.now_ms();
         let mut inner = self.lock();
         let inner = &mut *inner;
-        if session_of(inner, &body.user).is_none() {
+        let Some(session) = session_of(inner, &body.user) else {
+            return;
+        };
+        let standing = inner.policy.standing(&session.voucher, now_ms / 1000);
+        let most = standing.map_or(0, |standing| standing.limits.max_proxies);
+        if !inner.may_ask(&body.user.run_id, most) {
+            // It can't be refused: the comparison with frps finds what was closed.
+            self.reconcile.notify_one();
             return;
         }
         let Some((port, _)) = inner.ports.of_proxy(&body.user.run_id, &body.proxy_name) else {
@@ -198,39 +226,6 @@ impl Desk {
         self.flush(inner, changes);
     }
 
-    /// Ends leases whose proxy frps does not have, although it should since `since_ms` or longer.
-    /// `online` are the names of frps's live proxies. Returns those that were missing but are too
-    /// young to tell.
-    pub fn compare(&self, online: &std::collections::BTreeSet<String>, asked_ms: i64) -> usize {
-        /// frps registers a proxy within this time after our answer, ms.
-        const REGISTERS_MS: i64 = 3_000;
-        let now_ms = self.clock.now_ms();
-        let mut inner = self.lock();
-        let inner = &mut *inner;
-        let (mut gone, mut young) = (Vec::new(), 0);
-        for (port, lease) in inner.ports.leases() {
-            if online.contains(&lease.wire) {
-                continue;
-            }
-            let renewed = inner
-                .late
-                .get(port)
-                .map_or(lease.since_ms, |(_, until)| until - LATE_MS);
-            if asked_ms < renewed.max(lease.since_ms) + REGISTERS_MS {
-                young += 1;
-            } else {
-                gone.push(*port);
-            }
-        }
-        let mut changes = Changes::default();
-        for port in gone {
-            tracing::info!(port = %record_key(port), "frps does not have the proxy of this lease");
-            self.release(inner, port, "not_in_frps", &mut changes, now_ms);
-        }
-        self.flush(inner, changes);
-        young
-    }
-
     /// Counts and tells of a refused NewProxy.
     fn refused_proxy(&self, refusal: &Refusal, body: &NewProxy) {
         let session = session_of(&self.lock(), &body.user).cloned();
@@ -248,11 +243,6 @@ impl Desk {
             detail = refusal.what(),
             "proxy refused"
         );
-        let key = format!(
-            "proxy/{}/{name}/{}",
-            tenant.as_deref().unwrap_or(""),
-            refusal.reason
-        );
         let subject = Subject {
             kind: kind::PROXY_REFUSED.to_owned(),
             invite: session.as_ref().and_then(Session::invite),
@@ -269,7 +259,19 @@ impl Desk {
             }),
             ..Subject::default()
         };
-        self.deny(tenant.as_deref(), refusal.reason, key, subject);
+        self.deny(tenant.as_deref(), refusal.reason, "proxy", subject);
+    }
+}
+
+impl Inner {
+    /// Whether a session may ask one more thing now.
+    fn may_ask(&mut self, run_id: &str, max_proxies: u32) -> bool {
+        let burst = ASKS_AT_ONCE.saturating_add(max_proxies.saturating_mul(2));
+        let (interval, tolerance) = bucket::rate(ASKS, burst);
+        let asked = self.asks.entry(run_id.to_owned()).or_default();
+        let next = bucket::take(*asked, boot_ns(), interval, tolerance);
+        *asked = next.unwrap_or(*asked);
+        next.is_some()
     }
 }
 

@@ -3,18 +3,16 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use totoro_api::Reason;
 use totoro_api::ports::Protocol;
 use totoro_api::ticket::rfc3339;
-use totoro_api::wire::event::{Subject, kind};
 use totoro_api::wire::node::{LeaseUsage, SessionUsage, TenantUsage};
 
-use super::desk::{Desk, LocalBan};
+use super::desk::Desk;
 use super::model::Tenant;
 use super::ports::port_key;
-use crate::store::{BANS, Changes};
+use crate::store::Changes;
 
 /// The desk's part of a heartbeat.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -54,17 +52,6 @@ pub struct SessionLine {
     pub frpc_version: String,
     /// `name type/port`, one each.
     pub proxies: Vec<String>,
-}
-
-/// One ban as the local socket shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BanLine {
-    /// The banned prefix.
-    pub prefix: IpNet,
-    /// RFC 3339; empty = until lifted.
-    pub until: String,
-    /// `node` (made here) or `control`.
-    pub by: String,
 }
 
 impl Desk {
@@ -133,9 +120,9 @@ impl Desk {
                 .filter(|(_, lease)| lease.tenant == *id);
             for (port, lease) in leases {
                 if let Some(tenant) = tenant {
-                    let traffic = self.kernel.traffic(tenant.number, port_key(*port))?;
-                    usage.bytes_in += traffic.bytes_in;
-                    usage.bytes_out += traffic.bytes_out;
+                    let counts = self.kernel.lease_counts(tenant.number, port_key(*port))?;
+                    usage.bytes_in += counts.bytes_in;
+                    usage.bytes_out += counts.bytes_out;
                 }
                 usage.leases.push(LeaseUsage {
                     proxy: lease.name.clone(),
@@ -247,85 +234,9 @@ impl Desk {
         match dropped {
             Ok(true) => tracing::warn!(%client, "too many failed logins: connection destroyed"),
             Ok(false) => {}
-            Err(error) => tracing::error!(%error, %client, "a connection can't be destroyed"),
+            Err(error) => {
+                tracing::error!(error = error.whole(), %client, "a connection can't be destroyed")
+            }
         }
-    }
-
-    /// Bans a prefix on this node, until Unix seconds or until lifted.
-    ///
-    /// # Errors
-    /// The kernel or the disk.
-    pub fn ban(&self, prefix: IpNet, until: Option<i64>) -> Result<()> {
-        let now_ms = self.clock.now_ms();
-        let prefix = prefix.trunc();
-        let mut inner = self.lock();
-        let inner = &mut *inner;
-        inner.local_bans.insert(prefix, LocalBan { until });
-        let policy = std::sync::Arc::clone(&inner.policy);
-        let mut changes = Changes::default();
-        changes.put(BANS, prefix.to_string(), &LocalBan { until });
-        changes.tell(now_ms, ban_event(kind::BAN_ADDED, prefix, until));
-        let result = self
-            .write_bans(inner, &policy, &[], now_ms)
-            .and_then(|()| self.expire(inner, &mut changes, now_ms));
-        self.flush(inner, changes);
-        result
-    }
-
-    /// Lifts a ban that was made on this node.
-    ///
-    /// # Errors
-    /// There is none, or the kernel or the disk failed.
-    pub fn unban(&self, prefix: IpNet) -> Result<()> {
-        let now_ms = self.clock.now_ms();
-        let prefix = prefix.trunc();
-        let mut inner = self.lock();
-        let inner = &mut *inner;
-        if inner.local_bans.remove(&prefix).is_none() {
-            bail!(
-                "{}: no ban of {prefix} was made on this node",
-                Reason::NotFound
-            );
-        }
-        let policy = std::sync::Arc::clone(&inner.policy);
-        let mut changes = Changes::default();
-        changes.remove(BANS, prefix.to_string());
-        changes.tell(now_ms, ban_event(kind::BAN_LIFTED, prefix, None));
-        let result = self.write_bans(inner, &policy, &[], now_ms);
-        self.flush(inner, changes);
-        result
-    }
-
-    /// The bans that hold here.
-    #[must_use]
-    pub fn bans(&self) -> Vec<BanLine> {
-        let inner = self.lock();
-        let line = |prefix: IpNet, until: Option<i64>, by: &str| BanLine {
-            prefix,
-            until: until.map(rfc3339).unwrap_or_default(),
-            by: by.to_owned(),
-        };
-        let local = inner
-            .local_bans
-            .iter()
-            .map(|(prefix, ban)| line(*prefix, ban.until, "node"));
-        let pushed = inner
-            .policy
-            .bans
-            .iter()
-            .map(|ban| line(ban.prefix, ban.until, "control"));
-        local.chain(pushed).collect()
-    }
-}
-
-fn ban_event(kind: &str, prefix: IpNet, until: Option<i64>) -> Subject {
-    Subject {
-        kind: kind.to_owned(),
-        detail: serde_json::json!({
-            "prefix": prefix,
-            "until": until.map(rfc3339),
-            "by": "node",
-        }),
-        ..Subject::default()
     }
 }

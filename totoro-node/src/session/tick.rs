@@ -1,146 +1,29 @@
-//! What happens without being asked: the kernel's events and counters, and time.
+//! What happens without being asked: time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use totoro_api::Reason;
-use totoro_api::ports::Protocol;
-use totoro_api::wire::event::{Subject, kind};
-use totoro_ebpf::abi;
+use super::desk::{Desk, Inner};
+use super::failures::Failures;
+use crate::kernel::boot_ns;
+use crate::store::{Changes, HELD, TENANTS, TICKETS};
 
-use super::desk::{Desk, Ended, Inner};
-use super::model::PUBLIC;
-use crate::kernel::{Event, boot_ns};
-use crate::store::{Changes, HELD, META, SESSIONS, TENANTS, TICKETS};
-
-/// Key in `META`: the kernel's refusal counters as far as they were told.
-pub(super) const TOLD: &str = "told";
-
-/// Refusals of one kind under one tenant are told at most this often, ms.
-const REFUSED_EVERY_MS: i64 = 10_000;
-/// And those that are nobody's (scans of the pool), ms.
-const NOBODYS_EVERY_MS: i64 = 60_000;
-/// How long ended connections of a lease are gathered, ms.
-const SUMMARY_MS: i64 = 60_000;
 /// How long a tenant without sessions is kept in the kernel, ms.
 const IDLE_TENANT_MS: i64 = 600_000;
+/// How long a connection to frps may be without a session, ns. frps itself gives one that does not
+/// log in 10 s.
+const NO_SESSION_NS: u64 = 30_000_000_000;
 
 impl Desk {
-    /// Takes note of an event of the kernel's.
-    pub fn on_event(&self, event: &Event) {
-        match event.kind {
-            abi::EVENT_CONTROL_CLOSED => self.on_control_closed(event.cookie),
-            abi::EVENT_OPENED => {
-                let mut inner = self.lock();
-                let inner = &mut *inner;
-                if let Some(lease) = port_of(event).and_then(|port| inner.ports.leases().get(&port))
-                    && lease.number == event.lease
-                    && let Some(session) = inner.sessions.get_mut(&lease.run_id)
-                {
-                    session.conns += 1;
-                }
-            }
-            abi::EVENT_CLOSED => self.on_closed(event),
-            _ => {}
-        }
-    }
-
-    fn on_control_closed(&self, cookie: u64) {
-        let now_ms = self.clock.now_ms();
-        let mut inner = self.lock();
-        let inner = &mut *inner;
-        // One connection may carry several sessions.
-        let lost: Vec<String> = inner
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.connected() && session.cookie == cookie)
-            .map(|(run_id, _)| run_id.clone())
-            .collect();
-        let mut changes = Changes::default();
-        for run_id in lost {
-            self.lose(inner, &run_id, &mut changes, now_ms);
-        }
-        self.flush(inner, changes);
-    }
-
-    fn on_closed(&self, event: &Event) {
-        let now_ms = self.clock.now_ms();
-        let mut inner = self.lock();
-        let inner = &mut *inner;
-        let ended = match inner.ended.get_mut(&event.lease) {
-            Some(ended) => ended,
-            None => {
-                let subject = describe(inner, event);
-                inner.ended.entry(event.lease).or_insert(Ended {
-                    subject,
-                    since_ms: now_ms,
-                    count: 0,
-                    bytes_in: 0,
-                    bytes_out: 0,
-                    longest_ms: 0,
-                })
-            }
-        };
-        ended.count += 1;
-        ended.bytes_in += event.bytes_in;
-        ended.bytes_out += event.bytes_out;
-        ended.longest_ms = ended.longest_ms.max(event.duration_ns / 1_000_000);
-    }
-
-    /// Counts a refusal by the plugin, and tells of it: the first at once.
-    pub(super) fn deny(&self, tenant: Option<&str>, reason: Reason, key: String, subject: Subject) {
-        let now_ms = self.clock.now_ms();
-        let mut inner = self.lock();
-        let inner = &mut *inner;
-        if let Some(tenant) = tenant
-            && (inner.tenants.contains_key(tenant) || inner.policy.invites.contains_key(tenant))
-        {
-            let counts = inner.denied.entry(tenant.to_owned()).or_default();
-            *counts.entry(reason).or_default() += 1;
-        }
-        inner
-            .refusals
-            .add(key, subject, 1, (now_ms, now_ms), REFUSED_EVERY_MS);
-        self.tell_refusals(inner, now_ms);
-    }
-
-    fn tell_refusals(&self, inner: &mut Inner, now_ms: i64) {
-        let due = inner.refusals.due(now_ms);
-        if due.is_empty() {
-            return;
-        }
-        let mut changes = Changes::default();
-        let kernels = due.iter().any(|subject| subject.kind == kind::CONN_REFUSED);
-        for subject in due {
-            changes.tell(now_ms, subject);
-        }
-        if kernels {
-            // What waits to be told counts as untold: it must survive a restart.
-            let told: std::collections::BTreeMap<&String, u64> = inner
-                .told
-                .iter()
-                .map(|(key, count)| {
-                    (
-                        key,
-                        count.saturating_sub(inner.refusals.pending(&conn_key(key))),
-                    )
-                })
-                .collect();
-            changes.put(META, TOLD, &told);
-        }
-        self.flush(inner, changes);
-    }
-
-    /// Four times a second: what time has ended.
+    /// Four times a second: what time has ended, and what was refused since.
     pub fn tick(&self) {
         let now_ms = self.clock.now_ms();
         let mut inner = self.lock();
         let inner = &mut *inner;
         let mut changes = Changes::default();
-        if let Err(error) = self.expire(inner, &mut changes, now_ms) {
-            tracing::error!(
-                error = format!("{error:#}"),
-                "what has expired can't be ended; again soon"
-            );
+        let mut failures = Failures::default();
+        self.expire(inner, &mut changes, now_ms, &mut failures);
+        if failures.any() {
+            inner.untidy = failures.first();
         }
         let over: Vec<String> = inner
             .sessions
@@ -162,118 +45,83 @@ impl Desk {
                 now_ms,
             );
         }
+        self.tell_refusals(inner, &mut changes, now_ms);
         self.flush(inner, changes);
-        self.tell_refusals(inner, now_ms);
     }
 
-    /// Every second: the kernel's counters, and its sweep.
+    /// Every second: the kernel's counters, its sweep, and what it refused to do before.
     pub fn second(&self) {
         if let Err(error) = self.kernel.sweep() {
-            tracing::error!(%error, cause = %error.source, "the sweep failed");
+            tracing::error!(error = error.whole(), "the sweep failed");
         }
-        let refused = match self.kernel.refused() {
-            Ok(refused) => refused,
-            Err(error) => {
-                tracing::error!(%error, cause = %error.source, "refusals can't be read");
-                return;
-            }
-        };
+        let refused = self.kernel.refused();
         let now_ms = self.clock.now_ms();
-        let now_ns = boot_ns();
         let mut inner = self.lock();
         let inner = &mut *inner;
-        for counter in &refused {
-            let key = format!("{}/{}", counter.tenant, counter.reason);
-            let told = inner.told.get(&key).copied().unwrap_or(0);
-            // Below what was told: the pins are new (the machine was booted again).
-            let told = if counter.count < told { 0 } else { told };
-            let more = counter.count - told;
-            inner.told.insert(key.clone(), counter.count);
-            if more == 0 {
-                continue;
-            }
-            let ago_ms = i64::try_from(now_ns.saturating_sub(counter.last_ns) / 1_000_000);
-            let last_ms = now_ms - ago_ms.unwrap_or(0);
-            let first_ms = if more == 1 {
-                last_ms
-            } else {
-                last_ms.min(now_ms - 1000)
-            };
-            let id = tenant_id(inner, counter.tenant);
-            let subject = Subject {
-                kind: kind::CONN_REFUSED.to_owned(),
-                invite: id.clone().filter(|id| !id.starts_with(PUBLIC)),
-                reason: Some(counter.reason),
-                detail: serde_json::json!({ "tenant": id }),
-                ..Subject::default()
-            };
-            tracing::warn!(
-                node_id = self.rules.node,
-                invite_id = id.as_deref().unwrap_or_default(),
-                reason = counter.reason.code(),
-                count = more,
-                "connections refused"
-            );
-            let every = if counter.tenant == 0 {
-                NOBODYS_EVERY_MS
-            } else {
-                REFUSED_EVERY_MS
-            };
-            inner
-                .refusals
-                .add(conn_key(&key), subject, more, (first_ms, last_ms), every);
-        }
-        // Only counters that still exist are remembered.
-        let live: BTreeSet<String> = refused
-            .iter()
-            .map(|counter| format!("{}/{}", counter.tenant, counter.reason))
-            .collect();
-        inner.told.retain(|key, _| live.contains(key));
-        self.tell_refusals(inner, now_ms);
-        self.tell_ended(inner, now_ms);
-    }
-
-    fn tell_ended(&self, inner: &mut Inner, now_ms: i64) {
-        let leased: BTreeSet<u64> = inner
-            .ports
-            .leases()
-            .values()
-            .map(|lease| lease.number)
-            .collect();
-        let due: Vec<u64> = inner
-            .ended
-            .iter()
-            .filter(|(lease, ended)| {
-                let wait = if leased.contains(lease) {
-                    SUMMARY_MS
-                } else {
-                    1_000
-                };
-                ended.since_ms + wait <= now_ms
-            })
-            .map(|(lease, _)| *lease)
-            .collect();
         let mut changes = Changes::default();
-        for lease in due {
-            if let Some(ended) = inner.ended.remove(&lease) {
-                changes.tell(now_ms, summary(ended, now_ms));
-            }
+        match refused {
+            Ok(refused) => self.gather_refused(inner, &refused, now_ms),
+            Err(error) => tracing::error!(error = error.whole(), "refusals can't be read"),
         }
+        self.tidy(inner, &mut changes, now_ms);
+        self.sum_up(inner, &mut changes, now_ms);
         self.flush(inner, changes);
     }
 
-    /// Every few seconds: connections whose end was not heard of.
+    /// Tries again what the kernel refused, after 1, 2, 4, … and then every 32 seconds.
+    fn tidy(&self, inner: &mut Inner, changes: &mut Changes, now_ms: i64) {
+        if inner.untidy.is_none() {
+            inner.untidy_s = 0;
+            return;
+        }
+        inner.untidy_s = inner.untidy_s.saturating_add(1);
+        if inner.untidy_s.is_power_of_two() || inner.untidy_s.is_multiple_of(32) {
+            self.align(inner, changes, now_ms);
+        }
+    }
+
+    /// Every few seconds: connections whose end was not heard of, and those that no session is on.
     pub fn look_for_lost(&self) {
         let now_ms = self.clock.now_ms();
         let mut inner = self.lock();
         let inner = &mut *inner;
         let mut changes = Changes::default();
         self.find_lost(inner, None, &mut changes, now_ms);
-        // Counts of connections are kept in memory between changes.
-        for (run_id, session) in &inner.sessions {
-            changes.put(SESSIONS, run_id.as_str(), session);
-        }
         self.flush(inner, changes);
+        self.drop_idle(inner);
+    }
+
+    /// Ends connections to frps that carry no session: a session that ended by mistake comes back,
+    /// and no client keeps a second connection for flows that outlive a revocation.
+    fn drop_idle(&self, inner: &Inner) {
+        let controls = match self.kernel.controls() {
+            Ok(controls) => controls,
+            Err(error) => {
+                tracing::error!(error = error.whole(), "connections to frps can't be listed");
+                return;
+            }
+        };
+        let now_ns = boot_ns();
+        let used: BTreeSet<u64> = inner
+            .sessions
+            .values()
+            .filter(|session| session.connected())
+            .map(|session| session.cookie)
+            .collect();
+        for control in controls {
+            if used.contains(&control.socket.cookie) || control.opened_ns + NO_SESSION_NS > now_ns {
+                continue;
+            }
+            let client = control.socket.client;
+            match self.kernel.destroy_control(&control.socket) {
+                Ok(_) => {
+                    tracing::info!(%client, "a connection to frps without a session was ended")
+                }
+                Err(error) => {
+                    tracing::error!(error = error.whole(), %client, "a connection can't be destroyed")
+                }
+            }
+        }
     }
 
     /// Every minute: forgets what can't matter any more.
@@ -282,14 +130,7 @@ impl Desk {
         let mut inner = self.lock();
         let inner = &mut *inner;
         let mut changes = Changes::default();
-        inner.tickets.retain(|hash, ticket| {
-            let bound = inner.sessions.contains_key(&ticket.run_id);
-            let keep = bound || ticket.until > now_ms / 1000;
-            if !keep {
-                changes.remove(TICKETS, hash.as_str());
-            }
-            keep
-        });
+        self.forget_tickets(inner, &mut changes, now_ms / 1000);
         let busy: BTreeSet<&String> = inner
             .sessions
             .values()
@@ -315,9 +156,14 @@ impl Desk {
                 continue;
             }
             if let Err(error) = self.kernel.remove_tenant(number) {
-                tracing::error!(%error, tenant = id, "a tenant can't be removed from the kernel");
+                tracing::error!(
+                    error = error.whole(),
+                    tenant = id,
+                    "a tenant can't be removed from the kernel"
+                );
                 continue;
             }
+            inner.cuts.remove(&number);
             inner.tenants.remove(&id);
             inner.denied.remove(&id);
             changes.remove(TENANTS, id);
@@ -345,71 +191,38 @@ impl Desk {
         self.flush(inner, changes);
     }
 
-    /// Before the daemon ends: what was gathered is told now.
+    /// Past its time a ticket opens nothing; the newest of a session that is known may still resume
+    /// it.
+    fn forget_tickets(&self, inner: &mut Inner, changes: &mut Changes, now: i64) {
+        let mut newest = BTreeMap::<String, (i64, String)>::new();
+        for (hash, ticket) in &inner.tickets {
+            let candidate = (ticket.exp, hash.clone());
+            let best = newest.entry(ticket.run_id.clone()).or_default();
+            if *best < candidate {
+                *best = candidate;
+            }
+        }
+        inner.tickets.retain(|hash, ticket| {
+            let resumes = inner.sessions.contains_key(&ticket.run_id)
+                && newest.get(&ticket.run_id).is_some_and(|(_, of)| of == hash);
+            let keep = resumes || !ticket.past(now);
+            if !keep {
+                changes.remove(TICKETS, hash.as_str());
+            }
+            keep
+        });
+    }
+
+    /// Before the daemon ends, and when nothing else of it runs any more: what was gathered is
+    /// told now.
     pub fn finish(&self) {
-        let now_ms = self.clock.now_ms();
         self.second();
+        let now_ms = self.clock.now_ms();
         let mut inner = self.lock();
         let inner = &mut *inner;
         let mut changes = Changes::default();
-        for (_, ended) in std::mem::take(&mut inner.ended) {
-            changes.tell(now_ms, summary(ended, now_ms));
-        }
-        for (run_id, session) in &inner.sessions {
-            changes.put(SESSIONS, run_id.as_str(), session);
-        }
+        self.sum_up_now(inner, &mut changes, now_ms);
+        self.tell_refusals(inner, &mut changes, now_ms);
         self.flush(inner, changes);
-    }
-}
-
-fn conn_key(counter: &str) -> String {
-    format!("conn/{counter}")
-}
-
-fn port_of(event: &Event) -> Option<(Protocol, u16)> {
-    let protocol = Protocol::ALL
-        .into_iter()
-        .find(|known| known.ip_number() == event.proto)?;
-    Some((protocol, event.port))
-}
-
-/// The id of a tenant's number.
-fn tenant_id(inner: &Inner, number: u32) -> Option<String> {
-    let of = |(_, tenant): &(&String, &super::model::Tenant)| tenant.number == number;
-    inner.tenants.iter().find(of).map(|(id, _)| id.clone())
-}
-
-/// What a lease's ended connections are about; the lease itself may be gone already.
-fn describe(inner: &Inner, event: &Event) -> Subject {
-    let mut subject = Subject {
-        kind: kind::CONN_CLOSED.to_owned(),
-        invite: tenant_id(inner, event.tenant).filter(|id| !id.starts_with(PUBLIC)),
-        lease: Some(event.lease.to_string()),
-        port: Some(event.port),
-        ..Subject::default()
-    };
-    if let Some(lease) = port_of(event).and_then(|port| inner.ports.leases().get(&port))
-        && lease.number == event.lease
-    {
-        subject.proxy = Some(lease.name.clone());
-        subject.session = inner
-            .sessions
-            .get(&lease.run_id)
-            .map(|session| session.id.clone());
-    }
-    subject
-}
-
-fn summary(ended: Ended, now_ms: i64) -> Subject {
-    Subject {
-        detail: serde_json::json!({
-            "count": ended.count,
-            "first_ms": ended.since_ms,
-            "last_ms": now_ms,
-            "bytes_in": ended.bytes_in,
-            "bytes_out": ended.bytes_out,
-            "longest_ms": ended.longest_ms,
-        }),
-        ..ended.subject
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use tokio::sync::Notify;
+use totoro_api::Reason;
 use totoro_api::wire::event::EventsAccepted;
 
 use super::Spool;
@@ -43,7 +44,16 @@ async fn step(spool: &Spool, control: &Control) -> Result<bool> {
     let Some(last) = batch.events.last().map(|event| event.seq) else {
         return Ok(false);
     };
-    let accepted: EventsAccepted = control.post("/nodes/events", &batch).await?;
+    let sent = control.post::<EventsAccepted>("/nodes/events", &batch);
+    let accepted = match sent.await {
+        // From the first seq on nothing can be missing; then the conflict is about something else.
+        Err(error) if is_conflict(&error) && batch.events[0].seq > 1 => {
+            let renewing = spool.clone();
+            tokio::task::spawn_blocking(move || renewing.renew()).await??;
+            return Ok(true);
+        }
+        accepted => accepted?,
+    };
     // Never beyond what was sent: an answer about another spool must not eat this one.
     let upto = accepted.seq.min(last);
     anyhow::ensure!(
@@ -54,4 +64,12 @@ async fn step(spool: &Spool, control: &Control) -> Result<bool> {
     let writing = spool.clone();
     tokio::task::spawn_blocking(move || writing.accepted(upto)).await??;
     Ok(true)
+}
+
+/// Whether the control plane misses events before those that were sent.
+fn is_conflict(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref(),
+        Some(CallError::Refused { code, .. }) if code == Reason::Conflict.code()
+    )
 }

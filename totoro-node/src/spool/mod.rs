@@ -10,9 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use redb::{
-    ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction,
-};
+use redb::{ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
 use totoro_api::wire::event::{EventBatch, NodeEvent, Subject, kind};
 
 use crate::store::{META, Store};
@@ -36,14 +34,20 @@ pub const MAX_BATCH: usize = 500;
 /// Creates the spool where there is none.
 pub(crate) fn create(txn: &WriteTransaction) -> Result<()> {
     txn.open_table(EVENTS).context("create the spool")?;
-    let mut meta = txn.open_table(META).context("open a table")?;
+    let mut meta = txn.open_table(META.table()).context("open a table")?;
     if meta.get(ID).context("read the spool's id")?.is_none() {
-        let id = serde_json::to_vec(&crate::secret::random_hex()).context("write an id")?;
-        meta.insert(ID, id.as_slice())
-            .context("write the spool's id")?;
-        meta.insert(NEXT, b"1".as_slice())
-            .context("write the spool's seq")?;
+        name(&mut meta)?;
     }
+    Ok(())
+}
+
+/// Gives the spool a new name, under which it counts from 1.
+fn name(meta: &mut redb::Table<'_, &'static str, &'static [u8]>) -> Result<()> {
+    let id = serde_json::to_vec(&crate::secret::random_hex()).context("write an id")?;
+    meta.insert(ID, id.as_slice())
+        .context("write the spool's id")?;
+    meta.insert(NEXT, b"1".as_slice())
+        .context("write the spool's seq")?;
     Ok(())
 }
 
@@ -61,7 +65,7 @@ fn append_bounded(
     if events.is_empty() {
         return Ok(());
     }
-    let mut meta = txn.open_table(META).context("open a table")?;
+    let mut meta = txn.open_table(META.table()).context("open a table")?;
     let mut table = txn.open_table(EVENTS).context("open the spool")?;
     let next = meta.get(NEXT).context("read the spool's seq")?;
     let mut seq: u64 = match &next {
@@ -91,26 +95,35 @@ fn append_bounded(
     Ok(())
 }
 
+/// How many events of each kind, those among them that an earlier loss counted.
+pub(crate) fn by_kind<'a>(subjects: impl Iterator<Item = &'a Subject>) -> BTreeMap<String, u64> {
+    let mut by_kind = BTreeMap::<String, u64>::new();
+    for subject in subjects {
+        if subject.kind != kind::AUDIT_LOST {
+            *by_kind.entry(subject.kind.clone()).or_default() += 1;
+            continue;
+        }
+        let earlier = subject.detail["by_kind"].as_object();
+        for (kind, count) in earlier.into_iter().flatten() {
+            *by_kind.entry(kind.clone()).or_default() += count.as_u64().unwrap_or(0);
+        }
+    }
+    by_kind
+}
+
 /// Replaces the oldest events by one that counts them.
 fn give_way(table: &mut redb::Table<'_, u64, &'static [u8]>) -> Result<()> {
     let oldest = read(table, GIVE_WAY)?;
     let (Some(first), Some(last)) = (oldest.first(), oldest.last()) else {
         return Ok(());
     };
-    let mut by_kind = BTreeMap::<String, u64>::new();
-    let mut from = first.seq;
-    for event in &oldest {
-        if event.subject.kind != kind::AUDIT_LOST {
-            *by_kind.entry(event.subject.kind.clone()).or_default() += 1;
-            continue;
-        }
-        // An earlier loss is told of again within the wider one.
-        let earlier = &event.subject.detail;
-        from = earlier["from"].as_u64().unwrap_or(from).min(from);
-        for (kind, count) in earlier["by_kind"].as_object().into_iter().flatten() {
-            *by_kind.entry(kind.clone()).or_default() += count.as_u64().unwrap_or(0);
-        }
-    }
+    // An earlier loss is told of again within the wider one.
+    let from = oldest
+        .iter()
+        .filter(|event| event.subject.kind == kind::AUDIT_LOST)
+        .filter_map(|event| event.subject.detail["from"].as_u64())
+        .fold(first.seq, u64::min);
+    let by_kind = by_kind(oldest.iter().map(|event| &event.subject));
     let lost = NodeEvent {
         subject: Subject {
             kind: kind::AUDIT_LOST.to_owned(),
@@ -149,17 +162,13 @@ fn read(table: &impl ReadableTable<u64, &'static [u8]>, most: usize) -> Result<V
 #[derive(Clone, Debug)]
 pub struct Spool {
     store: Arc<Store>,
-    id: String,
 }
 
 impl Spool {
     /// The spool of a store.
-    ///
-    /// # Errors
-    /// The disk.
-    pub fn of(store: Arc<Store>) -> Result<Spool> {
-        let id = store.get(META, ID)?.context("the spool has an id")?;
-        Ok(Spool { store, id })
+    #[must_use]
+    pub const fn of(store: Arc<Store>) -> Spool {
+        Spool { store }
     }
 
     /// The oldest events, at most [`MAX_BATCH`].
@@ -167,11 +176,13 @@ impl Spool {
     /// # Errors
     /// The disk.
     pub fn batch(&self) -> Result<EventBatch> {
-        let txn = self.store.db().begin_read().context("begin to read")?;
-        let table = txn.open_table(EVENTS).context("open the spool")?;
-        Ok(EventBatch {
-            spool: self.id.clone(),
-            events: read(&table, MAX_BATCH)?,
+        self.store.read(|txn| {
+            let meta = txn.open_table(META.table()).context("open a table")?;
+            let table = txn.open_table(EVENTS).context("open the spool")?;
+            Ok(EventBatch {
+                spool: id(&meta)?,
+                events: read(&table, MAX_BATCH)?,
+            })
         })
     }
 
@@ -188,15 +199,69 @@ impl Spool {
         })
     }
 
+    /// Starts anew under another name, because the control plane misses events of this one that
+    /// are no more here (its store was restored). What waits follows an event that says so.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn renew(&self) -> Result<()> {
+        self.store.write(|txn| {
+            let mut meta = txn.open_table(META.table()).context("open a table")?;
+            let mut table = txn.open_table(EVENTS).context("open the spool")?;
+            let waiting = read(&table, usize::MAX)?;
+            let Some(first) = waiting.first() else {
+                return Ok(());
+            };
+            let none = BTreeMap::<String, u64>::new();
+            let lost = NodeEvent {
+                subject: Subject {
+                    kind: kind::AUDIT_LOST.to_owned(),
+                    // Where the gap begins only the control plane knows.
+                    detail: serde_json::json!({
+                        "spool": id(&meta)?, "from": 1, "to": first.seq - 1, "by_kind": none,
+                    }),
+                    ..Subject::default()
+                },
+                ..first.clone()
+            };
+            tracing::error!(
+                to = first.seq - 1,
+                "the control plane misses events that it had; a new spool begins"
+            );
+            name(&mut meta)?;
+            table.retain(|_, _| false).context("empty the spool")?;
+            let mut next = 1u64;
+            for event in std::iter::once(lost).chain(waiting) {
+                let event = NodeEvent { seq: next, ..event };
+                let value = serde_json::to_vec(&event).context("write an event")?;
+                table
+                    .insert(next, value.as_slice())
+                    .context("write an event")?;
+                next += 1;
+            }
+            let next = serde_json::to_vec(&next).context("write the spool's seq")?;
+            meta.insert(NEXT, next.as_slice())
+                .context("write the spool's seq")?;
+            Ok(())
+        })
+    }
+
     /// How many events wait.
     ///
     /// # Errors
     /// The disk.
     pub fn depth(&self) -> Result<u64> {
-        let txn = self.store.db().begin_read().context("begin to read")?;
-        let table = txn.open_table(EVENTS).context("open the spool")?;
-        table.len().context("count the spool")
+        self.store.read(|txn| {
+            let table = txn.open_table(EVENTS).context("open the spool")?;
+            table.len().context("count the spool")
+        })
     }
+}
+
+fn id(meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<String> {
+    let id = meta.get(ID).context("read the spool's id")?;
+    let id = id.context("the spool has no id")?;
+    serde_json::from_slice(id.value()).context("read the spool's id")
 }
 
 #[cfg(test)]
@@ -228,7 +293,7 @@ mod tests {
     fn numbers_run_on_across_deliveries_and_restarts() {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(dir.path()).unwrap());
-        let spool = Spool::of(Arc::clone(&store)).unwrap();
+        let spool = Spool::of(Arc::clone(&store));
         for _ in 0..3 {
             store.commit(&told("x")).unwrap();
         }
@@ -243,7 +308,7 @@ mod tests {
         drop((store, spool));
 
         let store = Arc::new(Store::open(dir.path()).unwrap());
-        let spool = Spool::of(Arc::clone(&store)).unwrap();
+        let spool = Spool::of(Arc::clone(&store));
         assert_eq!(spool.batch().unwrap().spool, id);
         assert_eq!(seqs(&spool), [3]);
         spool.accepted(3).unwrap();
@@ -262,14 +327,14 @@ mod tests {
         });
         assert!(failed.is_err());
         store.commit(&told("x")).unwrap();
-        assert_eq!(seqs(&Spool::of(store).unwrap()), [1]);
+        assert_eq!(seqs(&Spool::of(store)), [1]);
     }
 
     #[test]
     fn a_full_spool_says_what_it_lost() {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(dir.path()).unwrap());
-        let spool = Spool::of(Arc::clone(&store)).unwrap();
+        let spool = Spool::of(Arc::clone(&store));
         let many = |from: u64, to: u64| -> Vec<(i64, Subject)> {
             (from..=to)
                 .map(|n| {
@@ -312,5 +377,34 @@ mod tests {
             .map(|kind| first.subject.detail["by_kind"][kind].as_u64().unwrap())
             .sum();
         assert_eq!(counted, first.seq);
+    }
+
+    #[test]
+    fn a_restored_control_plane_gets_a_new_spool_that_says_what_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(dir.path()).unwrap());
+        let spool = Spool::of(Arc::clone(&store));
+        for kind in ["a", "b", "c", "d"] {
+            store.commit(&told(kind)).unwrap();
+        }
+        spool.accepted(2).unwrap();
+        let before = spool.batch().unwrap();
+        spool.renew().unwrap();
+        store.commit(&told("e")).unwrap();
+
+        let after = spool.batch().unwrap();
+        assert_ne!(after.spool, before.spool);
+        assert_eq!(seqs(&spool), [1, 2, 3, 4]);
+        let kinds: Vec<&str> = after
+            .events
+            .iter()
+            .map(|event| event.subject.kind.as_str())
+            .collect();
+        assert_eq!(kinds, [kind::AUDIT_LOST, "c", "d", "e"]);
+        let detail = &after.events[0].subject.detail;
+        assert_eq!(
+            (&detail["spool"], &detail["to"]),
+            (&before.spool.into(), &2.into())
+        );
     }
 }

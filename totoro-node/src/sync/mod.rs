@@ -1,10 +1,11 @@
 //! Desired state: watch → apply → acknowledge.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use totoro_api::wire::push::{Applied, DesiredState};
+use totoro_api::wire::push::DesiredState;
 
 use crate::control::{Backoff, CallError, Control};
 use crate::session::Desk;
@@ -12,8 +13,9 @@ use crate::session::Desk;
 /// How long one long poll waits at the control plane.
 const WAIT: Duration = Duration::from_secs(30);
 
-/// Watches for ever. What is applied is durable; an outage changes nothing that holds.
-pub async fn run(desk: Arc<Desk>, control: Arc<Control>) {
+/// Watches for ever. What is applied is durable; an outage changes nothing that holds. `state_dir`
+/// has the note of the ports that were reserved.
+pub async fn run(desk: Arc<Desk>, control: Arc<Control>, state_dir: PathBuf) {
     let mut backoff = Backoff::default();
     // After a failure everything is asked for, so that nothing is missed for good.
     let mut whole = false;
@@ -21,9 +23,11 @@ pub async fn run(desk: Arc<Desk>, control: Arc<Control>) {
     let mut acknowledged = false;
     loop {
         match step(&desk, &control, whole, acknowledged).await {
-            Ok(()) => {
+            Ok(complete) => {
                 whole = false;
-                acknowledged = true;
+                reserve(&desk, &state_dir).await;
+                // What the kernel refused is told again, until nothing is.
+                acknowledged = complete;
                 backoff.reset();
             }
             Err(error) => {
@@ -42,26 +46,41 @@ pub async fn run(desk: Arc<Desk>, control: Arc<Control>) {
     }
 }
 
-async fn step(desk: &Arc<Desk>, control: &Control, whole: bool, acknowledged: bool) -> Result<()> {
+/// Keeps the pool that holds now out of the kernel's ephemeral ports. Without it a port may be
+/// picked as a source port now and then; that is told, and no reason to lend nothing.
+async fn reserve(desk: &Desk, state_dir: &Path) {
+    let (pool, dir) = (desk.pool(), state_dir.to_owned());
+    let reserved = tokio::task::spawn_blocking(move || crate::reserve::reserve(&pool, &dir)).await;
+    if let Ok(Err(error)) = reserved {
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "the pool can't be kept out of the ephemeral ports"
+        );
+    }
+}
+
+/// Waits for one push and applies it; whether all that is applied holds, and the control plane
+/// knows.
+async fn step(
+    desk: &Arc<Desk>,
+    control: &Control,
+    whole: bool,
+    acknowledged: bool,
+) -> Result<bool> {
+    let mut complete = acknowledged;
     let revision = desk.revision();
-    let path = if whole || revision.rev == 0 {
-        format!("/nodes/watch?wait={}s", WAIT.as_secs())
-    } else if acknowledged {
+    let mut path = format!("/nodes/watch?wait={}s", WAIT.as_secs());
+    if !whole && revision.rev != 0 {
+        if !acknowledged {
+            let applied = desk.applied();
+            control.tell("/nodes/applied", &applied).await?;
+            complete = applied.error.is_none();
+        }
         let (generation, rev) = (revision.generation, revision.rev);
-        format!(
-            "/nodes/watch?wait={}s&gen={generation}&rev={rev}",
-            WAIT.as_secs()
-        )
-    } else {
-        control.tell("/nodes/applied", &standing(desk)).await?;
-        let (generation, rev) = (revision.generation, revision.rev);
-        format!(
-            "/nodes/watch?wait={}s&gen={generation}&rev={rev}",
-            WAIT.as_secs()
-        )
-    };
+        path = format!("{path}&gen={generation}&rev={rev}");
+    }
     let Some(pushed) = control.poll::<DesiredState>(&path, WAIT).await? else {
-        return Ok(());
+        return Ok(complete);
     };
     let (to, snapshot) = (pushed.revision, pushed.snapshot);
     let applying = Arc::clone(desk);
@@ -74,25 +93,17 @@ async fn step(desk: &Arc<Desk>, control: &Control, whole: bool, acknowledged: bo
                 rev = to.rev,
                 generation = to.generation,
                 snapshot,
+                error = applied.error,
                 "policy applied"
             );
-            control.tell("/nodes/applied", &applied).await
+            control.tell("/nodes/applied", &applied).await?;
+            Ok(applied.error.is_none())
         }
         Err(error) => {
-            let mut report = standing(desk);
+            let mut report = desk.applied();
             report.error = Some(format!("revision {}: {error:#}", to.rev));
             control.tell("/nodes/applied", &report).await?;
             Err(error.context(format!("revision {} can't be applied", to.rev)))
         }
-    }
-}
-
-/// Where this node stands.
-fn standing(desk: &Desk) -> Applied {
-    let policy = desk.policy();
-    Applied {
-        revision: policy.revision,
-        keys: policy.keys.iter().map(|key| key.kid.clone()).collect(),
-        error: None,
     }
 }

@@ -109,6 +109,7 @@ fn public(voucher: &Voucher, node: &DesiredNode) -> Result<Standing, Refusal> {
         return Err(Refusal::with(Reason::NodeDisabled, detail));
     }
     known(&node.public_limits)?;
+    known(&node.defaults)?;
     Ok(Standing {
         limits: node.public_limits.over(&node.defaults),
         epoch: 0,
@@ -123,6 +124,7 @@ fn invited(voucher: &Voucher, applied: &Applied<'_>, now: i64) -> Result<Standin
     if applied.revoked_at.is_some_and(|at| voucher.epoch <= at) {
         return Err(Reason::InviteRevoked.into());
     }
+    known(&applied.node.defaults)?;
     if applied.revision < voucher.revision {
         // The ticket is newer than what this node has heard.
         known(&voucher.limits)?;
@@ -144,6 +146,10 @@ fn invited(voucher: &Voucher, applied: &Applied<'_>, now: i64) -> Result<Standin
     let held = match invite.state {
         InviteState::Revoked => return Err(Reason::InviteRevoked.into()),
         InviteState::Expired => return Err(Reason::InviteExpired.into()),
+        InviteState::Unknown => {
+            let detail = "this node does not know the state of the invite";
+            return Err(Refusal::with(Reason::Unsupported, detail));
+        }
         InviteState::Paused => Some(Reason::InvitePaused),
         InviteState::Active => None,
     };
@@ -257,6 +263,7 @@ mod tests {
         for (state, word) in [
             (InviteState::Revoked, Reason::InviteRevoked),
             (InviteState::Expired, Reason::InviteExpired),
+            (InviteState::Unknown, Reason::Unsupported),
         ] {
             assert_eq!(
                 ask(&voucher(1), 2, Some(&invite(state)), None, &node),
@@ -297,6 +304,25 @@ mod tests {
             ask(&voucher(1), 2, Some(&strange), None, &node),
             Err(Reason::Unsupported)
         );
+    }
+
+    #[test]
+    fn an_unknown_limit_among_the_defaults_is_not_admitted_as_none() {
+        let strange: Limits = serde_json::from_str(r#"{"max_moons": 1}"#).unwrap();
+        let node = DesiredNode {
+            public: true,
+            defaults: strange,
+            ..DesiredNode::default()
+        };
+        let active = invite(InviteState::Active);
+        let anonymous = Voucher {
+            grant: Grant::Public(true),
+            ..voucher(1)
+        };
+        let refused = Err(Reason::Unsupported);
+        assert_eq!(ask(&voucher(1), 2, Some(&active), None, &node), refused);
+        assert_eq!(ask(&voucher(3), 2, Some(&active), None, &node), refused);
+        assert_eq!(ask(&anonymous, 2, None, None, &node), refused);
     }
 
     #[test]

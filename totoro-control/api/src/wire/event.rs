@@ -5,6 +5,9 @@ use serde_json::Value;
 
 use crate::Reason;
 
+/// The longest reason code that is kept, characters.
+const MAX_CODE: usize = 40;
+
 /// What happened, as the contract names it. Unknown kinds of newer nodes are kept as they are.
 pub mod kind {
     #![allow(missing_docs, reason = "each constant is its own name")]
@@ -37,6 +40,7 @@ pub mod kind {
     pub const NODE_DEGRADED: &str = "node.degraded";
     pub const NODE_OFFLINE: &str = "node.offline";
     pub const NODE_DRAINED: &str = "node.drained";
+    pub const NODE_CONFLICT: &str = "node.conflict";
     pub const ADMIN_NODE_CREATED: &str = "admin.node_created";
     pub const ADMIN_NODE_CHANGED: &str = "admin.node_changed";
     pub const ADMIN_NODE_TOKEN: &str = "admin.node_token";
@@ -45,37 +49,87 @@ pub mod kind {
     pub const BAN_ADDED: &str = "ban.added";
     pub const BAN_LIFTED: &str = "ban.lifted";
     pub const AUDIT_LOST: &str = "audit.lost";
+    pub const AUDIT_FOREIGN: &str = "audit.foreign";
 }
 
 /// What an event is about, the same on the node and in the trail.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Read")]
 pub struct Subject {
     /// `session.opened`, …
     pub kind: String,
     /// The invite's id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub invite: Option<String>,
     /// The session's id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
     /// The lease's id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub lease: Option<String>,
     /// The client's address (frpc's, or the person's).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
     /// The proxy's name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy: Option<String>,
     /// The pool port.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// Why it was refused.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Why it was refused. A reason that the reader does not know stands in `detail`, as
+    /// `unknown_reason`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
     /// What else there is to say: a small object of this kind.
-    #[serde(default, skip_serializing_if = "Value::is_null")]
+    #[serde(skip_serializing_if = "Value::is_null")]
     pub detail: Value,
+}
+
+/// [`Subject`] as it comes. One reason of a newer version must not make a whole batch unreadable.
+#[derive(Deserialize)]
+struct Read {
+    kind: String,
+    invite: Option<String>,
+    session: Option<String>,
+    lease: Option<String>,
+    client: Option<String>,
+    proxy: Option<String>,
+    port: Option<u16>,
+    reason: Option<String>,
+    #[serde(default)]
+    detail: Value,
+}
+
+impl From<Read> for Subject {
+    fn from(read: Read) -> Self {
+        let known = read.reason.as_deref().and_then(Reason::from_code);
+        let detail = match read.reason {
+            Some(code) if known.is_none() => with_unknown_reason(&code, read.detail),
+            _ => read.detail,
+        };
+        Subject {
+            kind: read.kind,
+            invite: read.invite,
+            session: read.session,
+            lease: read.lease,
+            client: read.client,
+            proxy: read.proxy,
+            port: read.port,
+            reason: known,
+            detail,
+        }
+    }
+}
+
+fn with_unknown_reason(code: &str, detail: Value) -> Value {
+    let code: String = code.chars().take(MAX_CODE).collect();
+    let mut detail = match detail {
+        Value::Object(detail) => detail,
+        Value::Null => serde_json::Map::new(),
+        other => serde_json::Map::from_iter([("detail".to_owned(), other)]),
+    };
+    detail.insert("unknown_reason".to_owned(), code.into());
+    Value::Object(detail)
 }
 
 /// One event as a node spools and sends it.
@@ -158,4 +212,33 @@ pub struct AuditPage {
     /// Where the next page begins; absent at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_reason_of_a_newer_node_is_kept_in_the_detail() {
+        let read = |reason: &str, detail: Value| {
+            let event = json!({
+                "seq": 1, "at_ms": 2, "boot": "b", "kind": "conn.refused",
+                "reason": reason, "detail": detail,
+            });
+            let subject = serde_json::from_value::<NodeEvent>(event).unwrap().subject;
+            (subject.reason, subject.detail)
+        };
+        let count = || json!({ "count": 3 });
+        assert_eq!(
+            read("max_conns", count()),
+            (Some(Reason::MaxConns), count())
+        );
+        let kept = json!({ "count": 3, "unknown_reason": "max_moons" });
+        assert_eq!(read("max_moons", count()), (None, kept));
+        let (_, long) = read(&"x".repeat(500), Value::Null);
+        assert_eq!(long["unknown_reason"].as_str().map(str::len), Some(40));
+        let (_, wrapped) = read("max_moons", json!("text"));
+        assert_eq!(wrapped["detail"], "text");
+    }
 }

@@ -77,7 +77,7 @@ pub struct Invite {
 /// A page of invites.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct InvitePage {
-    /// The invites, oldest first.
+    /// The invites, in the order of their ids.
     pub items: Vec<Invite>,
     /// Where the next page begins; absent at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -5,6 +5,7 @@
 
 pub mod ban;
 pub mod event;
+pub mod heartbeat;
 pub mod invite;
 pub mod node;
 pub mod plugin;

@@ -1,25 +1,16 @@
-//! Nodes: enrolment, heartbeats, the public list.
+//! Nodes: enrolment, the admin's view, the public list.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Reason;
 use crate::limits::Limits;
 use crate::ports::Pool;
 use crate::ticket::Revision;
-use crate::wire::push::PublicMax;
-
-/// How a node's limits are enforced.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Grade {
-    /// Our programs run in the node's kernel.
-    Kernel,
-    /// A stock frps asks the control plane; no kernel limits.
-    #[default]
-    Callback,
-}
+pub use crate::wire::heartbeat::{
+    Grade, Heartbeat, HeartbeatAnswer, InterfaceMetrics, LeaseUsage, SessionUsage, TenantUsage,
+};
+use crate::wire::push::{PublicMax, written_public_max};
 
 /// Who may use a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +43,7 @@ pub struct NewNode {
     #[serde(default)]
     pub public_limits: Limits,
     /// Ceilings of all anonymous tenants together.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "written_public_max")]
     pub public_max: PublicMax,
     /// Where it stands, e.g. `eu-west`.
     #[serde(default)]
@@ -115,7 +106,10 @@ pub struct ChangeNode {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_limits: Option<Limits>,
     /// Ceilings of all anonymous tenants together; replaced whole.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "maybe_written"
+    )]
     pub public_max: Option<PublicMax>,
     /// Where it stands.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -129,6 +123,13 @@ pub struct ChangeNode {
     /// Whom a banned or abused person may write to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub abuse_contact: Option<String>,
+}
+
+fn maybe_written<'de, D>(deserializer: D) -> Result<Option<PublicMax>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    written_public_max(deserializer).map(Some)
 }
 
 /// Whether a node serves, as everyone sees it.
@@ -231,151 +232,6 @@ pub struct Enrolled {
     pub pool: Pool,
     /// Where clients reach frps.
     pub server_addr: Vec<String>,
-}
-
-/// `POST /nodes/heartbeat`. Held in memory by the control plane, with coalesced snapshots.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Heartbeat {
-    /// This installation.
-    pub instance: String,
-    /// The machine's boot id.
-    pub boot: String,
-    /// Seconds since boot.
-    pub uptime_s: u64,
-    /// The daemon's version.
-    pub agent_version: String,
-    /// frps's version, from its admin API; empty when it does not answer.
-    pub frps_version: String,
-    /// The kernel's release.
-    pub kernel_version: String,
-    /// What this node can enforce: `max_conns`, `max_flows`, …
-    pub features: Vec<String>,
-    /// How limits are enforced.
-    pub grade: Grade,
-    /// What is missing for a better grade, one line each.
-    pub missing: Vec<String>,
-    /// CPU in use, percent of all cores.
-    pub cpu_percent: f32,
-    /// One-minute load average.
-    pub load1: f32,
-    /// Memory, bytes.
-    pub mem_total: u64,
-    /// Memory that could be had, bytes.
-    pub mem_available: u64,
-    /// Per interface.
-    pub interfaces: Vec<InterfaceMetrics>,
-    /// TCP sockets in use.
-    pub tcp_sockets: u64,
-    /// UDP sockets in use.
-    pub udp_sockets: u64,
-    /// frpc sessions now.
-    pub sessions: u32,
-    /// Leases now.
-    pub leases: u32,
-    /// Free ports of the pool now: `tcp`, `udp`.
-    pub free_ports: BTreeMap<String, u32>,
-    /// User connections now.
-    pub conns: u64,
-    /// UDP flows now.
-    pub flows: u64,
-    /// User connections admitted since the programs were loaded.
-    pub admitted: u64,
-    /// Refusals by reason since the programs were loaded.
-    pub refused: BTreeMap<String, u64>,
-    /// What of the desired state is applied.
-    pub applied: Revision,
-    /// Events waiting to be delivered.
-    pub spool_depth: u64,
-    /// The control plane's clock less the node's, ms, as the node knows it.
-    pub clock_offset_ms: i64,
-    /// frps's CA, PEM, for clients to verify it; public.
-    pub tls_ca: String,
-    /// What each tenant does now, for `invites/usage`.
-    pub tenants: Vec<TenantUsage>,
-}
-
-/// One interface's figures.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct InterfaceMetrics {
-    /// Its name.
-    pub name: String,
-    /// Received, bytes/s over the last heartbeat interval.
-    pub rx_bytes_s: u64,
-    /// Sent, bytes/s over the last heartbeat interval.
-    pub tx_bytes_s: u64,
-    /// Dropped since boot, both ways.
-    pub drops: u64,
-    /// `native`, `generic`, `tc`, or empty when no filter of ours is on it.
-    pub filter: String,
-}
-
-/// What one invite (or one anonymous prefix) does on the node now.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct TenantUsage {
-    /// The invite's id, or `public:<prefix>`.
-    pub tenant: String,
-    /// TCP user connections now.
-    pub conns: u64,
-    /// UDP flows now.
-    pub flows: u64,
-    /// TCP user connections admitted so far.
-    pub admitted: u64,
-    /// Bytes from users so far.
-    pub bytes_in: u64,
-    /// Bytes to users so far.
-    pub bytes_out: u64,
-    /// Refusals by reason so far, the kernel's and the plugin's.
-    pub refused: BTreeMap<Reason, u64>,
-    /// Sessions now.
-    pub sessions: Vec<SessionUsage>,
-    /// Leases now.
-    pub leases: Vec<LeaseUsage>,
-}
-
-/// One frpc session.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct SessionUsage {
-    /// The session's id.
-    pub id: String,
-    /// Where frpc comes from.
-    pub client: String,
-    /// Since when, RFC 3339.
-    pub since: String,
-    /// frpc's version.
-    pub frpc_version: String,
-}
-
-/// One leased port.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct LeaseUsage {
-    /// The proxy's name, without the user prefix.
-    pub proxy: String,
-    /// `tcp` or `udp`.
-    #[serde(rename = "type")]
-    pub protocol: String,
-    /// The node's address for users.
-    pub address: String,
-    /// The public port.
-    pub port: u16,
-    /// Since when, RFC 3339.
-    pub since: String,
-}
-
-/// The answer to a heartbeat.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HeartbeatAnswer {
-    /// The node's newest policy revision: a hint to watch again.
-    #[serde(flatten)]
-    pub revision: Revision,
-    /// The control plane's clock, Unix milliseconds.
-    pub now_ms: i64,
-    /// When to send the next, seconds.
-    pub interval_s: u32,
 }
 
 /// One entry of `GET /public/nodes`.

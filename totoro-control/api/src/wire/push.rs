@@ -1,6 +1,9 @@
 //! Desired state: what the control plane pushes to one node, and what the node answers.
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::limits::Limits;
 use crate::ports::Pool;
@@ -18,6 +21,9 @@ pub enum InviteState {
     Revoked,
     /// Its time is over; what lives is cut.
     Expired,
+    /// One of a newer control plane's: nobody can say what it admits, so nothing.
+    #[serde(other)]
+    Unknown,
 }
 
 /// One invite as a node is told of it.
@@ -86,9 +92,10 @@ pub struct DesiredNode {
     pub public_max: PublicMax,
 }
 
-/// Ceilings of all anonymous tenants together.
+/// Ceilings of all anonymous tenants together. Those of a newer control plane that a node does not
+/// know are ignored: they bound what it lends, not what it promised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct PublicMax {
     /// Anonymous tenants at once.
     pub tenants: u32,
@@ -109,6 +116,26 @@ impl Default for PublicMax {
             conns: 500,
         }
     }
+}
+
+/// [`PublicMax`] as people write it: what is not known is an error that names it.
+pub(super) fn written_public_max<'de, D>(deserializer: D) -> Result<PublicMax, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    const FIELDS: &[&str] = &["tenants", "sessions", "leases", "conns"];
+    let mut max = PublicMax::default();
+    for (name, value) in BTreeMap::<String, u32>::deserialize(deserializer)? {
+        let field = match name.as_str() {
+            "tenants" => &mut max.tenants,
+            "sessions" => &mut max.sessions,
+            "leases" => &mut max.leases,
+            "conns" => &mut max.conns,
+            _ => return Err(D::Error::unknown_field(&name, FIELDS)),
+        };
+        *field = value;
+    }
+    Ok(max)
 }
 
 /// One answer of `GET /nodes/watch?wait=…` and one SSE event.
@@ -150,4 +177,52 @@ pub struct Applied {
     /// Why the pushed state could not be applied; the last good one holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::node::{ChangeNode, NewNode};
+    use serde_json::json;
+
+    #[test]
+    fn what_is_new_in_a_push_makes_nothing_else_unreadable() {
+        let invite = |id: &str, state: &str, types: &[&str]| json!({ "id": id, "state": state, "epoch": 1, "limits": { "types": types } });
+        let pushed = json!({
+            "gen": 1, "rev": 2, "snapshot": true,
+            "node": { "pool": {}, "public_max": { "tenants": 3, "moons": 4 } },
+            "invites": [
+                invite("a", "active", &["tcp"]),
+                invite("b", "active", &["tcp", "sctp"]),
+                invite("c", "frozen", &["tcp"]),
+            ],
+        });
+        let state: DesiredState = serde_json::from_value(pushed).unwrap();
+        assert_eq!(state.node.unwrap().public_max.tenants, 3);
+        let [a, b, c] = &state.invites[..] else {
+            panic!("{:?}", state.invites)
+        };
+        assert!(a.limits.unknown.is_empty() && !b.limits.unknown.is_empty());
+        assert_eq!(c.state, InviteState::Unknown);
+        // What was not understood is passed on as it came.
+        let again = serde_json::to_value(&b.limits).unwrap();
+        assert_eq!(again, json!({ "types": ["tcp", "sctp"] }));
+    }
+
+    #[test]
+    fn people_are_told_what_is_unknown() {
+        let change = |max| serde_json::from_value::<ChangeNode>(json!({ "public_max": max }));
+        assert_eq!(
+            change(json!({ "tenants": 3 }))
+                .unwrap()
+                .public_max
+                .unwrap()
+                .tenants,
+            3
+        );
+        let error = change(json!({ "moons": 3 })).unwrap_err().to_string();
+        assert!(error.contains("unknown field `moons`"), "{error}");
+        let new = json!({ "name": "n", "server_addr": [], "pool": {}, "public_max": { "x": 1 } });
+        assert!(serde_json::from_value::<NewNode>(new).is_err());
+    }
 }

@@ -33,6 +33,7 @@ enum Answer {
 
 /// Asks the server at the configured address.
 pub(super) async fn ask(config: &Config, api: Option<&str>, token: &Path) -> Live {
+    let own = api.is_none();
     let api = match api {
         Some(api) => api.trim_end_matches('/').to_owned(),
         None => format!("http://{}", reachable(config.listen)),
@@ -43,7 +44,8 @@ pub(super) async fn ask(config: &Config, api: Option<&str>, token: &Path) -> Liv
     };
     let backup = match &answer {
         Answer::Nobody(_) => Err("only a running server can tell".to_owned()),
-        _ => last_backup(&api, token).await,
+        // The server's own address is reached without leaving this machine.
+        _ => last_backup(&api, token, own || config.insecure_http).await,
     };
     Live {
         api,
@@ -70,9 +72,9 @@ async fn probe(api: &str) -> Result<Answer, reqwest::Error> {
     })
 }
 
-async fn last_backup(api: &str, token: &Path) -> Result<Option<String>, String> {
+async fn last_backup(api: &str, token: &Path, plain: bool) -> Result<Option<String>, String> {
     let file = token.exists().then_some(token);
-    let client = Client::new(api, file).map_err(|error| error.to_string())?;
+    let client = Client::new(api, file, plain).map_err(|error| error.to_string())?;
     let one = |text: &str| Some(text.to_owned());
     let query = [
         ("kind", one(kind::ADMIN_BACKUP)),

@@ -74,8 +74,8 @@ fn destroy() -> Line {
             "tcp",
             Status::Fail,
             format!(
-                "{error}: {}; use a kernel with CONFIG_INET_DIAG_DESTROY, as Debian's",
-                error.source
+                "{}; use a kernel with CONFIG_INET_DIAG_DESTROY, as Debian's",
+                error.whole()
             ),
         ),
     }

@@ -7,15 +7,17 @@
 )]
 #![allow(dead_code, reason = "each test file uses its part")]
 
+mod node;
+
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+
+pub(crate) use node::Node;
 
 /// How long anything here may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -142,6 +144,19 @@ impl Control {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
+    /// Ends the server, changes its settings and starts it again.
+    pub(crate) fn reconfigure(&mut self, changes: &[(&str, &str)]) {
+        assert!(self.terminate().success());
+        let file = self.at().join("control.toml");
+        let mut text = std::fs::read_to_string(&file).unwrap();
+        for (from, to) in changes {
+            assert!(text.contains(from), "{from} is not in {text}");
+            text = text.replace(from, to);
+        }
+        std::fs::write(&file, text).unwrap();
+        self.restart();
+    }
+
     /// Starts the server again after it has ended.
     pub(crate) fn restart(&mut self) {
         let (child, api) = serve(&self.at(), &self.log);
@@ -154,10 +169,14 @@ impl Control {
         self.child.wait().unwrap();
     }
 
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
     /// SIGTERM, and the end.
     pub(crate) fn terminate(&mut self) -> ExitStatus {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        self.signal(nix::sys::signal::Signal::SIGTERM);
         let began = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -345,73 +364,5 @@ pub(crate) async fn answer(request: reqwest::RequestBuilder) -> Answer {
         body,
         text,
         headers,
-    }
-}
-
-/// A node's daemon.
-pub(crate) struct Node {
-    pub(crate) id: String,
-    pub(crate) key: String,
-    pub(crate) instance: String,
-}
-
-impl Node {
-    fn new(id: &str) -> Self {
-        let mut bytes = [0; 48];
-        getrandom::fill(&mut bytes).unwrap();
-        let key = format!("tk1-{}", URL_SAFE_NO_PAD.encode(&bytes[..32]));
-        let instance = bytes[32..]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        Node {
-            id: id.to_owned(),
-            key,
-            instance,
-        }
-    }
-
-    /// The body of `POST /nodes/enroll`.
-    pub(crate) fn enrolment(&self) -> Value {
-        let hash = blake3::hash(self.key.as_bytes()).to_hex();
-        json!({ "key_hash": hash.as_str(), "instance": self.instance })
-    }
-
-    /// A heartbeat.
-    pub(crate) fn heartbeat(&self) -> Value {
-        json!({ "instance": self.instance, "grade": "kernel", "agent_version": "0.1.0" })
-    }
-
-    pub(crate) async fn beat(&self, control: &Control) -> Value {
-        control
-            .post("/nodes/heartbeat", &self.key, self.heartbeat())
-            .await
-            .with(200)
-    }
-
-    /// Reports, fetches its desired state and acknowledges it; answers the state.
-    pub(crate) async fn come_up(&self, control: &Control) -> Value {
-        self.beat(control).await;
-        let state = control.get("/nodes/watch", &self.key).await.with(200);
-        let keys: Vec<&Value> = state["keys"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|key| &key["kid"])
-            .collect();
-        let applied = json!({ "gen": state["gen"], "rev": state["rev"], "keys": keys });
-        control
-            .post("/nodes/applied", &self.key, applied)
-            .await
-            .with(204);
-        state
-    }
-
-    /// The long-poll's path from a state.
-    pub(crate) fn watch_from(state: &Value, wait: &str) -> String {
-        format!(
-            "/nodes/watch?wait={wait}&gen={}&rev={}",
-            state["gen"], state["rev"]
-        )
     }
 }

@@ -1,0 +1,126 @@
+//! Tables without room: said, and nothing half-written.
+
+use aya::maps::{HashMap, Map, MapData, PerCpuHashMap, PerCpuValues};
+use totoro_api::Reason;
+use totoro_ebpf::abi::{self, TCP, UDP};
+
+use crate::sockets::{PORT, connect, five, listen, v4};
+use crate::support::{self, Node, eventually};
+
+fn pinned(root: &std::path::Path, name: &str) -> Map {
+    let data = MapData::from_pin(root.join("v1").join(name)).expect("pin");
+    Map::from_map_data(data).expect("map")
+}
+
+type Ports = HashMap<MapData, abi::PortKey, abi::PortUsage>;
+type Traffic = PerCpuHashMap<MapData, abi::TrafficKey, abi::Traffic>;
+
+#[test]
+fn a_lease_that_finds_no_room_leaves_nothing() {
+    let Some(node) = Node::new("full") else {
+        return;
+    };
+    let root = node.options().pin_root;
+    node.run(move |kernel| {
+        kernel.put_tenant(1, &five()).expect("tenant");
+        let key = support::key(TCP, PORT);
+        let lease = support::lease(1, 7);
+        kernel.put_lease(key, &lease).expect("lease");
+        let mut traffic: Traffic = pinned(&root, "TRAFFIC").try_into().expect("hash");
+        let cpus = aya::util::nr_cpus().expect("CPUs");
+        // Others' rows, until no more go in.
+        let row = |nth: u32| abi::TrafficKey {
+            tenant: 1_000 + nth,
+            port: 1,
+            proto: TCP,
+            pad: 0,
+        };
+        let mut rows = 0;
+        loop {
+            let zeros = PerCpuValues::try_from(vec![abi::Traffic::default(); cpus]);
+            if traffic
+                .insert(row(rows), zeros.expect("values"), 0)
+                .is_err()
+            {
+                break;
+            }
+            rows += 1;
+        }
+        assert_eq!(rows, 65_535, "with the lease's own");
+        let other = support::key(UDP, PORT + 1);
+        let error = kernel.put_lease(other, &lease).expect_err("no room");
+        assert!(error.is_full(), "{}", support::chain(&error));
+        let usage: Ports = pinned(&root, "PORT_USAGE").try_into().expect("hash");
+        let left: Vec<abi::PortKey> = usage.keys().flatten().collect();
+        assert_eq!(left, [key], "as before");
+        assert_eq!(kernel.leases().expect("leases").len(), 1);
+        // A lease that is there can be changed all the same.
+        kernel.put_lease(key, &lease).expect("changed");
+        for nth in 0..rows {
+            traffic.remove(&row(nth)).expect("remove");
+        }
+        // What a killed daemon left of a lease is not the next one's.
+        let left = abi::Traffic {
+            bytes_in: 5,
+            ..abi::Traffic::default()
+        };
+        let half = abi::TrafficKey {
+            tenant: 1,
+            port: PORT + 1,
+            proto: UDP,
+            pad: 0,
+        };
+        let values = PerCpuValues::try_from(vec![left; cpus]).expect("values");
+        traffic.insert(half, values, 0).expect("insert");
+        kernel.put_lease(other, &lease).expect("room again");
+        let counts = kernel.lease_counts(1, other).expect("counts");
+        assert_eq!(counts.bytes_in, 0);
+        kernel.remove_lease(other).expect("removed");
+        kernel.forget_lease(1, other).expect("forgotten");
+        let left = traffic.keys().flatten().count();
+        assert_eq!(left, 1, "only the live lease's");
+    });
+}
+
+#[test]
+fn a_full_table_of_sources_says_so() {
+    let Some(node) = Node::new("full-sources") else {
+        return;
+    };
+    let root = node.options().pin_root;
+    node.run(move |kernel| {
+        let _listener = listen(PORT);
+        kernel.put_tenant(1, &five()).expect("tenant");
+        kernel
+            .put_lease(support::key(TCP, PORT), &support::lease(1, 7))
+            .expect("lease");
+        let mut sources: HashMap<_, abi::SourceKey, abi::Source> =
+            pinned(&root, "SOURCES").try_into().expect("hash");
+        let mut nth = 0u64;
+        let idle = abi::Source::default();
+        loop {
+            let key = abi::SourceKey {
+                tenant: 9,
+                prefix: u128::from(nth).to_be_bytes(),
+                pad: 0,
+            };
+            if sources.insert(key, idle, 0).is_err() {
+                break;
+            }
+            nth += 1;
+        }
+        // Established, found uncountable, and destroyed, perhaps before `connect` has returned.
+        let _client = connect(v4(PORT));
+        eventually("refused for what it is", || {
+            let refused = kernel.refused().expect("counters");
+            refused
+                .iter()
+                .any(|r| (r.tenant, r.reason) == (1, Reason::NodeFull))
+        });
+        assert_eq!(kernel.counts(1).expect("counts").usage.conns, 0);
+        // Idle since the beginning of time: forgotten at the first sweep, and there is room.
+        kernel.sweep().expect("sweep");
+        let _client = connect(v4(PORT)).expect("room");
+        assert_eq!(kernel.counts(1).expect("counts").usage.conns, 1);
+    });
+}

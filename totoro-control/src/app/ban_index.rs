@@ -1,0 +1,123 @@
+//! The bans as they are asked for with each ticket: compiled, and read again only when they change.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ipnet::IpNet;
+use tokio::sync::watch;
+
+use super::App;
+use crate::records::{BanRecord, key};
+use crate::store::{Store, StoreError, records};
+
+/// The bans under one prefix of the store.
+struct Scope {
+    changes: watch::Receiver<u64>,
+    table: Arc<Table>,
+}
+
+/// Bans by prefix: one look-up for each length that there is, however many bans.
+#[derive(Default)]
+struct Table {
+    /// Until when, Unix seconds; `None` = until lifted.
+    bans: HashMap<IpNet, Option<i64>>,
+    lengths: BTreeSet<u8>,
+}
+
+impl Table {
+    fn of(bans: impl Iterator<Item = BanRecord>) -> Self {
+        let mut table = Table::default();
+        for ban in bans {
+            table.lengths.insert(ban.prefix.prefix_len());
+            let until = table.bans.entry(ban.prefix).or_insert(ban.until);
+            // Of two bans the longer one holds.
+            *until = until.zip(ban.until).map(|(one, other)| one.max(other));
+        }
+        table
+    }
+
+    fn holds(&self, address: IpAddr, now: i64) -> bool {
+        self.lengths.iter().any(|&length| {
+            IpNet::new(address, length)
+                .ok()
+                .and_then(|net| self.bans.get(&net.trunc()))
+                .is_some_and(|until| until.is_none_or(|until| until > now))
+        })
+    }
+}
+
+/// All scopes that were asked for.
+#[derive(Default)]
+pub(super) struct BanIndex {
+    scopes: Mutex<HashMap<String, Scope>>,
+}
+
+impl BanIndex {
+    fn table(&self, store: &dyn Store, prefix: String) -> Result<Arc<Table>, StoreError> {
+        let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(scope) = scopes.get(&prefix)
+            && !scope.changes.has_changed().unwrap_or(true)
+        {
+            return Ok(Arc::clone(&scope.table));
+        }
+        // Followed before it is read, so that no change in between is missed.
+        let changes = store.watch(prefix.as_bytes());
+        let bans = records::<BanRecord>(store, &prefix)?;
+        let bans = bans.into_iter().map(|(_, record)| record.value);
+        let table = Arc::new(Table::of(bans));
+        let scope = Scope {
+            changes,
+            table: Arc::clone(&table),
+        };
+        scopes.insert(prefix, scope);
+        Ok(table)
+    }
+}
+
+impl App {
+    /// Whether this address is banned from a node.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(super) fn is_banned(&self, node: &str, address: IpAddr) -> Result<bool, StoreError> {
+        let (address, now) = (address.to_canonical(), self.now());
+        for prefix in [key::GLOBAL_BANS.to_owned(), key::bans_of(node)] {
+            if self.bans.table(&*self.store, prefix)?.holds(address, now) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_ban_of_any_length_holds() {
+        let ban = |prefix: &str, until| BanRecord {
+            id: String::new(),
+            prefix: prefix.parse().unwrap(),
+            until,
+            note: String::new(),
+            created_at: 0,
+        };
+        let table = Table::of(
+            [
+                ban("192.0.2.0/24", Some(10)),
+                ban("192.0.2.0/24", Some(20)),
+                ban("192.0.2.7/32", None),
+                ban("192.0.2.7/32", Some(5)),
+                ban("2001:db8::/48", Some(10)),
+            ]
+            .into_iter(),
+        );
+        let holds = |address: &str, now| table.holds(address.parse().unwrap(), now);
+        assert!(holds("192.0.2.1", 19) && !holds("192.0.2.1", 20));
+        assert!(holds("192.0.2.7", 999), "one has no end");
+        assert!(!holds("192.0.3.1", 0));
+        assert!(holds("2001:db8::1", 9) && !holds("2001:db8:1::1", 9));
+    }
+}

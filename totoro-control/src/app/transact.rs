@@ -1,0 +1,102 @@
+//! One change: read, decide, commit; again when others were first.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::time::Duration;
+
+use tokio::sync::{Mutex, MutexGuard};
+
+use super::{App, Failure};
+use crate::audit;
+use crate::store::{Commit, StoreError, Tx};
+
+/// How often a change is tried again when others were first.
+const ATTEMPTS: u32 = 32;
+/// How long the store's writer may take for nothing.
+const WRITER_TIME: Duration = Duration::from_secs(1);
+/// How many queues there are for those who were not first.
+const QUEUES: usize = 64;
+
+/// Queues for those who change the same thing at once: without them each would redo its work for
+/// each other's commit, and the slowest would never be first.
+pub(super) struct Turns {
+    hash: RandomState,
+    queues: [Mutex<()>; QUEUES],
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Turns {
+            hash: RandomState::new(),
+            queues: std::array::from_fn(|_| Mutex::default()),
+        }
+    }
+}
+
+impl Turns {
+    /// Waits for the turn in this key's queue.
+    async fn of(&self, about: &[u8]) -> MutexGuard<'_, ()> {
+        let queue = self.hash.hash_one(about) % QUEUES as u64;
+        self.queues[usize::try_from(queue).unwrap_or(0)]
+            .lock()
+            .await
+    }
+}
+
+impl App {
+    /// Runs a change until its commit is applied: `work` reads and decides, and is run again when
+    /// what it read has changed before the commit. Answers what `work` did and the commit's
+    /// revision, 0 when there was nothing to write. Either way all that `work` saw is durable then.
+    ///
+    /// # Errors
+    /// What `work` refuses, and what the store fails with.
+    pub async fn transact<T>(
+        &self,
+        mut work: impl FnMut(&mut Tx<'_>) -> Result<T, Failure>,
+    ) -> Result<(T, u64), Failure> {
+        let mut turn = None;
+        for _ in 0..ATTEMPTS {
+            let mut tx = Tx::new(&*self.store);
+            let done = work(&mut tx)?;
+            let commit = tx.into_commit();
+            let wrote = !commit.ops.is_empty();
+            // What is read first is what the change is about.
+            let about = commit.expect.first().map(|(key, _)| key.clone());
+            if !wrote && about.is_none() {
+                return Ok((done, 0));
+            }
+            match self.store.commit(commit).await {
+                Ok(revision) => return Ok((done, if wrote { revision } else { 0 })),
+                Err(StoreError::Conflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+            if turn.is_none() {
+                turn = Some(self.turns.of(&about.unwrap_or_default()).await);
+            }
+        }
+        Err(StoreError::Conflict.into())
+    }
+
+    /// Whether the store's writer lives and its disk keeps up.
+    ///
+    /// # Errors
+    /// When the store has failed.
+    pub async fn writes(&self) -> Result<bool, StoreError> {
+        // Nothing to write, but it goes through the writer.
+        let nothing = self.store.commit(Commit::default());
+        match tokio::time::timeout(WRITER_TIME, nothing).await {
+            Ok(written) => written.map(|_| true),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Adds one event to the trail.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn record(&self, event: audit::Draft) -> Result<(), Failure> {
+        let now_ms = self.now_ms();
+        self.transact(|tx| Ok(audit::record(tx, event.clone(), now_ms)?))
+            .await?;
+        Ok(())
+    }
+}

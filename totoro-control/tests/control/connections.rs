@@ -1,0 +1,169 @@
+//! Connections and what HTTP asks of a server.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::{Control, Node};
+
+fn connect(control: &Control) -> TcpStream {
+    let stream = TcpStream::connect(control.api.strip_prefix("http://").unwrap()).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(25)))
+        .unwrap();
+    stream
+}
+
+/// What is read until the server closes, and when that was.
+async fn until_closed(mut stream: TcpStream) -> (Vec<u8>, Duration) {
+    let began = Instant::now();
+    let end = tokio::task::spawn_blocking(move || {
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).map(|_| rest)
+    });
+    let rest = end.await.unwrap().expect("the server closes it");
+    (rest, began.elapsed())
+}
+
+#[tokio::test]
+async fn what_sends_too_slowly_or_nothing_ends() {
+    let control = Control::start();
+    let (silent, mut half, mut slow) = (connect(&control), connect(&control), connect(&control));
+    half.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nx-slow: ")
+        .unwrap();
+    slow.write_all(
+        b"POST /api/v1/invites/resolve HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{",
+    )
+    .unwrap();
+    let ((silent, after), (_, half), (slow, _)) =
+        tokio::join!(until_closed(silent), until_closed(half), until_closed(slow),);
+    assert!(silent.is_empty());
+    for after in [after, half] {
+        assert!(after < Duration::from_secs(20), "{after:?}");
+    }
+    let slow = String::from_utf8_lossy(&slow);
+    assert!(slow.starts_with("HTTP/1.1 408"), "{slow}");
+}
+
+#[tokio::test]
+async fn one_address_cannot_take_all_connections() {
+    let mut control = Control::start();
+    control.reconfigure(&[(
+        "connections_per_address = 256",
+        "connections_per_address = 3",
+    )]);
+    let held: Vec<TcpStream> = (0..3).map(|_| connect(&control)).collect();
+    let (rest, after) = until_closed(connect(&control)).await;
+    assert!(
+        rest.is_empty() && after < Duration::from_secs(2),
+        "{after:?}"
+    );
+    drop(held);
+    let began = Instant::now();
+    loop {
+        let url = format!("{}/healthz", control.api);
+        if control.http.get(url).send().await.is_ok() {
+            break;
+        }
+        assert!(began.elapsed() < crate::support::PATIENCE);
+    }
+}
+
+#[tokio::test]
+async fn a_node_holds_few_long_polls() {
+    let control = Control::start();
+    let node = control.node("n1").await;
+    let state = node.come_up(&control).await;
+    let poll = Node::watch_from(&state, "2s");
+    let polls = || control.get(&poll, &node.key);
+    let answers = futures_util::future::join_all((0..6).map(|_| polls())).await;
+    let of = |status: u16| {
+        answers
+            .iter()
+            .filter(|answer| answer.status == status)
+            .count()
+    };
+    assert_eq!((of(204), of(429)), (4, 2));
+    assert_eq!(
+        polls().await.status.as_u16(),
+        204,
+        "their places are free again"
+    );
+}
+
+#[tokio::test]
+async fn a_path_says_which_methods_it_has() {
+    let control = Control::start();
+    let paths = [
+        "/healthz",
+        "/readyz",
+        "/api/v1/oauth/token",
+        "/api/v1/invites/resolve",
+        "/api/v1/invites/usage",
+        "/api/v1/public/nodes",
+        "/api/v1/public/nodes/n-1/ticket",
+        "/api/v1/nodes/enroll",
+        "/api/v1/nodes/heartbeat",
+        "/api/v1/nodes/applied",
+        "/api/v1/nodes/events",
+        "/api/v1/nodes/watch",
+        "/api/v1/nodes/self",
+        "/api/v1/nodes/invites",
+        "/api/v1/nodes/invites/i-1",
+        "/api/v1/nodes/invites/i-1/rotate",
+        "/api/v1/nodes/bans",
+        "/api/v1/nodes/bans/b-1",
+        "/api/v1/nodes/audit",
+        "/api/v1/admin/nodes",
+        "/api/v1/admin/nodes/n-1",
+        "/api/v1/admin/nodes/n-1/token",
+        "/api/v1/admin/invites",
+        "/api/v1/admin/invites/i-1",
+        "/api/v1/admin/invites/i-1/rotate",
+        "/api/v1/admin/bans",
+        "/api/v1/admin/bans/b-1",
+        "/api/v1/admin/audit",
+    ];
+    for path in paths {
+        let ask = |method: &str| {
+            let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+            let request = control
+                .http
+                .request(method, format!("{}{path}", control.api));
+            crate::support::answer(request)
+        };
+        let wrong = ask("PUT").await;
+        let allowed = wrong.headers["allow"].to_str().unwrap().to_owned();
+        assert_eq!(wrong.headers["cache-control"], "no-store");
+        wrong.refused(405, "unsupported");
+        for method in ["GET", "HEAD", "POST", "PATCH", "DELETE"] {
+            let served = ask(method).await.status.as_u16() != 405;
+            let said = allowed.split(", ").any(|one| one == method);
+            assert_eq!(served, said, "{method} {path}: {allowed}");
+        }
+    }
+    let head = control.call("HEAD", "/public/nodes", "", None).await;
+    assert_eq!((head.status.as_u16(), head.text.as_str()), (200, ""));
+}
+
+#[tokio::test]
+async fn a_weak_version_matches_nothing() {
+    let control = Control::start();
+    let node = control.node("n1").await;
+    let (id, _) = control.invite(&node, json!({})).await;
+    let path = format!("/nodes/invites/{id}");
+    let etag = control.get(&path, &node.key).await.etag();
+    let body = || Some(json!({ "note": "x" }));
+    for (tag, status, code) in [
+        (format!("W/{etag}"), 412, "conflict"),
+        ("17".to_owned(), 400, "request_malformed"),
+    ] {
+        let headers = [("if-match", tag.as_str())];
+        let answer = control
+            .call_with("PATCH", &path, &node.key, body(), &headers)
+            .await;
+        answer.refused(status, code);
+    }
+}

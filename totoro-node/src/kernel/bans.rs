@@ -1,0 +1,163 @@
+//! Bans: what is wanted, as the programs can look it up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use totoro_ebpf::abi;
+
+use super::maps::{Maps, ban_key, gone};
+use super::sweep::{First, close_flows};
+use super::{Context, Kernel, Result, from_addr};
+
+/// When a ban that has no end ends.
+const NEVER: u64 = 0;
+
+impl Kernel {
+    /// Replaces all bans: prefixes with the boot-time instants, ns, at which they end by themselves
+    /// (0 = never). Closes the UDP flows of who is newly banned; live TCP connections go on.
+    ///
+    /// # Errors
+    /// When the map can't be read; else the first ban that can't be written (the map is full), all
+    /// others being written.
+    pub fn set_bans(&self, wanted: &BTreeMap<IpNet, u64>) -> Result<()> {
+        let wanted = effective(wanted);
+        let mut maps = self.shared.maps();
+        let there: BTreeMap<IpNet, u64> = maps.bans()?.into_iter().collect();
+        let mut first = First(None);
+        // What is lifted first makes room in a full table; what narrower bans hid is written with
+        // the ends of the wider ones, so that nobody is let in in between.
+        for prefix in there.keys().filter(|prefix| !wanted.contains_key(prefix)) {
+            first.of(gone(maps.bans.remove(&ban_key(*prefix))).on("write", "BANS"));
+        }
+        let mut changed = BTreeSet::new();
+        for (prefix, until_ns) in &wanted {
+            if there.get(prefix) == Some(until_ns) {
+                continue;
+            }
+            let ban = abi::Ban {
+                until_ns: *until_ns,
+            };
+            let written = maps.bans.insert(&ban_key(*prefix), ban, 0);
+            first.of(written.on("write", "BANS"));
+            changed.insert(*prefix);
+        }
+        if !changed.is_empty() {
+            let lengths: BTreeSet<u8> = changed.iter().map(IpNet::prefix_len).collect();
+            first.of(close_flows(&mut maps, |key, _| {
+                covered(&changed, &lengths, from_addr(&key.remote))
+            }));
+        }
+        first.0.map_or(Ok(()), Err)
+    }
+
+    /// Bans now, with their ends.
+    ///
+    /// # Errors
+    /// When a map can't be read.
+    pub fn bans(&self) -> Result<Vec<(IpNet, u64)>> {
+        self.shared.maps().bans()
+    }
+}
+
+/// Removes bans that are over; how many.
+pub(super) fn forget_ended(maps: &mut Maps, now: u64) -> Result<usize> {
+    let mut forgotten = 0;
+    for (prefix, until_ns) in maps.bans()? {
+        if until_ns != NEVER
+            && until_ns <= now
+            && gone(maps.bans.remove(&ban_key(prefix))).on("write", "BANS")?
+        {
+            forgotten += 1;
+        }
+    }
+    Ok(forgotten)
+}
+
+/// The ends under which bans are written. The programs find the longest prefix of an address and no
+/// other, so a ban that is over would hide a wider one that is not: each lasts as long as the
+/// longest that contains it.
+fn effective(wanted: &BTreeMap<IpNet, u64>) -> BTreeMap<IpNet, u64> {
+    let mut outer: Vec<(IpNet, u64)> = Vec::new();
+    let mut all = BTreeMap::new();
+    // In order, a prefix comes right before all that it contains.
+    for (prefix, until) in wanted {
+        while outer.last().is_some_and(|(wide, _)| !wide.contains(prefix)) {
+            outer.pop();
+        }
+        let until = match outer.last() {
+            Some((_, NEVER)) => NEVER,
+            _ if *until == NEVER => NEVER,
+            Some((_, wide)) => *wide.max(until),
+            None => *until,
+        };
+        outer.push((*prefix, until));
+        all.insert(*prefix, until);
+    }
+    all
+}
+
+/// Whether one of `prefixes`, which have these `lengths`, contains an address.
+fn covered(prefixes: &BTreeSet<IpNet>, lengths: &BTreeSet<u8>, ip: IpAddr) -> bool {
+    lengths
+        .iter()
+        .any(|bits| IpNet::new(ip, *bits).is_ok_and(|prefix| prefixes.contains(&prefix.trunc())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bans(all: &[(&str, u64)]) -> BTreeMap<IpNet, u64> {
+        all.iter()
+            .map(|(prefix, until)| (prefix.parse().unwrap(), *until))
+            .collect()
+    }
+
+    #[test]
+    fn a_narrow_ban_lasts_as_long_as_the_wider_ones() {
+        let wanted = bans(&[
+            ("10.0.0.0/8", 50),
+            ("10.1.0.0/16", 20),
+            ("10.1.2.0/24", 70),
+            ("10.1.2.3/32", 60),
+            ("10.2.0.0/16", NEVER),
+            ("10.2.3.0/24", 10),
+            ("11.0.0.0/8", 10),
+            ("::/0", NEVER),
+            ("fd00::/8", 10),
+        ]);
+        let expected = bans(&[
+            ("10.0.0.0/8", 50),
+            ("10.1.0.0/16", 50),
+            ("10.1.2.0/24", 70),
+            ("10.1.2.3/32", 70),
+            ("10.2.0.0/16", NEVER),
+            ("10.2.3.0/24", NEVER),
+            ("11.0.0.0/8", 10),
+            ("::/0", NEVER),
+            ("fd00::/8", NEVER),
+        ]);
+        assert_eq!(effective(&wanted), expected);
+    }
+
+    #[test]
+    fn who_is_covered() {
+        let prefixes: BTreeSet<IpNet> = ["10.1.0.0/16", "fd00::/8"]
+            .map(|prefix| prefix.parse().unwrap())
+            .into();
+        let lengths = prefixes.iter().map(IpNet::prefix_len).collect();
+        for (ip, is) in [
+            ("10.1.2.3", true),
+            ("10.2.2.3", false),
+            ("fdff::1", true),
+            ("fe00::1", false),
+        ] {
+            assert_eq!(
+                covered(&prefixes, &lengths, ip.parse().unwrap()),
+                is,
+                "{ip}"
+            );
+        }
+    }
+}

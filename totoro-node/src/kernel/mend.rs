@@ -1,0 +1,146 @@
+//! Where the maps and the kernel's sockets differ: a close that was not heard of, a socket that is
+//! older than the programs. The kernel's list of sockets is right.
+
+use std::collections::HashSet;
+
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use totoro_ebpf::abi;
+use totoro_ebpf::logic::pool;
+
+use super::maps::{Maps, entries};
+use super::sweep::First;
+use super::{Context, Kernel, Result, dump, links};
+
+/// What a comparison found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Compared {
+    /// Connections that had ended unheard; their charges were taken back.
+    pub mended: usize,
+    /// Connections that nothing counted (older than the programs); destroyed.
+    pub untracked: usize,
+}
+
+/// Entries that the last comparison found no socket for. Only who is missing twice is gone: a
+/// listing of a changing table may miss one.
+#[derive(Debug, Default)]
+pub(super) struct Suspects {
+    conns: HashSet<u64>,
+    control: HashSet<(abi::ControlKey, u64)>,
+}
+
+impl Kernel {
+    /// Compares the kernel's sockets on guarded ports with `CONNS` and `CONTROL`. What is entered
+    /// and had no socket last time either is taken back; a socket that is not entered is destroyed,
+    /// so that whoever it was comes again and is counted (frpc logs in again).
+    ///
+    /// # Errors
+    /// When the sockets can't be listed, or a map can't be read.
+    pub fn compare_sockets(&self) -> Result<Compared> {
+        let (conns, control) = entered(&self.shared.maps())?;
+        let listed = dump::sockets()?;
+        let live: HashSet<u64> = listed.connections.iter().map(|one| one.cookie).collect();
+        let mut first = First(None);
+        let mended = self.mend_missing(
+            Suspects {
+                conns: conns.into_iter().filter(|it| !live.contains(it)).collect(),
+                control: control
+                    .into_iter()
+                    .filter(|(_, cookie)| !live.contains(cookie))
+                    .collect(),
+            },
+            &mut first,
+        );
+        // Read again: what was established while we listed is entered by now.
+        let (conns, control) = entered(&self.shared.maps())?;
+        let known: HashSet<u64> = conns
+            .into_iter()
+            .chain(control.into_iter().map(|(_, cookie)| cookie))
+            .collect();
+        let mut untracked = 0;
+        for one in &listed.connections {
+            // A connection from a pool-numbered port to elsewhere has no listener, and is the
+            // node's own affair.
+            if known.contains(&one.cookie)
+                || !listed.listening.contains(&one.local.port())
+                || !is_guarded(&self.shared.maps(), one.local.port())?
+            {
+                continue;
+            }
+            let destroyed =
+                self.shared
+                    .destroyer()
+                    .destroy(one.local, one.remote, one.interface, one.cookie);
+            untracked += usize::from(first.of(destroyed));
+        }
+        if mended > 0 || untracked > 0 {
+            tracing::warn!(mended, untracked, "counts and sockets differed: mended");
+        }
+        first.0.map_or(Ok(Compared { mended, untracked }), Err)
+    }
+
+    fn mend_missing(&self, missing: Suspects, first: &mut First) -> usize {
+        let mut suspects = self.suspects();
+        let mut mended = 0;
+        for cookie in missing.conns.intersection(&suspects.conns) {
+            mended += usize::from(first.of(self.mend_conn(*cookie)));
+        }
+        for (control, cookie) in missing.control.intersection(&suspects.control) {
+            let order = abi::Mend {
+                kind: abi::MEND_CONTROL,
+                cookie: *cookie,
+                control: *control,
+                ..abi::Mend::default()
+            };
+            mended += usize::from(first.of(self.mend(&order)));
+        }
+        *suspects = missing;
+        mended
+    }
+
+    /// Takes back the charges of a user connection that has ended; false when they were already.
+    pub(super) fn mend_conn(&self, cookie: u64) -> Result<bool> {
+        self.mend(&abi::Mend {
+            kind: abi::MEND_CONN,
+            cookie,
+            ..abi::Mend::default()
+        })
+    }
+
+    /// Runs `totoro_mend`; whether it had something to do.
+    pub(super) fn mend(&self, order: &abi::Mend) -> Result<bool> {
+        const NAME: &str = "totoro_mend";
+        let mut packet = [0u8; abi::MEND_OFFSET + size_of::<abi::Mend>()];
+        #[expect(unsafe_code, reason = "writing a Pod as bytes")]
+        // SAFETY: as many bytes as the type has, written unaligned; it is integers only.
+        unsafe {
+            let at = packet.as_mut_ptr().add(abi::MEND_OFFSET);
+            std::ptr::write_unaligned(at.cast::<abi::Mend>(), *order);
+        }
+        let mut loaded = self.loaded();
+        let program: &mut SchedClassifier = links::program(&mut loaded.ebpf, NAME)?
+            .try_into()
+            .on("use", NAME)?;
+        let options = TestRunOptions {
+            data_in: Some(&packet),
+            ..TestRunOptions::new()
+        };
+        let answer = program.test_run(options).on("run", NAME)?;
+        Ok(answer.return_value == abi::MEND_DONE)
+    }
+}
+
+type Entered = (Vec<u64>, Vec<(abi::ControlKey, u64)>);
+
+/// Cookies of user connections, and the connections to frps's own port with theirs.
+fn entered(maps: &Maps) -> Result<Entered> {
+    let conns = maps.connections()?.into_iter().map(|one| one.cookie);
+    let control = entries(maps.control.iter(), "CONTROL")?
+        .into_iter()
+        .map(|(key, control)| (key, control.cookie));
+    Ok((conns.collect(), control.collect()))
+}
+
+fn is_guarded(maps: &Maps, port: u16) -> Result<bool> {
+    let (word, mask) = pool::bit(abi::TCP, port);
+    Ok(maps.pool.get(&word, 0).on("read", "POOL")? & mask != 0)
+}

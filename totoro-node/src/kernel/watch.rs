@@ -1,0 +1,170 @@
+//! What is attached, and whether it still is: interfaces come and go under a running daemon, a
+//! cgroup may be deleted and made again, and a dead link says nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use aya::Ebpf;
+
+use super::pins::PinDir;
+use super::{Filter, Kernel, KernelOptions, Result, XdpMode, filter, links};
+
+/// The programs and their links.
+pub(super) struct Loaded {
+    /// Holds the programs' descriptors; links and maps are pinned.
+    pub(super) ebpf: Ebpf,
+    pins: PinDir,
+    cgroup: PathBuf,
+    mode: XdpMode,
+    wanted: BTreeSet<String>,
+    find: Option<fn() -> Vec<String>>,
+    attached: BTreeMap<String, Attached>,
+    missing: BTreeMap<String, Vec<String>>,
+}
+
+/// A filter on an interface.
+#[derive(Clone, Copy, Debug)]
+struct Attached {
+    /// An interface that went and came back has another index.
+    index: u32,
+    mode: &'static str,
+}
+
+impl Loaded {
+    /// Attaches everything. When that fails, what was attached now is detached again: programs
+    /// without a daemon that ever ran would refuse the whole pool.
+    pub(super) fn attach(ebpf: Ebpf, pins: PinDir, options: &KernelOptions) -> Result<Loaded> {
+        let mut loaded = Loaded {
+            ebpf,
+            pins,
+            cgroup: options.cgroup.clone(),
+            mode: options.xdp,
+            wanted: options.interfaces.iter().cloned().collect(),
+            find: options.find_interfaces,
+            attached: BTreeMap::new(),
+            missing: BTreeMap::new(),
+        };
+        let before = loaded.pins.links()?;
+        if let Err(error) = loaded.attach_all() {
+            for name in loaded.pins.links()?.difference(&before) {
+                loaded.pins.unpin(name)?;
+            }
+            return Err(error);
+        }
+        Ok(loaded)
+    }
+
+    fn attach_all(&mut self) -> Result<()> {
+        let name = "totoro_mend";
+        links::load(links::program(&mut self.ebpf, name)?)
+            .map_err(|error| super::failed("load", name, error))?;
+        links::attach_all(&mut self.ebpf, &self.pins, &self.cgroup)?;
+        self.filter();
+        self.forget_stale()
+    }
+
+    /// Filters the interfaces that are not yet, or not any more.
+    fn filter(&mut self) {
+        if let Some(find) = self.find {
+            // An interface stays wanted while it is there, so that a route that comes and goes
+            // does not take the filter along.
+            self.wanted.retain(|name| filter::index(name).is_some());
+            self.wanted.extend(find());
+        }
+        self.attached.retain(|name, attached| {
+            self.wanted.contains(name) && filter::index(name) == Some(attached.index)
+        });
+        self.missing.retain(|name, _| self.wanted.contains(name));
+        for name in &self.wanted {
+            if self.attached.contains_key(name) {
+                continue;
+            }
+            let mut lines = Vec::new();
+            match filter::attach(&mut self.ebpf, &self.pins, name, self.mode, &mut lines) {
+                Ok(mode) => {
+                    if let Some(index) = filter::index(name) {
+                        self.attached.insert(name.clone(), Attached { index, mode });
+                    }
+                }
+                // Reported, not fatal: the socket lookup guards it all the same.
+                Err(error) => {
+                    lines.push(format!(
+                        "{name}: no filter before the stack ({}); the socket lookup still \
+                         refuses what has no lease",
+                        error.whole()
+                    ));
+                }
+            }
+            self.missing.insert(name.clone(), lines);
+        }
+    }
+
+    /// Unpins what belongs to no filter of now: of interfaces that are gone, or no longer wanted.
+    fn forget_stale(&self) -> Result<()> {
+        let mut expected: BTreeSet<String> = links::names().map(str::to_owned).collect();
+        for (name, attached) in &self.attached {
+            expected.extend(filter::pins_of(name, attached.mode));
+        }
+        for name in self.pins.links()?.difference(&expected) {
+            tracing::info!(link = name, "unpinned: it belongs to no filter any more");
+            self.pins.unpin(name)?;
+        }
+        Ok(())
+    }
+
+    /// Attaches again what is dead or gone, and what came back.
+    fn check(&mut self) -> Result<()> {
+        let dead = links::dead(&self.pins, &self.cgroup)?;
+        if !dead.is_empty() {
+            tracing::error!(links = ?dead, "links were dead: limits were off; attaching afresh");
+            links::attach_all(&mut self.ebpf, &self.pins, &self.cgroup)?;
+        }
+        let before = (self.shown(), self.missing());
+        self.filter();
+        let after = (self.shown(), self.missing());
+        if before != after {
+            tracing::warn!(filters = ?after.0, missing = ?after.1, "interfaces changed");
+            self.forget_stale()?;
+        }
+        Ok(())
+    }
+
+    fn shown(&self) -> Vec<(String, u32, &'static str)> {
+        let all = self.attached.iter();
+        all.map(|(name, attached)| (name.clone(), attached.index, attached.mode))
+            .collect()
+    }
+
+    fn missing(&self) -> Vec<String> {
+        self.missing.values().flatten().cloned().collect()
+    }
+}
+
+impl Kernel {
+    /// What is on which interface.
+    #[must_use]
+    pub fn filters(&self) -> Vec<Filter> {
+        let loaded = self.loaded();
+        let all = loaded.attached.iter();
+        all.map(|(interface, attached)| Filter {
+            interface: interface.clone(),
+            mode: attached.mode,
+        })
+        .collect()
+    }
+
+    /// What is missing for a complete grade `kernel`, one line each; empty = complete.
+    #[must_use]
+    pub fn missing(&self) -> Vec<String> {
+        self.loaded().missing()
+    }
+
+    /// Looks whether everything is attached still, and attaches what is not; interfaces that came,
+    /// went or came back too. Call it in the node's network namespace.
+    ///
+    /// # Errors
+    /// When a link can't be read or attached.
+    pub fn check_links(&self) -> Result<()> {
+        self.loaded().check()
+    }
+}

@@ -1,0 +1,113 @@
+//! Comparing leases with what frps has: an answer of ours is not yet a proxy, and frps tells of a
+//! proxy's end only once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::desk::{Desk, Inner};
+use super::ports::{PortId, record_key};
+use super::proxy::LATE_MS;
+use crate::store::Changes;
+
+/// frps registers a proxy, or has closed it, within this time after our answer, ms.
+const REGISTERS_MS: i64 = 3_000;
+
+impl Desk {
+    /// Ends leases whose proxy frps does not have on their port, although it should since
+    /// `asked_ms` or longer, and the connections of clients that have a proxy on a port that is not
+    /// theirs. `online` are frps's live proxies by name. Returns how many are too young to tell.
+    pub fn compare(&self, online: &BTreeMap<String, PortId>, asked_ms: i64) -> usize {
+        let now_ms = self.clock.now_ms();
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let (mut gone, mut young) = (Vec::new(), 0);
+        for (port, lease) in inner.ports.leases() {
+            let there = online.get(&lease.wire);
+            if there == Some(port) {
+                continue;
+            }
+            let renewed = inner
+                .late
+                .get(port)
+                .map_or(lease.since_ms, |(_, until)| until - LATE_MS);
+            if asked_ms < renewed.max(lease.since_ms) + REGISTERS_MS {
+                young += 1;
+            } else {
+                gone.push((*port, lease.run_id.clone(), there.copied()));
+            }
+        }
+        let mut changes = Changes::default();
+        for (port, run_id, there) in gone {
+            let there = there.map(record_key);
+            tracing::info!(port = %record_key(port), ?there, "frps does not have the proxy of this lease there");
+            let why = if there.is_none() {
+                "not_in_frps"
+            } else {
+                "other_port_in_frps"
+            };
+            self.release(inner, port, why, &mut changes, now_ms);
+            if there.is_some() {
+                // frps keeps listening on a port that another may get: only its client's end ends it.
+                self.disconnect(inner, &run_id);
+            }
+        }
+        self.flush(inner, changes);
+        young + self.end_strays(inner, online, asked_ms)
+    }
+
+    /// Ends the connections of clients whose proxies no lease covers; how many such proxies are too
+    /// young to tell. One that was closed while frps was asked is not there the next time.
+    fn end_strays(
+        &self,
+        inner: &mut Inner,
+        online: &BTreeMap<String, PortId>,
+        asked_ms: i64,
+    ) -> usize {
+        let leases = inner.ports.leases();
+        let covered =
+            |name: &str, port: &PortId| leases.get(port).is_some_and(|lease| lease.wire == name);
+        let seen = std::mem::take(&mut inner.strays);
+        let strays: BTreeMap<_, _> = online
+            .iter()
+            .filter(|(name, port)| !covered(name, port))
+            .map(|(name, port)| (name.clone(), *port))
+            .map(|stray| {
+                let since = seen.get(&stray).copied().unwrap_or(asked_ms);
+                (stray, since)
+            })
+            .collect();
+        let mut young = 0;
+        for ((name, port), since) in &strays {
+            if asked_ms < since + REGISTERS_MS {
+                young += 1;
+                continue;
+            }
+            let owners = owners(inner, name, *port);
+            tracing::warn!(proxy_name = name, port = %record_key(*port), sessions = owners.len(), "frps has a proxy that no lease covers");
+            for run_id in owners {
+                self.disconnect(inner, &run_id);
+            }
+        }
+        inner.strays = strays;
+        young
+    }
+}
+
+/// The sessions that a proxy of frps's may belong to: the one that had its port last, else those
+/// of its user, where they are one tenant's.
+fn owners(inner: &Inner, name: &str, port: PortId) -> Vec<String> {
+    let user = name.rsplit_once('.').map_or("", |(user, _)| user);
+    let of_user: Vec<_> = inner
+        .sessions
+        .iter()
+        .filter(|(_, session)| session.connected() && session.user == user)
+        .collect();
+    let last = inner.ports.waiting().get(&port);
+    if let Some(last) = last.filter(|last| of_user.iter().any(|(id, _)| **id == last.run_id)) {
+        return vec![last.run_id.clone()];
+    }
+    let tenants: BTreeSet<&String> = of_user.iter().map(|(_, session)| &session.tenant).collect();
+    if tenants.len() > 1 {
+        return Vec::new();
+    }
+    of_user.into_iter().map(|(id, _)| id.clone()).collect()
+}

@@ -1,0 +1,136 @@
+//! What the kernel's events bring, and summaries of user connections. Events are hints, and may be
+//! lost; what is told is counted by the kernel.
+
+use serde_json::Value;
+use totoro_api::wire::event::{Subject, kind};
+use totoro_ebpf::abi;
+
+use super::desk::{Desk, Inner};
+use super::model::Session;
+use super::ports::{Lease, Summed, port_key, record_key};
+use crate::kernel::{Event, LeaseCounts};
+use crate::store::{Changes, LEASES};
+
+/// How often ended connections of a lease are told of, ms.
+const SUMMARY_MS: i64 = 60_000;
+
+impl Desk {
+    /// Takes note of events of the kernel's, in their order.
+    pub fn on_events(&self, events: &[Event]) {
+        let now_ms = self.clock.now_ms();
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let mut changes = Changes::default();
+        for event in events {
+            match event.kind {
+                abi::EVENT_CONTROL_CLOSED => {
+                    self.on_control_closed(inner, event.cookie, &mut changes, now_ms);
+                }
+                abi::EVENT_CLOSED => {
+                    let longest = inner.longest_ms.entry(event.lease).or_default();
+                    *longest = (*longest).max(event.duration_ns / 1_000_000);
+                }
+                _ => {}
+            }
+        }
+        if !changes.is_empty() {
+            self.flush(inner, changes);
+        }
+    }
+
+    fn on_control_closed(
+        &self,
+        inner: &mut Inner,
+        cookie: u64,
+        changes: &mut Changes,
+        now_ms: i64,
+    ) {
+        // One connection may carry several sessions.
+        let lost: Vec<String> = inner
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.connected() && session.cookie == cookie)
+            .map(|(run_id, _)| run_id.clone())
+            .collect();
+        for run_id in lost {
+            self.disconnect(inner, &run_id);
+            self.lose(inner, &run_id, changes, now_ms);
+        }
+    }
+
+    /// Tells of the user connections that ended, once a minute.
+    pub(super) fn sum_up(&self, inner: &mut Inner, changes: &mut Changes, now_ms: i64) {
+        if (0..SUMMARY_MS).contains(&(now_ms - inner.summed_ms)) {
+            return;
+        }
+        self.sum_up_now(inner, changes, now_ms);
+    }
+
+    pub(super) fn sum_up_now(&self, inner: &mut Inner, changes: &mut Changes, now_ms: i64) {
+        let ports: Vec<_> = inner.ports.leases().keys().copied().collect();
+        // Of leases that are gone all was told as they ended.
+        let mut longest = std::mem::take(&mut inner.longest_ms);
+        let since_ms = std::mem::replace(&mut inner.summed_ms, now_ms);
+        for port in ports {
+            let Some(lease) = inner.ports.lease_mut(port) else {
+                continue;
+            };
+            let Some(tenant) = inner.tenants.get(&lease.tenant) else {
+                continue;
+            };
+            let counts = match self.kernel.lease_counts(tenant.number, port_key(port)) {
+                Ok(counts) => counts,
+                Err(error) => {
+                    tracing::error!(error = error.whole(), port = %record_key(port), "a lease can't be summed up");
+                    continue;
+                }
+            };
+            let longest_ms = longest.remove(&lease.number).unwrap_or(0);
+            let first_ms = since_ms.max(lease.since_ms);
+            let Some(detail) = summary(lease, &counts, first_ms, now_ms, longest_ms) else {
+                continue;
+            };
+            let session = inner.sessions.get(&lease.run_id);
+            let subject = Subject {
+                kind: kind::CONN_CLOSED.to_owned(),
+                invite: session.and_then(Session::invite),
+                session: session.map(|session| session.id.clone()),
+                lease: Some(lease.number.to_string()),
+                proxy: Some(lease.name.clone()),
+                port: Some(port.1),
+                detail,
+                ..Subject::default()
+            };
+            changes.put(LEASES, record_key(port), lease);
+            changes.tell(now_ms, subject);
+        }
+    }
+}
+
+/// What ended on a lease since the last summary, and notes that it was told; `None` when nothing.
+pub(super) fn summary(
+    lease: &mut Lease,
+    counts: &LeaseCounts,
+    first_ms: i64,
+    last_ms: i64,
+    longest_ms: u64,
+) -> Option<Value> {
+    let before = lease.summed;
+    let now = Summed {
+        conns: counts.admitted.saturating_sub(counts.live),
+        bytes_in: counts.bytes_in,
+        bytes_out: counts.bytes_out,
+    };
+    if now.conns <= before.conns {
+        return None;
+    }
+    lease.summed = now;
+    Some(serde_json::json!({
+        "count": now.conns - before.conns,
+        "first_ms": first_ms,
+        "last_ms": last_ms,
+        "bytes_in": now.bytes_in.saturating_sub(before.bytes_in),
+        "bytes_out": now.bytes_out.saturating_sub(before.bytes_out),
+        "longest_ms": longest_ms,
+    }))
+}

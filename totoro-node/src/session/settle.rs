@@ -1,0 +1,162 @@
+//! Making a login hold.
+
+use totoro_api::decide::Standing;
+use totoro_api::wire::event::{Subject, kind};
+use totoro_api::wire::plugin::Login;
+use totoro_api::{Reason, Refusal};
+
+use super::body::Granted;
+use super::desk::{Desk, Inner, kernel_failed};
+use super::login::Credential;
+use super::model::{Session, Tenant, Ticket};
+use super::ports::record_key;
+use crate::kernel::ControlSocket;
+use crate::secret::random_hex;
+use crate::store::{Changes, HELD, SESSIONS, TENANTS, TICKETS};
+
+/// A login that was decided about.
+pub(super) struct Settling<'a> {
+    pub(super) body: &'a Login,
+    pub(super) socket: ControlSocket,
+    pub(super) credential: &'a Credential,
+    pub(super) tenant: &'a str,
+    pub(super) standing: &'a Standing,
+    /// The session's, whether it is known or new.
+    pub(super) run_id: String,
+    /// From when the session's longest life counts.
+    pub(super) begun_ms: i64,
+    pub(super) now_ms: i64,
+}
+
+impl Desk {
+    /// Makes the session hold: the kernel knows the tenant, an old connection is gone, everything
+    /// is durable.
+    pub(super) fn settle(
+        &self,
+        inner: &mut Inner,
+        settling: Settling<'_>,
+    ) -> Result<Granted, Refusal> {
+        let Settling {
+            body,
+            socket,
+            credential,
+            tenant,
+            standing,
+            run_id,
+            begun_ms,
+            now_ms,
+        } = settling;
+        let mut changes = Changes::default();
+        let old = inner.sessions.get(&run_id).cloned();
+        if let Some(old) = old.as_ref().filter(|old| old.connected()) {
+            if old.cookie != socket.cookie {
+                self.kernel
+                    .destroy_control(&old.control())
+                    .map_err(|e| kernel_failed(&e))?;
+            }
+            // frps closes the replaced connection's proxies; the new one asks for them again.
+            self.lose(inner, &run_id, &mut changes, now_ms);
+            self.flush(inner, std::mem::take(&mut changes));
+        }
+        let number = match inner.tenants.get(tenant) {
+            Some(tenant) => tenant.number,
+            None => {
+                let number = inner.numbers.tenant;
+                inner.numbers.tenant += 1;
+                let record = Tenant {
+                    number,
+                    ..Tenant::default()
+                };
+                inner.tenants.insert(tenant.to_owned(), record);
+                number
+            }
+        };
+        if let Some(record) = inner.tenants.get_mut(tenant) {
+            record.seen_ms = now_ms;
+            changes.put(TENANTS, tenant, record);
+        }
+        Desk::put_numbers(&mut changes, inner.numbers);
+        self.put_tenant(tenant, number, standing)
+            .map_err(|e| kernel_failed(&e))?;
+        inner.cuts.remove(&number);
+
+        let nonce = random_hex();
+        let session = Session {
+            id: old
+                .as_ref()
+                .map_or_else(|| format!("ses_{}", &random_hex()[..16]), |s| s.id.clone()),
+            tenant: tenant.to_owned(),
+            voucher: credential.voucher.clone(),
+            nonce: nonce.clone(),
+            user: body.user.clone(),
+            client: socket.client,
+            local: socket.local,
+            cookie: socket.cookie,
+            opened_ms: old.as_ref().map_or(now_ms, |s| s.opened_ms),
+            begun_ms,
+            lost_ms: None,
+            frpc_version: body.version.clone(),
+            bytes_in: inner.sessions.get(&run_id).map_or(0, |s| s.bytes_in),
+            bytes_out: inner.sessions.get(&run_id).map_or(0, |s| s.bytes_out),
+            conns: inner.sessions.get(&run_id).map_or(0, |s| s.conns),
+        };
+        let ticket = match (&credential.fresh, inner.tickets.get(&credential.hash)) {
+            (Some((claims, _)), _) => Ticket {
+                jti: claims.jti.clone(),
+                run_id: run_id.clone(),
+                tenant: tenant.to_owned(),
+                voucher: credential.voucher.clone(),
+                exp: claims.exp,
+                client: socket.client.ip(),
+                ended: false,
+            },
+            (None, Some(ticket)) => Ticket {
+                tenant: tenant.to_owned(),
+                client: socket.client.ip(),
+                ..ticket.clone()
+            },
+            (None, None) => return Err(Reason::TicketExpired.into()),
+        };
+        changes.put(SESSIONS, run_id.as_str(), &session);
+        changes.put(TICKETS, credential.hash.as_str(), &ticket);
+        // An anonymous tenant moves with its session, and its ports with it.
+        let moved = inner.ports.moved(&run_id, tenant);
+        for (port, waiting) in &moved {
+            changes.put(HELD, record_key(*port), waiting);
+        }
+        let event = if old.is_some() {
+            kind::SESSION_RESUMED
+        } else {
+            kind::SESSION_OPENED
+        };
+        tracing::info!(
+            node_id = self.rules.node,
+            invite_id = tenant,
+            session = session.id,
+            client = %session.client,
+            event
+        );
+        changes.tell(now_ms, session_event(event, &session));
+        self.commit(inner, &changes)?;
+        inner.sessions.insert(run_id.clone(), session);
+        inner.tickets.insert(credential.hash.clone(), ticket);
+        for (port, waiting) in moved {
+            inner.ports.wait(port, waiting);
+        }
+        Ok(Granted { run_id, nonce })
+    }
+}
+
+fn session_event(kind: &str, session: &Session) -> Subject {
+    Subject {
+        kind: kind.to_owned(),
+        invite: session.invite(),
+        session: Some(session.id.clone()),
+        client: Some(session.client.to_string()),
+        detail: serde_json::json!({
+            "frpc_version": session.frpc_version,
+            "tenant": session.tenant,
+        }),
+        ..Subject::default()
+    }
+}

@@ -1,0 +1,148 @@
+//! What fails does no more harm than it must.
+
+use std::sync::atomic::Ordering;
+
+use totoro_api::wire::event::kind;
+use totoro_api::wire::push::InviteState::{Active, Revoked};
+use totoro_ebpf::abi;
+
+use super::world::{On, World, tcp, world};
+use crate::kernel::LeaseCounts;
+use crate::session::ports::port_key;
+
+fn two_tenants() -> (World, On, On) {
+    let mut world = world();
+    world.push(&[("a", Active), ("b", Active)]);
+    let a = world.on("a", ("192.0.2.1:1", 1));
+    let b = world.on("b", ("192.0.2.2:2", 2));
+    world.new_proxy(&a, "web", 20_000).unwrap();
+    world.new_proxy(&b, "web", 20_001).unwrap();
+    (world, a, b)
+}
+
+#[test]
+fn one_tenants_failure_leaves_no_other_unrevoked() {
+    let (mut world, ..) = two_tenants();
+    let (a, b) = (world.number_of("a"), world.number_of("b"));
+    let ticket = world.ticket("b");
+    for call in [
+        format!("destroy_tenant {a}"),
+        "destroy_control 2".to_owned(),
+        "set_hold".to_owned(),
+    ] {
+        world.kernel.maps().failing.insert(call);
+    }
+    let applied = world.push(&[("a", Revoked), ("b", Revoked)]);
+    assert_eq!(applied.revision, world.revision(), "the policy holds");
+    let error = applied.error.expect("is told of");
+    assert!(error.contains("destroy_tenant"), "{error}");
+    assert!(world.desk.sessions().is_empty(), "both are over");
+    assert_eq!(world.leased(), Vec::<u16>::new());
+    for number in [a, b] {
+        let state = world.kernel.maps().tenants[&number].state;
+        assert_eq!(state, abi::CUT, "{number}");
+    }
+    let back = world.login("b", &ticket, "", ("192.0.2.2:3", 3));
+    assert_eq!(back.unwrap_err(), "invite_revoked");
+
+    world.kernel.maps().failing.clear();
+    assert!(world.desk.lock().cuts.contains_key(&a));
+    world.desk.second();
+    let inner = world.desk.lock();
+    assert!(
+        inner.cuts.is_empty() && inner.untidy.is_none(),
+        "what was left is done"
+    );
+}
+
+#[test]
+fn a_kernel_that_fails_at_the_start_stops_no_daemon() {
+    let (world, ..) = two_tenants();
+    let kernel = std::sync::Arc::clone(&world.kernel);
+    kernel
+        .maps()
+        .failing
+        .extend(["leases", "put_tenant 1", "put_lease 20000"].map(str::to_owned));
+    let world = world.restart();
+    assert_eq!(world.leased(), [20_000, 20_001]);
+    kernel.maps().failing.clear();
+    kernel.maps().leases.clear();
+    world.desk.second();
+    assert_eq!(kernel.maps().leases.len(), 2, "and is brought in line");
+}
+
+#[test]
+fn nothing_overtakes_what_waits_for_the_disk() {
+    let (world, a, _) = two_tenants();
+    world.disk.store(true, Ordering::Relaxed);
+    world.close_proxy(&a, "web");
+    assert_eq!(
+        world.new_proxy(&a, "web", 20_000).unwrap_err(),
+        "internal",
+        "the disk still fails"
+    );
+    let key = port_key(tcp(20_000));
+    assert!(!world.kernel.maps().leases.contains_key(&key), "undone");
+    world.disk.store(false, Ordering::Relaxed);
+    assert_eq!(world.new_proxy(&a, "web", 20_000), Ok(20_000));
+    world.desk.tick();
+    let world = world.restart();
+    assert_eq!(world.leased(), [20_000, 20_001], "the later change holds");
+}
+
+#[test]
+fn counts_stay_in_the_kernel_until_they_are_durable() {
+    let (world, a, _) = two_tenants();
+    let key = (world.number_of("a"), port_key(tcp(20_000)));
+    let counts = LeaseCounts {
+        bytes_in: 10,
+        bytes_out: 20,
+        admitted: 7,
+        live: 2,
+        ..LeaseCounts::default()
+    };
+    world.kernel.maps().counts.insert(key, counts);
+    world.pass(60_000);
+    world.desk.second();
+    let summary = &world.told_of(kind::CONN_CLOSED)[0].subject.detail;
+    assert_eq!(
+        (&summary["count"], &summary["bytes_out"]),
+        (&5.into(), &20.into())
+    );
+
+    world.disk.store(true, Ordering::Relaxed);
+    world.close_proxy(&a, "web");
+    assert!(world.kernel.maps().counts.contains_key(&key));
+    world.disk.store(false, Ordering::Relaxed);
+    world.desk.tick();
+    assert!(!world.kernel.maps().counts.contains_key(&key));
+    let summary = &world.told_of(kind::CONN_CLOSED)[1].subject.detail;
+    assert_eq!(
+        (&summary["count"], &summary["bytes_out"]),
+        (&2.into(), &0.into()),
+        "the rest, once"
+    );
+    let sessions = world.desk.sessions();
+    let ours = sessions.iter().find(|line| line.tenant == "a").unwrap();
+    world.desk.kick(&ours.id).unwrap();
+    let session = &world.told_of(kind::SESSION_CLOSED)[0].subject;
+    assert_eq!(session.detail["conns"], 7, "as many as the kernel admitted");
+}
+
+#[test]
+fn refusals_cost_no_disk_write_each_and_no_flood_of_events() {
+    let (world, a, _) = two_tenants();
+    let before = world.told().len();
+    let mut codes = Vec::new();
+    for n in 0..100 {
+        codes.push(world.new_proxy(&a, &format!("p{n}"), 30_000).unwrap_err());
+    }
+    assert_eq!(world.told().len(), before, "gathered");
+    assert_eq!(codes[0], "port_outside_pool");
+    assert!(codes.iter().any(|code| code == "rate_limited"));
+    world.desk.tick();
+    let refused = world.told_of(kind::PROXY_REFUSED);
+    assert_eq!(refused.len(), 2, "one for each reason, whatever the names");
+    let count = |n: usize| refused[n].subject.detail["count"].as_u64().unwrap();
+    assert_eq!(count(0) + count(1), 100);
+}

@@ -1,0 +1,160 @@
+//! A kernel of maps in memory that does as it is told, and fails where it is told to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard};
+
+use ipnet::IpNet;
+use totoro_api::Reason;
+use totoro_api::ports::Pool;
+use totoro_ebpf::abi;
+
+use crate::kernel::{
+    Control, ControlSocket, KernelError, LeaseCounts, Refused, Swept, TenantCounts, boot_ns,
+};
+use crate::session::Gate;
+
+type Result<T> = std::result::Result<T, KernelError>;
+
+#[derive(Default)]
+pub(super) struct Maps {
+    pub(super) tenants: BTreeMap<u32, abi::Tenant>,
+    pub(super) leases: BTreeMap<abi::PortKey, abi::Lease>,
+    /// By tenant and port.
+    pub(super) counts: BTreeMap<(u32, abi::PortKey), LeaseCounts>,
+    pub(super) bans: BTreeMap<IpNet, u64>,
+    pub(super) controls: BTreeMap<SocketAddr, Control>,
+    /// Cookies of frpc's connections that were destroyed.
+    pub(super) destroyed: Vec<u64>,
+    /// Calls that fail, as `name` or `name subject`.
+    pub(super) failing: BTreeSet<String>,
+}
+
+#[derive(Default)]
+pub(super) struct Fake(Mutex<Maps>);
+
+impl Fake {
+    pub(super) fn maps(&self) -> MutexGuard<'_, Maps> {
+        self.0.lock().unwrap()
+    }
+
+    /// A plain TCP connection from `client` to frps, as old as said.
+    pub(super) fn connect(&self, client: SocketAddr, cookie: u64, age_s: u64) {
+        let socket = ControlSocket {
+            cookie,
+            client,
+            local: "192.0.2.254:7000".parse().unwrap(),
+        };
+        let opened_ns = boot_ns().saturating_sub(age_s * 1_000_000_000);
+        let control = Control { socket, opened_ns };
+        self.maps().controls.insert(client, control);
+    }
+
+    fn works(&self, name: &'static str, subject: impl ToString) -> Result<MutexGuard<'_, Maps>> {
+        let maps = self.maps();
+        let subject = subject.to_string();
+        if maps.failing.contains(name) || maps.failing.contains(&format!("{name} {subject}")) {
+            return Err(KernelError {
+                operation: name,
+                subject,
+                source: "told to fail".into(),
+            });
+        }
+        Ok(maps)
+    }
+}
+
+impl Gate for Fake {
+    fn set_pool(&self, _: &Pool) -> Result<()> {
+        self.works("set_pool", "").map(drop)
+    }
+
+    fn set_hold(&self, _: Option<Reason>) -> Result<()> {
+        self.works("set_hold", "").map(drop)
+    }
+
+    fn put_tenant(&self, tenant: u32, policy: &abi::Tenant) -> Result<()> {
+        let mut maps = self.works("put_tenant", tenant)?;
+        maps.tenants.insert(tenant, *policy);
+        Ok(())
+    }
+
+    fn remove_tenant(&self, tenant: u32) -> Result<()> {
+        self.works("remove_tenant", tenant)?.tenants.remove(&tenant);
+        Ok(())
+    }
+
+    fn destroy_tenant(&self, tenant: u32) -> Result<usize> {
+        self.works("destroy_tenant", tenant).map(|_| 0)
+    }
+
+    fn tenants(&self) -> Result<Vec<(u32, abi::Tenant)>> {
+        let maps = self.works("tenants", "")?;
+        Ok(maps.tenants.iter().map(|(k, v)| (*k, *v)).collect())
+    }
+
+    fn counts(&self, tenant: u32) -> Result<TenantCounts> {
+        self.works("counts", tenant)
+            .map(|_| TenantCounts::default())
+    }
+
+    fn put_lease(&self, key: abi::PortKey, lease: &abi::Lease) -> Result<()> {
+        let mut maps = self.works("put_lease", key.port)?;
+        maps.leases.insert(key, *lease);
+        maps.counts.entry((lease.tenant, key)).or_default();
+        Ok(())
+    }
+
+    fn remove_lease(&self, key: abi::PortKey) -> Result<LeaseCounts> {
+        self.works("remove_lease", key.port)?.leases.remove(&key);
+        Ok(LeaseCounts::default())
+    }
+
+    fn lease_counts(&self, tenant: u32, key: abi::PortKey) -> Result<LeaseCounts> {
+        let maps = self.works("lease_counts", key.port)?;
+        Ok(maps.counts.get(&(tenant, key)).copied().unwrap_or_default())
+    }
+
+    fn forget_lease(&self, tenant: u32, key: abi::PortKey) -> Result<()> {
+        let mut maps = self.works("forget_lease", key.port)?;
+        maps.counts.remove(&(tenant, key));
+        Ok(())
+    }
+
+    fn leases(&self) -> Result<Vec<(abi::PortKey, abi::Lease)>> {
+        let maps = self.works("leases", "")?;
+        Ok(maps.leases.iter().map(|(k, v)| (*k, *v)).collect())
+    }
+
+    fn set_bans(&self, wanted: &BTreeMap<IpNet, u64>) -> Result<()> {
+        self.works("set_bans", "")?.bans.clone_from(wanted);
+        Ok(())
+    }
+
+    fn control_socket(&self, client: SocketAddr) -> Result<Option<ControlSocket>> {
+        let maps = self.works("control_socket", client)?;
+        Ok(maps.controls.get(&client).map(|control| control.socket))
+    }
+
+    fn controls(&self) -> Result<Vec<Control>> {
+        let maps = self.works("controls", "")?;
+        Ok(maps.controls.values().copied().collect())
+    }
+
+    fn destroy_control(&self, socket: &ControlSocket) -> Result<bool> {
+        let mut maps = self.works("destroy_control", socket.cookie)?;
+        maps.destroyed.push(socket.cookie);
+        let there = maps.controls.len();
+        maps.controls
+            .retain(|_, control| control.socket.cookie != socket.cookie);
+        Ok(maps.controls.len() < there)
+    }
+
+    fn refused(&self) -> Result<Vec<Refused>> {
+        self.works("refused", "").map(|_| Vec::new())
+    }
+
+    fn sweep(&self) -> Result<Swept> {
+        self.works("sweep", "").map(|_| Swept::default())
+    }
+}

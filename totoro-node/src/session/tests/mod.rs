@@ -1,0 +1,6 @@
+//! The desk with a kernel and a disk that fail when they are told to.
+
+mod failing;
+mod fake;
+mod living;
+mod world;
