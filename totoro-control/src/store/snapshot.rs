@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -15,8 +16,11 @@ use tokio::sync::{mpsc, oneshot};
 use super::writer::{DATA, Head, META, Request, data_key, split};
 use super::{Entry, Snapshot, SnapshotHead, StoreError, Versioned, migrate};
 
-/// Entries looked at for one part: some milliseconds of the writer's time.
+/// Entries looked at for one part at most.
 const PART: usize = 2048;
+/// How long the writer reads one part: commits wait for it. Pages that have changed often are slow
+/// to read, so that the number of entries alone bounds no time.
+const PART_TIME: Duration = Duration::from_millis(10);
 /// What may be kept aside, bytes. Beyond it the snapshot is given up, never the store.
 const MAX_KEPT: usize = 64 << 20;
 
@@ -114,8 +118,9 @@ impl Live {
             None => vec![DATA],
         };
         const { assert!(DATA < META, "the store's own keys end the range") };
-        let (mut part, mut seen) = (Vec::new(), 0);
-        for item in tree.range(from..vec![DATA + 1]).take(PART) {
+        let (mut part, mut seen, began) = (Vec::new(), 0, Instant::now());
+        let mut more = false;
+        for item in tree.range(from..vec![DATA + 1]) {
             let (key, stored) = item.map_err(StoreError::Engine)?;
             let key = key[1..].to_vec();
             // What was deleted meanwhile comes before what still stands after it.
@@ -129,8 +134,12 @@ impl Live {
             }
             self.read = Some(key);
             seen += 1;
+            more = seen == PART || began.elapsed() > PART_TIME;
+            if more {
+                break;
+            }
         }
-        if seen < PART {
+        if !more {
             // Past the tree's end only what was deleted is left.
             let rest = std::mem::take(&mut self.kept).into_iter();
             part.extend(rest.filter_map(|(key, old)| Some(entry(key, &old?))));
