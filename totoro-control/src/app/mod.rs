@@ -1,5 +1,6 @@
 //! The use cases, one per file. They know records, policy and the trail; not HTTP.
 
+pub mod backup;
 pub mod ban;
 mod ban_index;
 pub mod caller;
@@ -21,6 +22,7 @@ pub mod node_change;
 mod node_new;
 pub mod public;
 pub mod resolve;
+pub mod restore;
 mod tell;
 mod transact;
 pub mod usage;
