@@ -3,6 +3,7 @@
 use totoro_api::wire::problem::Problem;
 
 use crate::app::StartError;
+use crate::audit::TrailError;
 use crate::config::ConfigError;
 use crate::http::ServerError;
 use crate::keys::{FileError, RingError};
@@ -31,6 +32,8 @@ pub(super) enum CliError {
     Ring(#[from] RingError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Trail(#[from] TrailError),
     #[error(transparent)]
     Start(#[from] StartError),
     #[error(transparent)]
