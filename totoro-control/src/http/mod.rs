@@ -5,6 +5,7 @@ mod allow;
 mod audit;
 mod bans;
 mod forwarded;
+mod frps;
 mod health;
 mod incoming;
 mod invites;
@@ -113,6 +114,7 @@ fn routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
     ]);
     let v1 = route::any_of([
         warp::path("nodes").and(node).boxed(),
+        frps::routes(api),
         oauth::routes(api),
         resolve::routes(api),
         warp::path("public").and(public::routes(api)).boxed(),
