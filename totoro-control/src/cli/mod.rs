@@ -4,6 +4,7 @@ mod audit;
 mod ban;
 mod client;
 mod error;
+mod frps;
 mod init;
 mod invite;
 mod limits;
