@@ -44,12 +44,17 @@ impl App {
         let now_ms = self.now_ms();
         let seen = self.live.last(&node.id);
         let presence = read::<PresenceRecord>(&*self.store, &key::presence(&node.id))?;
-        if !node.key_used || presence.is_none_or(|record| !record.value.online) {
+        // A daemon that reports is the authority again, whoever was it before.
+        if !node.key_used || node.callback || presence.is_none_or(|record| !record.value.online) {
             self.transact(|tx| {
                 let mut node = tx
                     .get::<NodeRecord>(&key::node(&node.id))?
                     .ok_or(Reason::NotAuthorized)?
                     .value;
+                if node.callback {
+                    node.callback = false;
+                    tx.put(&key::node(&node.id), &node)?;
+                }
                 if !node.key_used {
                     node.key_used = true;
                     // The token has done its work. One made since then is another's.

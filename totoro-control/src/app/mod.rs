@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod ban;
 mod ban_index;
+pub mod callback;
 pub mod caller;
 pub mod enrol;
 pub mod events;
@@ -49,6 +50,7 @@ use crate::records::{Generation, key};
 use crate::store::{Store, StoreError};
 
 use self::ban_index::BanIndex;
+use self::callback::Callback;
 use self::live::Live;
 use self::public::Listed;
 use self::transact::Turns;
@@ -69,6 +71,8 @@ pub struct App {
     live: Live,
     /// The bans, compiled.
     bans: BanIndex,
+    /// Nodes at grade `callback`, as far as memory has them.
+    callback: Callback,
     /// The public list, a moment old at most.
     listed: Listed,
     /// Whose turn it is where many change the same thing.
@@ -117,6 +121,7 @@ impl App {
             ring,
             live,
             bans: BanIndex::default(),
+            callback: Callback::default(),
             listed: Listed::default(),
             turns: Turns::default(),
             generation,

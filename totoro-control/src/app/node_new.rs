@@ -39,6 +39,7 @@ impl App {
             key: None,
             instance: String::new(),
             key_used: false,
+            callback: false,
             enrolment: None,
             created_at: now,
         };

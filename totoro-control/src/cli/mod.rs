@@ -6,6 +6,7 @@ mod ban;
 mod client;
 mod doctor;
 mod error;
+mod frps;
 mod init;
 mod invite;
 mod limits;

@@ -3,6 +3,7 @@
 
 mod audit;
 mod backup;
+mod callback;
 mod commands;
 mod connections;
 mod doctor;
