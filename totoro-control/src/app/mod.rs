@@ -1,5 +1,6 @@
 //! The use cases, one per file. They know records, policy and the trail; not HTTP.
 
+pub mod backup;
 pub mod ban;
 mod ban_index;
 pub mod callback;
@@ -22,6 +23,7 @@ pub mod node_change;
 mod node_new;
 pub mod public;
 pub mod resolve;
+pub mod restore;
 mod tell;
 mod transact;
 pub mod usage;
@@ -41,6 +43,7 @@ pub use self::caller::{Caller, Reach};
 pub use self::failure::Failure;
 pub use self::fields::checked_id;
 
+use crate::audit::Trail;
 use crate::config::Config;
 use crate::keys::{KeyRing, ServerSecret};
 use crate::records::{Generation, key};
@@ -58,6 +61,8 @@ pub struct App {
     pub config: Config,
     /// The durable state.
     pub store: Arc<dyn Store>,
+    /// What has happened.
+    pub trail: Arc<Trail>,
     /// What lookups by secret are keyed with.
     pub secret: ServerSecret,
     /// The ticket keys. Written once a year, read for each ticket.
@@ -90,16 +95,17 @@ pub enum StartError {
 }
 
 impl App {
-    /// The control plane over an initialised store.
+    /// The control plane over an initialised store and its trail.
     ///
     /// # Errors
     /// When the store is empty or fails.
     pub fn start(
         config: Config,
-        store: Arc<dyn Store>,
+        trail: Arc<Trail>,
         secret: ServerSecret,
         ring: KeyRing,
     ) -> Result<Arc<Self>, StartError> {
+        let store = trail.store();
         let generation = crate::store::read::<Generation>(&*store, key::GENERATION)?
             .ok_or(StartError::Empty)?
             .value
@@ -110,6 +116,7 @@ impl App {
         Ok(Arc::new(App {
             config,
             store,
+            trail,
             secret,
             ring,
             live,

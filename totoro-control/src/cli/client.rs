@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use reqwest::{Method, StatusCode};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
+use reqwest::{Method, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use totoro_api::wire::problem::Problem;
@@ -14,6 +16,8 @@ use crate::keys::read_secret;
 
 /// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a long answer may take as a whole; each part has [`TIMEOUT`].
+const LONG: Duration = Duration::from_secs(86_400);
 /// How often a change is tried again when another was first.
 const ATTEMPTS: usize = 5;
 
@@ -137,13 +141,7 @@ impl Client {
         if let Some(body) = body {
             request = request.json(body);
         }
-        let unreachable = |source: reqwest::Error| {
-            // The query is what was asked for; the base is what cannot be reached.
-            CliError::Unreachable {
-                url: self.api.clone(),
-                source: source.without_url(),
-            }
-        };
+        let unreachable = |error| self.unreachable(error);
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
         let body = response.bytes().await.map_err(unreachable)?;
@@ -157,10 +155,68 @@ impl Client {
                 ))
             });
         }
-        match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) => Err(CliError::Refused(Box::new(problem))),
-            Err(_) => Err(CliError::Failed(format!("{} answered {status}", self.api))),
+        Err(self.refused(status, &body))
+    }
+
+    /// Opens a long answer, to be read part by part with [`Client::part`].
+    pub(super) async fn open(
+        &self,
+        method: Method,
+        path: &str,
+        media: &str,
+    ) -> Result<Response, CliError> {
+        let url = format!("{}/api/v1{path}", self.api);
+        let request = self.http.request(method, &url).bearer_auth(&self.token);
+        let request = request.header("accept", media).timeout(LONG);
+        let unreachable = |error| self.unreachable(error);
+        let response = request.send().await.map_err(unreachable)?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
         }
+        let body = response.bytes().await.map_err(unreachable)?;
+        Err(self.refused(status, &body))
+    }
+
+    /// The next part of a long answer; `None` at its end.
+    pub(super) async fn part(&self, response: &mut Response) -> Result<Option<Bytes>, CliError> {
+        match tokio::time::timeout(TIMEOUT, response.chunk()).await {
+            Ok(part) => part.map_err(|error| self.unreachable(error)),
+            Err(_) => Err(CliError::Failed(format!(
+                "{} sent nothing for {TIMEOUT:?}",
+                self.api
+            ))),
+        }
+    }
+
+    fn unreachable(&self, source: reqwest::Error) -> CliError {
+        // The query is what was asked for; the base is what cannot be reached.
+        CliError::Unreachable {
+            url: self.api.clone(),
+            source: source.without_url(),
+        }
+    }
+
+    fn refused(&self, status: StatusCode, body: &[u8]) -> CliError {
+        match serde_json::from_slice::<Problem>(body) {
+            Ok(problem) => CliError::Refused(Box::new(problem)),
+            Err(_) => CliError::Failed(format!("{} answered {status}", self.api)),
+        }
+    }
+
+    /// A POST that is answered with a stream, which may take its time as a whole.
+    pub(super) async fn stream(
+        &self,
+        path: &str,
+    ) -> Result<impl Stream<Item = Result<Bytes, CliError>> + use<>, CliError> {
+        let response = self.open(Method::POST, path, "*/*").await?;
+        let pieces = response.bytes_stream();
+        Ok(pieces.map(|piece| {
+            piece.map_err(|_| {
+                let problem = "the answer was cut off: the server's log says why";
+                CliError::Failed(problem.to_owned())
+            })
+        }))
     }
 }
 

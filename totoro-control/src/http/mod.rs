@@ -3,6 +3,7 @@
 mod admin_nodes;
 mod allow;
 mod audit;
+mod backup;
 mod bans;
 mod forwarded;
 mod frps;
@@ -24,7 +25,6 @@ mod watch;
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
 use warp::Filter as _;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
@@ -39,8 +39,6 @@ use seats::Seats;
 
 /// Long polls that one node may have open: its daemon has one, and a lost one may linger.
 const MAX_POLLS: usize = 4;
-/// Queries of the trail that run at once: each reads much.
-const MAX_QUERIES: usize = 2;
 
 /// What handlers share.
 struct Api {
@@ -48,8 +46,6 @@ struct Api {
     limiters: Limiters,
     /// Open long polls, by node.
     polls: Arc<Seats<String>>,
-    /// Queries of the trail.
-    queries: Semaphore,
 }
 
 /// Whose routes: a node's key under `/nodes`, an admin's token under `/admin`.
@@ -65,7 +61,6 @@ impl Api {
             limiters: Limiters::new(app.config.rate),
             app,
             polls: Seats::new(MAX_POLLS),
-            queries: Semaphore::new(MAX_QUERIES),
         }
     }
 
@@ -111,6 +106,7 @@ fn routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
         invites::routes(api, Scope::Admin),
         bans::routes(api, Scope::Admin),
         audit::routes(api, Scope::Admin),
+        backup::routes(api),
     ]);
     let v1 = route::any_of([
         warp::path("nodes").and(node).boxed(),

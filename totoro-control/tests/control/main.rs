@@ -1,9 +1,12 @@
 //! The control plane as its clients see it: the real binary on loopback, spoken to over HTTP. One
 //! test program, so that it is linked once.
 
+mod audit;
+mod backup;
 mod callback;
 mod commands;
 mod connections;
+mod doctor;
 mod durability;
 mod enrolment;
 mod events;

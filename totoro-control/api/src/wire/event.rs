@@ -10,11 +10,7 @@ const MAX_CODE: usize = 40;
 
 /// What happened, as the contract names it. Unknown kinds of newer nodes are kept as they are.
 pub mod kind {
-    #![allow(missing_docs, reason = "each constant is its own name")]
-    #![allow(
-        clippy::allow_attributes,
-        reason = "expect() does not fire on constants that are documented by name"
-    )]
+    #![expect(missing_docs, reason = "each constant is its own name")]
     pub const INVITE_CREATED: &str = "invite.created";
     pub const INVITE_CHANGED: &str = "invite.changed";
     pub const INVITE_PAUSED: &str = "invite.paused";
@@ -44,9 +40,13 @@ pub mod kind {
     pub const ADMIN_NODE_CREATED: &str = "admin.node_created";
     pub const ADMIN_NODE_CHANGED: &str = "admin.node_changed";
     pub const ADMIN_NODE_TOKEN: &str = "admin.node_token";
+    pub const ADMIN_BACKUP: &str = "admin.backup";
+    pub const ADMIN_RESTORED: &str = "admin.restored";
     pub const BAN_ADDED: &str = "ban.added";
     pub const BAN_LIFTED: &str = "ban.lifted";
     pub const AUDIT_LOST: &str = "audit.lost";
+    pub const AUDIT_DROPPED: &str = "audit.dropped";
+    pub const AUDIT_UNREADABLE: &str = "audit.unreadable";
     pub const AUDIT_FOREIGN: &str = "audit.foreign";
 }
 
@@ -207,9 +207,16 @@ pub struct AuditEvent {
 pub struct AuditPage {
     /// The events, oldest first.
     pub items: Vec<AuditEvent>,
-    /// Where the next page begins; absent at the end.
+    /// The cursor of the next page; absent at the end. Of the newest events the next page is the
+    /// one before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+    /// At the end: the cursor of what comes after all that is there now, for `wait`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follow: Option<String>,
+    /// Segment files that could not be read as a whole: events may be missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damaged: Vec<String>,
 }
 
 #[cfg(test)]

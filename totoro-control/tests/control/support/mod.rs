@@ -1,12 +1,6 @@
 //! The real server as a child process on an ephemeral loopback port, and a node's daemon as far as
 //! the control plane sees one.
 
-#![allow(
-    clippy::allow_attributes,
-    reason = "expect() would fail in the test files that use all"
-)]
-#![allow(dead_code, reason = "each test file uses its part")]
-
 mod node;
 
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -28,6 +22,7 @@ pub(crate) struct Control {
     pub(crate) api: String,
     pub(crate) admin: String,
     pub(crate) http: reqwest::Client,
+    pub(crate) at: PathBuf,
     child: Child,
     log: PathBuf,
 }
@@ -127,6 +122,7 @@ impl Control {
             api,
             admin,
             http: http(),
+            at,
             child,
             log,
         }
@@ -134,7 +130,7 @@ impl Control {
 
     /// The installation's directory.
     pub(crate) fn at(&self) -> PathBuf {
-        self.dir.path().join("control")
+        self.at.clone()
     }
 
     /// Everything that was logged so far.
