@@ -9,6 +9,7 @@ mod daemon;
 mod desk;
 mod ending;
 mod house;
+mod kick;
 mod living;
 mod login;
 mod named;
@@ -17,6 +18,8 @@ mod proxy;
 mod rate;
 mod refused;
 mod report;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
