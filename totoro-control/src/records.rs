@@ -20,12 +20,18 @@ pub mod key {
     pub const EXPIRIES: &str = "expiry/";
     /// Under it: `<unix, 20 digits>/<key>` of remembered requests.
     pub const IDEMPOTENCY_ENDS: &str = "idempotency_end/";
+    /// Under it: `<node>/<session>` of sessions that were kicked.
+    pub const KICKS: &str = "kick/";
+    /// Under it: `<unix, 20 digits>/<node>/<session>` of kicks that will be forgotten.
+    pub const KICK_ENDS: &str = "kick_end/";
     /// Under it: all bans of all nodes.
     pub const GLOBAL_BANS: &str = "ban/all/";
     /// There while nodes are still to be told that bans of all nodes changed.
     pub const BANS_UNTOLD: &str = "meta/bans_untold";
     /// Which ticket keys all nodes have been told of.
     pub const KEYS_TOLD: &str = "meta/keys_told";
+    /// Under it: `<unix, 20 digits>/<node>` of nodes whose old key will end.
+    pub const KEY_ENDS: &str = "key_end/";
     /// Under it: `<unix, 20 digits>/<key>` of bans that will end.
     pub const BAN_ENDS: &str = "ban_end/";
 
@@ -45,6 +51,12 @@ pub mod key {
     #[must_use]
     pub fn node_key(hash: &str) -> String {
         format!("node_key/{hash}")
+    }
+
+    /// A mark that this node's old key ends then.
+    #[must_use]
+    pub fn key_end(at: i64, node: &str) -> String {
+        format!("{KEY_ENDS}{:020}/{node}", at.max(0))
     }
 
     /// An enrolment token by its keyed hash.
@@ -137,6 +149,24 @@ pub mod key {
         format!("{BAN_ENDS}{:020}/{ban}", at.max(0))
     }
 
+    /// Under it: one node's kicked sessions.
+    #[must_use]
+    pub fn kicks_of(node: &str) -> String {
+        format!("{KICKS}{node}/")
+    }
+
+    /// A session that was kicked.
+    #[must_use]
+    pub fn kick(node: &str, session: &str) -> String {
+        format!("{KICKS}{node}/{session}")
+    }
+
+    /// A mark that the kick under this key is forgotten then.
+    #[must_use]
+    pub fn kick_end(at: i64, kick: &str) -> String {
+        format!("{KICK_ENDS}{:020}/{kick}", at.max(0))
+    }
+
     /// A remembered request by the keyed hash of who and which key.
     #[must_use]
     pub fn idempotency(hash: &str) -> String {
@@ -173,6 +203,9 @@ pub struct NodeRecord {
     /// The keyed hash of its key; none before enrolment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+    /// The key before it, while it still works.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old_key: Option<OldKey>,
     /// The installation that holds the key.
     pub instance: String,
     /// Whether the key was used: until then the enrolment may be repeated.
@@ -182,6 +215,15 @@ pub struct NodeRecord {
     pub enrolment: Option<String>,
     /// Unix seconds.
     pub created_at: i64,
+}
+
+/// A node's key that was replaced: it works until the new one's first use, or until its end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OldKey {
+    /// Its keyed hash.
+    pub hash: String,
+    /// Unix seconds.
+    pub until: i64,
 }
 
 /// [`NewNode`] as it is stored: newer versions may have written more fields.
@@ -324,12 +366,21 @@ pub struct BanRecord {
 pub enum Change {
     /// This invite.
     Invite(String),
+    /// These invites, at most [`Change::MAX_INVITES`].
+    Invites(Vec<String>),
     /// The node itself.
     Node,
     /// Its bans.
     Bans,
+    /// Sessions to end.
+    Kicks,
     /// The ticket keys.
     Keys,
+}
+
+impl Change {
+    /// The most invites that one entry names: an entry must fit the store's values.
+    pub const MAX_INVITES: usize = 100;
 }
 
 /// What a node said that it has applied.
@@ -350,6 +401,13 @@ pub struct AppliedRecord {
 pub struct PresenceRecord {
     /// Online, or offline.
     pub online: bool,
+}
+
+/// A session that was kicked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KickRecord {
+    /// The node has applied it.
+    pub done: bool,
 }
 
 /// How far a spool has arrived.

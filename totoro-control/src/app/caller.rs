@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use subtle::ConstantTimeEq as _;
 use totoro_api::Reason;
 
 use super::{App, Failure};
@@ -68,11 +67,7 @@ impl App {
             Some(id) => read::<NodeRecord>(&*self.store, &key::node(&id.value))?,
             None => None,
         };
-        let fits = |record: &Record<NodeRecord>| {
-            let kept = record.value.key.as_deref().unwrap_or("");
-            bool::from(kept.as_bytes().ct_eq(hash.as_bytes()))
-        };
-        match node.filter(fits) {
+        match node.filter(|record| self.is_key_of(&record.value, &hash)) {
             Some(record) if TokenKind::NodeKey.fits(text) => Ok(record),
             _ => Err(Reason::NotAuthorized.into()),
         }

@@ -129,6 +129,7 @@ impl App {
             {
                 tx.put(&at, &record)?;
             }
+            self.end_kicks(tx, node, record.revision)?;
             Ok(())
         })
         .await?;

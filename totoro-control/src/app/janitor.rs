@@ -37,10 +37,13 @@ impl App {
                 self.mark_lost().await,
                 self.expire_invites().await,
                 self.tell_bans().await,
+                self.retire_keys().await,
             ];
             if count.is_multiple_of(SLOW) {
                 done.push(self.forget_requests().await);
                 done.push(self.forget_bans().await);
+                done.push(self.end_old_keys().await);
+                done.push(self.forget_kicks().await);
                 done.push(self.trim_logs(&mut trimmed).await);
                 done.push(self.renew_keys().await);
             }

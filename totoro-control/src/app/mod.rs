@@ -12,15 +12,19 @@ pub mod heartbeat;
 pub mod holder;
 pub mod idempotency;
 pub mod invite;
+mod invite_batch;
 pub mod invite_change;
+pub mod invite_list;
 pub mod issue;
 pub mod janitor;
 mod live;
 pub mod node;
 pub mod node_change;
+mod node_key;
 mod node_new;
 pub mod public;
 pub mod resolve;
+pub mod session;
 mod tell;
 mod transact;
 pub mod usage;
@@ -47,6 +51,7 @@ use crate::store::{Store, StoreError};
 
 use self::ban_index::BanIndex;
 use self::live::Live;
+use self::node_key::Retired;
 use self::public::Listed;
 use self::transact::Turns;
 
@@ -62,6 +67,8 @@ pub struct App {
     ring: RwLock<KeyRing>,
     /// What nodes reported last.
     live: Live,
+    /// Nodes that have used a new key, whose old one is still to be removed from the store.
+    retired: Retired,
     /// The bans, compiled.
     bans: BanIndex,
     /// The public list, a moment old at most.
@@ -109,6 +116,7 @@ impl App {
             secret,
             ring,
             live,
+            retired: Retired::default(),
             bans: BanIndex::default(),
             listed: Listed::default(),
             turns: Turns::default(),

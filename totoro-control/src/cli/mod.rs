@@ -2,6 +2,7 @@
 
 mod audit;
 mod ban;
+mod batch;
 mod client;
 mod error;
 mod init;
@@ -9,6 +10,7 @@ mod invite;
 mod limits;
 mod node;
 mod serve;
+mod session;
 mod table;
 
 use std::path::PathBuf;
@@ -45,6 +47,8 @@ enum Command {
     Node(node::NodeCommand),
     /// Invites: create, list, show, change, pause, resume, rotate, revoke.
     Invite(invite::InviteCommand),
+    /// Sessions: list, kick.
+    Session(session::SessionCommand),
     /// The audit trail.
     Audit(audit::Audit),
     /// Bans: add, list, remove.
@@ -107,6 +111,7 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Serve(serve) => serve.run().await,
         Command::Node(node) => node.run().await,
         Command::Invite(invite) => invite.run().await,
+        Command::Session(session) => session.run().await,
         Command::Audit(audit) => audit.run().await,
         Command::Ban(ban) => ban.run().await,
     }

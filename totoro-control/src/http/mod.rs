@@ -8,6 +8,7 @@ mod forwarded;
 mod health;
 mod incoming;
 mod invites;
+mod lender;
 mod nodes;
 mod oauth;
 mod problem;
@@ -18,6 +19,7 @@ mod resolve;
 mod route;
 mod seats;
 mod server;
+mod sessions;
 mod sources;
 mod watch;
 
@@ -101,14 +103,17 @@ fn routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
     let node = route::any_of([
         watch::routes(api),
         nodes::routes(api),
+        lender::routes(api),
         invites::routes(api, Scope::Node),
         bans::routes(api, Scope::Node),
+        sessions::routes(api, Scope::Node),
         audit::routes(api, Scope::Node),
     ]);
     let admin = route::any_of([
         admin_nodes::routes(api),
         invites::routes(api, Scope::Admin),
         bans::routes(api, Scope::Admin),
+        sessions::routes(api, Scope::Admin),
         audit::routes(api, Scope::Admin),
     ]);
     let v1 = route::any_of([

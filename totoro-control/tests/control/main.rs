@@ -1,6 +1,7 @@
 //! The control plane as its clients see it: the real binary on loopback, spoken to over HTTP. One
 //! test program, so that it is linked once.
 
+mod batches;
 mod commands;
 mod connections;
 mod durability;
@@ -8,6 +9,7 @@ mod enrolment;
 mod events;
 mod hygiene;
 mod invites;
+mod lender;
 mod nodes;
 mod repeats;
 mod support;

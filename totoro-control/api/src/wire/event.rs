@@ -29,6 +29,7 @@ pub mod kind {
     pub const SESSION_OPENED: &str = "session.opened";
     pub const SESSION_RESUMED: &str = "session.resumed";
     pub const SESSION_REFUSED: &str = "session.refused";
+    pub const SESSION_KICKED: &str = "session.kicked";
     pub const SESSION_CLOSED: &str = "session.closed";
     pub const PROXY_OPENED: &str = "proxy.opened";
     pub const PROXY_REFUSED: &str = "proxy.refused";
@@ -40,6 +41,8 @@ pub mod kind {
     pub const NODE_DEGRADED: &str = "node.degraded";
     pub const NODE_OFFLINE: &str = "node.offline";
     pub const NODE_DRAINED: &str = "node.drained";
+    pub const NODE_CHANGED: &str = "node.changed";
+    pub const NODE_KEY_ROTATED: &str = "node.key_rotated";
     pub const NODE_CONFLICT: &str = "node.conflict";
     pub const ADMIN_NODE_CREATED: &str = "admin.node_created";
     pub const ADMIN_NODE_CHANGED: &str = "admin.node_changed";

@@ -11,3 +11,4 @@ pub mod node;
 pub mod plugin;
 pub mod problem;
 pub mod push;
+pub mod session;
