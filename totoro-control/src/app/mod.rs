@@ -1,5 +1,6 @@
 //! The use cases, one per file. They know records, policy and the trail; not HTTP.
 
+pub mod backup;
 pub mod ban;
 mod ban_index;
 pub mod caller;
@@ -24,6 +25,7 @@ mod node_key;
 mod node_new;
 pub mod public;
 pub mod resolve;
+pub mod restore;
 pub mod session;
 mod tell;
 mod transact;

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::holder::Visitor;
 use super::tests::Lab;
 use crate::records::key;
-use crate::store::{Commit, Entry, Range, SledStore, Store, StoreError, Versioned};
+use crate::store::{Commit, Entry, Range, SledStore, Snapshot, Store, StoreError, Versioned};
 
 /// A store that remembers what was read, and whose disk can stand still.
 struct Seen {
@@ -41,6 +41,10 @@ impl Store for Seen {
 
     fn watch(&self, prefix: &[u8]) -> watch::Receiver<u64> {
         self.store.watch(prefix)
+    }
+
+    fn snapshot(&self) -> BoxFuture<'static, Result<Box<dyn Snapshot>, StoreError>> {
+        self.store.snapshot()
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,6 +16,8 @@ use crate::keys::read_secret;
 
 /// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a stream may take.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
 /// How often a change is tried again when another was first.
 const ATTEMPTS: usize = 5;
 
@@ -148,10 +152,44 @@ impl Client {
                 ))
             });
         }
-        match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) => Err(CliError::Refused(Box::new(problem))),
-            Err(_) => Err(CliError::Failed(format!("{} answered {status}", self.api))),
+        Err(self.refused(status, &body))
+    }
+
+    fn refused(&self, status: StatusCode, body: &[u8]) -> CliError {
+        match serde_json::from_slice::<Problem>(body) {
+            Ok(problem) => CliError::Refused(Box::new(problem)),
+            Err(_) => CliError::Failed(format!("{} answered {status}", self.api)),
         }
+    }
+
+    /// A POST that is answered with a stream, which may take its time as a whole.
+    pub(super) async fn stream(
+        &self,
+        path: &str,
+    ) -> Result<impl Stream<Item = Result<Bytes, CliError>> + use<>, CliError> {
+        let api = self.api.clone();
+        let unreachable = move |source: reqwest::Error| CliError::Unreachable {
+            url: api.clone(),
+            source: source.without_url(),
+        };
+        let request = self
+            .http
+            .post(format!("{}/api/v1{path}", self.api))
+            .timeout(STREAM_TIMEOUT)
+            .bearer_auth(&self.token);
+        let response = request.send().await.map_err(&unreachable)?;
+        let status = response.status();
+        if !status.is_success() {
+            let body = response.bytes().await.map_err(&unreachable)?;
+            return Err(self.refused(status, &body));
+        }
+        let pieces = response.bytes_stream();
+        Ok(pieces.map(|piece| {
+            piece.map_err(|_| {
+                let problem = "the answer was cut off: the server's log says why";
+                CliError::Failed(problem.to_owned())
+            })
+        }))
     }
 }
 

@@ -3,10 +3,13 @@
 use totoro_api::wire::problem::Problem;
 
 use crate::app::StartError;
+use crate::app::backup::BackupError;
+use crate::app::restore::RestoreError;
 use crate::config::ConfigError;
 use crate::http::ServerError;
 use crate::keys::{FileError, RingError};
 use crate::store::StoreError;
+use crate::store::dump::DumpError;
 
 /// Why a command failed. No variant holds a secret.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +36,12 @@ pub(super) enum CliError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Start(#[from] StartError),
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    #[error("what came is no whole backup")]
+    Dump(#[from] DumpError),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
     #[error(transparent)]
     Server(#[from] ServerError),
 }

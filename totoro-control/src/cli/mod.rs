@@ -1,14 +1,17 @@
-//! The command line. `init` and `serve` work on files; everything else talks REST, as any client.
+//! The command line. `init`, `serve`, `restore` and `doctor` work on files; everything else talks REST, as any client.
 
 mod audit;
+mod backup;
 mod ban;
 mod batch;
 mod client;
+mod doctor;
 mod error;
 mod init;
 mod invite;
 mod limits;
 mod node;
+mod restore;
 mod serve;
 mod session;
 mod table;
@@ -53,6 +56,12 @@ enum Command {
     Audit(audit::Audit),
     /// Bans: add, list, remove.
     Ban(ban::BanCommand),
+    /// Back up the store, the audit trail and the settings.
+    Backup(backup::Backup),
+    /// Make an installation from a backup.
+    Restore(restore::Restore),
+    /// Check an installation, running or stopped.
+    Doctor(doctor::Doctor),
 }
 
 /// Where the control plane is and with which token to talk to it. The token itself comes from a
@@ -114,6 +123,9 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Session(session) => session.run().await,
         Command::Audit(audit) => audit.run().await,
         Command::Ban(ban) => ban.run().await,
+        Command::Backup(backup) => backup.run().await,
+        Command::Restore(restore) => restore.run().await,
+        Command::Doctor(doctor) => doctor.run().await,
     }
 }
 

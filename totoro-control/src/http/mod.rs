@@ -3,6 +3,7 @@
 mod admin_nodes;
 mod allow;
 mod audit;
+mod backup;
 mod bans;
 mod forwarded;
 mod health;
@@ -115,6 +116,7 @@ fn routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
         bans::routes(api, Scope::Admin),
         sessions::routes(api, Scope::Admin),
         audit::routes(api, Scope::Admin),
+        backup::routes(api),
     ]);
     let v1 = route::any_of([
         warp::path("nodes").and(node).boxed(),

@@ -19,6 +19,8 @@ pub enum Purpose {
     InviteCode,
     /// Codes that are derived from an Idempotency-Key.
     DerivedCode,
+    /// Whether a backup was made under this secret.
+    BackupCheck,
     /// Enrolment tokens that are derived from an Idempotency-Key.
     DerivedToken,
     /// Idempotency keys and the bodies that came with them.
@@ -34,6 +36,7 @@ impl Purpose {
             Purpose::Admin => "totoro-control 2025 admin token",
             Purpose::InviteCode => "totoro-control 2025 invite code",
             Purpose::DerivedCode => "totoro-control 2025 derived code",
+            Purpose::BackupCheck => "totoro-control 2025 backup check",
             Purpose::DerivedToken => "totoro-control 2025 derived enrolment token",
             Purpose::Idempotency => "totoro-control 2025 idempotency",
         }
@@ -64,14 +67,33 @@ impl ServerSecret {
     /// # Errors
     /// When the file is missing, not private or not 32 bytes.
     pub fn load(path: &Path) -> Result<Self, FileError> {
-        let bytes = read_secret(path)?;
+        Self::from_bytes(&read_secret(path)?, path)
+    }
+
+    /// A secret as it stands in a file or a backup; `from` names that in errors.
+    ///
+    /// # Errors
+    /// When it is not 32 bytes.
+    pub fn from_bytes(bytes: &[u8], from: &Path) -> Result<Self, FileError> {
         bytes
             .try_into()
             .map(ServerSecret)
             .map_err(|_| FileError::Content {
-                path: path.to_owned(),
+                path: from.to_owned(),
                 expected: "a server secret of 32 bytes",
             })
+    }
+
+    /// Its bytes, for a secret file.
+    #[must_use]
+    pub(crate) const fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Tells nothing of the secret, but whether another one is the same.
+    #[must_use]
+    pub fn check(&self) -> String {
+        self.hash_hex(Purpose::BackupCheck, "")
     }
 
     /// The keyed hash of some parts. Each is length-prefixed, so that no two lists of parts that

@@ -9,10 +9,18 @@
 //! durable. The log is sequential, so whoever reads something and then has a commit of their own
 //! acknowledged, be it one without operations, knows that what they read is durable too.
 
+pub mod dump;
+mod examine;
+mod ground;
+mod load;
+mod migrate;
+mod seal;
 mod sled;
+mod snapshot;
 mod sync;
 mod tx;
 mod watchers;
+mod witness;
 mod writer;
 
 use std::path::PathBuf;
@@ -20,6 +28,9 @@ use std::path::PathBuf;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
+pub use self::examine::{Examined, examine};
+pub use self::load::{Loader, STAGING, Target, is_unfinished};
+pub use self::migrate::SCHEMA;
 pub use self::sled::SledStore;
 pub use self::tx::{Record, Tx};
 pub(crate) use self::tx::{names, read, records};
@@ -149,6 +160,12 @@ pub enum StoreError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A snapshot is being read already.
+    #[error("another backup is running; wait until it has ended")]
+    Busy,
+    /// A snapshot was given up.
+    #[error("too much has changed while the backup was read; read it faster, or at a quiet time")]
+    Overtaken,
     /// A record that cannot be read.
     #[error("record {key:?} cannot be read")]
     Unreadable {
@@ -197,8 +214,31 @@ pub trait Store: Send + Sync + 'static {
     /// end in `/`). Level-triggered: a slow watcher sees the newest, not each.
     fn watch(&self, prefix: &[u8]) -> watch::Receiver<u64>;
 
+    /// The state as it stands now, read part by part while commits go on.
+    fn snapshot(&self) -> BoxFuture<'static, Result<Box<dyn Snapshot>, StoreError>>;
+
     /// Ends the writer once everything acknowledged or queued is durable.
     fn close(&self) -> BoxFuture<'static, ()>;
+}
+
+/// Where a snapshot stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotHead {
+    /// The schema of its entries.
+    pub schema: u32,
+    /// The newest revision in it.
+    pub revision: u64,
+    /// The last day that a value was appended under.
+    pub day: u32,
+}
+
+/// One consistent, durable state of the store. Dropping it ends it.
+pub trait Snapshot: Send {
+    /// Where it stands.
+    fn head(&self) -> SnapshotHead;
+
+    /// The next entries in the order of their keys, perhaps none yet; `None` at the end.
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Vec<Entry>>, StoreError>>;
 }
 
 /// The first key after all that begin with `prefix`.
@@ -216,6 +256,12 @@ pub fn prefix_end(prefix: &[u8]) -> Vec<u8> {
 }
 
 #[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
 mod disk_tests;
+#[cfg(test)]
+mod mem;
+#[cfg(test)]
+mod suite;
 #[cfg(test)]
 mod tests;

@@ -11,19 +11,19 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::ground;
+use super::seal::SealOnDrop;
+use super::snapshot::{Keeper, SledSnapshot};
 use super::sync::{LogFile, make_dir, sync_all};
 use super::watchers::Watchers;
+use super::witness::Witness;
 use super::writer::{
     DATA, HEAD_KEY, Head, MAX_BATCH, META, MakeDurable, Request, Writer, data_key, split,
 };
-use super::{Commit, Entry, Range, Store, StoreError, Versioned};
+use super::{Commit, Entry, Range, Snapshot, Store, StoreError, Versioned, examine};
 
 /// Commits waiting for the writer; beyond it `commit` waits, which is the back-pressure.
 const QUEUE: usize = 4096;
-/// What kind of store and which schema this is. A newer one is refused.
-const FORMAT_KEY: &[u8] = b"mformat";
-const FORMAT: &[u8] = b"totoro-control 1";
-
 /// The store in one directory, held by one process.
 pub struct SledStore {
     tree: ::sled::Tree,
@@ -32,6 +32,8 @@ pub struct SledStore {
     requests: mpsc::Sender<Request>,
     /// Joined on drop, so that the directory's lock is free again when the store is gone.
     writer: Mutex<Option<JoinHandle<()>>>,
+    /// Last, since it needs all of sled gone.
+    _seal: SealOnDrop,
 }
 
 impl SledStore {
@@ -59,6 +61,7 @@ impl SledStore {
             path: dir.to_owned(),
             problem,
         };
+        examine::before_opening(dir)?;
         let db = ::sled::Config::new()
             .path(dir)
             .cache_capacity(cache_bytes)
@@ -73,20 +76,7 @@ impl SledStore {
                 other => unusable(format!("{other}; restore it from a backup")),
             })?;
         let tree = (*db).clone();
-        match tree.get(FORMAT_KEY).map_err(StoreError::Engine)? {
-            Some(format) if format == FORMAT => {}
-            Some(format) => {
-                let found = String::from_utf8_lossy(&format).into_owned();
-                return Err(unusable(format!(
-                    "it has format {found:?}; this version knows 1"
-                )));
-            }
-            None if tree.is_empty() => {
-                tree.insert(FORMAT_KEY, FORMAT)
-                    .map_err(StoreError::Engine)?;
-            }
-            None => return Err(unusable("it is not a Totoro store".to_owned())),
-        }
+        ground::settle(&tree, dir)?;
         let mut head = match tree.get(HEAD_KEY).map_err(StoreError::Engine)? {
             Some(head) => Head::decode(&head).ok_or_else(|| unusable("no head".to_owned()))?,
             None => Head::default(),
@@ -111,6 +101,8 @@ impl SledStore {
             durable: Arc::clone(&durable),
             watchers: Arc::clone(&watchers),
             requests: receiver,
+            snapshots: Keeper::default(),
+            witness: Witness::open(dir).map_err(|source| io("open the witness of", source))?,
         };
         // The database handle goes with the writer: sled's lock is freed when both are gone.
         let thread = std::thread::Builder::new()
@@ -120,12 +112,17 @@ impl SledStore {
                 drop(db);
             })
             .map_err(|source| io("start the writer of", source))?;
+        let seal = SealOnDrop {
+            dir: dir.to_owned(),
+            revision: Arc::clone(&durable),
+        };
         Ok(SledStore {
             tree,
             durable,
             watchers,
             requests,
             writer: Mutex::new(Some(thread)),
+            _seal: seal,
         })
     }
 }
@@ -181,6 +178,15 @@ impl Store for SledStore {
     fn watch(&self, prefix: &[u8]) -> watch::Receiver<u64> {
         self.watchers
             .follow(prefix, self.durable.load(Ordering::Acquire))
+    }
+
+    fn snapshot(&self) -> BoxFuture<'static, Result<Box<dyn Snapshot>, StoreError>> {
+        let requests = self.requests.clone();
+        async move {
+            let snapshot = SledSnapshot::begin(requests).await?;
+            Ok(Box::new(snapshot) as Box<dyn Snapshot>)
+        }
+        .boxed()
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {

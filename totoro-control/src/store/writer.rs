@@ -9,7 +9,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::snapshot::{Ask, Keeper};
 use super::watchers::Watchers;
+use super::witness::Witness;
 use super::{Commit, Expect, MAX_KEY, MAX_OPS, MAX_VALUE, Op, Position, StoreError};
 
 /// Commits in one batch at most: enough to amortise a sync, few enough to bound the wait.
@@ -35,6 +37,8 @@ type Done = oneshot::Sender<Result<u64, StoreError>>;
 pub(super) enum Request {
     /// A commit and where to acknowledge it.
     Commit(Commit, Done),
+    /// Something about a snapshot.
+    Snapshot(Ask),
     /// The last request: end when all before it is durable.
     Close(oneshot::Sender<()>),
 }
@@ -72,6 +76,8 @@ pub(super) struct Writer {
     pub(super) durable: Arc<AtomicU64>,
     pub(super) watchers: Arc<Watchers>,
     pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) snapshots: Keeper,
+    pub(super) witness: Witness,
 }
 
 /// What a batch has changed so far: a key's new revision, or `None` where it was deleted. Later
@@ -92,19 +98,25 @@ impl Writer {
     fn run(mut self) {
         let mut queue = Vec::with_capacity(MAX_BATCH);
         while self.requests.blocking_recv_many(&mut queue, MAX_BATCH) > 0 {
-            let mut closing = Vec::new();
+            let (mut closing, mut asks) = (Vec::new(), Vec::new());
             let mut commits = Vec::with_capacity(queue.len());
             for request in queue.drain(..) {
                 match request {
                     Request::Commit(commit, done) => commits.push((commit, done)),
+                    Request::Snapshot(ask) => asks.push(ask),
                     Request::Close(done) => closing.push(done),
                 }
             }
             self.write(commits);
+            for ask in asks {
+                self.snapshots.answer(ask, &self.tree, self.head);
+            }
             if !closing.is_empty() {
                 self.requests.close();
-                while let Ok(Request::Commit(_, done)) = self.requests.try_recv() {
-                    let _ = done.send(Err(StoreError::Closed));
+                while let Ok(request) = self.requests.try_recv() {
+                    if let Request::Commit(_, done) = request {
+                        let _ = done.send(Err(StoreError::Closed));
+                    }
                 }
                 for done in closing {
                     let _ = done.send(());
@@ -138,11 +150,13 @@ impl Writer {
         }
         if !pending.is_empty() {
             batch.insert(HEAD_KEY, &head.encode());
-            if let Err(error) = self.make_durable(batch) {
+            let kept = self.snapshots.keep(&self.tree, pending.keys());
+            if let Err(error) = kept.and_then(|()| self.make_durable(batch)) {
                 end(&error, applied.into_iter().map(|(_, _, done)| done));
             }
             self.head = head;
             self.durable.store(head.revision, Ordering::Release);
+            self.witness.note(head.revision);
         }
         for (keys, revision, done) in applied {
             self.watchers.tell(keys.iter().map(Vec::as_slice), revision);
@@ -194,7 +208,7 @@ fn end(error: &StoreError, asked: impl Iterator<Item = Done>) -> ! {
     std::process::exit(crate::EXIT_STORE_FAILED)
 }
 
-fn within_limits(commit: &Commit) -> Result<(), StoreError> {
+pub(super) fn within_limits(commit: &Commit) -> Result<(), StoreError> {
     if commit.ops.len() > MAX_OPS {
         return Err(StoreError::TooLarge("operations"));
     }
@@ -263,7 +277,7 @@ pub(super) fn data_key(key: &[u8]) -> Vec<u8> {
 }
 
 /// The stored form of a value: revision ‖ bytes.
-fn join(revision: u64, value: &[u8]) -> Vec<u8> {
+pub(super) fn join(revision: u64, value: &[u8]) -> Vec<u8> {
     let mut stored = Vec::with_capacity(8 + value.len());
     stored.extend_from_slice(&revision.to_be_bytes());
     stored.extend_from_slice(value);

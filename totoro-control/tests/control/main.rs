@@ -1,9 +1,11 @@
 //! The control plane as its clients see it: the real binary on loopback, spoken to over HTTP. One
 //! test program, so that it is linked once.
 
+mod backup;
 mod batches;
 mod commands;
 mod connections;
+mod doctor;
 mod durability;
 mod enrolment;
 mod events;

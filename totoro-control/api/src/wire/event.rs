@@ -47,6 +47,8 @@ pub mod kind {
     pub const ADMIN_NODE_CREATED: &str = "admin.node_created";
     pub const ADMIN_NODE_CHANGED: &str = "admin.node_changed";
     pub const ADMIN_NODE_TOKEN: &str = "admin.node_token";
+    pub const ADMIN_BACKUP: &str = "admin.backup";
+    pub const ADMIN_RESTORED: &str = "admin.restored";
     pub const BAN_ADDED: &str = "ban.added";
     pub const BAN_LIFTED: &str = "ban.lifted";
     pub const AUDIT_LOST: &str = "audit.lost";

@@ -28,6 +28,7 @@ pub(crate) struct Control {
     pub(crate) api: String,
     pub(crate) admin: String,
     pub(crate) http: reqwest::Client,
+    pub(crate) at: PathBuf,
     child: Child,
     log: PathBuf,
 }
@@ -127,6 +128,7 @@ impl Control {
             api,
             admin,
             http: http(),
+            at,
             child,
             log,
         }
@@ -134,7 +136,7 @@ impl Control {
 
     /// The installation's directory.
     pub(crate) fn at(&self) -> PathBuf {
-        self.dir.path().join("control")
+        self.at.clone()
     }
 
     /// Everything that was logged so far.

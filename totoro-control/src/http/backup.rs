@@ -1,0 +1,30 @@
+//! `POST /api/v1/admin/backup`: a backup as a stream. Its last frame is the checksum, so whoever
+//! has it knows that it is whole; when something fails on the way the connection is cut.
+
+use std::sync::Arc;
+
+use futures_util::stream::poll_fn;
+use warp::Filter as _;
+use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use warp::reply::Reply as _;
+
+use super::incoming::Incoming;
+use super::route::{Route, plain};
+use super::{Answer, Api, Scope};
+
+pub(super) fn routes(api: &Arc<Api>) -> Route {
+    plain(api, warp::path!("backup").and(warp::post()).boxed(), backup)
+}
+
+async fn backup(api: Arc<Api>, incoming: Incoming) -> Answer {
+    let caller = api.caller(Scope::Admin, &incoming)?;
+    incoming.query()?.done()?;
+    let mut pieces = api.app.backup(&caller).await?;
+    let body = poll_fn(move |context| pieces.poll_recv(context));
+    let mut response = warp::reply::stream(body).into_response();
+    let headers = response.headers_mut();
+    let kind = HeaderValue::from_static("application/octet-stream");
+    headers.insert(CONTENT_TYPE, kind);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}

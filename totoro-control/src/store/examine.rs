@@ -1,0 +1,217 @@
+//! Looking at a store's files before they are opened, without changing them.
+//!
+//! A sealed store is compared with its seal. One that was not closed is copied, and the copy is
+//! opened and read from end to end: what sled would repair, throw away or panic at happens there.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::time::Duration;
+
+use super::ground;
+use super::load::is_unfinished;
+use super::seal::{Seal, files, lock};
+use super::writer::{DATA, HEAD_KEY, Head, META};
+use super::{SCHEMA, StoreError, witness};
+
+/// The copy's directory, in the store's: on the same disk, and as private.
+const COPY: &str = "examining";
+/// How long another may hold the store: one that is ending, not one that serves.
+const PATIENCE: Duration = Duration::from_millis(300);
+/// sled's cache for the copy.
+const CACHE: u64 = 32 << 20;
+
+/// What is in a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Examined {
+    /// Its schema.
+    pub schema: u32,
+    /// Its newest revision.
+    pub revision: u64,
+    /// Whether it was closed in order.
+    pub sealed: bool,
+}
+
+/// Looks at a store that nobody has open. `None` where there is none, or no room to look at it.
+///
+/// # Errors
+/// When it is in use, unfinished or damaged. Nothing was changed then.
+pub fn examine(dir: &Path) -> Result<Option<Examined>, StoreError> {
+    let failed = |source| StoreError::Io {
+        doing: "examine",
+        path: dir.to_owned(),
+        source,
+    };
+    if is_unfinished(dir) {
+        return Err(StoreError::Unusable {
+            path: dir.to_owned(),
+            problem: "a restore into it was not finished: run `totoro-control restore` again"
+                .to_owned(),
+        });
+    }
+    let present = match files(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        listed => listed.map_err(failed)?,
+    };
+    if present.is_empty() && witness::read(dir) == 0 {
+        return Ok(None);
+    }
+    let _lock = match lock(dir, PATIENCE) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            return Err(StoreError::InUse {
+                path: dir.to_owned(),
+            });
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(damaged(dir, "its file db is missing"));
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    match Seal::read(dir) {
+        Ok(Some(seal)) => match seal.broken(dir).map_err(failed)? {
+            None => Ok(Some(Examined {
+                schema: seal.schema,
+                revision: seal.revision,
+                sealed: true,
+            })),
+            Some(problem) => Err(damaged(
+                dir,
+                &format!(
+                    "{problem}: it has changed since it was closed. If an older version wrote to \
+                     it, remove the file `sealed` and try again; otherwise it is corrupted"
+                ),
+            )),
+        },
+        Ok(None) => match copied(dir) {
+            Err(error) if is_full(&error) => {
+                tracing::warn!(%error, "no room to examine the store before it is opened");
+                Ok(None)
+            }
+            Err(error) => Err(failed(error)),
+            Ok(()) => {
+                let examined = read_through(dir);
+                remove_copy(dir);
+                examined.map(Some)
+            }
+        },
+        Err(_) => Err(damaged(dir, "its seal cannot be read")),
+    }
+    .inspect_err(|_| remove_copy(dir))
+}
+
+/// [`examine`], and then the files may change.
+pub(super) fn before_opening(dir: &Path) -> Result<(), StoreError> {
+    let examined = examine(dir)?;
+    if let Some(Examined { schema, .. }) = examined
+        && schema > SCHEMA
+    {
+        return Err(StoreError::Unusable {
+            path: dir.to_owned(),
+            problem: format!(
+                "it has schema {schema} and this version knows {SCHEMA}: start the newer version"
+            ),
+        });
+    }
+    if examined.is_some_and(|examined| examined.sealed) {
+        Seal::remove(dir).map_err(|source| StoreError::Io {
+            doing: "unseal",
+            path: dir.to_owned(),
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+fn copied(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    remove_copy(dir);
+    let copy = dir.join(COPY);
+    std::fs::DirBuilder::new().mode(0o700).create(&copy)?;
+    for path in files(dir)? {
+        // The kernel's copy: shared blocks where the file system can.
+        std::fs::copy(&path, copy.join(path.file_name().unwrap_or_default()))?;
+    }
+    Ok(())
+}
+
+fn remove_copy(dir: &Path) {
+    let copy = dir.join(COPY);
+    if copy.exists()
+        && let Err(error) = std::fs::remove_dir_all(&copy)
+    {
+        tracing::warn!(%error, "cannot remove {}", copy.display());
+    }
+}
+
+/// Opens the copy and reads all of it: each page is decoded and its checksum compared.
+fn read_through(dir: &Path) -> Result<Examined, StoreError> {
+    let read = catch_unwind(AssertUnwindSafe(|| read_copy(&dir.join(COPY))));
+    let (schema, revision) = match read {
+        Ok(Ok(read)) => read,
+        Ok(Err(problem)) => return Err(damaged(dir, &problem)),
+        // The panic's hook has said where.
+        Err(_) => return Err(damaged(dir, "its pages do not fit together")),
+    };
+    let durable = witness::read(dir);
+    if revision < durable {
+        return Err(damaged(
+            dir,
+            &format!("it ends at revision {revision}, and {durable} was acknowledged"),
+        ));
+    }
+    Ok(Examined {
+        schema,
+        revision,
+        sealed: false,
+    })
+}
+
+fn read_copy(copy: &Path) -> Result<(u32, u64), String> {
+    let text = |error: ::sled::Error| error.to_string();
+    let db = ::sled::Config::new()
+        .path(copy)
+        .cache_capacity(CACHE)
+        .flush_every_ms(None)
+        .open()
+        .map_err(text)?;
+    for item in db.iter() {
+        let (key, value) = item.map_err(text)?;
+        let ours = match key.first() {
+            Some(&DATA) => value.len() >= 8,
+            Some(&META) => true,
+            _ => false,
+        };
+        if !ours {
+            return Err("it is not a Totoro store, or corrupted".to_owned());
+        }
+    }
+    if db.is_empty() {
+        // Killed before it was made ours, or all of it is lost: the witness knows.
+        return Ok((SCHEMA, 0));
+    }
+    let schema = ground::schema(&db).map_err(text)?;
+    let schema = schema.ok_or_else(|| "it is not a Totoro store".to_owned())?;
+    let head = db.get(HEAD_KEY).map_err(text)?;
+    let head = head
+        .and_then(|head| Head::decode(&head))
+        .unwrap_or_default();
+    Ok((schema, head.revision))
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
+}
+
+fn damaged(dir: &Path, problem: &str) -> StoreError {
+    StoreError::Unusable {
+        path: dir.to_owned(),
+        problem: format!(
+            "{problem}. Nothing was changed; restore a backup into an empty directory with \
+             `totoro-control restore`"
+        ),
+    }
+}

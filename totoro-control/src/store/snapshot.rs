@@ -1,0 +1,209 @@
+//! A consistent state of the store while it goes on changing.
+//!
+//! sled has no snapshots. The writer, which is the only one to change anything, reads the state
+//! part by part between its batches, and before a batch overwrites what was not read yet it keeps
+//! the old value aside. Memory is one part and what has changed meanwhile, up to a bound; nobody
+//! waits longer than one part takes.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot};
+
+use super::writer::{DATA, Head, META, Request, data_key, split};
+use super::{Entry, Snapshot, SnapshotHead, StoreError, Versioned, migrate};
+
+/// Entries looked at for one part at most.
+const PART: usize = 2048;
+/// How long the writer reads one part: commits wait for it. Pages that have changed often are slow
+/// to read, so that the number of entries alone bounds no time.
+const PART_TIME: Duration = Duration::from_millis(10);
+/// What may be kept aside, bytes. Beyond it the snapshot is given up, never the store.
+const MAX_KEPT: usize = 64 << 20;
+
+/// What the writer is asked about snapshots.
+pub(super) enum Ask {
+    /// Begin one; it lives as long as the token.
+    Begin(Weak<()>, oneshot::Sender<Result<Head, StoreError>>),
+    /// The next part; `None` at the end.
+    Next(oneshot::Sender<Result<Option<Vec<Entry>>, StoreError>>),
+}
+
+/// The writer's side: at most one snapshot at a time, which bounds the memory.
+#[derive(Default)]
+pub(super) struct Keeper {
+    live: Option<Live>,
+}
+
+struct Live {
+    token: Weak<()>,
+    /// Everything up to this key was read.
+    read: Option<Vec<u8>>,
+    /// What stood under keys that were changed before they were read.
+    kept: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    kept_bytes: usize,
+    /// All of it was read.
+    done: bool,
+}
+
+impl Keeper {
+    /// Before a batch changes these keys: keeps what is not read yet.
+    pub(super) fn keep<'a>(
+        &mut self,
+        tree: &::sled::Tree,
+        keys: impl Iterator<Item = &'a Vec<u8>>,
+    ) -> Result<(), StoreError> {
+        self.live.take_if(|live| live.token.strong_count() == 0);
+        let Some(live) = self.live.as_mut().filter(|live| !live.done) else {
+            return Ok(());
+        };
+        for key in keys {
+            if live.read.as_ref() >= Some(key) || live.kept.contains_key(key) {
+                continue;
+            }
+            let old = tree.get(data_key(key)).map_err(StoreError::Engine)?;
+            let old = old.map(|old| old.to_vec());
+            live.kept_bytes += key.len() + old.as_ref().map_or(0, Vec::len) + 64;
+            live.kept.insert(key.clone(), old);
+        }
+        if live.kept_bytes > MAX_KEPT {
+            tracing::warn!("a backup was too slow for what changed meanwhile: given up");
+            self.live = None;
+        }
+        Ok(())
+    }
+
+    /// Answers, between two batches: all that the tree holds is durable.
+    pub(super) fn answer(&mut self, ask: Ask, tree: &::sled::Tree, head: Head) {
+        match ask {
+            Ask::Begin(token, done) => {
+                let held = |live: &Live| live.token.strong_count() > 0;
+                let answer = if self.live.as_ref().is_some_and(held) {
+                    Err(StoreError::Busy)
+                } else {
+                    self.live = Some(Live {
+                        token,
+                        read: None,
+                        kept: BTreeMap::new(),
+                        kept_bytes: 0,
+                        done: false,
+                    });
+                    Ok(head)
+                };
+                let _ = done.send(answer);
+            }
+            Ask::Next(done) => {
+                let part = match &mut self.live {
+                    Some(live) => live.part(tree),
+                    None => Err(StoreError::Overtaken),
+                };
+                let _ = done.send(part);
+            }
+        }
+    }
+}
+
+impl Live {
+    /// The next part as it stood at the beginning.
+    fn part(&mut self, tree: &::sled::Tree) -> Result<Option<Vec<Entry>>, StoreError> {
+        if self.done {
+            return Ok(None);
+        }
+        let from = match &self.read {
+            // The first key after it.
+            Some(read) => [&data_key(read)[..], &[0]].concat(),
+            None => vec![DATA],
+        };
+        const { assert!(DATA < META, "the store's own keys end the range") };
+        let (mut part, mut seen, began) = (Vec::new(), 0, Instant::now());
+        let mut more = false;
+        for item in tree.range(from..vec![DATA + 1]) {
+            let (key, stored) = item.map_err(StoreError::Engine)?;
+            let key = key[1..].to_vec();
+            // What was deleted meanwhile comes before what still stands after it.
+            while let Some(gone) = self.kept.first_entry().filter(|kept| *kept.key() < key) {
+                let (key, old) = gone.remove_entry();
+                part.extend(old.map(|old| entry(key, &old)));
+            }
+            match self.kept.remove(&key) {
+                Some(old) => part.extend(old.map(|old| entry(key.clone(), &old))),
+                None => part.push(entry(key.clone(), &stored)),
+            }
+            self.read = Some(key);
+            seen += 1;
+            more = seen == PART || began.elapsed() > PART_TIME;
+            if more {
+                break;
+            }
+        }
+        if !more {
+            // Past the tree's end only what was deleted is left.
+            let rest = std::mem::take(&mut self.kept).into_iter();
+            part.extend(rest.filter_map(|(key, old)| Some(entry(key, &old?))));
+            self.done = true;
+        }
+        Ok(Some(part))
+    }
+}
+
+fn entry(key: Vec<u8>, stored: &[u8]) -> Entry {
+    let (revision, value) = split(stored);
+    let value = value.to_vec();
+    (key, Versioned { revision, value })
+}
+
+/// The reader's side.
+pub(super) struct SledSnapshot {
+    /// Dropped with the reader: then the writer keeps nothing aside any more.
+    token: Arc<()>,
+    head: SnapshotHead,
+    requests: mpsc::Sender<Request>,
+}
+
+impl SledSnapshot {
+    pub(super) async fn begin(requests: mpsc::Sender<Request>) -> Result<Self, StoreError> {
+        let token = Arc::new(());
+        let (done, begun) = oneshot::channel();
+        let ask = Ask::Begin(Arc::downgrade(&token), done);
+        let Head { revision, day } = asked(&requests, ask, begun).await?;
+        Ok(SledSnapshot {
+            token,
+            head: SnapshotHead {
+                schema: migrate::SCHEMA,
+                revision,
+                day,
+            },
+            requests,
+        })
+    }
+}
+
+impl Snapshot for SledSnapshot {
+    fn head(&self) -> SnapshotHead {
+        self.head
+    }
+
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Vec<Entry>>, StoreError>> {
+        let (done, part) = oneshot::channel();
+        let token = Arc::clone(&self.token);
+        async move {
+            let part = asked(&self.requests, Ask::Next(done), part).await;
+            drop(token);
+            part
+        }
+        .boxed()
+    }
+}
+
+async fn asked<T>(
+    requests: &mpsc::Sender<Request>,
+    ask: Ask,
+    answer: oneshot::Receiver<Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let sent = requests.send(Request::Snapshot(ask)).await;
+    sent.map_err(|_| StoreError::Closed)?;
+    answer.await.map_err(|_| StoreError::Closed)?
+}
