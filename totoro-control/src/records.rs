@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use totoro_api::limits::Limits;
 use totoro_api::ports::Pool;
 use totoro_api::ticket::Revision;
+use totoro_api::wire::admin::TokenScope;
+use totoro_api::wire::event::Actor;
 use totoro_api::wire::node::{NewNode, Visibility};
 use totoro_api::wire::push::{InviteState, PublicMax};
 
@@ -14,6 +16,12 @@ pub mod key {
     pub const GENERATION: &str = "meta/generation";
     /// Under it: all nodes by id.
     pub const NODES: &str = "node/";
+    /// Under it: admin tokens by their keyed hashes.
+    pub const ADMIN_TOKENS: &str = "admin_token/";
+    /// What all changes of admin tokens write.
+    pub const TOKENS_TURN: &str = "meta/admin_tokens";
+    /// Under it: nodes that were removed, while they still have left something.
+    pub const GONE: &str = "gone/";
     /// Under it: all invites by id.
     pub const INVITES: &str = "invite/";
     /// Under it: `<unix, 20 digits>/<invite>` for invites that will expire.
@@ -68,7 +76,19 @@ pub mod key {
     /// An admin token by its keyed hash.
     #[must_use]
     pub fn admin_token(hash: &str) -> String {
-        format!("admin_token/{hash}")
+        format!("{ADMIN_TOKENS}{hash}")
+    }
+
+    /// When an admin token was last used, Unix seconds.
+    #[must_use]
+    pub fn token_used(hash: &str) -> String {
+        format!("admin_token_used/{hash}")
+    }
+
+    /// A mark that what this node left is to be removed.
+    #[must_use]
+    pub fn gone(node: &str) -> String {
+        format!("{GONE}{node}")
     }
 
     /// An invite.
@@ -301,6 +321,43 @@ pub struct EnrolmentRecord {
 pub struct AdminTokenRecord {
     /// Its name, the actor of what is done with it.
     pub name: String,
+    /// What it may do.
+    #[serde(default = "everything")]
+    pub scopes: Vec<TokenScope>,
+    /// Unix seconds; `None` = with the installation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<i64>,
+    /// Unix seconds; `None` = never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<i64>,
+}
+
+impl AdminTokenRecord {
+    /// One that comes with an installation: it may do everything, for ever.
+    #[must_use]
+    pub fn first(name: &str) -> Self {
+        AdminTokenRecord {
+            name: name.to_owned(),
+            scopes: everything(),
+            created_at: None,
+            expires_at: None,
+        }
+    }
+}
+
+/// The scopes of tokens from before there were any.
+fn everything() -> Vec<TokenScope> {
+    vec![TokenScope::All]
+}
+
+/// A node that was removed, until all that it left is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GoneRecord {
+    /// Who removed it.
+    pub actor: Actor,
+    /// In which request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
 }
 
 /// An invite.

@@ -31,19 +31,21 @@ impl App {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                _ = stopping.wait_for(|&stop| stop) => return,
+                _ = stopping.wait_for(|&stop| stop) => break,
             }
             let mut done = vec![
                 self.mark_lost().await,
                 self.expire_invites().await,
                 self.tell_bans().await,
                 self.retire_keys().await,
+                self.sweep_gone().await,
             ];
             if count.is_multiple_of(SLOW) {
                 done.push(self.forget_requests().await);
                 done.push(self.forget_bans().await);
                 done.push(self.end_old_keys().await);
                 done.push(self.forget_kicks().await);
+                done.push(self.keep_used().await);
                 done.push(self.trim_logs(&mut trimmed).await);
                 done.push(self.renew_keys().await);
             }
@@ -54,6 +56,12 @@ impl App {
                     "housekeeping failed"
                 );
             }
+        }
+        if let Err(failure) = self.keep_used().await {
+            tracing::warn!(
+                error = &failure as &dyn std::error::Error,
+                "when tokens were last used is not kept"
+            );
         }
     }
 

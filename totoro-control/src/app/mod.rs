@@ -21,6 +21,7 @@ pub mod janitor;
 mod live;
 pub mod node;
 pub mod node_change;
+mod node_gone;
 mod node_key;
 mod node_new;
 pub mod public;
@@ -28,6 +29,8 @@ pub mod resolve;
 pub mod restore;
 pub mod session;
 mod tell;
+pub mod ticket_key;
+pub mod token;
 mod transact;
 pub mod usage;
 
@@ -55,6 +58,7 @@ use self::ban_index::BanIndex;
 use self::live::Live;
 use self::node_key::Retired;
 use self::public::Listed;
+use self::token::Used;
 use self::transact::Turns;
 
 /// The control plane without its sockets.
@@ -71,6 +75,10 @@ pub struct App {
     live: Live,
     /// Nodes that have used a new key, whose old one is still to be removed from the store.
     retired: Retired,
+    /// When admin tokens were last used.
+    used: Used,
+    /// Whose turn it is to make a ticket key.
+    rotating: tokio::sync::Mutex<()>,
     /// The bans, compiled.
     bans: BanIndex,
     /// The public list, a moment old at most.
@@ -119,6 +127,8 @@ impl App {
             ring,
             live,
             retired: Retired::default(),
+            used: Used::default(),
+            rotating: tokio::sync::Mutex::default(),
             bans: BanIndex::default(),
             listed: Listed::default(),
             turns: Turns::default(),

@@ -41,6 +41,19 @@ impl App {
         self.node_record(&id.value)
     }
 
+    /// The id of the node with this id or this name; one that was removed has its id still, and its
+    /// part of the trail.
+    ///
+    /// # Errors
+    /// `node_unknown`.
+    pub fn node_ever(&self, name: &str) -> Result<String, Failure> {
+        match self.node_named(name) {
+            Ok(node) => Ok(node.value.id),
+            Err(_) if name.starts_with("n-") => Ok(fields::checked_id(name)?.to_owned()),
+            Err(failure) => Err(failure),
+        }
+    }
+
     /// Node records in the order of their ids, after `cursor`.
     ///
     /// # Errors

@@ -15,6 +15,8 @@ mod restore;
 mod serve;
 mod session;
 mod table;
+mod ticket_key;
+mod token;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -52,6 +54,10 @@ enum Command {
     Invite(invite::InviteCommand),
     /// Sessions: list, kick.
     Session(session::SessionCommand),
+    /// Admins' tokens: create, list, revoke.
+    Token(token::TokenCommand),
+    /// The keys that tickets are signed with: list, rotate.
+    TicketKey(ticket_key::TicketKeyCommand),
     /// The audit trail.
     Audit(audit::Audit),
     /// Bans: add, list, remove.
@@ -121,6 +127,8 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Node(node) => node.run().await,
         Command::Invite(invite) => invite.run().await,
         Command::Session(session) => session.run().await,
+        Command::Token(token) => token.run().await,
+        Command::TicketKey(key) => key.run().await,
         Command::Audit(audit) => audit.run().await,
         Command::Ban(ban) => ban.run().await,
         Command::Backup(backup) => backup.run().await,

@@ -17,7 +17,8 @@ Examples:
   totoro-control node add --name n1 --pool-tcp 20000-20099 --pool-udp 20000-20099 \\
       --server-addr n1.example.org:7000 --public --public-limits '{\"max_conns\": 20}'
   totoro-control node list
-  totoro-control node change n-4k2v9x0c7m1p --draining true")]
+  totoro-control node change n-4k2v9x0c7m1p --draining true
+  totoro-control node delete n-4k2v9x0c7m1p")]
 pub(super) struct NodeCommand {
     #[command(flatten)]
     remote: Remote,
@@ -38,6 +39,12 @@ enum Action {
     },
     /// Change one; what is not given stays.
     Change(Box<Change>),
+    /// Remove one and revoke its invites. Its machine is told nothing any more: to cut what lives,
+    /// disable the node first, and wait until it has applied that.
+    Delete {
+        /// Its id.
+        node: String,
+    },
     /// A new enrolment token: for another machine, or when the key was lost.
     Token {
         /// Its id.
@@ -128,6 +135,13 @@ impl NodeCommand {
                 let path = format!("/admin/nodes/{}/token", in_path(&node)?);
                 let made: NodeCreated = client.post(&path, &(), &[]).await?;
                 show_created(&made, as_json)
+            }
+            Action::Delete { node } => {
+                let path = format!("/admin/nodes/{}", in_path(&node)?);
+                let seen: Node = client.get(&path).await?;
+                // Its name leads there too, but only its id is deleted by.
+                let path = format!("/admin/nodes/{}", seen.id);
+                client.delete_version(&path, seen.version).await
             }
             Action::List => {
                 let mut all = NodePage::default();

@@ -1,6 +1,7 @@
 //! HTTP: one file per resource. A handler reads, calls one use case and answers; it decides nothing.
 
 mod admin_nodes;
+mod admin_secrets;
 mod allow;
 mod audit;
 mod backup;
@@ -18,6 +19,7 @@ mod rate;
 mod reply;
 mod resolve;
 mod route;
+mod scopes;
 mod seats;
 mod server;
 mod sessions;
@@ -77,9 +79,17 @@ impl Api {
         let text = incoming.bearer().unwrap_or_default();
         let caller = match scope {
             Scope::Node => self.app.node_caller(text, address, incoming.request_id()),
-            Scope::Admin => self.app.admin_caller(text, address, incoming.request_id()),
+            Scope::Admin => {
+                let need = incoming.need();
+                self.app
+                    .admin_caller(text, need, address, incoming.request_id())
+            }
         };
-        caller.map_err(|failure| self.wrong_key(incoming, failure))
+        match caller {
+            // The token itself is right: nobody is guessing.
+            Err(failure @ Failure::OutOfScope(_)) => Err(failure.into()),
+            caller => caller.map_err(|failure| self.wrong_key(incoming, failure)),
+        }
     }
 
     /// Counts a wrong key and gives the failure on, or the lockout of who had too many.
@@ -112,6 +122,7 @@ fn routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
     ]);
     let admin = route::any_of([
         admin_nodes::routes(api),
+        admin_secrets::routes(api),
         invites::routes(api, Scope::Admin),
         bans::routes(api, Scope::Admin),
         sessions::routes(api, Scope::Admin),

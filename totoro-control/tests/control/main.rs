@@ -1,6 +1,7 @@
 //! The control plane as its clients see it: the real binary on loopback, spoken to over HTTP. One
 //! test program, so that it is linked once.
 
+mod admins;
 mod backup;
 mod batches;
 mod commands;

@@ -46,6 +46,10 @@ pub mod kind {
     pub const NODE_CONFLICT: &str = "node.conflict";
     pub const ADMIN_NODE_CREATED: &str = "admin.node_created";
     pub const ADMIN_NODE_CHANGED: &str = "admin.node_changed";
+    pub const ADMIN_NODE_DELETED: &str = "admin.node_deleted";
+    pub const ADMIN_TOKEN_CREATED: &str = "admin.token_created";
+    pub const ADMIN_TOKEN_REVOKED: &str = "admin.token_revoked";
+    pub const ADMIN_TICKET_KEY_ROTATED: &str = "admin.ticket_key_rotated";
     pub const ADMIN_NODE_TOKEN: &str = "admin.node_token";
     pub const ADMIN_BACKUP: &str = "admin.backup";
     pub const ADMIN_RESTORED: &str = "admin.restored";
