@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::AuditSettings;
 use crate::duration::Span;
 
 /// The settings. Relative paths are relative to the file's directory.
@@ -48,6 +49,9 @@ pub struct Config {
     /// Requests per minute and address on what anyone may call.
     #[serde(default)]
     pub rate: Rates,
+    /// How long the audit trail is kept.
+    #[serde(default)]
+    pub audit: AuditSettings,
 }
 
 /// Requests per minute and address (IPv4) or /64 (IPv6).
@@ -154,6 +158,7 @@ impl Config {
             trusted_proxies: Vec::new(),
             cache_mib: default_cache(),
             rate: Rates::default(),
+            audit: AuditSettings::default(),
         }
     }
 
@@ -236,7 +241,10 @@ impl Config {
         if [resolve, token, public, wrong_key, wrong_code].contains(&0) {
             return bad("rate", "must not be 0".to_owned());
         }
-        Ok(())
+        match self.audit.problem() {
+            Some((key, problem)) => bad(key, problem),
+            None => Ok(()),
+        }
     }
 }
 
@@ -324,8 +332,8 @@ mod tests {
         let read = Config::load(&path).unwrap();
         assert_eq!(read.data_dir, dir.path().join("data"));
         assert_eq!(
-            (read.ticket_ttl, read.rate),
-            (config.ticket_ttl, config.rate)
+            (read.ticket_ttl, read.rate, read.audit),
+            (config.ticket_ttl, config.rate, config.audit)
         );
         std::fs::write(
             &path,

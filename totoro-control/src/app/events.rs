@@ -140,6 +140,9 @@ fn is_ours(kind: &str) -> bool {
         kind::NODE_OFFLINE,
         kind::NODE_DRAINED,
         kind::NODE_CONFLICT,
+        kind::AUDIT_DROPPED,
+        kind::AUDIT_UNREADABLE,
+        kind::AUDIT_FOREIGN,
     ];
     let ours = ["admin.", "invite.", "ticket."];
     nodes.contains(&kind) || ours.iter().any(|ours| kind.starts_with(ours))

@@ -2,6 +2,7 @@
 
 use totoro_api::{Reason, Refusal};
 
+use crate::audit::TrailError;
 use crate::keys::RingError;
 use crate::store::StoreError;
 
@@ -29,6 +30,9 @@ pub enum Failure {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The audit trail cannot be read.
+    #[error(transparent)]
+    Trail(#[from] TrailError),
     /// The ticket keys failed.
     #[error(transparent)]
     Ring(#[from] RingError),

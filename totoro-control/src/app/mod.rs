@@ -49,6 +49,7 @@ pub use self::caller::{Caller, Reach};
 pub use self::failure::Failure;
 pub use self::fields::checked_id;
 
+use crate::audit::Trail;
 use crate::config::Config;
 use crate::keys::{KeyRing, ServerSecret};
 use crate::records::{Generation, key};
@@ -67,6 +68,8 @@ pub struct App {
     pub config: Config,
     /// The durable state.
     pub store: Arc<dyn Store>,
+    /// What has happened.
+    pub trail: Arc<Trail>,
     /// What lookups by secret are keyed with.
     pub secret: ServerSecret,
     /// The ticket keys. Written once a year, read for each ticket.
@@ -103,16 +106,17 @@ pub enum StartError {
 }
 
 impl App {
-    /// The control plane over an initialised store.
+    /// The control plane over an initialised store and its trail.
     ///
     /// # Errors
     /// When the store is empty or fails.
     pub fn start(
         config: Config,
-        store: Arc<dyn Store>,
+        trail: Arc<Trail>,
         secret: ServerSecret,
         ring: KeyRing,
     ) -> Result<Arc<Self>, StartError> {
+        let store = trail.store();
         let generation = crate::store::read::<Generation>(&*store, key::GENERATION)?
             .ok_or(StartError::Empty)?
             .value
@@ -123,6 +127,7 @@ impl App {
         Ok(Arc::new(App {
             config,
             store,
+            trail,
             secret,
             ring,
             live,

@@ -15,7 +15,7 @@ use totoro_api::wire::push::Applied;
 use super::idempotency::Idempotency;
 use super::invite_change::IfMatch;
 use super::{App, Caller, Failure, Reach};
-use crate::audit::Author;
+use crate::audit::{Author, Trail};
 use crate::config::Config;
 use crate::keys::{KeyRing, ServerSecret};
 use crate::push;
@@ -44,7 +44,10 @@ impl Lab {
         store.commit(tx.into_commit()).await.unwrap();
         let ring = KeyRing::load(dir.path(), 0).unwrap();
         let config = Config::new("127.0.0.1:0".parse().unwrap(), "http://[::1]".to_owned());
-        let app = App::start(config, seen(store), ServerSecret::generate(), ring).unwrap();
+        let segments = dir.path().join("data/audit");
+        let trail = Trail::open(seen(store), &segments, config.audit);
+        let trail = trail.await.unwrap();
+        let app = App::start(config, trail, ServerSecret::generate(), ring).unwrap();
         let address = IpAddr::from([127, 0, 0, 1]);
         let admin = Caller {
             reach: Reach::All,

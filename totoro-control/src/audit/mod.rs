@@ -1,7 +1,29 @@
 //! The audit trail: append-only, in the order of arrival. Its events are written in the commit of
 //! what they tell, so there is no change without its event and no event without its change.
+//!
+//! The store is only their outbox, since its memory grows with its size: the mover appends them to
+//! segment files by day (`mover` tells the steps), and a query reads segments and outbox as one
+//! sequence (`query`). A segment is NDJSON with a checksum in each line (`line`); whole segments
+//! are dropped by age and size (`retention`), and old ones lose clients' addresses (`rewrite`).
 
+mod address;
+mod bound;
+mod error;
+mod file;
+mod id;
+mod line;
+mod marks;
+mod mover;
+mod outbox;
 mod query;
+mod recover;
+mod retention;
+mod rewrite;
+mod segment;
+mod settings;
+mod trail;
+mod upkeep;
+mod writer;
 
 use std::net::IpAddr;
 
@@ -11,11 +33,16 @@ use time::macros::format_description;
 use totoro_api::Reason;
 use totoro_api::wire::event::{Actor, AuditEvent, Subject};
 
-pub use query::{Filter, Page, find};
+pub use error::TrailError;
+pub use id::{read_id, write_id};
+pub use line::{Line, Seal, Summary, read as read_line, write_event, write_seal};
+pub use query::{Ask, Filter, Page};
+pub use settings::AuditSettings;
+pub use trail::Trail;
 
 use crate::store::{MAX_VALUE, StoreError, Tx};
 
-/// Where the trail stands: `audit/` ‖ position. Days are its segments.
+/// Where events wait for the mover: `audit/` ‖ position.
 pub(crate) const PREFIX: &str = "audit/";
 
 /// The longest text in an event, characters: longer ones are cut.
@@ -219,6 +246,9 @@ pub fn rfc3339_ms(ms: i64) -> String {
         .and_then(|at| at.format(format).ok())
         .unwrap_or_else(|| "1970-01-01T00:00:00.000Z".to_owned())
 }
+
+#[cfg(test)]
+mod trail_tests;
 
 #[cfg(test)]
 mod tests {

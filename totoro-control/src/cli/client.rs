@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use totoro_api::wire::problem::Problem;
@@ -16,8 +16,8 @@ use crate::keys::read_secret;
 
 /// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a stream may take.
-const STREAM_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
+/// How long a long answer may take as a whole; each part has [`TIMEOUT`].
+const LONG: Duration = Duration::from_secs(86_400);
 /// How often a change is tried again when another was first.
 const ATTEMPTS: usize = 5;
 
@@ -138,13 +138,7 @@ impl Client {
         if let Some(body) = body {
             request = request.json(body);
         }
-        let unreachable = |source: reqwest::Error| {
-            // The query is what was asked for; the base is what cannot be reached.
-            CliError::Unreachable {
-                url: self.api.clone(),
-                source: source.without_url(),
-            }
-        };
+        let unreachable = |error| self.unreachable(error);
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
         let body = response.bytes().await.map_err(unreachable)?;
@@ -161,6 +155,45 @@ impl Client {
         Err(self.refused(status, &body))
     }
 
+    /// Opens a long answer, to be read part by part with [`Client::part`].
+    pub(super) async fn open(
+        &self,
+        method: Method,
+        path: &str,
+        media: &str,
+    ) -> Result<Response, CliError> {
+        let url = format!("{}/api/v1{path}", self.api);
+        let request = self.http.request(method, &url).bearer_auth(&self.token);
+        let request = request.header("accept", media).timeout(LONG);
+        let unreachable = |error| self.unreachable(error);
+        let response = request.send().await.map_err(unreachable)?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = response.bytes().await.map_err(unreachable)?;
+        Err(self.refused(status, &body))
+    }
+
+    /// The next part of a long answer; `None` at its end.
+    pub(super) async fn part(&self, response: &mut Response) -> Result<Option<Bytes>, CliError> {
+        match tokio::time::timeout(TIMEOUT, response.chunk()).await {
+            Ok(part) => part.map_err(|error| self.unreachable(error)),
+            Err(_) => Err(CliError::Failed(format!(
+                "{} sent nothing for {TIMEOUT:?}",
+                self.api
+            ))),
+        }
+    }
+
+    fn unreachable(&self, source: reqwest::Error) -> CliError {
+        // The query is what was asked for; the base is what cannot be reached.
+        CliError::Unreachable {
+            url: self.api.clone(),
+            source: source.without_url(),
+        }
+    }
+
     fn refused(&self, status: StatusCode, body: &[u8]) -> CliError {
         match serde_json::from_slice::<Problem>(body) {
             Ok(problem) => CliError::Refused(Box::new(problem)),
@@ -173,22 +206,7 @@ impl Client {
         &self,
         path: &str,
     ) -> Result<impl Stream<Item = Result<Bytes, CliError>> + use<>, CliError> {
-        let api = self.api.clone();
-        let unreachable = move |source: reqwest::Error| CliError::Unreachable {
-            url: api.clone(),
-            source: source.without_url(),
-        };
-        let request = self
-            .http
-            .post(format!("{}/api/v1{path}", self.api))
-            .timeout(STREAM_TIMEOUT)
-            .bearer_auth(&self.token);
-        let response = request.send().await.map_err(&unreachable)?;
-        let status = response.status();
-        if !status.is_success() {
-            let body = response.bytes().await.map_err(&unreachable)?;
-            return Err(self.refused(status, &body));
-        }
+        let response = self.open(Method::POST, path, "*/*").await?;
         let pieces = response.bytes_stream();
         Ok(pieces.map(|piece| {
             piece.map_err(|_| {

@@ -5,6 +5,7 @@ use totoro_api::wire::problem::Problem;
 use crate::app::StartError;
 use crate::app::backup::BackupError;
 use crate::app::restore::RestoreError;
+use crate::audit::TrailError;
 use crate::config::ConfigError;
 use crate::http::ServerError;
 use crate::keys::{FileError, RingError};
@@ -34,6 +35,8 @@ pub(super) enum CliError {
     Ring(#[from] RingError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Trail(#[from] TrailError),
     #[error(transparent)]
     Start(#[from] StartError),
     #[error(transparent)]

@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::CliError;
 use crate::app::App;
+use crate::audit::Trail;
 use crate::config::Config;
 use crate::http::Server;
 use crate::keys::{KeyRing, ServerSecret};
@@ -54,7 +55,9 @@ impl Serve {
         if config.insecure_http {
             tracing::warn!("insecure_http: keys and codes travel in the clear");
         }
-        let app = App::start(config, Arc::clone(&store), secret, ring)?;
+        let segments = config.data_dir.join("audit");
+        let trail = Trail::open(Arc::clone(&store), &segments, config.audit).await?;
+        let app = App::start(config, Arc::clone(&trail), secret, ring)?;
         if let Err(error) = app.renew_keys().await {
             return Err(CliError::Failed(format!("no ticket key: {error}")));
         }
@@ -70,6 +73,7 @@ impl Serve {
         tracing::info!(%address, "listening");
         println!("listening on http://{address}");
         let house = tokio::spawn(Arc::clone(&app).keep_house());
+        let moving = tokio::spawn(trail.keep(app.stopping()));
         let serving = tokio::spawn(server.run());
         loop {
             tokio::select! {
@@ -84,9 +88,9 @@ impl Serve {
             break;
         }
         app.stop();
-        let (served, kept) = tokio::join!(serving, house);
+        let (served, kept, moved) = tokio::join!(serving, house, moving);
         store.close().await;
-        for ended in [served, kept] {
+        for ended in [served, kept, moved] {
             ended.map_err(|error| CliError::Failed(format!("a task ended badly: {error}")))?;
         }
         tracing::info!("ended");

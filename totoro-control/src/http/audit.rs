@@ -1,16 +1,33 @@
-//! `…/audit`: a node sees its own trail, admins all of it.
+//! `…/audit`: a node sees its own trail, admins all of it. As pages, as a long poll for what comes
+//! next (`wait`), or whole as NDJSON.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::{Stream, stream};
 use totoro_api::Reason;
 use totoro_api::wire::event::AuditPage;
 use warp::Filter as _;
+use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use warp::reply::Reply as _;
 
 use super::incoming::{Incoming, Query};
 use super::route::{Route, plain};
 use super::{Answer, Api, ApiError, Scope, reply};
-use crate::app::{Failure, Reach};
-use crate::audit::{Filter, find};
+use crate::app::{App, Reach};
+use crate::audit::{Ask, Filter, Page, TrailError, read_id, write_id};
+use crate::duration::Span;
+
+/// One event a line.
+const NDJSON: &str = "application/x-ndjson";
+/// The longest wait: below what proxies on the way allow an answer to take.
+const MAX_WAIT: Duration = Duration::from_secs(55);
+/// When a node with too many open polls may try again, seconds.
+const RETRY_S: u64 = 5;
+/// Events read at once for an export: what it holds in memory.
+const EXPORT_PAGE: usize = 1000;
 
 pub(super) fn routes(api: &Arc<Api>, scope: Scope) -> Route {
     plain(
@@ -26,43 +43,74 @@ async fn list(api: Arc<Api>, scope: Scope, incoming: Incoming) -> Answer {
     let named = query.take("node");
     let node = match (&caller.reach, named) {
         (Reach::All, None) => None,
-        (Reach::All, Some(name)) => Some(api.app.node_named(&name)?.value.id),
+        (Reach::All, Some(name)) => Some(api.app.node_ever(&name)?),
         (Reach::Node(_), named) => Some(caller.node(named.as_deref())?.to_owned()),
     };
+    let filter = filter(node, &mut query)?;
+    let cursor = match query.take("cursor") {
+        Some(text) => Some(
+            read_id(&text).ok_or_else(|| ApiError::malformed("query: cursor is none of ours"))?,
+        ),
+        None => None,
+    };
+    if incoming.accepts(NDJSON) {
+        let limit = query.parse::<NonZeroU64>("limit")?;
+        query.done()?;
+        let ask = Ask {
+            filter,
+            cursor,
+            limit: 0,
+            newest: false,
+        };
+        let limit = limit.map_or(u64::MAX, NonZeroU64::get);
+        return Ok(export(Arc::clone(&api.app), ask, limit));
+    }
+    // `newest=true`: the last ones instead of the first.
+    let ask = Ask {
+        filter,
+        cursor,
+        newest: query.parse("newest")?.unwrap_or(false),
+        limit: query.limit()?,
+    };
+    let wait = query.parse::<Span>("wait")?;
+    query.done()?;
+    let page = match wait {
+        Some(wait) => {
+            let seat = match &caller.reach {
+                Reach::Node(node) => api.polls.take(format!("audit/{node}")).map(Some),
+                Reach::All => Some(None),
+            };
+            let _seat = seat.ok_or_else(|| ApiError::rate_limited(RETRY_S))?;
+            let wait = wait.0.min(MAX_WAIT);
+            let stopping = api.app.stopping();
+            api.app.trail.page_or_wait(ask, wait, stopping).await?
+        }
+        None => api.app.trail.page(ask).await?,
+    };
+    Ok(reply::ok(&AuditPage {
+        items: page.events,
+        next: page.next.map(write_id),
+        follow: page.follow.map(write_id),
+        damaged: page.damaged,
+    }))
+}
+
+fn filter(node: Option<String>, query: &mut Query) -> Result<Filter, ApiError> {
     let reason = match query.take("reason") {
         Some(code) => Some(
             Reason::from_code(&code).ok_or_else(|| ApiError::malformed("query: unknown reason"))?,
         ),
         None => None,
     };
-    let filter = Filter {
+    Ok(Filter {
         node,
         invite: query.take("invite"),
         session: query.take("session"),
         kind: query.take("kind"),
         reason,
-        since_ms: time(&mut query, "since")?,
-        until_ms: time(&mut query, "until")?,
-    };
-    // `newest=true`: the last ones instead of the first.
-    let newest = query.parse("newest")?.unwrap_or(false);
-    let (cursor, limit) = (query.take("cursor"), query.limit()?);
-    query.done()?;
-    if newest && cursor.is_some() {
-        return Err(ApiError::malformed("query: newest has no cursor"));
-    }
-    let _turn = api.queries.acquire().await;
-    // It may read for long: not on a thread that answers others.
-    let app = Arc::clone(&api.app);
-    let query = move || find(&*app.store, &filter, cursor.as_deref(), limit, newest);
-    let found = tokio::task::spawn_blocking(query).await;
-    let page = found
-        .map_err(|_| Failure::from(Reason::Internal))??
-        .ok_or_else(|| ApiError::malformed("query: cursor is none of ours"))?;
-    Ok(reply::ok(&AuditPage {
-        items: page.events,
-        next: page.next,
-    }))
+        since_ms: time(query, "since")?,
+        until_ms: time(query, "until")?,
+    })
 }
 
 /// A time in a query, Unix milliseconds.
@@ -74,4 +122,74 @@ fn time(query: &mut Query, name: &str) -> Result<Option<i64>, ApiError> {
         .map_err(|_| ApiError::malformed(format!("query: {name}: write 2030-01-31T12:00:00Z")))?;
     let ms = at.unix_timestamp_nanos() / 1_000_000;
     Ok(i64::try_from(ms).ok())
+}
+
+/// All that matches up to the end of the trail, one event a line, read as fast as the client takes
+/// it. A failure breaks the transfer off; the last line's id is the cursor to go on from.
+fn export(app: Arc<App>, ask: Ask, limit: u64) -> warp::reply::Response {
+    let mut response = warp::reply::stream(lines(app, ask, limit)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(NDJSON));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// An export under way.
+struct Export {
+    app: Arc<App>,
+    ask: Ask,
+    left: u64,
+    damaged: Vec<String>,
+}
+
+fn lines(
+    app: Arc<App>,
+    ask: Ask,
+    limit: u64,
+) -> impl Stream<Item = Result<Bytes, TrailError>> + Send + Sync {
+    let export = Export {
+        app,
+        ask,
+        left: limit,
+        damaged: Vec::new(),
+    };
+    stream::try_unfold(Some(export), async |export| {
+        let Some(mut export) = export else {
+            return Ok(None);
+        };
+        if *export.app.stopping().borrow() {
+            return Err(TrailError::Failed("the control plane is ending".to_owned()));
+        }
+        let most = usize::try_from(export.left).unwrap_or(usize::MAX);
+        export.ask.limit = EXPORT_PAGE.min(most);
+        let page = export.app.trail.page(export.ask.clone()).await?;
+        export.left -= page.events.len() as u64;
+        export.ask.cursor = page.next;
+        let more = page.next.is_some() && export.left > 0;
+        let lines = export.write(page, !more)?;
+        Ok(Some((lines, more.then_some(export))))
+    })
+}
+
+impl Export {
+    /// The page's lines; after the last one those segments are named that miss something.
+    fn write(&mut self, page: Page, last: bool) -> Result<Bytes, TrailError> {
+        let mut lines = Vec::new();
+        let failed = |error| TrailError::Failed(format!("an event cannot be written: {error}"));
+        for event in &page.events {
+            serde_json::to_writer(&mut lines, event).map_err(failed)?;
+            lines.push(b'\n');
+        }
+        for name in page.damaged {
+            if !self.damaged.contains(&name) {
+                self.damaged.push(name);
+            }
+        }
+        if last && !self.damaged.is_empty() {
+            let damaged = serde_json::json!({ "damaged": self.damaged });
+            lines.extend_from_slice(damaged.to_string().as_bytes());
+            lines.push(b'\n');
+        }
+        Ok(lines.into())
+    }
 }

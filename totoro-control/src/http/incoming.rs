@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use totoro_api::Reason;
 use warp::Filter as _;
 use warp::filters::BoxedFilter;
-use warp::http::header::{AUTHORIZATION, CONTENT_LENGTH, IF_MATCH};
+use warp::http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, IF_MATCH};
 use warp::http::{HeaderMap, Method, StatusCode};
 use warp::path::FullPath;
 
@@ -106,6 +106,18 @@ impl Incoming {
         let value = self.headers.get(AUTHORIZATION)?.to_str().ok()?;
         let (named, rest) = value.split_once(' ')?;
         named.eq_ignore_ascii_case(scheme).then(|| rest.trim())
+    }
+
+    /// Whether the client asks for this media type by name.
+    pub(super) fn accepts(&self, media: &str) -> bool {
+        let named = |value: &str| {
+            value.split(',').any(|range| {
+                let range = range.split(';').next().unwrap_or_default();
+                range.trim().eq_ignore_ascii_case(media)
+            })
+        };
+        let mut values = self.headers.get_all(ACCEPT).into_iter();
+        values.any(|value| value.to_str().is_ok_and(named))
     }
 
     /// The `Idempotency-Key` of this request: what is asked, and its body.

@@ -28,7 +28,6 @@ mod watch;
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
 use warp::Filter as _;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
@@ -43,8 +42,6 @@ use seats::Seats;
 
 /// Long polls that one node may have open: its daemon has one, and a lost one may linger.
 const MAX_POLLS: usize = 4;
-/// Queries of the trail that run at once: each reads much.
-const MAX_QUERIES: usize = 2;
 
 /// What handlers share.
 struct Api {
@@ -52,8 +49,6 @@ struct Api {
     limiters: Limiters,
     /// Open long polls, by node.
     polls: Arc<Seats<String>>,
-    /// Queries of the trail.
-    queries: Semaphore,
 }
 
 /// Whose routes: a node's key under `/nodes`, an admin's token under `/admin`.
@@ -69,7 +64,6 @@ impl Api {
             limiters: Limiters::new(app.config.rate),
             app,
             polls: Seats::new(MAX_POLLS),
-            queries: Semaphore::new(MAX_QUERIES),
         }
     }
 

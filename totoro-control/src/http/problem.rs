@@ -155,7 +155,7 @@ impl From<Failure> for ApiError {
                 Refusal::with(Reason::RequestTooLarge, format!("too much for one {what}")),
                 StatusCode::PAYLOAD_TOO_LARGE,
             ),
-            Failure::Store(_) | Failure::Ring(_) => {
+            Failure::Store(_) | Failure::Trail(_) | Failure::Ring(_) => {
                 // The chain goes to the log, once; the client gets the request id.
                 tracing::error!(
                     error = &failure as &dyn std::error::Error,
@@ -173,6 +173,12 @@ impl From<Failure> for ApiError {
             status,
             retry_after,
         }
+    }
+}
+
+impl From<crate::audit::TrailError> for ApiError {
+    fn from(error: crate::audit::TrailError) -> Self {
+        ApiError::from(Failure::from(error))
     }
 }
 

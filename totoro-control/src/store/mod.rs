@@ -143,6 +143,9 @@ pub enum StoreError {
     /// A key, value or commit beyond the store's limits.
     #[error("too large for the store: {0}")]
     TooLarge(&'static str),
+    /// Too many audit events wait to be moved to segments.
+    #[error("the audit trail is full: its segments cannot be written; see the log")]
+    TrailFull,
     /// The writer has ended: the process is going down.
     #[error("the store is closed")]
     Closed,

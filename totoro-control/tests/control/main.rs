@@ -2,6 +2,7 @@
 //! test program, so that it is linked once.
 
 mod admins;
+mod audit;
 mod backup;
 mod batches;
 mod commands;

@@ -56,6 +56,8 @@ pub mod kind {
     pub const BAN_ADDED: &str = "ban.added";
     pub const BAN_LIFTED: &str = "ban.lifted";
     pub const AUDIT_LOST: &str = "audit.lost";
+    pub const AUDIT_DROPPED: &str = "audit.dropped";
+    pub const AUDIT_UNREADABLE: &str = "audit.unreadable";
     pub const AUDIT_FOREIGN: &str = "audit.foreign";
 }
 
@@ -216,9 +218,16 @@ pub struct AuditEvent {
 pub struct AuditPage {
     /// The events, oldest first.
     pub items: Vec<AuditEvent>,
-    /// Where the next page begins; absent at the end.
+    /// The cursor of the next page; absent at the end. Of the newest events the next page is the
+    /// one before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+    /// At the end: the cursor of what comes after all that is there now, for `wait`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follow: Option<String>,
+    /// Segment files that could not be read as a whole: events may be missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damaged: Vec<String>,
 }
 
 #[cfg(test)]
