@@ -145,6 +145,12 @@ pub mod key {
         format!("presence/{node}")
     }
 
+    /// Where a node was reached.
+    #[must_use]
+    pub fn reach(node: &str) -> String {
+        format!("reach/{node}")
+    }
+
     /// How far a node's spool has arrived.
     #[must_use]
     pub fn spool(node: &str, spool: &str) -> String {
@@ -454,10 +460,20 @@ pub struct AppliedRecord {
 }
 
 /// Whether a node is online, as the trail last said.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PresenceRecord {
     /// Online, or offline.
     pub online: bool,
+    /// Why it is degraded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+}
+
+/// Where a node was reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReachRecord {
+    /// Those of its addresses that the control plane has connected to.
+    pub addresses: Vec<String>,
 }
 
 /// A session that was kicked.

@@ -134,6 +134,8 @@ fn is_ours(kind: &str) -> bool {
     let nodes = [
         kind::SESSION_KICKED,
         kind::NODE_CHANGED,
+        kind::NODE_REACHED,
+        kind::NODE_DEGRADED,
         kind::NODE_KEY_ROTATED,
         kind::NODE_ENROLLED,
         kind::NODE_ONLINE,

@@ -23,6 +23,8 @@ const MAX_DUE: usize = 1000;
 impl App {
     /// Runs until the process is asked to end.
     pub async fn keep_house(self: Arc<Self>) {
+        // Beside the rest: a connect takes seconds where nobody answers.
+        let reaching = tokio::spawn(Arc::clone(&self).keep_reaching());
         let mut stopping = self.stopping();
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -57,6 +59,9 @@ impl App {
                 );
             }
         }
+        if let Err(error) = reaching.await {
+            tracing::error!(%error, "reaching nodes ended badly");
+        }
         if let Err(failure) = self.keep_used().await {
             tracing::warn!(
                 error = &failure as &dyn std::error::Error,
@@ -78,7 +83,7 @@ impl App {
                 if !self.live.is_lost(&id) || !tx.get(&at)?.is_some_and(online) {
                     return Ok(());
                 }
-                tx.put(&at, &PresenceRecord { online: false })?;
+                tx.put(&at, &PresenceRecord::default())?;
                 let event = Author::system().event(kind::NODE_OFFLINE).node(&id);
                 Ok(audit::record(
                     tx,

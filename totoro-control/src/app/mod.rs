@@ -18,12 +18,14 @@ pub mod invite_change;
 pub mod invite_list;
 pub mod issue;
 pub mod janitor;
+mod listing;
 mod live;
 pub mod node;
 pub mod node_change;
 mod node_gone;
 mod node_key;
 mod node_new;
+mod presence;
 pub mod public;
 pub mod resolve;
 pub mod restore;
@@ -56,6 +58,7 @@ use crate::records::{Generation, key};
 use crate::store::{Store, StoreError};
 
 use self::ban_index::BanIndex;
+use self::listing::Unreached;
 use self::live::Live;
 use self::node_key::Retired;
 use self::public::Listed;
@@ -78,6 +81,8 @@ pub struct App {
     live: Live,
     /// Nodes that have used a new key, whose old one is still to be removed from the store.
     retired: Retired,
+    /// Why addresses of public nodes are not reached.
+    unreached: Unreached,
     /// When admin tokens were last used.
     used: Used,
     /// Whose turn it is to make a ticket key.
@@ -132,6 +137,7 @@ impl App {
             ring,
             live,
             retired: Retired::default(),
+            unreached: Unreached::default(),
             used: Used::default(),
             rotating: tokio::sync::Mutex::default(),
             bans: BanIndex::default(),

@@ -123,6 +123,7 @@ impl App {
         let heartbeat = seen.as_ref().map(|seen| &*seen.heartbeat);
         let grade = heartbeat.map_or(Grade::default(), |heartbeat| heartbeat.grade);
         let policy = self.policy_revision(&record.id)?;
+        let unlisted = self.unlisted(&record)?;
         let said = record.said;
         Ok(Node {
             id: record.id,
@@ -139,6 +140,7 @@ impl App {
             abuse_contact: said.abuse_contact,
             state,
             problems,
+            unlisted,
             grade,
             unenforced: unenforced(grade),
             features: heartbeat

@@ -46,6 +46,7 @@ impl App {
                 tx.delete(&key::enrolment(&token));
             }
             tx.delete(&key::presence(id));
+            tx.delete(&key::reach(id));
             tx.delete(&key::applied(id));
             let Author { actor, request_id } = caller.author.clone();
             tx.put(&key::gone(id), &GoneRecord { actor, request_id })?;

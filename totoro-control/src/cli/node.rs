@@ -304,6 +304,9 @@ fn print_node(node: &Node, as_json: bool) -> Result<(), CliError> {
     for problem in &node.problems {
         row("problem", problem.clone());
     }
+    for address in &node.unlisted {
+        row("not listed", address.clone());
+    }
     for limit in &node.unenforced {
         row("unenforced", limit.clone());
     }

@@ -14,6 +14,7 @@ mod events;
 mod hygiene;
 mod invites;
 mod lender;
+mod listing;
 mod nodes;
 mod repeats;
 mod support;

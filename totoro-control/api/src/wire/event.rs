@@ -43,6 +43,7 @@ pub mod kind {
     pub const NODE_DRAINED: &str = "node.drained";
     pub const NODE_CHANGED: &str = "node.changed";
     pub const NODE_KEY_ROTATED: &str = "node.key_rotated";
+    pub const NODE_REACHED: &str = "node.reached";
     pub const NODE_CONFLICT: &str = "node.conflict";
     pub const ADMIN_NODE_CREATED: &str = "admin.node_created";
     pub const ADMIN_NODE_CHANGED: &str = "admin.node_changed";

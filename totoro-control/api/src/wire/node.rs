@@ -249,6 +249,9 @@ pub struct Node {
     pub state: NodeState,
     /// Why it is degraded, or could not apply its policy; one line each.
     pub problems: Vec<String>,
+    /// Addresses of a public node that it is not listed with, and why; one line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unlisted: Vec<String>,
     /// How limits are enforced.
     pub grade: Grade,
     /// Limits that this grade cannot hold.
