@@ -35,6 +35,16 @@ pub struct Config {
     /// How often nodes report; three missed make a node offline.
     #[serde(default = "default_heartbeat")]
     pub heartbeat_interval: Span,
+    /// How often the clients of a node without our daemon ping; three missed pings end a session's
+    /// leases.
+    #[serde(default = "default_ping")]
+    pub callback_ping: Span,
+    /// How long a lost session's ports wait for it, on nodes without our daemon.
+    #[serde(default = "default_port_time")]
+    pub port_reserve: Span,
+    /// How long after that they are nobody else's yet.
+    #[serde(default = "default_port_time")]
+    pub port_cool: Span,
     /// Open connections at most; more wait to be accepted.
     #[serde(default = "default_connections")]
     pub max_connections: u32,
@@ -103,6 +113,14 @@ fn default_heartbeat() -> Span {
     Span(Duration::from_secs(10))
 }
 
+fn default_ping() -> Span {
+    Span(Duration::from_secs(30))
+}
+
+fn default_port_time() -> Span {
+    Span(Duration::from_secs(600))
+}
+
 fn default_connections() -> u32 {
     10_000
 }
@@ -157,6 +175,9 @@ impl Config {
             secrets_dir: default_secrets(),
             ticket_ttl: default_ticket_ttl(),
             heartbeat_interval: default_heartbeat(),
+            callback_ping: default_ping(),
+            port_reserve: default_port_time(),
+            port_cool: default_port_time(),
             max_connections: default_connections(),
             connections_per_address: default_connections_per_address(),
             trusted_proxies: Vec::new(),
@@ -226,6 +247,17 @@ impl Config {
         let interval = self.heartbeat_interval.0;
         if interval < Duration::from_secs(1) || interval > Duration::from_secs(300) {
             return bad("heartbeat_interval", "must be 1s to 5m".to_owned());
+        }
+        if !(1..=3600).contains(&self.callback_ping.secs()) {
+            return bad("callback_ping", "must be 1s to 1h".to_owned());
+        }
+        for (key, span) in [
+            ("port_reserve", self.port_reserve),
+            ("port_cool", self.port_cool),
+        ] {
+            if span.0 > 7 * day {
+                return bad(key, "must be at most 7d".to_owned());
+            }
         }
         for (key, value) in [
             ("max_connections", self.max_connections),

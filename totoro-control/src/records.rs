@@ -39,6 +39,9 @@ pub struct NodeRecord {
     pub old_key: Option<OldKey>,
     /// The installation that holds the key.
     pub instance: String,
+    /// A stock frps without our daemon holds the key, and asks the control plane.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub callback: bool,
     /// Whether the key was used: until then the enrolment may be repeated.
     pub key_used: bool,
     /// The keyed hash of its enrolment token, where there is one: a newer one voids it.

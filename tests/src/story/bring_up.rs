@@ -145,6 +145,7 @@ fn token_again(world: &World) -> Result<String> {
     let enroll = Enroll {
         key_hash: blake3::hash(b"another key").to_hex().to_string(),
         instance: "00".repeat(16),
+        callback: false,
     };
     let thief = world.anyone.with_token(&world.spent_token);
     let reason = thief.refused("/nodes/enroll", &enroll)?;

@@ -112,6 +112,7 @@ fn of_another_node(world: &World) -> Result<String> {
     let enroll = Enroll {
         key_hash: blake3::hash(key.as_bytes()).to_hex().to_string(),
         instance: hex(&random[..16]),
+        callback: false,
     };
     let instance = enroll.instance.clone();
     let _: Value = world

@@ -79,6 +79,7 @@ impl App {
                 node.key = Some(hash.clone());
                 node.instance.clone_from(&enroll.instance);
                 node.key_used = false;
+                node.callback = enroll.callback;
                 tx.put(&key::node(&node.id), &node)?;
                 tx.put(&key::node_key(&hash), &node.id)?;
                 tx.put(
@@ -92,7 +93,9 @@ impl App {
                 tx.delete(&key::applied(&node.id));
                 push::touch(tx, &node.id, &Change::Node)?;
                 let author = Author::remote("node", &node.id, address, request_id);
-                let detail = serde_json::json!({ "instance": node.instance });
+                let detail = serde_json::json!({
+                    "instance": node.instance, "callback": node.callback,
+                });
                 let event = author
                     .event(kind::NODE_ENROLLED)
                     .node(&node.id)

@@ -14,6 +14,14 @@ struct File<'a> {
     server_port: u16,
     user: &'a str,
     auth: Auth<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transport: Option<Transport>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Transport {
+    heartbeat_interval: u64,
 }
 
 #[derive(Serialize)]
@@ -65,6 +73,8 @@ pub(super) struct Client<'a> {
     pub(super) pool: &'a Pool,
     /// Whether the node has a CA.
     pub(super) has_ca: bool,
+    /// How often frpc pings, seconds: only where nothing else tells that it lives.
+    pub(super) ping_s: Option<u64>,
 }
 
 impl Client<'_> {
@@ -84,6 +94,9 @@ impl Client<'_> {
                     token_endpoint_url: &url,
                 },
             },
+            transport: self
+                .ping_s
+                .map(|heartbeat_interval| Transport { heartbeat_interval }),
         };
         let mut text = String::from(
             "# frpc (0.61 or newer) fetches its tickets by itself with the client secret below.\n\
@@ -174,6 +187,7 @@ mod tests {
             limits: &limits.over(&Limits::default()),
             pool: &pool,
             has_ca: true,
+            ping_s: Some(30),
         };
         let text = client.toml().unwrap();
         let read: toml::Table = text.parse().unwrap();
@@ -186,6 +200,8 @@ mod tests {
         assert_eq!(oidc["clientSecret"].as_str(), Some("tn1-\"#"));
         let url = "https://control.example.org/api/v1/oauth/token";
         assert_eq!(oidc["tokenEndpointURL"].as_str(), Some(url));
+        let ping = &read["transport"]["heartbeatInterval"];
+        assert_eq!(ping.as_integer(), Some(30));
         assert!(!read.contains_key("proxies"), "the example is a comment");
 
         let uncommented: String = text

@@ -105,7 +105,7 @@ impl App {
     /// last reported.
     pub(super) fn check_limits(&self, node: &NodeRecord, limits: &Limits) -> Result<(), Failure> {
         fields::limits("limits", limits, &node.said.pool)?;
-        let Some(seen) = self.live.last(&node.id) else {
+        let Some(seen) = self.reported(node) else {
             return Ok(());
         };
         let features = &seen.heartbeat.features;

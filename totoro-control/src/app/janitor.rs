@@ -10,7 +10,9 @@ use totoro_api::wire::event::kind;
 use super::{App, Failure};
 use crate::audit::{self, Author};
 use crate::push;
-use crate::records::{AppliedRecord, IdempotencyRecord, InviteRecord, PresenceRecord, key};
+use crate::records::{
+    AppliedRecord, IdempotencyRecord, InviteRecord, NodeRecord, PresenceRecord, key,
+};
 use crate::store::{Range, Tx, names, prefix_end, read};
 
 /// How often it looks.
@@ -30,6 +32,8 @@ impl App {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut count = 0_u64;
         let mut trimmed = 0;
+        // Sessions that ping are looked at several times within what they may be silent for.
+        let every = (self.ping_every().as_secs() / 6).max(1);
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
@@ -41,7 +45,11 @@ impl App {
                 self.tell_bans().await,
                 self.retire_keys().await,
                 self.sweep_gone().await,
+                self.tell_refusals(false).await,
             ];
+            if count.is_multiple_of(every) {
+                done.push(self.keep_sessions().await);
+            }
             if count.is_multiple_of(SLOW) {
                 done.push(self.forget_requests().await);
                 done.push(self.forget_bans().await);
@@ -50,6 +58,7 @@ impl App {
                 done.push(self.keep_used().await);
                 done.push(self.trim_logs(&mut trimmed).await);
                 done.push(self.renew_keys().await);
+                done.push(self.forget_callback().await);
             }
             count += 1;
             for failure in done.into_iter().filter_map(Result::err) {
@@ -68,6 +77,13 @@ impl App {
                 "when tokens were last used is not kept"
             );
         }
+        // What was gathered in memory is told before it is gone.
+        if let Err(failure) = self.tell_refusals(true).await {
+            tracing::error!(
+                error = &failure as &dyn std::error::Error,
+                "the last refusals could not be told of"
+            );
+        }
     }
 
     /// Leaves `node.offline` for nodes that missed their heartbeats.
@@ -75,12 +91,16 @@ impl App {
         for id in names(&*self.store, "presence/")? {
             let at = key::presence(&id);
             let online = |record: crate::store::Record<PresenceRecord>| record.value.online;
-            if !self.live.is_lost(&id) || !read(&*self.store, &at)?.is_some_and(online) {
+            let node = read::<NodeRecord>(&*self.store, &key::node(&id))?;
+            let calls = node.is_some_and(|node| node.value.callback);
+            let calls = calls.then(|| self.ping_patience());
+            let lost = || self.live.is_lost(&id, calls);
+            if !lost() || !read(&*self.store, &at)?.is_some_and(online) {
                 continue;
             }
             let now_ms = self.now_ms();
             self.transact(|tx| {
-                if !self.live.is_lost(&id) || !tx.get(&at)?.is_some_and(online) {
+                if !lost() || !tx.get(&at)?.is_some_and(online) {
                     return Ok(());
                 }
                 tx.put(&at, &PresenceRecord::default())?;

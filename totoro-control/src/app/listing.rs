@@ -154,12 +154,17 @@ impl App {
         Ok(attempts)
     }
 
+    fn is_up(&self, node: &str) -> bool {
+        self.node_record(node)
+            .is_ok_and(|node| self.is_heard(&node.value))
+    }
+
     /// Tries what is due, of nodes that report.
     async fn try_due(&self, attempts: &mut HashMap<Place, Attempt>) -> Result<(), Failure> {
         let now = Instant::now();
         let due = attempts
             .iter()
-            .filter(|((node, _), attempt)| attempt.due <= now && self.live.is_online(node));
+            .filter(|((node, _), attempt)| attempt.due <= now && self.is_up(node));
         let due: Vec<Place> = due.map(|(place, _)| place.clone()).take(AT_ONCE).collect();
         let listing = self.config.listing;
         let tries = due.into_iter().map(|place| async move {

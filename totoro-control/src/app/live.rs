@@ -24,6 +24,8 @@ pub(super) struct Live {
     patience: Duration,
     /// Locked for map look-ups only, never across an await.
     nodes: Mutex<HashMap<String, Seen>>,
+    /// When the frps of nodes without a daemon last asked.
+    calls: Mutex<HashMap<String, Instant>>,
     /// Nodes that are reported by two installations: when that was last told, and how often it
     /// happened since.
     twins: Mutex<HashMap<String, (Instant, u64)>>,
@@ -36,6 +38,7 @@ impl Live {
             started: Instant::now(),
             patience,
             nodes: Mutex::default(),
+            calls: Mutex::default(),
             twins: Mutex::default(),
         }
     }
@@ -84,11 +87,33 @@ impl Live {
             .is_some_and(|seen| seen.at.elapsed() <= self.patience)
     }
 
-    /// Whether enough time has passed to call it offline: after a start of the control plane every
-    /// node gets as long as one that was just seen.
-    pub(super) fn is_lost(&self, node: &str) -> bool {
+    /// Whether the daemon is silent: no heartbeat, and time enough for one since the start.
+    pub(super) fn is_silent(&self, node: &str) -> bool {
         let since = self.last(node).map_or(self.started, |seen| seen.at);
         since.elapsed() > self.patience
+    }
+
+    /// The node's frps asked.
+    pub(super) fn called(&self, node: &str) {
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.insert(node.to_owned(), Instant::now());
+    }
+
+    /// How long ago the node's frps last asked, since the start.
+    pub(super) fn last_call(&self, node: &str) -> Option<Duration> {
+        let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.get(node).map(Instant::elapsed)
+    }
+
+    /// Whether enough time has passed to call it offline: after a start of the control plane every
+    /// node gets as long as one that was just seen.
+    /// `calls` is how long the frps of a node without a daemon may say nothing.
+    pub(super) fn is_lost(&self, node: &str, calls: Option<Duration>) -> bool {
+        let Some(patience) = calls else {
+            return self.is_silent(node);
+        };
+        let since = self.last_call(node).unwrap_or(self.started.elapsed());
+        since > patience && !self.is_online(node)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Seen>> {

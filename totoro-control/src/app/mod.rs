@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod ban;
 mod ban_index;
+pub mod callback;
 pub mod caller;
 pub mod enrol;
 pub mod events;
@@ -58,6 +59,7 @@ use crate::records::{Generation, key};
 use crate::store::{Store, StoreError};
 
 use self::ban_index::BanIndex;
+use self::callback::Callback;
 use self::listing::Unreached;
 use self::live::Live;
 use self::node_key::Retired;
@@ -89,6 +91,8 @@ pub struct App {
     rotating: tokio::sync::Mutex<()>,
     /// The bans, compiled.
     bans: BanIndex,
+    /// Nodes at grade `callback`, as far as memory has them.
+    callback: Callback,
     /// The public list, a moment old at most.
     listed: Listed,
     /// Whose turn it is where many change the same thing.
@@ -141,6 +145,7 @@ impl App {
             used: Used::default(),
             rotating: tokio::sync::Mutex::default(),
             bans: BanIndex::default(),
+            callback: Callback::default(),
             listed: Listed::default(),
             turns: Turns::default(),
             generation,

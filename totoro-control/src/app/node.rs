@@ -115,13 +115,14 @@ impl App {
             revision: version,
             value: record,
         } = record;
-        let seen = self.live.last(&record.id);
+        let seen = self.reported(&record);
+        let heard = self.heard_ago(&record);
         let applied = read::<AppliedRecord>(&*self.store, &key::applied(&record.id))?
             .map(|applied| applied.value)
             .unwrap_or_default();
         let (state, problems) = self.node_state(&record, &applied);
         let heartbeat = seen.as_ref().map(|seen| &*seen.heartbeat);
-        let grade = heartbeat.map_or(Grade::default(), |heartbeat| heartbeat.grade);
+        let grade = self.grade_of(&record);
         let policy = self.policy_revision(&record.id)?;
         let unlisted = self.unlisted(&record)?;
         let said = record.said;
@@ -148,7 +149,7 @@ impl App {
                 .unwrap_or_default(),
             instance: record.instance,
             versions: heartbeat.map(versions).unwrap_or_default(),
-            seen_s: seen.map(|seen| seen.at.elapsed().as_secs()),
+            seen_s: heard.map(|heard| heard.as_secs()),
             policy,
             applied: applied.revision,
             version,
@@ -162,14 +163,14 @@ impl App {
         applied: &AppliedRecord,
     ) -> (NodeState, Vec<String>) {
         let mut problems: Vec<String> = applied.error.iter().cloned().collect();
-        if let Some(seen) = self.live.last(&record.id)
+        if let Some(seen) = self.reported(record)
             && seen.heartbeat.grade != Grade::Kernel
         {
             problems.extend(seen.heartbeat.missing.iter().cloned());
         }
         let state = if record.disabled {
             NodeState::Disabled
-        } else if !self.live.is_online(&record.id) {
+        } else if !self.is_heard(record) {
             NodeState::Offline
         } else if record.draining {
             NodeState::Draining

@@ -8,7 +8,7 @@ use totoro_api::wire::event::kind;
 use totoro_api::wire::push::InviteState;
 
 use super::invite_change::IfMatch;
-use super::{App, Caller, Failure};
+use super::{App, Caller, Failure, callback};
 use crate::audit::{self, Author};
 use crate::records::{GoneRecord, InviteRecord, NodeRecord, key};
 use crate::store::{Range, Tx, names, prefix_end, read};
@@ -99,6 +99,7 @@ impl App {
             key::kicks_of(id),
             key::spools_of(id),
             key::policy(id),
+            callback::all_of(id),
         ];
         for prefix in &left {
             let some = self.some_of(prefix)?;

@@ -40,6 +40,7 @@ impl App {
             old_key: None,
             instance: String::new(),
             key_used: false,
+            callback: false,
             enrolment: None,
             created_at: now,
         };

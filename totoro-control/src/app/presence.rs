@@ -25,7 +25,8 @@ impl App {
         let now = self.presence_of(node)?;
         let at = key::presence(&node.id);
         let stands = read::<PresenceRecord>(&*self.store, &at)?;
-        if node.key_used && stands.is_some_and(|stands| stands.value == now) {
+        // A daemon that reports is the authority again, whoever was it before.
+        if node.key_used && !node.callback && stands.is_some_and(|stands| stands.value == now) {
             return Ok(());
         }
         let seen = self.live.last(&node.id);
@@ -34,7 +35,7 @@ impl App {
             .unwrap_or_default();
         let now_ms = self.now_ms();
         self.transact(|tx| {
-            burn_token(tx, &node.id)?;
+            take_over(tx, &node.id)?;
             let before = tx.get::<PresenceRecord>(&at)?;
             let before = before.map(|before| before.value).unwrap_or_default();
             if before == now {
@@ -79,23 +80,28 @@ impl App {
     }
 }
 
-/// The first use of a node's key: the token that it was enrolled with has done its work.
-fn burn_token(tx: &mut Tx<'_>, node: &str) -> Result<(), Failure> {
+/// A daemon reports with the node's key: the control plane decides for it no longer, and the token
+/// that it was enrolled with has done its work.
+fn take_over(tx: &mut Tx<'_>, node: &str) -> Result<(), Failure> {
     let found = tx.get::<NodeRecord>(&key::node(node))?;
-    let mut node = found.ok_or(Reason::NotAuthorized)?.value;
-    if node.key_used {
-        return Ok(());
+    let before = found.ok_or(Reason::NotAuthorized)?.value;
+    let mut node = before.clone();
+    node.callback = false;
+    if !node.key_used {
+        node.key_used = true;
+        // One made since then is another's.
+        if let Some(token) = &node.enrolment
+            && let Some(record) = tx.get::<EnrolmentRecord>(&key::enrolment(token))?
+            && record.value.used_for == node.key
+        {
+            tx.delete(&key::enrolment(token));
+            node.enrolment = None;
+        }
     }
-    node.key_used = true;
-    // One made since then is another's.
-    if let Some(token) = &node.enrolment
-        && let Some(record) = tx.get::<EnrolmentRecord>(&key::enrolment(token))?
-        && record.value.used_for == node.key
-    {
-        tx.delete(&key::enrolment(token));
-        node.enrolment = None;
+    if node != before {
+        tx.put(&key::node(&node.id), &node)?;
     }
-    Ok(tx.put(&key::node(&node.id), &node)?)
+    Ok(())
 }
 
 fn versions(heartbeat: &Heartbeat) -> Value {

@@ -9,7 +9,7 @@ use totoro_api::Reason;
 use totoro_api::limits::Limits;
 use totoro_api::ticket::rfc3339;
 use totoro_api::wire::invite::PublicTicket;
-use totoro_api::wire::node::{Grade, PublicNode, PublicNodePage, Visibility};
+use totoro_api::wire::node::{PublicNode, PublicNodePage, Visibility};
 
 use super::frpc::Client;
 use super::holder::Visitor;
@@ -94,9 +94,14 @@ impl App {
     fn public_view(&self, node: NodeRecord) -> Result<PublicNode, StoreError> {
         let applied = read::<AppliedRecord>(&*self.store, &key::applied(&node.id))?;
         let (state, _) = self.node_state(&node, &applied.map(|a| a.value).unwrap_or_default());
-        let seen = self.live.last(&node.id);
+        let seen = self.reported(&node);
+        let heard = self.heard_ago(&node);
         let heartbeat = seen.as_ref().map(|seen| &*seen.heartbeat);
-        let grade = heartbeat.map_or(Grade::default(), |heartbeat| heartbeat.grade);
+        let grade = self.grade_of(&node);
+        let leased = node
+            .callback
+            .then(|| self.callback_free(&node))
+            .transpose()?;
         let said = node.said;
         let lent = || {
             let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
@@ -107,8 +112,10 @@ impl App {
             ])
         };
         let free = heartbeat.map(|heartbeat| heartbeat.free_ports.clone());
+        let free = free.filter(|free| !free.is_empty()).unwrap_or_else(lent);
+        let free = leased.unwrap_or(free);
         Ok(PublicNode {
-            free_ports: free.filter(|free| !free.is_empty()).unwrap_or_else(lent),
+            free_ports: free,
             id: node.id,
             name: said.name,
             region: said.region,
@@ -122,7 +129,7 @@ impl App {
             versions: heartbeat.map(versions).unwrap_or_default(),
             cpu_percent: heartbeat.map_or(0.0, |heartbeat| heartbeat.cpu_percent),
             load1: heartbeat.map_or(0.0, |heartbeat| heartbeat.load1),
-            seen_s: seen.map_or(0, |seen| seen.at.elapsed().as_secs()),
+            seen_s: heard.map_or(0, |heard| heard.as_secs()),
             abuse_contact: said.abuse_contact,
         })
     }
@@ -139,6 +146,7 @@ impl App {
         let (issued, mut node) = self.anonymous(name, visitor).await?;
         node.said.server_addr = self.reached(&node)?;
         let limits = node.said.public_limits.over(&Limits::default());
+        let grade = self.grade_of(&node);
         let tls_ca = self.tls_ca(&node.id);
         let frpc_toml = Client {
             server_addr: node.said.server_addr.first().map_or("", String::as_str),
@@ -149,6 +157,7 @@ impl App {
             limits: &limits,
             pool: &node.said.pool,
             has_ca: !tls_ca.is_empty(),
+            ping_s: self.ping_for(&node),
         }
         .toml()
         .map_err(|_| Failure::from(Reason::Internal))?;
@@ -162,6 +171,8 @@ impl App {
             ticket: issued.ticket,
             frpc_toml,
             tls_ca,
+            unenforced: unenforced(grade),
+            grade,
         })
     }
 }

@@ -8,6 +8,7 @@ use totoro_api::wire::invite::Resolved;
 use super::frpc::{Client, command};
 use super::holder::{Holder, Refused, Visitor};
 use super::issue::Issued;
+use super::node::unenforced;
 use super::{App, Failure};
 
 impl App {
@@ -47,6 +48,7 @@ impl App {
     fn resolved(&self, code: &str, holder: Holder, issued: Issued) -> Result<Resolved, Failure> {
         let Holder { invite, node, .. } = holder;
         let limits = invite.limits.over(&node.said.defaults);
+        let grade = self.grade_of(&node);
         let tls_ca = self.tls_ca(&node.id);
         // Read back as the code is shown, so that a sloppily typed one is tidy in the file.
         let code = code
@@ -61,11 +63,12 @@ impl App {
             limits: &limits,
             pool: &node.said.pool,
             has_ca: !tls_ca.is_empty(),
+            ping_s: self.ping_for(&node),
         }
         .toml()
         .map_err(|_| Failure::from(Reason::Internal))?;
         Ok(Resolved {
-            usage: self.tenant_usage(&node.id, &invite.id).1,
+            usage: self.tenant_usage(&node, &invite.id)?.1,
             invite: invite.id,
             node: node.id,
             node_name: node.said.name,
@@ -77,6 +80,8 @@ impl App {
             command: command(&frpc_toml),
             frpc_toml,
             tls_ca,
+            unenforced: unenforced(grade),
+            grade,
         })
     }
 

@@ -1,6 +1,6 @@
 //! Who is on, as the nodes last reported it, and kicking: a one-shot change that the node is pushed
 //! until it has applied it. A session's id is never used again, so a kick that arrives twice, or
-//! late, hits nobody else.
+//! late, hits nobody else. Of a node without a daemon the sessions are ours, and end here.
 
 use serde_json::json;
 use totoro_api::Reason;
@@ -11,8 +11,8 @@ use totoro_api::wire::session::{SessionEntry, SessionPage};
 use super::{App, Caller, Failure, Reach, checked_id};
 use crate::audit;
 use crate::push;
-use crate::records::{Change, KickRecord, key};
-use crate::store::{StoreError, Tx, names, records};
+use crate::records::{Change, KickRecord, NodeRecord, key};
+use crate::store::{StoreError, Tx, names, read, records};
 
 /// How long a kick is remembered, seconds: for so long a repeat of it is no second one.
 const KEPT_S: i64 = 86_400;
@@ -56,6 +56,12 @@ impl App {
 
     /// A node's sessions in the order of their ids.
     fn sessions_of(&self, node: &str) -> Result<Vec<SessionEntry>, StoreError> {
+        let record = read::<NodeRecord>(&*self.store, &key::node(node))?;
+        if record.is_some_and(|record| record.value.callback) {
+            let mut sessions = self.callback_sessions(node)?;
+            sessions.sort_by(|a, b| a.id.cmp(&b.id));
+            return Ok(sessions);
+        }
         let Some(seen) = self.live.last(node) else {
             return Ok(Vec::new());
         };
@@ -108,10 +114,12 @@ impl App {
                     format!("{MAX_KICKS} kicks a day: ban the source, or revoke the invite");
                 return Err(Failure::refused(Reason::RateLimited, detail));
             }
-            tx.put(&at, &KickRecord { done: false })?;
+            let record = tx.get::<NodeRecord>(&key::node(&node))?;
+            // Where no daemon is, it is done here and now.
+            let done = record.is_some_and(|record| record.value.callback);
+            tx.put(&at, &KickRecord { done })?;
             let ends = key::kick_end(now + KEPT_S, &format!("{node}/{session}"));
             tx.put(&ends, &())?;
-            push::touch(tx, &node, &Change::Kicks)?;
             let event = caller.author.event(kind::SESSION_KICKED).node(&node);
             let event = event.session(session);
             let event = match known.tenant.starts_with(super::holder::PUBLIC) {
@@ -119,7 +127,11 @@ impl App {
                 false => event.invite(&known.tenant),
             };
             let detail = json!({ "tenant": known.tenant, "client": known.client });
-            Ok(audit::record(tx, event.detail(detail), now_ms)?)
+            audit::record(tx, event.detail(detail), now_ms)?;
+            if done {
+                return Ok(self.kick_callback(tx, &node, session, caller.author.clone())?);
+            }
+            Ok(push::touch(tx, &node, &Change::Kicks)?)
         })
         .await?;
         Ok(())

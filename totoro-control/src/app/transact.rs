@@ -34,7 +34,7 @@ impl Default for Turns {
 
 impl Turns {
     /// Waits for the turn in this key's queue.
-    async fn of(&self, about: &[u8]) -> MutexGuard<'_, ()> {
+    pub(super) async fn of(&self, about: &[u8]) -> MutexGuard<'_, ()> {
         let queue = self.hash.hash_one(about) % QUEUES as u64;
         self.queues[usize::try_from(queue).unwrap_or(0)]
             .lock()

@@ -3,7 +3,10 @@
 use totoro_api::wire::invite::Usage;
 use totoro_api::wire::node::TenantUsage;
 
+use super::node::unenforced;
 use super::{App, Failure};
+use crate::records::NodeRecord;
+use crate::store::StoreError;
 
 impl App {
     /// The usage of this code's invite, whatever its state: who was cut may see why.
@@ -14,25 +17,38 @@ impl App {
         let holder = self
             .invite_by_code(code)
             .map_err(|refused| refused.failure)?;
-        let (age_s, usage) = self.tenant_usage(&holder.node.id, &holder.invite.id);
+        let (age_s, usage) = self.tenant_usage(&holder.node, &holder.invite.id)?;
+        let grade = self.grade_of(&holder.node);
         Ok(Usage {
             state: holder.invite.state_at(self.now()),
             limits: holder.invite.limits.over(&holder.node.said.defaults),
             invite: holder.invite.id,
             usage,
             age_s,
+            unenforced: unenforced(grade),
+            grade,
         })
     }
 
     /// What a tenant does on a node and how old that figure is, seconds; nothing when the node has
     /// not spoken of it since the start.
-    pub(super) fn tenant_usage(&self, node: &str, tenant: &str) -> (u64, TenantUsage) {
+    ///
+    /// # Errors
+    /// When the store fails, which has it where no daemon reports it.
+    pub(super) fn tenant_usage(
+        &self,
+        node: &NodeRecord,
+        tenant: &str,
+    ) -> Result<(u64, TenantUsage), StoreError> {
+        if node.callback {
+            return Ok((0, self.callback_usage(node, tenant)?));
+        }
         let nothing = || TenantUsage {
             tenant: tenant.to_owned(),
             ..TenantUsage::default()
         };
-        let Some(seen) = self.live.last(node) else {
-            return (0, nothing());
+        let Some(seen) = self.live.last(&node.id) else {
+            return Ok((0, nothing()));
         };
         let found = seen
             .heartbeat
@@ -40,6 +56,7 @@ impl App {
             .iter()
             .find(|usage| usage.tenant == tenant)
             .cloned();
-        (seen.at.elapsed().as_secs(), found.unwrap_or_else(nothing))
+        let found = found.unwrap_or_else(nothing);
+        Ok((seen.at.elapsed().as_secs(), found))
     }
 }

@@ -160,6 +160,13 @@ impl Draft {
         self
     }
 
+    /// All that it is about; with the kind in it.
+    #[must_use]
+    pub fn about(mut self, subject: Subject) -> Self {
+        self.event.subject = subject;
+        self
+    }
+
     /// What a node spooled, as it told it.
     #[must_use]
     pub fn spooled(

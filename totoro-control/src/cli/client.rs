@@ -67,6 +67,15 @@ impl Client {
         })
     }
 
+    /// The same control plane with another token.
+    pub(super) fn with_token(&self, token: String) -> Self {
+        Client {
+            http: self.http.clone(),
+            api: self.api.clone(),
+            token,
+        }
+    }
+
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
         self.send(Method::GET, path, None, None::<&()>, &[]).await
     }

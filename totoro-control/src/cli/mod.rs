@@ -7,6 +7,7 @@ mod batch;
 mod client;
 mod doctor;
 mod error;
+mod frps;
 mod init;
 mod invite;
 mod limits;

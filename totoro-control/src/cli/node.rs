@@ -7,6 +7,7 @@ use totoro_api::ports::{Pool, PortSet};
 use totoro_api::wire::node::{ChangeNode, NewNode, Node, NodeCreated, NodePage, Visibility};
 
 use super::client::{in_path, with_query};
+use super::frps::{EnrollCallback, FrpsConfig};
 use super::limits::json;
 use super::table::{Table, print_json, word};
 use super::{CliError, Remote};
@@ -18,7 +19,9 @@ Examples:
       --server-addr n1.example.org:7000 --public --public-limits '{\"max_conns\": 20}'
   totoro-control node list
   totoro-control node change n-4k2v9x0c7m1p --draining true
-  totoro-control node delete n-4k2v9x0c7m1p")]
+  totoro-control node delete n-4k2v9x0c7m1p
+  totoro-control node enroll-callback n1 --key-file ./n1.key
+  totoro-control node frps-config n1 --key-file ./n1.key --control https://control.example.org")]
 pub(super) struct NodeCommand {
     #[command(flatten)]
     remote: Remote,
@@ -50,6 +53,10 @@ enum Action {
         /// Its id.
         node: String,
     },
+    /// Enrol one without our daemon: makes its key, for a stock frps that asks the control plane.
+    EnrollCallback(EnrollCallback),
+    /// Print what the frps of such a node needs: two [[httpPlugins]] blocks.
+    FrpsConfig(FrpsConfig),
 }
 
 #[derive(Args)]
@@ -143,6 +150,8 @@ impl NodeCommand {
                 let path = format!("/admin/nodes/{}", seen.id);
                 client.delete_version(&path, seen.version).await
             }
+            Action::EnrollCallback(enroll) => enroll.run(&client, as_json).await,
+            Action::FrpsConfig(config) => config.run(&client, &self.remote.api).await,
             Action::List => {
                 let mut all = NodePage::default();
                 let mut cursor = None;

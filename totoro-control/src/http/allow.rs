@@ -6,6 +6,8 @@ const PATHS: &[(&str, &str)] = &[
     ("/healthz", "GET, HEAD"),
     ("/readyz", "GET, HEAD"),
     ("/api/v1/oauth/token", "POST"),
+    ("/api/v1/frps/auth/handshake", "POST"),
+    ("/api/v1/frps/auth/proxy", "POST"),
     ("/api/v1/invites/resolve", "POST"),
     ("/api/v1/invites/usage", "POST"),
     ("/api/v1/public/nodes", "GET, HEAD"),

@@ -7,6 +7,7 @@ mod audit;
 mod backup;
 mod bans;
 mod forwarded;
+mod frps;
 mod health;
 mod incoming;
 mod invites;
@@ -125,6 +126,7 @@ fn routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
     ]);
     let v1 = route::any_of([
         warp::path("nodes").and(node).boxed(),
+        frps::routes(api),
         oauth::routes(api),
         resolve::routes(api),
         warp::path("public").and(public::routes(api)).boxed(),

@@ -177,23 +177,7 @@ impl App {
 
     fn desired_node(&self, node: &str) -> Result<Option<DesiredNode>, StoreError> {
         let record = read::<NodeRecord>(&*self.store, &key::node(node))?;
-        Ok(record.map(|record| {
-            let NodeRecord {
-                said,
-                draining,
-                disabled,
-                ..
-            } = record.value;
-            DesiredNode {
-                draining,
-                disabled,
-                public: said.visibility == Visibility::Public,
-                pool: said.pool,
-                defaults: said.defaults,
-                public_limits: said.public_limits,
-                public_max: said.public_max,
-            }
-        }))
+        Ok(record.map(|record| desired(record.value)))
     }
 
     /// The bans that hold on a node: its own and those of all nodes.
@@ -219,8 +203,27 @@ pub(crate) fn holds(ban: &BanRecord, now: i64) -> bool {
     ban.until.is_none_or(|until| until > now)
 }
 
+/// The node as it is told of itself.
+pub(crate) fn desired(record: NodeRecord) -> DesiredNode {
+    let NodeRecord {
+        said,
+        draining,
+        disabled,
+        ..
+    } = record;
+    DesiredNode {
+        draining,
+        disabled,
+        public: said.visibility == Visibility::Public,
+        pool: said.pool,
+        defaults: said.defaults,
+        public_limits: said.public_limits,
+        public_max: said.public_max,
+    }
+}
+
 /// The invite as the node is told of it; `None` when it is long over.
-fn desired_invite(record: InviteRecord, now: i64) -> Option<DesiredInvite> {
+pub(crate) fn desired_invite(record: InviteRecord, now: i64) -> Option<DesiredInvite> {
     let over = match record.state_at(now) {
         InviteState::Revoked => record.revoked_at,
         InviteState::Expired => record.expires_at,

@@ -5,6 +5,7 @@ mod admins;
 mod audit;
 mod backup;
 mod batches;
+mod callback;
 mod commands;
 mod connections;
 mod doctor;

@@ -45,6 +45,7 @@ pub(super) async fn run(args: &Args, given: Settings) -> Result<()> {
     let body = Enroll {
         key_hash: blake3::hash(key.as_bytes()).to_hex().to_string(),
         instance,
+        callback: false,
     };
     let enrolled: Enrolled = Control::new(&control, &token)?
         .post("/nodes/enroll", &body)

@@ -1,15 +1,12 @@
 //! What a login finds: the session that it goes on with, and room. Changes nothing.
 
-use std::collections::BTreeSet;
-
-use totoro_api::decide::{Action, Brought, Owner, Standing, login};
+use totoro_api::decide::{Action, Brought, Owner, login};
 use totoro_api::wire::plugin::Login;
-use totoro_api::wire::push::PublicMax;
 use totoro_api::{Reason, Refusal};
 
 use super::desk::Inner;
 use super::login::Credential;
-use super::model::{PUBLIC, Session, site};
+use super::model::{Session, site};
 use crate::kernel::ControlSocket;
 
 /// The most tickets of one tenant (of anonymous ones, of one IPv6 /48) that are remembered while
@@ -38,12 +35,8 @@ pub(super) fn find_session(
     let brought = match (&credential.fresh, seen) {
         (_, Some(ticket)) => {
             let session = inner.sessions.get(&ticket.run_id);
-            Brought::Seen {
-                expired: ticket.past(now),
-                ended: ticket.ended,
-                connected: session.is_some_and(Session::connected),
-                same_address: ticket.client == socket.client.ip(),
-            }
+            let connected = session.is_some_and(Session::connected);
+            ticket.brought(connected, socket.client.ip(), now)
         }
         (Some((_, expired)), None) => Brought::Fresh { expired: *expired },
         // Forgotten between two looks.
@@ -58,55 +51,14 @@ pub(super) fn find_session(
     })
 }
 
-/// Whether there is room for one more connected session. `known` is the one it goes on with.
-pub(super) fn room(
-    inner: &Inner,
-    max: &PublicMax,
-    tenant: &str,
-    known: Option<&str>,
-    standing: &Standing,
-) -> Result<(), Refusal> {
-    let others = || {
-        inner
-            .sessions
-            .iter()
-            .filter(|(run_id, session)| session.connected() && Some(run_id.as_str()) != known)
-            .map(|(_, session)| session.tenant.as_str())
-    };
-    let most = standing.limits.max_clients as usize;
-    if others().filter(|of| *of == tenant).count() >= most {
-        let whose = if tenant.starts_with(PUBLIC) {
-            "a visitor of this node"
-        } else {
-            "this invite"
-        };
-        let detail = match most {
-            1 => format!("{whose} may have one session, and it is in use"),
-            many => format!("{whose} may have {many} sessions, and all are in use"),
-        };
-        return Err(Refusal::with(Reason::MaxClients, detail));
-    }
-    if !tenant.starts_with(PUBLIC) {
-        return Ok(());
-    }
-    // Public limits also hold per IPv6 /48, and for all anonymous tenants together.
-    if let Some(ours) = site(tenant)
-        && others()
-            .filter(|of| site(of).as_ref() == Some(&ours))
-            .count()
-            >= most
-    {
-        return Err(Refusal::with(
-            Reason::PublicFull,
-            format!("{ours} has all its sessions"),
-        ));
-    }
-    let public = || others().filter(|of| of.starts_with(PUBLIC));
-    let tenants: BTreeSet<&str> = public().filter(|of| *of != tenant).collect();
-    if public().count() >= max.sessions as usize || tenants.len() >= max.tenants as usize {
-        return Err(Reason::PublicFull.into());
-    }
-    Ok(())
+/// The tenants of the connected sessions but the one that a login goes on with.
+pub(super) fn others<'a>(inner: &'a Inner, known: Option<&str>) -> Vec<&'a str> {
+    inner
+        .sessions
+        .iter()
+        .filter(|(run_id, session)| session.connected() && Some(run_id.as_str()) != known)
+        .map(|(_, session)| session.tenant.as_str())
+        .collect()
 }
 
 /// Whether one more ticket can be remembered for a tenant.

@@ -4,15 +4,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde_json::Value;
-use totoro_api::decide::{Action, Voucher, user_denied};
+use totoro_api::decide::{
+    Action, Granted, Voucher, check_login, client_of, rewritten, session_room, ticket_of,
+    user_denied,
+};
 use totoro_api::ticket::{self, Claims, Grant};
 use totoro_api::wire::event::{Subject, kind};
 use totoro_api::wire::plugin::{Answer, Login};
 use totoro_api::{Reason, Refusal};
 
-use super::body::{Granted, check_login, client_of, rewritten, ticket_of};
 use super::desk::{Desk, kernel_failed};
-use super::find::{find_session, room, room_for_ticket};
+use super::find::{find_session, others, room_for_ticket};
 use super::model::{invite_of, source, tenant_of};
 use super::settle::Settling;
 use crate::kernel::ControlSocket;
@@ -157,7 +159,9 @@ impl Desk {
             return Err(Reason::SessionExpired.into());
         }
         let known = run_id.as_ref().map(|(run_id, _)| run_id.as_str());
-        room(inner, &policy.node.public_max, &tenant, known, &standing)?;
+        let others = others(inner, known);
+        let max = &policy.node.public_max;
+        session_room(&tenant, standing.limits.max_clients, max, &others)?;
         if credential.fresh.is_some() {
             room_for_ticket(inner, &tenant, now)?;
         }

@@ -6,7 +6,6 @@
 mod align;
 mod apply;
 mod bans;
-mod body;
 pub mod coalesce;
 mod compare;
 mod desk;
@@ -30,7 +29,7 @@ mod tick;
 mod tests;
 
 pub use bans::BanLine;
-pub use body::{check_login, client_of};
 pub use desk::{Desk, Rules, Tools, stored_pool};
 pub use gate::Gate;
 pub use report::{Report, SessionLine};
+pub use totoro_api::decide::{check_login, client_of};

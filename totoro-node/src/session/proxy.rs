@@ -1,15 +1,14 @@
 //! A session asks for a port, or gives it back.
 
 use serde_json::Value;
-use totoro_api::decide::{Standing, read_proxy};
+use totoro_api::decide::{LOGIN_META, lease_room, read_proxy};
 use totoro_api::wire::event::{Subject, kind};
 use totoro_api::wire::plugin::{Answer, CloseProxy, NewProxy, User};
 use totoro_api::{Reason, Refusal};
 use totoro_ebpf::logic::bucket;
 
-use super::body::LOGIN_META;
 use super::desk::{Desk, Inner, kernel_failed};
-use super::model::{PUBLIC, Session, site};
+use super::model::Session;
 use super::ports::{Lease, Plan, PortId, Summed, Wish, port_key, record_key};
 use crate::kernel::boot_ns;
 use crate::store::{Changes, HELD, LEASES};
@@ -97,13 +96,11 @@ impl Desk {
                 Ok(port)
             }
             Plan::Open { port, instead_of } => {
-                public_room(
-                    inner,
-                    &policy.node.public_max,
-                    &session,
-                    &standing,
-                    instead_of,
-                )?;
+                let leases = inner.ports.leases().iter();
+                let others = leases.filter(|(port, _)| Some(**port) != instead_of);
+                let others: Vec<&str> = others.map(|(_, lease)| lease.tenant.as_str()).collect();
+                let most = standing.limits.max_proxies;
+                lease_room(&session.tenant, most, &policy.node.public_max, &others)?;
                 if let Some(old) = instead_of {
                     let mut changes = Changes::default();
                     self.release(inner, old, "moved", &mut changes, now_ms);
@@ -273,42 +270,4 @@ impl Inner {
         *asked = next.unwrap_or(*asked);
         next.is_some()
     }
-}
-
-/// Ceilings of anonymous tenants: per IPv6 /48, and all together.
-fn public_room(
-    inner: &Inner,
-    max: &totoro_api::wire::push::PublicMax,
-    session: &Session,
-    standing: &Standing,
-    instead_of: Option<PortId>,
-) -> Result<(), Refusal> {
-    if !session.tenant.starts_with(PUBLIC) {
-        return Ok(());
-    }
-    let public = || {
-        let leases = inner
-            .ports
-            .leases()
-            .iter()
-            .filter(|(port, _)| Some(**port) != instead_of);
-        leases
-            .map(|(_, lease)| lease.tenant.as_str())
-            .filter(|of| of.starts_with(PUBLIC))
-    };
-    if public().count() >= max.leases as usize {
-        return Err(Reason::PublicFull.into());
-    }
-    if let Some(site_) = site(&session.tenant)
-        && public()
-            .filter(|of| site(of).as_ref() == Some(&site_))
-            .count()
-            >= standing.limits.max_proxies as usize
-    {
-        return Err(Refusal::with(
-            Reason::PublicFull,
-            format!("{site_} has all its proxies"),
-        ));
-    }
-    Ok(())
 }

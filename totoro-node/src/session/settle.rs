@@ -1,11 +1,10 @@
 //! Making a login hold.
 
-use totoro_api::decide::Standing;
+use totoro_api::decide::{Granted, Standing};
 use totoro_api::wire::event::{Subject, kind};
 use totoro_api::wire::plugin::Login;
 use totoro_api::{Reason, Refusal};
 
-use super::body::Granted;
 use super::desk::{Desk, Inner, kernel_failed};
 use super::login::Credential;
 use super::model::{Session, Tenant, Ticket};

@@ -10,11 +10,7 @@ const MAX_CODE: usize = 40;
 
 /// What happened, as the contract names it. Unknown kinds of newer nodes are kept as they are.
 pub mod kind {
-    #![allow(missing_docs, reason = "each constant is its own name")]
-    #![allow(
-        clippy::allow_attributes,
-        reason = "expect() does not fire on constants that are documented by name"
-    )]
+    #![expect(missing_docs, reason = "each constant is its own name")]
     pub const INVITE_CREATED: &str = "invite.created";
     pub const INVITE_CHANGED: &str = "invite.changed";
     pub const INVITE_PAUSED: &str = "invite.paused";

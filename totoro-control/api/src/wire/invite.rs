@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{Effective, Limits};
-use crate::wire::node::TenantUsage;
+use crate::wire::node::{Grade, TenantUsage};
 use crate::wire::push::InviteState;
 
 /// `POST /nodes/invites` (and `/admin/invites`, which names the node).
@@ -130,6 +130,12 @@ pub struct Resolved {
     pub command: String,
     /// frps's CA, PEM; empty where the node has none.
     pub tls_ca: String,
+    /// How limits are enforced.
+    #[serde(default)]
+    pub grade: Grade,
+    /// Limits that this grade cannot hold.
+    #[serde(default)]
+    pub unenforced: Vec<String>,
 }
 
 /// The answer to `POST /public/nodes/{id}/ticket`.
@@ -153,6 +159,12 @@ pub struct PublicTicket {
     pub frpc_toml: String,
     /// frps's CA, PEM; empty where the node has none.
     pub tls_ca: String,
+    /// How limits are enforced.
+    #[serde(default)]
+    pub grade: Grade,
+    /// Limits that this grade cannot hold.
+    #[serde(default)]
+    pub unenforced: Vec<String>,
 }
 
 /// The answer to `POST /oauth/token` (RFC 6749, 5.1).
@@ -189,4 +201,10 @@ pub struct Usage {
     pub usage: TenantUsage,
     /// How old the node's figures are, seconds.
     pub age_s: u64,
+    /// How limits are enforced.
+    #[serde(default)]
+    pub grade: Grade,
+    /// Limits that this grade cannot hold.
+    #[serde(default)]
+    pub unenforced: Vec<String>,
 }

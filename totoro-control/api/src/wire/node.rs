@@ -78,6 +78,9 @@ pub struct Enroll {
     pub key_hash: String,
     /// 128 random bits of this installation, hex.
     pub instance: String,
+    /// The key is for a stock frps without our daemon (grade `callback`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub callback: bool,
 }
 
 /// `PATCH /admin/nodes/{id}`: what is absent stays.

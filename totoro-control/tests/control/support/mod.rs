@@ -1,12 +1,6 @@
 //! The real server as a child process on an ephemeral loopback port, and a node's daemon as far as
 //! the control plane sees one.
 
-#![allow(
-    clippy::allow_attributes,
-    reason = "expect() would fail in the test files that use all"
-)]
-#![allow(dead_code, reason = "each test file uses its part")]
-
 mod node;
 
 use std::io::{BufRead as _, BufReader, Read as _};

@@ -14,7 +14,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(super) fn new(id: &str) -> Self {
+    pub(crate) fn new(id: &str) -> Self {
         let mut bytes = [0; 48];
         getrandom::fill(&mut bytes).unwrap();
         let key = format!("tk1-{}", URL_SAFE_NO_PAD.encode(&bytes[..32]));

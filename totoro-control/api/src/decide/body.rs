@@ -2,16 +2,16 @@
 
 use std::net::SocketAddr;
 
+use crate::ticket::{self, HEADER};
+use crate::wire::plugin::{Answer, Login};
+use crate::{Reason, Refusal};
 use md5::{Digest, Md5};
 use serde_json::Value;
-use totoro_api::ticket::{self, HEADER};
-use totoro_api::wire::plugin::{Answer, Login};
-use totoro_api::{Reason, Refusal};
 
 /// Metadata that carries a ticket, where the credential can't.
-pub(super) const TICKET_META: &str = "totoro_ticket";
+const TICKET_META: &str = "totoro_ticket";
 /// Metadata of ours: which Login a later request belongs to.
-pub(super) const LOGIN_META: &str = "totoro_login";
+pub const LOGIN_META: &str = "totoro_login";
 
 /// The longest plain text field of a Login, bytes.
 const MAX_TEXT: usize = 256;
@@ -23,9 +23,12 @@ const MAX_POOL_COUNT: i64 = 1000;
 const POOL_COUNT: i64 = 5;
 
 /// A session as frps is to be told of it.
-pub(super) struct Granted {
-    pub(super) run_id: String,
-    pub(super) nonce: String,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// The session's run_id.
+    pub run_id: String,
+    /// Which Login this was: [`LOGIN_META`].
+    pub nonce: String,
 }
 
 /// Where a Login comes from, as frps says.
@@ -58,12 +61,7 @@ pub fn check_login(body: &Login) -> Result<(), Refusal> {
         ("client_address", &body.client_address, MAX_TEXT),
         ("privilege_key", &body.privilege_key, ticket::MAX_LEN * 2),
     ] {
-        if text.len() > max {
-            return Err(bad(&format!("{name} is longer than {max} bytes")));
-        }
-        if text.chars().any(char::is_control) {
-            return Err(bad(&format!("{name} has control characters")));
-        }
+        check(name, text, max)?;
     }
     if body
         .metas
@@ -75,8 +73,28 @@ pub fn check_login(body: &Login) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Checks a plain text field of any other request.
+///
+/// # Errors
+/// `request_malformed`.
+pub fn check_text(name: &str, text: &str) -> Result<(), Refusal> {
+    check(name, text, MAX_TEXT)
+}
+
+fn check(name: &str, text: &str, max: usize) -> Result<(), Refusal> {
+    let bad = |what: String| Err(Refusal::with(Reason::RequestMalformed, what));
+    if text.len() > max {
+        return bad(format!("{name} is longer than {max} bytes"));
+    }
+    if text.chars().any(char::is_control) {
+        return bad(format!("{name} has control characters"));
+    }
+    Ok(())
+}
+
 /// The ticket in a Login, in whichever of the two places it travels.
-pub(super) fn ticket_of(body: &Login) -> &str {
+#[must_use]
+pub fn ticket_of(body: &Login) -> &str {
     if body.privilege_key.starts_with(HEADER) {
         return &body.privilege_key;
     }
@@ -90,16 +108,15 @@ pub(super) fn ticket_of(body: &Login) -> &str {
 }
 
 /// The Login as frps is to take it. frps checks `privilege_key` against its own empty token.
-pub(super) fn rewritten(mut content: Value, body: &Login, granted: &Granted) -> Answer {
+#[must_use]
+pub fn rewritten(mut content: Value, body: &Login, granted: &Granted) -> Answer {
     let Some(object) = content.as_object_mut() else {
         return Answer::refuse(&Refusal::new(Reason::RequestMalformed));
     };
     let mut metas = body.metas.clone().unwrap_or_default();
     metas.remove(TICKET_META);
     metas.insert(LOGIN_META.to_owned(), granted.nonce.clone());
-    let sum = Md5::digest(body.timestamp.to_string());
-    let sum: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
-    object.insert("privilege_key".to_owned(), sum.into());
+    object.insert("privilege_key".to_owned(), key_at(body.timestamp).into());
     object.insert("run_id".to_owned(), granted.run_id.clone().into());
     object.insert(
         "pool_count".to_owned(),
@@ -107,6 +124,32 @@ pub(super) fn rewritten(mut content: Value, body: &Login, granted: &Granted) -> 
     );
     object.insert("metas".to_owned(), serde_json::json!(metas));
     Answer::allow_with(content)
+}
+
+/// A Ping or NewWorkConn as frps is to take it: all as it was sent, but for the key. With oidc
+/// neither carries a timestamp, and frps counts it as 0.
+#[must_use]
+pub fn with_key(mut content: Value) -> Answer {
+    let timestamp = match content.get("timestamp") {
+        None | Some(Value::Null) => Some(0),
+        Some(timestamp) => timestamp.as_i64(),
+    };
+    match (content.as_object_mut(), timestamp) {
+        (Some(object), Some(timestamp)) => {
+            object.insert("privilege_key".to_owned(), key_at(timestamp).into());
+            Answer::allow_with(content)
+        }
+        _ => {
+            let detail = "timestamp is no whole number";
+            Answer::refuse(&Refusal::with(Reason::RequestMalformed, detail))
+        }
+    }
+}
+
+/// What frps itself computes with its empty token.
+fn key_at(timestamp: i64) -> String {
+    let sum = Md5::digest(timestamp.to_string());
+    sum.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -188,5 +231,32 @@ mod tests {
         );
         assert_eq!(content["client_spec"]["a"], 1, "what is not ours stays");
         assert!(rewritten(Value::Null, &login, &granted).reject);
+    }
+
+    #[test]
+    fn a_ping_keeps_all_but_its_key() {
+        let zero = "cfcd208495d565ef66e7dff9f98764da";
+        for (content, key) in [
+            (serde_json::json!({"privilege_key": "v4.x"}), zero),
+            (serde_json::json!({"timestamp": null, "x": 1}), zero),
+            (serde_json::json!({"timestamp": 0}), zero),
+            (
+                serde_json::json!({"timestamp": 1_700_000_000, "user": {"run_id": "r"}}),
+                "24920decf83f6960b80f737a28eeafc1",
+            ),
+        ] {
+            let answer = with_key(content.clone());
+            assert!(!answer.reject && !answer.unchange);
+            let mut expected = content;
+            expected["privilege_key"] = key.into();
+            assert_eq!(answer.content, Some(expected));
+        }
+        for bad in [
+            serde_json::json!({"timestamp": "1"}),
+            serde_json::json!({"timestamp": 1.5}),
+            Value::Null,
+        ] {
+            assert!(with_key(bad).reject);
+        }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::limits::Limits;
 use proptest::prelude::*;
-use totoro_api::limits::Limits;
 
 use super::*;
 

@@ -1,0 +1,365 @@
+//! Who has which port: leases, and ports that wait for their last holder or cool down. Pure.
+
+use std::collections::BTreeMap;
+
+use super::{Asked, Choice, Held, choose_port};
+use crate::limits::Effective;
+use crate::ports::{Pool, Protocol};
+use crate::{Reason, Refusal};
+use serde::{Deserialize, Serialize};
+
+/// A port of one protocol.
+pub type PortId = (Protocol, u16);
+
+/// A port as the store has it.
+#[must_use]
+pub fn record_key((protocol, port): PortId) -> String {
+    format!("{protocol}/{port}")
+}
+
+/// Reads what [`record_key`] wrote.
+#[must_use]
+pub fn parse_key(key: &str) -> Option<PortId> {
+    let (protocol, port) = key.split_once('/')?;
+    let protocol = Protocol::ALL
+        .into_iter()
+        .find(|known| known.as_str() == protocol)?;
+    Some((protocol, port.parse().ok()?))
+}
+
+/// One pool port held by one proxy of one session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Rises, never used twice.
+    pub number: u64,
+    /// The tenant's id.
+    pub tenant: String,
+    /// The session.
+    pub run_id: String,
+    /// The Login under which it was opened.
+    pub nonce: String,
+    /// The proxy's name without the user's prefix.
+    pub name: String,
+    /// The proxy's name in frps.
+    pub wire: String,
+    /// Since when, Unix ms.
+    pub since_ms: i64,
+    /// As far as its user connections were told of.
+    #[serde(default, skip_serializing_if = "Summed::is_nothing")]
+    pub summed: Summed,
+}
+
+/// What of a lease's user connections was told, counted from the lease's beginning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summed {
+    /// Connections that ended.
+    pub conns: u64,
+    /// From users, IP bytes.
+    pub bytes_in: u64,
+    /// To users, IP bytes.
+    pub bytes_out: u64,
+}
+
+impl Summed {
+    /// Nothing was told yet; grade `callback` never tells anything.
+    fn is_nothing(&self) -> bool {
+        *self == Summed::default()
+    }
+}
+
+/// A port that nobody leases now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// Who had it last.
+    pub tenant: String,
+    /// For which proxy.
+    pub name: String,
+    /// Of which session.
+    #[serde(default)]
+    pub run_id: String,
+    /// Until when it waits for that proxy, Unix ms.
+    pub reserved_ms: i64,
+    /// Until when no other tenant may have it, Unix ms.
+    pub cooling_ms: i64,
+}
+
+/// How long ports wait and cool, ms.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For their last proxy.
+    pub reserve_ms: i64,
+    /// After that, for no other tenant.
+    pub cool_ms: i64,
+}
+
+/// What is asked for, by whom, under what.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish<'a> {
+    /// The tenant's id.
+    pub tenant: &'a str,
+    /// The session.
+    pub run_id: &'a str,
+    /// The proxy's name in frps.
+    pub wire: &'a str,
+    /// What is asked for.
+    pub asked: &'a Asked,
+    /// The tenant's limits.
+    pub limits: &'a Effective,
+    /// What the node lends.
+    pub pool: &'a Pool,
+    /// Where the search for a free port begins.
+    pub start: usize,
+    /// Now, Unix ms.
+    pub now_ms: i64,
+}
+
+/// What becomes of a wish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// The proxy has this port already.
+    Same(u16),
+    /// A new lease; the proxy's old one, if there is one, is closed first.
+    Open {
+        /// The port.
+        port: u16,
+        /// The port that it had.
+        instead_of: Option<PortId>,
+    },
+}
+
+/// All ports of the node that are not free.
+#[derive(Clone, Debug, Default)]
+pub struct Ports {
+    leases: BTreeMap<PortId, Lease>,
+    waiting: BTreeMap<PortId, Waiting>,
+}
+
+impl Ports {
+    /// The table as it was stored.
+    #[must_use]
+    pub const fn new(leases: BTreeMap<PortId, Lease>, waiting: BTreeMap<PortId, Waiting>) -> Self {
+        Ports { leases, waiting }
+    }
+
+    /// Leases now.
+    #[must_use]
+    pub const fn leases(&self) -> &BTreeMap<PortId, Lease> {
+        &self.leases
+    }
+
+    /// Ports that wait or cool, or whose last holder is only remembered.
+    #[must_use]
+    pub const fn waiting(&self) -> &BTreeMap<PortId, Waiting> {
+        &self.waiting
+    }
+
+    /// The lease of a proxy of a session.
+    #[must_use]
+    pub fn of_proxy(&self, run_id: &str, wire: &str) -> Option<(PortId, &Lease)> {
+        self.leases
+            .iter()
+            .find(|(_, lease)| lease.run_id == run_id && lease.wire == wire)
+            .map(|(port, lease)| (*port, lease))
+    }
+
+    /// The ports that a session leases.
+    #[must_use]
+    pub fn of_session(&self, run_id: &str) -> Vec<PortId> {
+        let of = |(_, lease): &(&PortId, &Lease)| lease.run_id == run_id;
+        self.leases
+            .iter()
+            .filter(of)
+            .map(|(port, _)| *port)
+            .collect()
+    }
+
+    /// How many ports a tenant leases.
+    #[must_use]
+    pub fn count_of(&self, tenant: &str) -> usize {
+        self.leases
+            .values()
+            .filter(|lease| lease.tenant == tenant)
+            .count()
+    }
+
+    /// How many ports of a pool could be leased by somebody new.
+    #[must_use]
+    pub fn free(&self, protocol: Protocol, pool: &Pool, now_ms: i64) -> usize {
+        pool.of(protocol)
+            .iter()
+            .filter(|&port| {
+                let cooling = |waiting: &Waiting| now_ms < waiting.cooling_ms;
+                !self.leases.contains_key(&(protocol, port))
+                    && !self.waiting.get(&(protocol, port)).is_some_and(cooling)
+            })
+            .count()
+    }
+
+    /// What is with a port, for a proxy of a tenant.
+    #[must_use]
+    pub fn held(&self, port: PortId, tenant: &str, name: &str, now_ms: i64) -> Held {
+        if self.leases.contains_key(&port) {
+            return Held::Leased;
+        }
+        match self.waiting.get(&port) {
+            None => Held::Free,
+            Some(waiting) if waiting.tenant != tenant => {
+                if now_ms < waiting.cooling_ms {
+                    Held::Cooling
+                } else {
+                    Held::Free
+                }
+            }
+            Some(waiting) if waiting.name == name => Held::Kept,
+            Some(waiting) if now_ms < waiting.reserved_ms => Held::Sibling,
+            Some(_) => Held::Free,
+        }
+    }
+
+    /// What is to be done about a wish; changes nothing.
+    ///
+    /// # Errors
+    /// `proxy_name_denied`, `max_proxies`, or as [`choose_port`].
+    pub fn plan(&self, wish: Wish<'_>, avoid: impl Fn(u16) -> bool) -> Result<Plan, Refusal> {
+        let Wish {
+            tenant,
+            run_id,
+            wire,
+            asked,
+            limits,
+            pool,
+            start,
+            now_ms,
+        } = wish;
+        let foreign = |lease: &&Lease| lease.wire == wire && lease.run_id != run_id;
+        if let Some(lease) = self.leases.values().find(foreign) {
+            let whose = if lease.tenant == tenant {
+                "another session"
+            } else {
+                "somebody else"
+            };
+            let detail = format!("{whose} has a proxy of this name");
+            return Err(Refusal::with(Reason::ProxyNameDenied, detail));
+        }
+        let before = self.of_proxy(run_id, wire).map(|(port, _)| port);
+        if let Some((protocol, port)) = before
+            && protocol == asked.protocol
+            && asked.port.is_none_or(|asked| asked == port)
+            && pool.of(protocol).contains(port)
+        {
+            return Ok(Plan::Same(port));
+        }
+        let others = self.count_of(tenant) - usize::from(before.is_some());
+        if others >= limits.max_proxies as usize {
+            let detail = match limits.max_proxies {
+                1 => "this invite allows one proxy and it is in use".to_owned(),
+                2 => "this invite allows 2 proxies and both are in use".to_owned(),
+                many => format!("this invite allows {many} proxies and all are in use"),
+            };
+            return Err(Refusal::with(Reason::MaxProxies, detail));
+        }
+        let last = self
+            .waiting
+            .iter()
+            .filter(|((protocol, _), waiting)| {
+                *protocol == asked.protocol
+                    && waiting.tenant == tenant
+                    && waiting.name == asked.name
+            })
+            .max_by_key(|(_, waiting)| waiting.reserved_ms)
+            .map(|((_, port), _)| *port);
+        let choice = Choice {
+            asked,
+            limits,
+            pool,
+            last,
+            start,
+        };
+        let held = |port| self.held((asked.protocol, port), tenant, &asked.name, now_ms);
+        let port = choose_port(choice, held, avoid)?;
+        Ok(Plan::Open {
+            port,
+            instead_of: before,
+        })
+    }
+
+    /// Whether a plan only gives a proxy back what it has, or what waits for it.
+    #[must_use]
+    pub fn comes_back(&self, wish: Wish<'_>, plan: Plan) -> bool {
+        match plan {
+            Plan::Same(_) => true,
+            Plan::Open { port, .. } => {
+                let Wish { tenant, asked, .. } = wish;
+                self.waiting
+                    .get(&(asked.protocol, port))
+                    .is_some_and(|waiting| {
+                        waiting.tenant == tenant
+                            && waiting.name == asked.name
+                            && wish.now_ms < waiting.reserved_ms
+                    })
+            }
+        }
+    }
+
+    /// Leases a port: nobody waits for it any more.
+    ///
+    /// # Panics
+    /// When the port is leased: [`Ports::plan`] never says so.
+    pub fn open(&mut self, port: PortId, lease: Lease) {
+        self.waiting.remove(&port);
+        let before = self.leases.insert(port, lease);
+        assert!(before.is_none(), "{port:?} was leased already");
+    }
+
+    /// Ends a lease: its port waits for its proxy, then cools down.
+    pub fn close(
+        &mut self,
+        port: PortId,
+        now_ms: i64,
+        patience: Patience,
+    ) -> Option<(Lease, Waiting)> {
+        let lease = self.leases.remove(&port)?;
+        let reserved_ms = now_ms + patience.reserve_ms;
+        let waiting = Waiting {
+            tenant: lease.tenant.clone(),
+            name: lease.name.clone(),
+            run_id: lease.run_id.clone(),
+            reserved_ms,
+            cooling_ms: reserved_ms + patience.cool_ms,
+        };
+        self.waiting.insert(port, waiting.clone());
+        Some((lease, waiting))
+    }
+
+    /// A lease, to note what was told of it.
+    pub fn lease_mut(&mut self, port: PortId) -> Option<&mut Lease> {
+        self.leases.get_mut(&port)
+    }
+
+    /// The ports that wait for a session's proxies, as they are once it is `tenant`'s.
+    #[must_use]
+    pub fn moved(&self, run_id: &str, tenant: &str) -> Vec<(PortId, Waiting)> {
+        let moved = |waiting: &Waiting| Waiting {
+            tenant: tenant.to_owned(),
+            ..waiting.clone()
+        };
+        self.waiting
+            .iter()
+            .filter(|(_, waiting)| waiting.run_id == run_id && waiting.tenant != tenant)
+            .map(|(port, waiting)| (*port, moved(waiting)))
+            .collect()
+    }
+
+    /// Has a port wait as told.
+    pub fn wait(&mut self, port: PortId, waiting: Waiting) {
+        self.waiting.insert(port, waiting);
+    }
+
+    /// Forgets a port's last holder, once nothing holds the port any more.
+    pub fn forget(&mut self, port: PortId) {
+        self.waiting.remove(&port);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+//! What stands in the store of a node at grade `callback`.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use totoro_api::decide::{PortId, Voucher, invite_of, record_key};
+
+/// Under it: all that nodes at this grade have, node by node.
+pub(super) const ALL: &str = "callback/";
+
+/// The key that every change of the node's sessions and leases moves.
+pub(super) fn head(node: &str) -> String {
+    format!("{ALL}{node}/head")
+}
+
+/// Under it: sessions by run_id.
+pub(super) fn sessions(node: &str) -> String {
+    format!("{ALL}{node}/session/")
+}
+
+/// Under it: tickets that were seen, by the hash of their text.
+pub(super) fn tickets(node: &str) -> String {
+    format!("{ALL}{node}/ticket/")
+}
+
+/// Under it: leases by protocol and port.
+pub(super) fn leases(node: &str) -> String {
+    format!("{ALL}{node}/lease/")
+}
+
+/// Under it: ports that wait for their last holder, or cool down.
+pub(super) fn held(node: &str) -> String {
+    format!("{ALL}{node}/held/")
+}
+
+/// A session.
+pub(super) fn session(node: &str, run_id: &str) -> String {
+    format!("{}{run_id}", sessions(node))
+}
+
+/// A ticket.
+pub(super) fn ticket(node: &str, hash: &str) -> String {
+    format!("{}{hash}", tickets(node))
+}
+
+/// A lease: one for each port of each protocol, so there can't be two.
+pub(super) fn lease(node: &str, port: PortId) -> String {
+    format!("{}{}", leases(node), record_key(port))
+}
+
+/// A port that waits.
+pub(super) fn waiting(node: &str, port: PortId) -> String {
+    format!("{}{}", held(node), record_key(port))
+}
+
+/// Whether it is one of ours: 128 bits in hex. Nothing else reaches a key.
+pub(super) fn is_run_id(text: &str) -> bool {
+    text.len() == 32
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// What the node counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Head {
+    /// The last lease's number.
+    pub(super) lease: u64,
+}
+
+/// One frpc login under a ticket, and its resumptions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Session {
+    /// What the audit calls it. (The run_id is a bearer secret in frp.)
+    pub(super) id: String,
+    /// The tenant's id.
+    pub(super) tenant: String,
+    /// What the newest ticket vouches for.
+    pub(super) voucher: Voucher,
+    /// Changes with each Login, and comes back in every later request: tells a late request of a
+    /// replaced connection from one of its successor.
+    pub(super) nonce: String,
+    /// frpc's `user`.
+    pub(super) user: String,
+    /// Where frpc comes from.
+    pub(super) client: SocketAddr,
+    /// When it was opened, Unix ms.
+    pub(super) opened_ms: i64,
+    /// From when its longest life counts, Unix ms.
+    pub(super) begun_ms: i64,
+    /// When its pings stopped; its leases are given up, and it may come back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) lost_ms: Option<i64>,
+    /// Since when all its proxies are closed. frp tells no plugin that a session has ended, but then
+    /// it closes its proxies: such a session takes no room from others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) idle_ms: Option<i64>,
+    /// Whether this login has pinged: only then do missing pings say anything.
+    #[serde(default)]
+    pub(super) pinged: bool,
+    /// Tickets that were bound to it.
+    #[serde(default)]
+    pub(super) tickets: u32,
+    /// frpc's version.
+    pub(super) frpc_version: String,
+}
+
+impl Session {
+    /// The invite, unless the session is anonymous.
+    pub(super) fn invite(&self) -> Option<String> {
+        invite_of(&self.voucher.grant)
+    }
+
+    /// Whether it is on, as far as is known.
+    pub(super) const fn connected(&self) -> bool {
+        self.lost_ms.is_none() && self.idle_ms.is_none()
+    }
+}

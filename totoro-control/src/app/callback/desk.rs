@@ -1,0 +1,162 @@
+//! One change of a node's sessions and leases: read, decided, written in one commit.
+
+use std::collections::BTreeMap;
+
+use totoro_api::decide::{
+    LOGIN_META, Lease, Patience, PortId, Ports, SeenTicket, Waiting, parse_key,
+};
+use totoro_api::wire::event::Subject;
+use totoro_api::wire::plugin::User;
+
+use super::Frps;
+use super::book::{self, Head, Session};
+use crate::app::App;
+use crate::audit::{self, Author};
+use crate::store::{Store, StoreError, Tx, read, records};
+
+/// A transaction on one node's sessions and leases. Its first read is of a key that each of them
+/// writes, so that all it sees still stands when it is committed.
+pub(super) struct Desk<'a, 'tx> {
+    pub(super) tx: &'a mut Tx<'tx>,
+    pub(super) node: &'a str,
+    pub(super) sessions: BTreeMap<String, Session>,
+    pub(super) ports: Ports,
+    pub(super) now_ms: i64,
+    author: Author,
+    patience: Patience,
+    head: Head,
+}
+
+impl<'a, 'tx> Desk<'a, 'tx> {
+    /// Everything that the node has.
+    pub(super) fn open(
+        app: &'a App,
+        tx: &'a mut Tx<'tx>,
+        node: &'a str,
+        author: Author,
+    ) -> Result<Self, StoreError> {
+        let head = tx.get::<Head>(&book::head(node))?;
+        let sessions = records::<Session>(&*app.store, &book::sessions(node))?;
+        let sessions = sessions.into_iter().map(|(id, found)| (id, found.value));
+        Ok(Desk {
+            sessions: sessions.collect(),
+            ports: ports(&*app.store, node)?,
+            now_ms: app.now_ms(),
+            patience: Patience {
+                reserve_ms: millis(app.config.port_reserve.0),
+                cool_ms: millis(app.config.port_cool.0),
+            },
+            head: head.map(|head| head.value).unwrap_or_default(),
+            tx,
+            node,
+            author,
+        })
+    }
+
+    /// Unix seconds.
+    pub(super) const fn now(&self) -> i64 {
+        self.now_ms / 1000
+    }
+
+    /// Notes that something changes. Whatever writes sessions or leases calls it.
+    pub(super) fn touch(&mut self) -> Result<(), StoreError> {
+        self.tx.put(&book::head(self.node), &self.head)
+    }
+
+    /// The number of a new lease.
+    pub(super) const fn next_lease(&mut self) -> u64 {
+        self.head.lease += 1;
+        self.head.lease
+    }
+
+    /// Leaves an event.
+    pub(super) fn tell(&mut self, subject: Subject) -> Result<(), StoreError> {
+        let event = self.author.event("").node(self.node).about(subject);
+        audit::record(self.tx, event, self.now_ms)
+    }
+
+    /// A ticket that was seen.
+    pub(super) fn ticket(&self, hash: &str) -> Result<Option<SeenTicket>, StoreError> {
+        let found = self.tx.peek(&book::ticket(self.node, hash))?;
+        Ok(found.map(|found| found.value))
+    }
+
+    /// Writes a session.
+    pub(super) fn put_session(&mut self, run_id: &str, session: Session) -> Result<(), StoreError> {
+        self.tx.put(&book::session(self.node, run_id), &session)?;
+        self.sessions.insert(run_id.to_owned(), session);
+        self.touch()
+    }
+
+    /// The session that a request belongs to: by run_id, and by the nonce that its Login was given.
+    pub(super) fn session_of(&self, user: &User) -> Option<&Session> {
+        let session = self.sessions.get(&user.run_id);
+        session.filter(|session| is_its(session, user))
+    }
+
+    /// Leases a port.
+    pub(super) fn open_lease(&mut self, port: PortId, lease: Lease) -> Result<(), StoreError> {
+        // Another precondition beside the head: whatever happens, no port is leased twice.
+        let at = book::lease(self.node, port);
+        if !self.ports.leases().contains_key(&port) {
+            self.tx.get::<Lease>(&at)?;
+        }
+        self.tx.put(&at, &lease)?;
+        self.tx.delete(&book::waiting(self.node, port));
+        self.ports.open(port, lease);
+        self.touch()
+    }
+
+    /// Takes a lease away: its port waits for its proxy, then cools down.
+    pub(super) fn close_lease(&mut self, port: PortId) -> Result<Option<Lease>, StoreError> {
+        let closed = self.ports.close(port, self.now_ms, self.patience);
+        let Some((lease, waiting)) = closed else {
+            return Ok(None);
+        };
+        self.tx.delete(&book::lease(self.node, port));
+        self.tx.put(&book::waiting(self.node, port), &waiting)?;
+        self.touch()?;
+        Ok(Some(lease))
+    }
+}
+
+/// Whether a request is of a session's newest Login.
+pub(super) fn is_its(session: &Session, user: &User) -> bool {
+    let nonce = user.metas.as_ref().and_then(|metas| metas.get(LOGIN_META));
+    nonce == Some(&session.nonce)
+}
+
+/// The node's port table.
+pub(super) fn ports(store: &dyn Store, node: &str) -> Result<Ports, StoreError> {
+    let leases = records::<Lease>(store, &book::leases(node))?.into_iter();
+    let waiting = records::<Waiting>(store, &book::held(node))?.into_iter();
+    Ok(Ports::new(
+        leases
+            .filter_map(|(at, found)| Some((parse_key(&at)?, found.value)))
+            .collect(),
+        waiting
+            .filter_map(|(at, found)| Some((parse_key(&at)?, found.value)))
+            .collect(),
+    ))
+}
+
+impl App {
+    /// The session that a request belongs to, read alone.
+    pub(super) fn session_asking(
+        &self,
+        frps: &Frps,
+        user: &User,
+    ) -> Result<Option<Session>, StoreError> {
+        if !book::is_run_id(&user.run_id) {
+            return Ok(None);
+        }
+        let found = read::<Session>(&*self.store, &book::session(&frps.node.id, &user.run_id))?;
+        Ok(found
+            .map(|found| found.value)
+            .filter(|session| is_its(session, user)))
+    }
+}
+
+fn millis(span: std::time::Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX / 4)
+}

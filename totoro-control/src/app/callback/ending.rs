@@ -1,0 +1,126 @@
+//! How leases and sessions end.
+
+use totoro_api::Reason;
+use totoro_api::decide::SeenTicket;
+use totoro_api::wire::event::{Subject, kind};
+
+use super::book;
+use super::desk::Desk;
+use crate::store::StoreError;
+
+impl Desk<'_, '_> {
+    /// Gives up all leases of a session; their ports wait for its proxies.
+    pub(super) fn give_up_leases(&mut self, run_id: &str, why: &str) -> Result<(), StoreError> {
+        for port in self.ports.of_session(run_id) {
+            self.release(port, why)?;
+        }
+        Ok(())
+    }
+
+    /// Ends a lease.
+    pub(super) fn release(
+        &mut self,
+        port: totoro_api::decide::PortId,
+        why: &str,
+    ) -> Result<(), StoreError> {
+        let Some(lease) = self.close_lease(port)? else {
+            return Ok(());
+        };
+        let session = self.sessions.get(&lease.run_id);
+        self.tell(Subject {
+            kind: kind::PROXY_CLOSED.to_owned(),
+            invite: session.and_then(super::book::Session::invite),
+            session: session.map(|session| session.id.clone()),
+            client: session.map(|session| session.client.to_string()),
+            lease: Some(lease.number.to_string()),
+            proxy: Some(lease.name),
+            port: Some(port.1),
+            detail: serde_json::json!({
+                "why": why,
+                "type": port.0,
+                "duration_s": (self.now_ms - lease.since_ms).max(0) / 1000,
+            }),
+            ..Subject::default()
+        })
+    }
+
+    /// A session's pings have stopped: its ports wait for it, and it may come back for a while.
+    pub(super) fn lose(&mut self, run_id: &str) -> Result<(), StoreError> {
+        self.give_up_leases(run_id, "connection_lost")?;
+        let Some(mut session) = self.sessions.get(run_id).cloned() else {
+            return Ok(());
+        };
+        session.lost_ms = Some(self.now_ms);
+        self.put_session(run_id, session)
+    }
+
+    /// Ends a session; `reason` where a refusal is behind it. One that was ended for good is not
+    /// resumed by its tickets.
+    pub(super) fn end_session(
+        &mut self,
+        run_id: &str,
+        why: &str,
+        reason: Option<Reason>,
+        for_good: bool,
+    ) -> Result<(), StoreError> {
+        self.give_up_leases(run_id, why)?;
+        let Some(session) = self.sessions.remove(run_id) else {
+            return Ok(());
+        };
+        self.tx.delete(&book::session(self.node, run_id));
+        self.touch()?;
+        if for_good {
+            self.end_tickets(run_id)?;
+        }
+        tracing::info!(
+            node_id = self.node,
+            invite_id = session.tenant,
+            session = session.id,
+            why,
+            "session closed"
+        );
+        let over_ms = session.lost_ms.or(session.idle_ms).unwrap_or(self.now_ms);
+        self.tell(Subject {
+            kind: kind::SESSION_CLOSED.to_owned(),
+            invite: session.invite(),
+            session: Some(session.id),
+            client: Some(session.client.to_string()),
+            reason,
+            detail: serde_json::json!({
+                "why": why,
+                "duration_s": (over_ms - session.opened_ms).max(0) / 1000,
+            }),
+            ..Subject::default()
+        })
+    }
+
+    /// The tickets of a session open nothing any more.
+    fn end_tickets(&mut self, run_id: &str) -> Result<(), StoreError> {
+        for hash in self.tx.names(&book::tickets(self.node))? {
+            if let Some(ticket) = self.ticket(&hash)?
+                && ticket.run_id == run_id
+                && !ticket.ended
+            {
+                let ended = SeenTicket {
+                    ended: true,
+                    ..ticket
+                };
+                self.tx.put(&book::ticket(self.node, &hash), &ended)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a session ended, in the audit's word.
+pub(super) const fn word(reason: Reason) -> &'static str {
+    match reason {
+        Reason::InviteRevoked => "revoked",
+        Reason::InviteExpired => "expired",
+        Reason::InviteUnknown => "removed",
+        Reason::TicketExpired => "rotated",
+        Reason::NodeDisabled => "disabled",
+        Reason::ClientBanned => "banned",
+        other => other.code(),
+    }
+}

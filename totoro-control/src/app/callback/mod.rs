@@ -1,0 +1,230 @@
+//! Grade `callback`: a stock frps without our daemon asks here what it would ask the daemon.
+//!
+//! The decisions are the ones that the daemon takes ([`totoro_api::decide`]); this module reads what
+//! they depend on, and makes them hold in one commit each. All changes of one node's sessions and
+//! leases go through one key ([`desk::Desk`]), so they are one after the other.
+
+mod book;
+mod daemon;
+mod desk;
+mod ending;
+mod house;
+mod kick;
+mod living;
+mod login;
+mod named;
+mod policy;
+mod proxy;
+mod rate;
+mod refused;
+mod report;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use totoro_api::decide::check_text;
+use totoro_api::wire::plugin::{Answer, Request, User};
+use totoro_api::{Reason, Refusal};
+
+use super::transact::Turns;
+use super::{App, Failure};
+use crate::audit::Author;
+use crate::records::NodeRecord;
+
+pub(super) use self::kick::all_of;
+use self::named::Named;
+use self::rate::Rates;
+use self::refused::Gathered;
+
+/// Logins per second from one IPv4 address or IPv6 /64, before any signature is looked at.
+const LOGINS: (u32, u32) = (5, 60);
+/// What one session may ask per second, and at once beside two requests for each of its proxies.
+const ASKS: (u32, u32) = (10, 50);
+
+/// What is kept in memory of all nodes at grade `callback`. What must survive is in the store.
+pub(super) struct Callback {
+    /// Logins by source.
+    doors: Rates,
+    /// New user connections by node and tenant.
+    conns: Rates,
+    /// Requests by session.
+    asks: Rates,
+    /// When a session last pinged.
+    pings: Mutex<HashMap<SessionId, Instant>>,
+    /// Closes that are still under way for a proxy that was opened again since: how many, and until
+    /// when they are expected, Unix ms.
+    late: Mutex<HashMap<(SessionId, String), (u32, i64)>>,
+    /// One session's proxies are opened and closed one after the other.
+    turns: Turns,
+    /// Refusals that are told of together.
+    gathered: Gathered,
+    /// The ports that invites name.
+    named: Named,
+    /// When this process began to listen to pings.
+    started: Instant,
+}
+
+impl Default for Callback {
+    fn default() -> Self {
+        Callback {
+            doors: Rates::default(),
+            conns: Rates::default(),
+            asks: Rates::default(),
+            pings: Mutex::default(),
+            late: Mutex::default(),
+            turns: Turns::default(),
+            gathered: Gathered::default(),
+            named: Named::default(),
+            started: Instant::now(),
+        }
+    }
+}
+
+/// A node and a run_id.
+type SessionId = (String, String);
+
+/// The frps that asks: its node's key was shown.
+#[derive(Clone, Debug)]
+pub struct Frps {
+    /// The node.
+    pub node: NodeRecord,
+    /// Who its events are by.
+    pub author: Author,
+}
+
+/// Which of the two addresses was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// Login, Ping, NewWorkConn.
+    Handshake,
+    /// NewProxy, CloseProxy, NewUserConn.
+    Proxy,
+}
+
+impl Door {
+    /// The operations that it takes.
+    #[must_use]
+    pub const fn ops(self) -> [&'static str; 3] {
+        match self {
+            Door::Handshake => ["Login", "Ping", "NewWorkConn"],
+            Door::Proxy => ["NewProxy", "CloseProxy", "NewUserConn"],
+        }
+    }
+}
+
+impl App {
+    /// The frps whose node and key these are: the node's id, or its name.
+    ///
+    /// # Errors
+    /// `not_authorized`, whatever is wrong with them.
+    pub fn node_of_frps(
+        &self,
+        user: &str,
+        key: &str,
+        address: IpAddr,
+        request_id: &str,
+    ) -> Result<Frps, Failure> {
+        let node = self.node_by_key(key)?.value;
+        // Whoever has the key knows the id: this tells a file that was mixed up.
+        if node.id != user && node.said.name != user {
+            return Err(Reason::NotAuthorized.into());
+        }
+        let author = Author::remote("node", &node.id, address, request_id);
+        Ok(Frps { node, author })
+    }
+
+    /// Answers frps. Whatever is wrong with a request is a refusal with a reason: frpc prints that.
+    pub async fn frps_asks(&self, frps: &Frps, door: Door, op: &str, body: &[u8]) -> Answer {
+        let content = match read_request(door, op, body) {
+            Ok(content) => content,
+            Err(refusal) => {
+                tracing::warn!(
+                    node_id = frps.node.id,
+                    invite_id = "-",
+                    proxy_name = "-",
+                    reason = refusal.reason.code(),
+                    detail = refusal.what(),
+                    "a plugin request was refused"
+                );
+                return Answer::refuse(&refusal);
+            }
+        };
+        let answer = match op {
+            "Login" => self.login_asked(frps, content).await,
+            "Ping" => self.ping_asked(frps, content).await,
+            "NewWorkConn" => self.work_conn_asked(frps, content).await,
+            "NewProxy" => self.proxy_asked(frps, content).await,
+            "CloseProxy" => self.close_asked(frps, content).await,
+            _ => self.user_conn_asked(frps, content).await,
+        };
+        if let Err(error) = self.note_call(frps).await {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                node_id = frps.node.id,
+                "a node's presence could not be noted"
+            );
+        }
+        answer
+    }
+}
+
+/// The content of a request for this operation.
+fn read_request(door: Door, op: &str, body: &[u8]) -> Result<Value, Refusal> {
+    let refuse = |reason, detail: String| Err(Refusal::with(reason, detail));
+    if !door.ops().contains(&op) {
+        let op: String = op.chars().filter(char::is_ascii_graphic).take(40).collect();
+        let ops = door.ops().join(", ");
+        let detail = format!("the operation {op} is not served here, only {ops}");
+        return refuse(Reason::Unsupported, detail);
+    }
+    let request: Request = serde_json::from_slice(body).map_err(|error| unreadable(&error))?;
+    if request.op != op {
+        let detail = "the op in the address and the op in the body differ";
+        return refuse(Reason::RequestMalformed, detail.to_owned());
+    }
+    Ok(request.content)
+}
+
+/// An operation's content. Never with what stood in it: it may carry a ticket.
+fn read<T: DeserializeOwned>(content: &Value) -> Result<T, Refusal> {
+    T::deserialize(content).map_err(|error| unreadable(&error))
+}
+
+fn unreadable(error: &serde_json::Error) -> Refusal {
+    let detail = match error.classify() {
+        serde_json::error::Category::Eof => "the body ended too soon",
+        serde_json::error::Category::Data => "a field of the body is missing or of another type",
+        _ => "the body is no JSON",
+    };
+    Refusal::with(Reason::RequestMalformed, detail)
+}
+
+/// Checks every length of who asks.
+fn check_user(user: &User) -> Result<(), Refusal> {
+    check_text("user", &user.user)?;
+    check_text("run_id", &user.run_id)
+}
+
+/// The refusal in a failure; what failed otherwise goes to the log, and frpc is told no more.
+fn refusal_of(failure: Failure) -> Refusal {
+    match failure {
+        Failure::Refused(refusal) => refusal,
+        failed => {
+            tracing::error!(
+                error = &failed as &dyn std::error::Error,
+                "a plugin request failed"
+            );
+            Reason::Internal.into()
+        }
+    }
+}
+
+fn lock<T>(table: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    table
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,308 @@
+//! A session asks for a port, or gives it back.
+
+use serde_json::Value;
+use totoro_api::decide::{
+    Lease, Plan, PortId, Standing, Summed, Wish, lease_room, read_proxy, session_room,
+};
+use totoro_api::wire::event::{Subject, kind};
+use totoro_api::wire::plugin::{Answer, CloseProxy, NewProxy, User};
+use totoro_api::{Reason, Refusal};
+
+use super::book::Session;
+use super::desk::Desk;
+use super::policy::{Holding, over};
+use super::{ASKS, Frps, SessionId, check_user, lock, named, read, refusal_of};
+use crate::app::{App, Failure};
+use crate::keys::random;
+use crate::store::Tx;
+
+/// How long a late close of a proxy's earlier registration is expected, ms. frps sends it at once; it
+/// can only be overtaken by a request on another connection.
+const LATE_MS: i64 = 5_000;
+
+impl App {
+    /// Answers a NewProxy.
+    pub(super) async fn proxy_asked(&self, frps: &Frps, mut content: Value) -> Answer {
+        let body = match read::<NewProxy>(&content) {
+            Ok(body) => body,
+            Err(refusal) => {
+                let nothing = NewProxy::default();
+                return self.refuse_proxy(frps, &nothing, refusal).await;
+            }
+        };
+        let decided = match self.check_proxy(frps, &body) {
+            Ok(()) => self.try_proxy(frps, &body).await,
+            Err(failure) => Err(failure),
+        };
+        match decided {
+            Ok(port) if i64::from(port) == body.remote_port => Answer::allow(),
+            Ok(port) => {
+                if let Some(object) = content.as_object_mut() {
+                    object.insert("remote_port".to_owned(), port.into());
+                }
+                Answer::allow_with(content)
+            }
+            Err(failure) => self.refuse_proxy(frps, &body, refusal_of(failure)).await,
+        }
+    }
+
+    /// What costs nothing to refuse.
+    fn check_proxy(&self, frps: &Frps, body: &NewProxy) -> Result<(), Failure> {
+        self.check_daemon(frps)?;
+        check_user(&body.user)?;
+        let session = self.session_asking(frps, &body.user)?.ok_or_else(over)?;
+        let mut tx = Tx::new(&*self.store);
+        let Holding { standing, .. } = self.holding_of(&mut tx, &frps.node.id, &session)?;
+        let burst = standing.limits.max_proxies.saturating_mul(2);
+        if !self.may_ask(&body.user, burst) {
+            return Err(Reason::RateLimited.into());
+        }
+        Ok(())
+    }
+
+    fn may_ask(&self, user: &User, more: u32) -> bool {
+        let (rate, burst) = ASKS;
+        let allowed = (rate, burst.saturating_add(more));
+        self.callback.asks.take(&user.run_id, allowed)
+    }
+
+    async fn try_proxy(&self, frps: &Frps, body: &NewProxy) -> Result<u16, Failure> {
+        let run_id = body.user.run_id.as_str();
+        // Until it is known how many closes are late, none may come.
+        let _turn = self.callback.turns.of(run_id.as_bytes()).await;
+        let start = usize::from(u16::from_ne_bytes(random()));
+        let ((port, plan), _) = self
+            .transact(|tx| {
+                let mut desk = Desk::open(self, tx, &frps.node.id, frps.author.clone())?;
+                self.lease(&mut desk, body, start)
+            })
+            .await?;
+        let more = match plan {
+            // Either frps never got our answer, or frpc closed it and asks again, and the close is
+            // still under way: then it must not take what this answer gives.
+            Plan::Same(_) => 1,
+            Plan::Open { instead_of, .. } => u32::from(instead_of.is_some()),
+        };
+        if more > 0 {
+            let now_ms = self.now_ms();
+            let mut late = lock(&self.callback.late);
+            let entry = late.entry(proxy_id(frps, &body.user, &body.proxy_name));
+            let late = entry.or_insert((0, 0));
+            let still = if now_ms < late.1 { late.0 } else { 0 };
+            *late = (still + more, now_ms + LATE_MS);
+        }
+        Ok(port)
+    }
+
+    /// Decides about a port, and writes what follows. Refusals come before anything is written.
+    fn lease(
+        &self,
+        desk: &mut Desk<'_, '_>,
+        body: &NewProxy,
+        start: usize,
+    ) -> Result<(u16, Plan), Failure> {
+        let session = desk.session_of(&body.user).cloned().ok_or_else(over)?;
+        if session.lost_ms.is_some() {
+            // frps may still have its other proxies; it must log in again to have them all anew.
+            return Err(over().into());
+        }
+        let Holding { node, standing } = self.holding_of(desk.tx, desk.node, &session)?;
+        let asked = read_proxy(body, &session.user, &standing.limits)?;
+        let wish = Wish {
+            tenant: &session.tenant,
+            run_id: &body.user.run_id,
+            wire: &body.proxy_name,
+            asked: &asked,
+            limits: &standing.limits,
+            pool: &node.pool,
+            start,
+            now_ms: desk.now_ms,
+        };
+        let named = match asked.port {
+            None => self.ports_named(desk.node)?,
+            Some(_) => named::Ports::default(),
+        };
+        let avoid = |port| named::by_another(&named, &session.tenant, port);
+        let plan = desk.ports.plan(wish, avoid)?;
+        // What nothing new is taken for: a proxy may have the port back that waits for it.
+        if let Some(held) = standing.held
+            && !desk.ports.comes_back(wish, plan)
+        {
+            return Err(held.into());
+        }
+        let Plan::Open { port, instead_of } = plan else {
+            let Plan::Same(port) = plan else {
+                return Err(Reason::Internal.into());
+            };
+            return Ok((port, plan));
+        };
+        room(
+            desk,
+            body,
+            &session,
+            &standing,
+            &node.public_max,
+            instead_of,
+        )?;
+        if let Some(old) = instead_of {
+            desk.release(old, "moved")?;
+        }
+        let lease = Lease {
+            number: desk.next_lease(),
+            tenant: session.tenant.clone(),
+            run_id: body.user.run_id.clone(),
+            nonce: session.nonce.clone(),
+            name: asked.name,
+            wire: body.proxy_name.clone(),
+            since_ms: desk.now_ms,
+            summed: Summed::default(),
+        };
+        desk.tell(Subject {
+            kind: kind::PROXY_OPENED.to_owned(),
+            invite: session.invite(),
+            session: Some(session.id.clone()),
+            lease: Some(lease.number.to_string()),
+            client: Some(session.client.to_string()),
+            proxy: Some(lease.name.clone()),
+            port: Some(port),
+            detail: serde_json::json!({ "type": asked.protocol }),
+            ..Subject::default()
+        })?;
+        desk.open_lease((asked.protocol, port), lease)?;
+        if session.idle_ms.is_some() {
+            let session = Session {
+                idle_ms: None,
+                ..session
+            };
+            desk.put_session(&body.user.run_id, session)?;
+        }
+        Ok((port, plan))
+    }
+
+    /// Takes note of a CloseProxy: it may be late, doubled, or a predecessor's. It can't be refused.
+    pub(super) async fn close_asked(&self, frps: &Frps, content: Value) -> Answer {
+        let body = match read::<CloseProxy>(&content) {
+            Ok(body) => body,
+            Err(refusal) => return Answer::refuse(&refusal),
+        };
+        if let Err(failure) = self.try_close(frps, &body).await {
+            // The lease ends with the session at the latest.
+            refusal_of(failure);
+        }
+        Answer::allow()
+    }
+
+    async fn try_close(&self, frps: &Frps, body: &CloseProxy) -> Result<(), Failure> {
+        check_user(&body.user)?;
+        if self.session_asking(frps, &body.user)?.is_none() {
+            return Ok(());
+        }
+        let run_id = body.user.run_id.as_str();
+        let _turn = self.callback.turns.of(run_id.as_bytes()).await;
+        if let Some((count, until)) =
+            lock(&self.callback.late).get_mut(&proxy_id(frps, &body.user, &body.proxy_name))
+            && *count > 0
+            && self.now_ms() < *until
+        {
+            *count -= 1;
+            return Ok(());
+        }
+        self.transact(|tx| {
+            let mut desk = Desk::open(self, tx, &frps.node.id, frps.author.clone())?;
+            let Some(session) = desk.session_of(&body.user).cloned() else {
+                return Ok(());
+            };
+            let Some((port, _)) = desk.ports.of_proxy(run_id, &body.proxy_name) else {
+                return Ok(());
+            };
+            desk.release(port, "closed")?;
+            if desk.ports.of_session(run_id).is_empty() {
+                let session = Session {
+                    idle_ms: Some(desk.now_ms),
+                    ..session
+                };
+                desk.put_session(run_id, session)?;
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Counts, logs and tells of a refused NewProxy.
+    async fn refuse_proxy(&self, frps: &Frps, body: &NewProxy, refusal: Refusal) -> Answer {
+        let session = self.session_asking(frps, &body.user).unwrap_or(None);
+        let name: String = body.proxy_name.chars().take(80).collect();
+        let prefix = session.as_ref().map(|session| format!("{}.", session.user));
+        let name = prefix
+            .and_then(|prefix| name.strip_prefix(&prefix).map(str::to_owned))
+            .unwrap_or(name);
+        let tenant = session.as_ref().map(|session| session.tenant.as_str());
+        tracing::warn!(
+            node_id = frps.node.id,
+            invite_id = tenant.unwrap_or("-"),
+            proxy_name = name,
+            reason = refusal.reason.code(),
+            detail = refusal.what(),
+            "proxy refused"
+        );
+        if let Some(tenant) = tenant {
+            self.count_refused(&frps.node.id, tenant, refusal.reason);
+        }
+        let subject = Subject {
+            kind: kind::PROXY_REFUSED.to_owned(),
+            invite: session.as_ref().and_then(Session::invite),
+            session: session.as_ref().map(|session| session.id.clone()),
+            client: session.as_ref().map(|session| session.client.to_string()),
+            proxy: Some(name),
+            port: u16::try_from(body.remote_port)
+                .ok()
+                .filter(|port| *port != 0),
+            reason: Some(refusal.reason),
+            detail: serde_json::json!({
+                "what": refusal.what(),
+                "type": body.proxy_type.chars().take(16).collect::<String>(),
+            }),
+            ..Subject::default()
+        };
+        if refusal.reason == Reason::RateLimited {
+            self.gather(frps, tenant.unwrap_or_default(), subject);
+            return Answer::refuse(&refusal);
+        }
+        let event = frps.author.event("").node(&frps.node.id).about(subject);
+        match self.record(event).await {
+            Ok(()) => Answer::refuse(&refusal),
+            Err(failure) => Answer::refuse(&refusal_of(failure)),
+        }
+    }
+}
+
+/// Ceilings of anonymous tenants; and of sessions, where this one had given up its place.
+fn room(
+    desk: &Desk<'_, '_>,
+    body: &NewProxy,
+    session: &Session,
+    standing: &Standing,
+    max: &totoro_api::wire::push::PublicMax,
+    instead_of: Option<PortId>,
+) -> Result<(), Refusal> {
+    if session.idle_ms.is_some() {
+        let others: Vec<&str> = desk
+            .sessions
+            .iter()
+            .filter(|(run_id, other)| other.connected() && **run_id != body.user.run_id)
+            .map(|(_, other)| other.tenant.as_str())
+            .collect();
+        session_room(&session.tenant, standing.limits.max_clients, max, &others)?;
+    }
+    let leases = desk.ports.leases().iter();
+    let others = leases.filter(|(port, _)| Some(**port) != instead_of);
+    let others: Vec<&str> = others.map(|(_, lease)| lease.tenant.as_str()).collect();
+    lease_room(&session.tenant, standing.limits.max_proxies, max, &others)
+}
+
+/// One proxy of one session.
+fn proxy_id(frps: &Frps, user: &User, wire: &str) -> (SessionId, String) {
+    let session = (frps.node.id.clone(), user.run_id.clone());
+    (session, wire.to_owned())
+}
