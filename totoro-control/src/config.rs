@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::AuditSettings;
 use crate::duration::Span;
+use crate::reach::Listing;
 
 /// The settings. Relative paths are relative to the file's directory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,6 +60,9 @@ pub struct Config {
     /// Requests per minute and address on what anyone may call.
     #[serde(default)]
     pub rate: Rates,
+    /// When public nodes are listed.
+    #[serde(default)]
+    pub listing: Listing,
     /// How long the audit trail is kept.
     #[serde(default)]
     pub audit: AuditSettings,
@@ -179,6 +183,7 @@ impl Config {
             trusted_proxies: Vec::new(),
             cache_mib: default_cache(),
             rate: Rates::default(),
+            listing: Listing::default(),
             audit: AuditSettings::default(),
         }
     }

@@ -11,6 +11,7 @@ pub mod duration;
 pub mod http;
 pub mod keys;
 pub mod push;
+pub mod reach;
 pub mod records;
 pub mod store;
 

@@ -1,6 +1,7 @@
 //! The control plane's REST API, as this node calls it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -45,7 +46,9 @@ pub enum CallError {
 pub struct Control {
     client: Client,
     base: String,
-    key: String,
+    key: Arc<RwLock<String>>,
+    /// Where the key is from: it may be rotated while this runs.
+    file: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for Control {
@@ -74,7 +77,8 @@ impl Control {
         Ok(Control {
             client,
             base: base.to_owned(),
-            key: key.to_owned(),
+            key: Arc::new(RwLock::new(key.to_owned())),
+            file: None,
         })
     }
 
@@ -83,14 +87,42 @@ impl Control {
     /// # Errors
     /// The file, or the client.
     pub fn with_key_file(base: &str, file: &Path) -> Result<Control> {
-        Control::new(base, &crate::secret::read(file)?)
+        let control = Control::new(base, &crate::secret::read(file)?)?;
+        Ok(Control {
+            file: Some(file.to_owned()),
+            ..control
+        })
     }
 
-    /// A request with the credential and the usual time limit.
+    /// Takes the key that its file has now. True if it is another than before. What the file does
+    /// not tell right now is kept.
+    #[must_use]
+    pub fn refresh(&self) -> bool {
+        let Some(file) = &self.file else {
+            return false;
+        };
+        let now = match crate::secret::read(file) {
+            Ok(now) => now,
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "the key's file can't be read");
+                return false;
+            }
+        };
+        let mut key = self.key.write().unwrap_or_else(PoisonError::into_inner);
+        let is_new = *key != now;
+        *key = now;
+        is_new
+    }
+
+    fn key(&self) -> String {
+        let key = self.key.read().unwrap_or_else(PoisonError::into_inner);
+        key.clone()
+    }
+
+    /// A request with the usual time limit.
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client
             .request(method, format!("{}/api/v1{path}", self.base))
-            .bearer_auth(&self.key)
             .timeout(CALL)
     }
 
@@ -180,11 +212,15 @@ impl Control {
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response> {
-        // The error's own text has the address, which has no secret, and is shown by `source`.
-        let response = request
-            .send()
-            .await
-            .map_err(|error| CallError::Unreachable(self.base.clone(), error))?;
+        let again = request.try_clone();
+        let mut response = self.once(request).await?;
+        // The key was rotated meanwhile: the old one is over, and its file has the new one.
+        if response.status() == StatusCode::UNAUTHORIZED
+            && let Some(again) = again
+            && self.refresh()
+        {
+            response = self.once(again).await?;
+        }
         if response.status().is_success() {
             return Ok(response);
         }
@@ -208,6 +244,13 @@ impl Control {
             retry_after,
         }
         .into())
+    }
+
+    /// Sends it once, with the credential.
+    async fn once(&self, request: RequestBuilder) -> Result<Response, CallError> {
+        // The error's own text has the address, which has no secret, and is shown by `source`.
+        let sent = request.bearer_auth(self.key()).send().await;
+        sent.map_err(|error| CallError::Unreachable(self.base.clone(), error))
     }
 
     async fn read<T: DeserializeOwned>(&self, response: Response) -> Result<T> {

@@ -3,6 +3,9 @@
 //! A code is read aloud, typed and pasted: case and hyphens do not matter, `O` is `0`, `I` and `L`
 //! are `1`, and the check symbol tells a typing error from a code that does not exist. Shown in
 //! groups of four. Only a keyed hash of the normalised text is ever stored.
+//!
+//! A QR code is smallest with capitals and digits alone. There the five check symbols that are
+//! neither are written as `U0` to `U4`, which no other text can end in.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,8 +22,14 @@ const SYMBOL_BITS: u32 = 5;
 /// Crockford's base32 alphabet, then the five symbols that only a check symbol may be.
 const ALPHABET: &[u8; 37] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ*~$=U";
 
+/// How many of them data symbols may be; those from here on only check.
+const DATA: usize = 32;
+
 /// The check symbol is the number modulo this prime.
 const CHECK: u128 = 37;
+
+/// The value of `U`, which stands before a check symbol that a QR code can't hold densely.
+const UNWRITABLE: u128 = 36;
 
 /// The longest text that is looked at, bytes: a code with a hyphen after every symbol fits.
 const MAX_TEXT: usize = 64;
@@ -59,6 +68,20 @@ impl InviteCode {
         let mut text = String::with_capacity(PREFIX.len() + SYMBOLS + 1);
         text.push_str(PREFIX);
         text.extend(self.symbols().map(char::from));
+        text
+    }
+
+    /// For QR codes: capitals and digits alone, `TN1` and 21 symbols, or 22 where the check symbol
+    /// is none of them.
+    #[must_use]
+    pub fn qr(&self) -> String {
+        let mut text = PREFIX.to_ascii_uppercase().replace('-', "");
+        text.extend(self.symbols().take(SYMBOLS).map(char::from));
+        let check = usize::try_from(self.bits % CHECK).unwrap_or(0);
+        match check.checked_sub(DATA) {
+            None => text.push(char::from(ALPHABET[check])),
+            Some(beyond) => text.push_str(&format!("U{beyond}")),
+        }
         text
     }
 
@@ -122,17 +145,24 @@ impl FromStr for InviteCode {
             [b'T', b'N', b'1' | b'I' | b'L'] => {}
             _ => return Err(BadCode::Malformed),
         }
-        let values: Vec<u128> = symbols
+        let mut values: Vec<u128> = symbols
             .map(value)
             .collect::<Option<_>>()
             .ok_or(BadCode::Malformed)?;
+        // `U0` to `U4` at the end of a QR code's text.
+        if let [.., UNWRITABLE, beyond @ 0..=4] = values[..]
+            && values.len() == SYMBOLS + 2
+        {
+            values.truncate(SYMBOLS);
+            values.push(DATA as u128 + beyond);
+        }
         let Some((&check, data)) = values
             .split_last()
             .filter(|(_, data)| data.len() == SYMBOLS)
         else {
             return Err(BadCode::Malformed);
         };
-        if data.iter().any(|&value| value >= 32) {
+        if data.iter().any(|&value| value >= DATA as u128) {
             return Err(BadCode::Malformed);
         }
         let bits = data
@@ -191,7 +221,14 @@ mod tests {
             let text = code.normalised();
             seen.insert(text.bytes().next_back());
             assert_eq!(read(&text).as_ref(), Ok(&code));
+            let qr = code.qr();
+            let plain = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit();
+            assert!(qr.bytes().all(plain), "{qr}");
+            assert_eq!(read(&qr).as_ref(), Ok(&code), "{qr}");
         }
+        let beyond = |last: &str| read(&format!("TN1{}{last}", "0".repeat(20)));
+        assert_eq!(beyond("U5"), Err(BadCode::Malformed));
+        assert_eq!(beyond("U1"), Err(BadCode::Typo));
         assert_eq!(seen.len(), 37);
     }
 
@@ -203,6 +240,8 @@ mod tests {
                 code.to_string(),
                 code.normalised(),
                 code.to_string().to_lowercase(),
+                code.qr(),
+                code.qr().to_lowercase(),
                 format!(" {}\n", code.normalised().replace('-', "")),
                 code.normalised().replace('0', "o").replace('1', "l"),
                 code.normalised().replace('0', "O").replace('1', "I"),

@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 
-use subtle::ConstantTimeEq as _;
 use totoro_api::Reason;
 
+use super::token::Need;
 use super::{App, Failure};
 use crate::audit::Author;
 use crate::keys::{Purpose, TokenKind};
-use crate::records::{AdminTokenRecord, NodeRecord, key};
+use crate::records::{NodeRecord, key};
 use crate::store::{Record, read};
 
 /// What a caller may reach.
@@ -68,11 +68,7 @@ impl App {
             Some(id) => read::<NodeRecord>(&*self.store, &key::node(&id.value))?,
             None => None,
         };
-        let fits = |record: &Record<NodeRecord>| {
-            let kept = record.value.key.as_deref().unwrap_or("");
-            bool::from(kept.as_bytes().ct_eq(hash.as_bytes()))
-        };
-        match node.filter(fits) {
+        match node.filter(|record| self.is_key_of(&record.value, &hash)) {
             Some(record) if TokenKind::NodeKey.fits(text) => Ok(record),
             _ => Err(Reason::NotAuthorized.into()),
         }
@@ -102,28 +98,25 @@ impl App {
         })
     }
 
-    /// The caller with this admin token.
+    /// The caller with this admin token, where its scopes allow what is asked.
     ///
     /// # Errors
-    /// `not_authorized`.
+    /// `not_authorized`; [`Failure::OutOfScope`].
     pub fn admin_caller(
         &self,
         text: &str,
+        need: Need,
         address: IpAddr,
         request_id: &str,
     ) -> Result<Caller, Failure> {
-        let hash = self.secret.hash_hex(Purpose::Admin, text);
-        let found = read::<AdminTokenRecord>(&*self.store, &key::admin_token(&hash))?;
-        match found {
-            Some(token) if TokenKind::Admin.fits(text) => {
-                let author = Author::remote("admin", &token.value.name, address, request_id);
-                Ok(Caller {
-                    reach: Reach::All,
-                    name: token.value.name,
-                    author,
-                })
-            }
-            _ => Err(Reason::NotAuthorized.into()),
-        }
+        let (hash, token) = self.held_token(text)?.ok_or(Reason::NotAuthorized)?;
+        self.used.note(&hash, self.now());
+        need.check(&token.scopes)?;
+        let author = Author::remote("admin", &token.name, address, request_id);
+        Ok(Caller {
+            reach: Reach::All,
+            name: token.name,
+            author,
+        })
     }
 }

@@ -72,8 +72,9 @@ impl App {
                         "this key is enrolled already",
                     ));
                 }
-                if let Some(old) = &node.key {
-                    tx.delete(&key::node_key(old));
+                let former = [node.key.take(), node.old_key.take().map(|old| old.hash)];
+                for old in former.into_iter().flatten() {
+                    tx.delete(&key::node_key(&old));
                 }
                 node.key = Some(hash.clone());
                 node.instance.clone_from(&enroll.instance);

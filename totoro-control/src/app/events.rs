@@ -132,6 +132,11 @@ fn closes_gap(event: &NodeEvent, expected: u64) -> bool {
 /// Whether only the control plane tells of this. Bans are not among them: a node may ban, too.
 fn is_ours(kind: &str) -> bool {
     let nodes = [
+        kind::SESSION_KICKED,
+        kind::NODE_CHANGED,
+        kind::NODE_REACHED,
+        kind::NODE_DEGRADED,
+        kind::NODE_KEY_ROTATED,
         kind::NODE_ENROLLED,
         kind::NODE_ONLINE,
         kind::NODE_OFFLINE,

@@ -12,6 +12,9 @@ pub enum Failure {
     /// Refused, with a stable reason.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The token is good, but not for this. Its scopes.
+    #[error("this token is for {0}: use one whose scopes allow this")]
+    OutOfScope(String),
     /// The record has another version than the one that the caller saw.
     #[error("it has version {current} now")]
     Stale {

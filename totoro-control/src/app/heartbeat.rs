@@ -7,16 +7,14 @@ use totoro_api::wire::node::{Heartbeat, HeartbeatAnswer};
 use totoro_api::wire::push::Applied;
 
 use super::{App, Caller, Failure};
-use crate::audit;
-use crate::records::{AppliedRecord, EnrolmentRecord, NodeRecord, PresenceRecord, key};
-use crate::store::{Record, read};
+use crate::records::{AppliedRecord, NodeRecord, key};
+use crate::store::Record;
 
 /// Ticket keys that a node may name; more than a ring ever has.
 const MAX_KEYS: usize = 16;
 
 impl App {
-    /// Keeps a heartbeat. The first after an absence leaves `node.online`; the first ever burns the
-    /// enrolment token.
+    /// Keeps a heartbeat.
     ///
     /// # Errors
     /// `conflict` when another installation than the enrolled one shows the key.
@@ -41,59 +39,7 @@ impl App {
             ));
         }
         self.live.report(&node.id, heartbeat);
-        let now_ms = self.now_ms();
-        let seen = self.live.last(&node.id);
-        let presence = read::<PresenceRecord>(&*self.store, &key::presence(&node.id))?;
-        // A daemon that reports is the authority again, whoever was it before.
-        if !node.key_used || node.callback || presence.is_none_or(|record| !record.value.online) {
-            self.transact(|tx| {
-                let mut node = tx
-                    .get::<NodeRecord>(&key::node(&node.id))?
-                    .ok_or(Reason::NotAuthorized)?
-                    .value;
-                if node.callback {
-                    node.callback = false;
-                    tx.put(&key::node(&node.id), &node)?;
-                }
-                if !node.key_used {
-                    node.key_used = true;
-                    // The token has done its work. One made since then is another's.
-                    if let Some(token) = &node.enrolment
-                        && let Some(record) = tx.get::<EnrolmentRecord>(&key::enrolment(token))?
-                        && record.value.used_for == node.key
-                    {
-                        tx.delete(&key::enrolment(token));
-                        node.enrolment = None;
-                    }
-                    tx.put(&key::node(&node.id), &node)?;
-                }
-                let at = key::presence(&node.id);
-                if tx
-                    .get::<PresenceRecord>(&at)?
-                    .is_some_and(|record| record.value.online)
-                {
-                    return Ok(());
-                }
-                tx.put(&at, &PresenceRecord { online: true })?;
-                let detail = seen.as_ref().map(|seen| {
-                    let heartbeat = &seen.heartbeat;
-                    json!({
-                        "grade": heartbeat.grade,
-                        "agent": heartbeat.agent_version,
-                        "frps": heartbeat.frps_version,
-                        "kernel": heartbeat.kernel_version,
-                        "boot": heartbeat.boot,
-                    })
-                });
-                let event = caller.author.event(kind::NODE_ONLINE).node(&node.id);
-                Ok(audit::record(
-                    tx,
-                    event.detail(detail.unwrap_or_default()),
-                    now_ms,
-                )?)
-            })
-            .await?;
-        }
+        self.note_presence(caller, &node).await?;
         Ok(HeartbeatAnswer {
             revision: self.policy_revision(&node.id)?,
             now_ms: self.now_ms(),
@@ -134,6 +80,7 @@ impl App {
             {
                 tx.put(&at, &record)?;
             }
+            self.end_kicks(tx, node, record.revision)?;
             Ok(())
         })
         .await?;

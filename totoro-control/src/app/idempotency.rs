@@ -18,7 +18,7 @@ pub(super) const WHOLE: &str = "*";
 const MAX_KEY: usize = 128;
 /// How many codes of one key are tried: one more is needed each time the same key is used again
 /// after its record was forgotten.
-const MAX_INDEX: u32 = 1000;
+pub(super) const MAX_INDEX: u32 = 1000;
 
 /// One request and the key that came with it.
 #[derive(Clone, Copy, Debug)]

@@ -1,19 +1,20 @@
-//! Invites: making, listing, showing.
+//! Invites: making one, showing one.
 
 use totoro_api::Reason;
+use totoro_api::code::InviteCode;
 use totoro_api::limits::Limits;
 use totoro_api::ticket::rfc3339;
 use totoro_api::wire::event::kind;
-use totoro_api::wire::invite::{Invite, InvitePage, NewInvite};
+use totoro_api::wire::invite::{Invite, NewInvite};
 use totoro_api::wire::push::InviteState;
 
 use super::idempotency::{Idempotency, Seen};
-use super::{App, Caller, Failure, Reach, checked_id, fields, node};
+use super::{App, Caller, Failure, checked_id, fields, node};
 use crate::audit;
 use crate::keys::new_id;
 use crate::push;
 use crate::records::{Change, InviteRecord, NodeRecord, key};
-use crate::store::{Range, Record, Tx, prefix_end, read};
+use crate::store::{Record, Tx, read};
 
 /// The longest label, characters.
 const MAX_LABEL: usize = 80;
@@ -61,17 +62,12 @@ impl App {
                     revoked_at: None,
                     note: new.note.clone(),
                 };
-                tx.put(&key::code(&record.code), &record.id)?;
-                tx.put(&format!("{}{}", key::invites_of(&node.id), record.id), &())?;
-                put_invite(tx, None, &record)?;
+                put_new(tx, caller, &record, now_ms)?;
+                push::touch(tx, &node.id, &Change::Invite(record.id.clone()))?;
                 if let Some(request) = request {
                     self.remember(tx, &node.id, request, (&record.id, index), now)?;
                 }
-                let detail = serde_json::json!({ "label": record.label, "limits": record.limits });
-                let event = caller.author.event(kind::INVITE_CREATED);
-                let event = event.node(&node.id).invite(&record.id).detail(detail);
-                audit::record(tx, event, now_ms)?;
-                Ok((record, code.to_string()))
+                Ok((record, code))
             })
             .await?;
         // Nothing was committed when the request was a repeat: its version is the record's.
@@ -86,7 +82,7 @@ impl App {
                 value: record,
             },
             now,
-            Some(code),
+            Some(&code),
         ))
     }
 
@@ -97,12 +93,12 @@ impl App {
         node: &str,
         request_key: &str,
         before: &crate::records::IdempotencyRecord,
-    ) -> Result<(InviteRecord, String), Failure> {
+    ) -> Result<(InviteRecord, InviteCode), Failure> {
         let record = tx
             .peek::<InviteRecord>(&key::invite(&before.made))?
             .ok_or(Reason::NotFound)?;
         let code = self.derived_code(node, request_key, before.index);
-        Ok((record.value, code.to_string()))
+        Ok((record.value, code))
     }
 
     /// Limits that a person wrote: well-formed, within the pool, and enforceable by the node as it
@@ -160,54 +156,44 @@ impl App {
     pub fn invite(&self, caller: &Caller, id: &str) -> Result<Invite, Failure> {
         Ok(view(self.invite_record(caller, id)?, self.now(), None))
     }
-
-    /// A page of invites within the caller's reach, in the order of their ids.
-    ///
-    /// # Errors
-    /// `node_unknown`, or when the store fails.
-    pub fn invites(
-        &self,
-        caller: &Caller,
-        node: Option<&str>,
-        cursor: Option<&str>,
-        limit: usize,
-    ) -> Result<InvitePage, Failure> {
-        let prefix = match (&caller.reach, node) {
-            (Reach::All, None) => key::INVITES.to_owned(),
-            _ => key::invites_of(&self.node_named(caller.node(node)?)?.value.id),
-        };
-        let cursor = cursor.map(checked_id).transpose()?;
-        let from = format!(
-            "{prefix}{}",
-            cursor.map(|id| format!("{id}\0")).unwrap_or_default()
-        );
-        let to = prefix_end(prefix.as_bytes());
-        let range = Range {
-            from: from.as_bytes(),
-            to: &to,
-            limit: limit + 1,
-            reverse: false,
-        };
-        let mut ids: Vec<String> = self
-            .store
-            .range(range)?
-            .into_iter()
-            .map(|(at, _)| String::from_utf8_lossy(&at[prefix.len()..]).into_owned())
-            .collect();
-        let next = node::cut(&mut ids, limit, String::clone);
-        let now = self.now();
-        let mut items = Vec::with_capacity(ids.len());
-        for id in ids {
-            let record = read::<InviteRecord>(&*self.store, &key::invite(&id))?;
-            items.extend(record.map(|record| view(record, now, None)));
-        }
-        Ok(InvitePage { items, next })
-    }
 }
 
-/// Writes an invite, moves the mark of its end and tells its node. The mark of an end that stays as
-/// it was is left alone: once that has come, its mark is gone and its event told.
+/// Writes a new invite, what it is found by, and its event. Its node is still to be told.
+pub(super) fn put_new(
+    tx: &mut Tx<'_>,
+    caller: &Caller,
+    record: &InviteRecord,
+    now_ms: i64,
+) -> Result<(), Failure> {
+    tx.put(&key::code(&record.code), &record.id)?;
+    tx.put(
+        &format!("{}{}", key::invites_of(&record.node), record.id),
+        &(),
+    )?;
+    write(tx, None, record)?;
+    let detail = serde_json::json!({ "label": record.label, "limits": record.limits });
+    let event = caller.author.event(kind::INVITE_CREATED);
+    let event = event.node(&record.node).invite(&record.id).detail(detail);
+    Ok(audit::record(tx, event, now_ms)?)
+}
+
+/// Writes an invite, moves the mark of its end and tells its node.
 pub(super) fn put_invite(
+    tx: &mut Tx<'_>,
+    before: Option<&InviteRecord>,
+    record: &InviteRecord,
+) -> Result<(), Failure> {
+    write(tx, before, record)?;
+    Ok(push::touch(
+        tx,
+        &record.node,
+        &Change::Invite(record.id.clone()),
+    )?)
+}
+
+/// Writes an invite and moves the mark of its end. The mark of an end that stays as
+/// it was is left alone: once that has come, its mark is gone and its event told.
+fn write(
     tx: &mut Tx<'_>,
     before: Option<&InviteRecord>,
     record: &InviteRecord,
@@ -222,15 +208,11 @@ pub(super) fn put_invite(
             tx.put(&key::expiry(at, &record.id), &())?;
         }
     }
-    Ok(push::touch(
-        tx,
-        &record.node,
-        &Change::Invite(record.id.clone()),
-    )?)
+    Ok(())
 }
 
 /// An invite as it is shown.
-pub(super) fn view(record: Record<InviteRecord>, now: i64, code: Option<String>) -> Invite {
+pub(super) fn view(record: Record<InviteRecord>, now: i64, code: Option<&InviteCode>) -> Invite {
     let Record {
         revision: version,
         value: record,
@@ -246,7 +228,8 @@ pub(super) fn view(record: Record<InviteRecord>, now: i64, code: Option<String>)
         expires_at: record.expires_at.map(rfc3339),
         note: record.note,
         version,
-        code,
+        code: code.map(ToString::to_string),
+        code_qr: code.map(InviteCode::qr),
     }
 }
 

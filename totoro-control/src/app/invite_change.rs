@@ -188,7 +188,7 @@ impl App {
                     .node(&node)
                     .invite(id);
                 audit::record(tx, event.detail(detail), now_ms)?;
-                Ok((record, code.to_string()))
+                Ok((record, code))
             })
             .await?;
         let version = if revision == 0 {
@@ -202,7 +202,7 @@ impl App {
                 value: record,
             },
             now,
-            Some(code),
+            Some(&code),
         ))
     }
 

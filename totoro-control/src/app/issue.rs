@@ -100,6 +100,10 @@ impl App {
         if node.draining {
             return Err(Reason::NodeDraining.into());
         }
+        if self.reached(node)?.is_empty() {
+            let detail = "the control plane has not reached this node's address yet";
+            return Err(Failure::refused(Reason::NodeOffline, detail));
+        }
         self.ticket(
             node,
             Terms {

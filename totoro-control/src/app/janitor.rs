@@ -25,6 +25,8 @@ const MAX_DUE: usize = 1000;
 impl App {
     /// Runs until the process is asked to end.
     pub async fn keep_house(self: Arc<Self>) {
+        // Beside the rest: a connect takes seconds where nobody answers.
+        let reaching = tokio::spawn(Arc::clone(&self).keep_reaching());
         let mut stopping = self.stopping();
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -41,6 +43,8 @@ impl App {
                 self.mark_lost().await,
                 self.expire_invites().await,
                 self.tell_bans().await,
+                self.retire_keys().await,
+                self.sweep_gone().await,
                 self.tell_refusals(false).await,
             ];
             if count.is_multiple_of(every) {
@@ -49,6 +53,9 @@ impl App {
             if count.is_multiple_of(SLOW) {
                 done.push(self.forget_requests().await);
                 done.push(self.forget_bans().await);
+                done.push(self.end_old_keys().await);
+                done.push(self.forget_kicks().await);
+                done.push(self.keep_used().await);
                 done.push(self.trim_logs(&mut trimmed).await);
                 done.push(self.renew_keys().await);
                 done.push(self.forget_callback().await);
@@ -60,6 +67,15 @@ impl App {
                     "housekeeping failed"
                 );
             }
+        }
+        if let Err(error) = reaching.await {
+            tracing::error!(%error, "reaching nodes ended badly");
+        }
+        if let Err(failure) = self.keep_used().await {
+            tracing::warn!(
+                error = &failure as &dyn std::error::Error,
+                "when tokens were last used is not kept"
+            );
         }
         // What was gathered in memory is told before it is gone.
         if let Err(failure) = self.tell_refusals(true).await {
@@ -87,7 +103,7 @@ impl App {
                 if !lost() || !tx.get(&at)?.is_some_and(online) {
                     return Ok(());
                 }
-                tx.put(&at, &PresenceRecord { online: false })?;
+                tx.put(&at, &PresenceRecord::default())?;
                 let event = Author::system().event(kind::NODE_OFFLINE).node(&id);
                 Ok(audit::record(
                     tx,

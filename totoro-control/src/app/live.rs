@@ -74,6 +74,13 @@ impl Live {
         Some(std::mem::take(count))
     }
 
+    /// Forgets a node that is no more.
+    pub(super) fn forget(&self, node: &str) {
+        self.lock().remove(node);
+        let mut twins = self.twins.lock().unwrap_or_else(PoisonError::into_inner);
+        twins.remove(node);
+    }
+
     /// Whether heartbeats arrive.
     pub(super) fn is_online(&self, node: &str) -> bool {
         self.last(node)

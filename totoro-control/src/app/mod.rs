@@ -14,17 +14,26 @@ pub mod heartbeat;
 pub mod holder;
 pub mod idempotency;
 pub mod invite;
+mod invite_batch;
 pub mod invite_change;
+pub mod invite_list;
 pub mod issue;
 pub mod janitor;
+mod listing;
 mod live;
 pub mod node;
 pub mod node_change;
+mod node_gone;
+mod node_key;
 mod node_new;
+mod presence;
 pub mod public;
 pub mod resolve;
 pub mod restore;
+pub mod session;
 mod tell;
+pub mod ticket_key;
+pub mod token;
 mod transact;
 pub mod usage;
 
@@ -51,8 +60,11 @@ use crate::store::{Store, StoreError};
 
 use self::ban_index::BanIndex;
 use self::callback::Callback;
+use self::listing::Unreached;
 use self::live::Live;
+use self::node_key::Retired;
 use self::public::Listed;
+use self::token::Used;
 use self::transact::Turns;
 
 /// The control plane without its sockets.
@@ -69,6 +81,14 @@ pub struct App {
     ring: RwLock<KeyRing>,
     /// What nodes reported last.
     live: Live,
+    /// Nodes that have used a new key, whose old one is still to be removed from the store.
+    retired: Retired,
+    /// Why addresses of public nodes are not reached.
+    unreached: Unreached,
+    /// When admin tokens were last used.
+    used: Used,
+    /// Whose turn it is to make a ticket key.
+    rotating: tokio::sync::Mutex<()>,
     /// The bans, compiled.
     bans: BanIndex,
     /// Nodes at grade `callback`, as far as memory has them.
@@ -120,6 +140,10 @@ impl App {
             secret,
             ring,
             live,
+            retired: Retired::default(),
+            unreached: Unreached::default(),
+            used: Used::default(),
+            rotating: tokio::sync::Mutex::default(),
             bans: BanIndex::default(),
             callback: Callback::default(),
             listed: Listed::default(),

@@ -41,6 +41,19 @@ impl App {
         self.node_record(&id.value)
     }
 
+    /// The id of the node with this id or this name; one that was removed has its id still, and its
+    /// part of the trail.
+    ///
+    /// # Errors
+    /// `node_unknown`.
+    pub fn node_ever(&self, name: &str) -> Result<String, Failure> {
+        match self.node_named(name) {
+            Ok(node) => Ok(node.value.id),
+            Err(_) if name.starts_with("n-") => Ok(fields::checked_id(name)?.to_owned()),
+            Err(failure) => Err(failure),
+        }
+    }
+
     /// Node records in the order of their ids, after `cursor`.
     ///
     /// # Errors
@@ -111,6 +124,7 @@ impl App {
         let heartbeat = seen.as_ref().map(|seen| &*seen.heartbeat);
         let grade = self.grade_of(&record);
         let policy = self.policy_revision(&record.id)?;
+        let unlisted = self.unlisted(&record)?;
         let said = record.said;
         Ok(Node {
             id: record.id,
@@ -127,6 +141,7 @@ impl App {
             abuse_contact: said.abuse_contact,
             state,
             problems,
+            unlisted,
             grade,
             unenforced: unenforced(grade),
             features: heartbeat

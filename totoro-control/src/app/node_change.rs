@@ -2,10 +2,10 @@
 
 use totoro_api::Reason;
 use totoro_api::wire::event::kind;
-use totoro_api::wire::node::{ChangeNode, Node};
+use totoro_api::wire::node::{ChangeNode, ChangeSelf, Node};
 
 use super::invite_change::IfMatch;
-use super::{App, Caller, Failure, node};
+use super::{App, Caller, Failure, Reach, node};
 use crate::audit;
 use crate::push;
 use crate::records::{Change, NodeRecord, key};
@@ -37,10 +37,10 @@ impl App {
             tx.put(&key::node(id), &after)?;
             push::touch(tx, id, &Change::Node)?;
             let drained = after.draining && !before.draining;
-            let kind = if drained {
-                kind::NODE_DRAINED
-            } else {
-                kind::ADMIN_NODE_CHANGED
+            let kind = match caller.reach {
+                _ if drained => kind::NODE_DRAINED,
+                Reach::Node(_) => kind::NODE_CHANGED,
+                Reach::All => kind::ADMIN_NODE_CHANGED,
             };
             let detail = serde_json::to_value(change).unwrap_or_default();
             let event = caller.author.event(kind).node(id).detail(detail);
@@ -48,6 +48,21 @@ impl App {
         })
         .await?;
         self.node_view(self.node_record(id)?)
+    }
+
+    /// Changes what a lender may change of the own node; what is absent stays.
+    ///
+    /// # Errors
+    /// A stale or missing version, malformed fields.
+    pub async fn change_self(
+        &self,
+        caller: &Caller,
+        version: IfMatch,
+        change: ChangeSelf,
+    ) -> Result<Node, Failure> {
+        let node = caller.node(None)?;
+        self.change_node(caller, node, version, &change.into())
+            .await
     }
 }
 

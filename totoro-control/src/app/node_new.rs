@@ -37,6 +37,7 @@ impl App {
             draining: false,
             disabled: false,
             key: None,
+            old_key: None,
             instance: String::new(),
             key_used: false,
             callback: false,

@@ -33,7 +33,8 @@ struct List {
 }
 
 impl App {
-    /// A page of public nodes that are not switched off.
+    /// A page of public nodes that are not switched off, each with the addresses where it was
+    /// reached.
     ///
     /// # Errors
     /// When the store fails.
@@ -80,10 +81,14 @@ impl App {
         let nodes = nodes.map(|(_, record)| record.value);
         let listed =
             |node: &NodeRecord| node.said.visibility == Visibility::Public && !node.disabled;
-        nodes
-            .filter(listed)
-            .map(|node| self.public_view(node))
-            .collect()
+        let mut list = Vec::new();
+        for mut node in nodes.filter(listed) {
+            node.said.server_addr = self.reached(&node)?;
+            if !node.said.server_addr.is_empty() {
+                list.push(self.public_view(node)?);
+            }
+        }
+        Ok(list)
     }
 
     fn public_view(&self, node: NodeRecord) -> Result<PublicNode, StoreError> {
@@ -138,7 +143,8 @@ impl App {
         name: &str,
         visitor: Visitor<'_>,
     ) -> Result<PublicTicket, Failure> {
-        let (issued, node) = self.anonymous(name, visitor).await?;
+        let (issued, mut node) = self.anonymous(name, visitor).await?;
+        node.said.server_addr = self.reached(&node)?;
         let limits = node.said.public_limits.over(&Limits::default());
         let grade = self.grade_of(&node);
         let tls_ca = self.tls_ca(&node.id);

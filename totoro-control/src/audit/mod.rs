@@ -132,6 +132,13 @@ impl Draft {
         self
     }
 
+    /// The session it is about.
+    #[must_use]
+    pub fn session(mut self, id: &str) -> Self {
+        self.event.subject.session = Some(id.to_owned());
+        self
+    }
+
     /// The client's address.
     #[must_use]
     pub fn client(mut self, address: IpAddr) -> Self {

@@ -95,6 +95,12 @@ impl Client {
             .await
     }
 
+    /// Removes this version of a thing.
+    pub(super) async fn delete_version(&self, path: &str, version: u64) -> Result<(), CliError> {
+        self.send::<()>(Method::DELETE, path, Some(version), None::<&()>, &[])
+            .await
+    }
+
     /// Reads a thing, makes a change from it and sends that under the version that was read; again
     /// when another change was first.
     pub(super) async fn update<T: DeserializeOwned, B: Serialize>(

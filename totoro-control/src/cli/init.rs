@@ -89,12 +89,7 @@ impl Init {
         }
         tx.put(key::GENERATION, &Generation { generation })?;
         let hash = secret.hash_hex(Purpose::Admin, &token);
-        tx.put(
-            &key::admin_token(&hash),
-            &AdminTokenRecord {
-                name: "init".to_owned(),
-            },
-        )?;
+        tx.put(&key::admin_token(&hash), &AdminTokenRecord::first("init"))?;
         store.commit(tx.into_commit()).await?;
         store.close().await;
 

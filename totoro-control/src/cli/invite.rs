@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 use reqwest::Method;
+use serde::de::DeserializeOwned;
 use totoro_api::limits::Limits;
 use totoro_api::wire::invite::{ChangeInvite, Invite, InvitePage, NewInvite};
 use totoro_api::wire::push::InviteState;
@@ -9,13 +10,14 @@ use totoro_api::wire::push::InviteState;
 use super::client::{Client, in_path, with_query};
 use super::limits::{LimitFlags, time};
 use super::table::{Table, print_json, word};
-use super::{CliError, Remote};
+use super::{CliError, Remote, batch};
 
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   totoro-control invite create --node n1 --label \"for Mei\" --max-conns 5 --max-proxies 2 --expires 7d
-  totoro-control invite list --node n1
+  totoro-control invite create --node n1 --count 200 --label \"course {n}\" --csv > codes.csv
+  totoro-control invite list --node n1 --label course --state active
   totoro-control invite change inv-4k2v9x0c7m1p --max-conns 10
   totoro-control invite revoke inv-4k2v9x0c7m1p")]
 pub(super) struct InviteCommand {
@@ -27,13 +29,19 @@ pub(super) struct InviteCommand {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Make an invite; its code is shown once.
+    /// Make an invite, or many; codes are shown once.
     Create(Box<Create>),
     /// List invites.
     List {
         /// Of this node, by id or name.
         #[arg(long)]
         node: Option<String>,
+        /// Only those with this in their label, in capitals or not.
+        #[arg(long)]
+        label: Option<String>,
+        /// Only those in this state: active, paused, revoked or expired.
+        #[arg(long)]
+        state: Option<String>,
     },
     /// Show one.
     Show(One),
@@ -60,16 +68,22 @@ struct Create {
     /// The node, by id or name.
     #[arg(long)]
     node: String,
-    /// A name for people.
+    /// A name for people. With --count, {n} in it is each one's number.
     #[arg(long, default_value = "")]
     label: String,
+    /// So many at once, at most 1000: all of them or none.
+    #[arg(long, value_name = "N")]
+    count: Option<u32>,
+    /// Print id, label, code, the code for a QR code, and expiry as CSV.
+    #[arg(long, requires = "count", conflicts_with = "json")]
+    csv: bool,
     /// Free text for the lender.
     #[arg(long, default_value = "")]
     note: String,
     /// When it ends: 7d, 2030-01-31T12:00:00Z or never.
     #[arg(long, default_value = "never")]
     expires: String,
-    /// Repeating the command with the same key makes no second invite.
+    /// Repeating the command with the same key makes no second invite, and shows the codes again.
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
     #[command(flatten)]
@@ -97,7 +111,14 @@ impl InviteCommand {
     pub(super) async fn run(self) -> Result<(), CliError> {
         let (client, as_json) = (self.remote.client()?, self.remote.json);
         let invite = match self.action {
-            Action::List { node } => return list(&client, node, as_json).await,
+            Action::List { node, label, state } => {
+                let filters = [("node", node), ("label", label), ("state", state)];
+                return list(&client, &filters, as_json).await;
+            }
+            Action::Create(create) if create.count.is_some() => {
+                let as_csv = create.csv;
+                return batch::show(&create.run(&client).await?, as_csv, as_json);
+            }
             Action::Create(create) => create.run(&client).await?,
             Action::Show(One { invite }) => client.get(&path(&invite)?).await?,
             Action::Change(change) => change.run(&client).await?,
@@ -133,7 +154,8 @@ impl InviteCommand {
 }
 
 impl Create {
-    async fn run(self, client: &Client) -> Result<Invite, CliError> {
+    /// Answers one invite, or with a count the page of them.
+    async fn run<T: DeserializeOwned>(self, client: &Client) -> Result<T, CliError> {
         let expires = time("--expires", &self.expires)?;
         let new = NewInvite {
             node: Some(self.node),
@@ -141,6 +163,7 @@ impl Create {
             limits: self.limits.over(&Limits::default())?,
             expires_at: Some(expires).filter(|at| !at.is_empty()),
             note: self.note,
+            count: self.count,
         };
         let key = self
             .idempotency_key
@@ -195,11 +218,15 @@ async fn set_state(client: &Client, id: &str, state: InviteState) -> Result<Invi
         .await
 }
 
-async fn list(client: &Client, node: Option<String>, as_json: bool) -> Result<(), CliError> {
+async fn list(
+    client: &Client,
+    filters: &[(&str, Option<String>)],
+    as_json: bool,
+) -> Result<(), CliError> {
     let mut all = InvitePage::default();
     let mut cursor = None;
     loop {
-        let query = [("node", node.clone()), ("cursor", cursor)];
+        let query = [filters, &[("cursor", cursor)]].concat();
         let page: InvitePage = client.get(&with_query("/admin/invites", &query)).await?;
         all.items.extend(page.items);
         match page.next {
@@ -231,6 +258,9 @@ fn print_invite(invite: &Invite) -> Result<(), CliError> {
     row("id", invite.id.clone());
     if let Some(code) = &invite.code {
         row("code", format!("{code}  (shown once)"));
+    }
+    if let Some(code) = &invite.code_qr {
+        row("qr", code.clone());
     }
     row("node", invite.node.clone());
     row("state", word(&invite.state));

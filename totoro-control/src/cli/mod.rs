@@ -3,6 +3,7 @@
 mod audit;
 mod backup;
 mod ban;
+mod batch;
 mod client;
 mod doctor;
 mod error;
@@ -13,7 +14,10 @@ mod limits;
 mod node;
 mod restore;
 mod serve;
+mod session;
 mod table;
+mod ticket_key;
+mod token;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -49,6 +53,12 @@ enum Command {
     Node(node::NodeCommand),
     /// Invites: create, list, show, change, pause, resume, rotate, revoke.
     Invite(invite::InviteCommand),
+    /// Sessions: list, kick.
+    Session(session::SessionCommand),
+    /// Admins' tokens: create, list, revoke.
+    Token(token::TokenCommand),
+    /// The keys that tickets are signed with: list, rotate.
+    TicketKey(ticket_key::TicketKeyCommand),
     /// The audit trail.
     Audit(audit::Audit),
     /// Bans: add, list, remove.
@@ -117,6 +127,9 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Serve(serve) => serve.run().await,
         Command::Node(node) => node.run().await,
         Command::Invite(invite) => invite.run().await,
+        Command::Session(session) => session.run().await,
+        Command::Token(token) => token.run().await,
+        Command::TicketKey(key) => key.run().await,
         Command::Audit(audit) => audit.run().await,
         Command::Ban(ban) => ban.run().await,
         Command::Backup(backup) => backup.run().await,

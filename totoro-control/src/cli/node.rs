@@ -19,6 +19,7 @@ Examples:
       --server-addr n1.example.org:7000 --public --public-limits '{\"max_conns\": 20}'
   totoro-control node list
   totoro-control node change n-4k2v9x0c7m1p --draining true
+  totoro-control node delete n-4k2v9x0c7m1p
   totoro-control node enroll-callback n1 --key-file ./n1.key
   totoro-control node frps-config n1 --key-file ./n1.key --control https://control.example.org")]
 pub(super) struct NodeCommand {
@@ -41,6 +42,12 @@ enum Action {
     },
     /// Change one; what is not given stays.
     Change(Box<Change>),
+    /// Remove one and revoke its invites. Its machine is told nothing any more: to cut what lives,
+    /// disable the node first, and wait until it has applied that.
+    Delete {
+        /// Its id.
+        node: String,
+    },
     /// A new enrolment token: for another machine, or when the key was lost.
     Token {
         /// Its id.
@@ -135,6 +142,13 @@ impl NodeCommand {
                 let path = format!("/admin/nodes/{}/token", in_path(&node)?);
                 let made: NodeCreated = client.post(&path, &(), &[]).await?;
                 show_created(&made, as_json)
+            }
+            Action::Delete { node } => {
+                let path = format!("/admin/nodes/{}", in_path(&node)?);
+                let seen: Node = client.get(&path).await?;
+                // Its name leads there too, but only its id is deleted by.
+                let path = format!("/admin/nodes/{}", seen.id);
+                client.delete_version(&path, seen.version).await
             }
             Action::EnrollCallback(enroll) => enroll.run(&client, as_json).await,
             Action::FrpsConfig(config) => config.run(&client, &self.remote.api).await,
@@ -298,6 +312,9 @@ fn print_node(node: &Node, as_json: bool) -> Result<(), CliError> {
     }
     for problem in &node.problems {
         row("problem", problem.clone());
+    }
+    for address in &node.unlisted {
+        row("not listed", address.clone());
     }
     for limit in &node.unenforced {
         row("unenforced", limit.clone());

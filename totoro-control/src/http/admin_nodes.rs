@@ -18,6 +18,7 @@ pub(super) fn routes(api: &Arc<Api>) -> Route {
         plain(api, all().and(warp::get()).boxed(), list),
         with_id(api, one().and(warp::get()).boxed(), show),
         with_id(api, one().and(warp::patch()).boxed(), change),
+        with_id(api, one().and(warp::delete()).boxed(), remove),
         with_id(
             api,
             warp::path!("nodes" / String / "token")
@@ -63,6 +64,14 @@ async fn change(api: Arc<Api>, id: String, mut incoming: Incoming) -> Answer {
         .change_node(&caller, checked_id(&id)?, version, &change)
         .await?;
     Ok(reply::versioned(reply::ok(&node), node.version))
+}
+
+async fn remove(api: Arc<Api>, id: String, incoming: Incoming) -> Answer {
+    let caller = api.caller(Scope::Admin, &incoming)?;
+    let version = incoming.if_match()?;
+    let id = checked_id(&id)?;
+    api.app.delete_node(&caller, id, version).await?;
+    Ok(reply::nothing())
 }
 
 async fn token(api: Arc<Api>, id: String, incoming: Incoming) -> Answer {

@@ -43,7 +43,7 @@ async fn list(api: Arc<Api>, scope: Scope, incoming: Incoming) -> Answer {
     let named = query.take("node");
     let node = match (&caller.reach, named) {
         (Reach::All, None) => None,
-        (Reach::All, Some(name)) => Some(api.app.node_named(&name)?.value.id),
+        (Reach::All, Some(name)) => Some(api.app.node_ever(&name)?),
         (Reach::Node(_), named) => Some(caller.node(named.as_deref())?.to_owned()),
     };
     let filter = filter(node, &mut query)?;

@@ -14,12 +14,15 @@ use totoro_api::Reason;
 use warp::Filter as _;
 use warp::filters::BoxedFilter;
 use warp::http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, IF_MATCH};
-use warp::http::{HeaderMap, StatusCode};
+use warp::http::{HeaderMap, Method, StatusCode};
+use warp::path::FullPath;
 
 use super::problem::ApiError;
+use super::scopes;
 use crate::app::Failure;
 use crate::app::idempotency::Idempotency;
 use crate::app::invite_change::IfMatch;
+use crate::app::token::Need;
 
 /// What most bodies may be, bytes.
 pub(super) const BODY_LIMIT: usize = 64 * 1024;
@@ -49,6 +52,8 @@ pub(super) struct Incoming {
     headers: HeaderMap,
     query: String,
     body: Body,
+    method: Method,
+    path: FullPath,
 }
 
 /// The filter that makes one.
@@ -58,11 +63,15 @@ pub(super) fn incoming() -> BoxedFilter<(Incoming,)> {
         .and(warp::header::headers_cloned())
         .and(query)
         .and(warp::body::stream())
-        .map(|origin, headers, query, body: _| Incoming {
+        .and(warp::method())
+        .and(warp::path::full())
+        .map(|origin, headers, query, body: _, method, path| Incoming {
             origin,
             headers,
             query,
             body: boxed(body),
+            method,
+            path,
         })
         .boxed()
 }
@@ -80,6 +89,11 @@ impl Incoming {
     /// The request's id.
     pub(super) fn request_id(&self) -> &str {
         &self.origin.request_id
+    }
+
+    /// What the request needs of an admin's token.
+    pub(super) fn need(&self) -> Need {
+        scopes::need(&self.method, self.path.as_str())
     }
 
     /// The credential of `Authorization: Bearer`.

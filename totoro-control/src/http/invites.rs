@@ -9,6 +9,7 @@ use warp::reply::Response;
 use super::incoming::{BODY_LIMIT, Incoming};
 use super::route::{Route, any_of, plain, with_id};
 use super::{Answer, Api, Scope, reply};
+use crate::app::invite_list::Filter;
 
 pub(super) fn routes(api: &Arc<Api>, scope: Scope) -> Route {
     let all = || warp::path!("invites");
@@ -51,6 +52,10 @@ async fn create(api: Arc<Api>, scope: Scope, mut incoming: Incoming) -> Answer {
     let (new, text) = incoming.json_and_text::<NewInvite>(BODY_LIMIT).await?;
     let request = format!("create {text}");
     let request = incoming.idempotency(&request)?;
+    if let Some(count) = new.count {
+        let made = api.app.create_invites(&caller, &new, count, request);
+        return Ok(reply::with(warp::http::StatusCode::CREATED, &made.await?));
+    }
     let made = api.app.create_invite(&caller, &new, request).await?;
     let group = match scope {
         Scope::Node => "nodes",
@@ -67,10 +72,14 @@ async fn list(api: Arc<Api>, scope: Scope, incoming: Incoming) -> Answer {
     let caller = api.caller(scope, &incoming)?;
     let mut query = incoming.query()?;
     let (node, cursor, limit) = (query.take("node"), query.take("cursor"), query.limit()?);
+    let filter = Filter::read(query.take("label"), query.take("state").as_deref())?;
     query.done()?;
-    let page = api
-        .app
-        .invites(&caller, node.as_deref(), cursor.as_deref(), limit)?;
+    let page = api.app.invites(
+        &caller,
+        node.as_deref(),
+        &filter,
+        (cursor.as_deref(), limit),
+    )?;
     Ok(reply::ok(&page))
 }
 

@@ -1,6 +1,7 @@
 //! HTTP: one file per resource. A handler reads, calls one use case and answers; it decides nothing.
 
 mod admin_nodes;
+mod admin_secrets;
 mod allow;
 mod audit;
 mod backup;
@@ -10,6 +11,7 @@ mod frps;
 mod health;
 mod incoming;
 mod invites;
+mod lender;
 mod nodes;
 mod oauth;
 mod problem;
@@ -18,8 +20,10 @@ mod rate;
 mod reply;
 mod resolve;
 mod route;
+mod scopes;
 mod seats;
 mod server;
+mod sessions;
 mod sources;
 mod watch;
 
@@ -70,9 +74,17 @@ impl Api {
         let text = incoming.bearer().unwrap_or_default();
         let caller = match scope {
             Scope::Node => self.app.node_caller(text, address, incoming.request_id()),
-            Scope::Admin => self.app.admin_caller(text, address, incoming.request_id()),
+            Scope::Admin => {
+                let need = incoming.need();
+                self.app
+                    .admin_caller(text, need, address, incoming.request_id())
+            }
         };
-        caller.map_err(|failure| self.wrong_key(incoming, failure))
+        match caller {
+            // The token itself is right: nobody is guessing.
+            Err(failure @ Failure::OutOfScope(_)) => Err(failure.into()),
+            caller => caller.map_err(|failure| self.wrong_key(incoming, failure)),
+        }
     }
 
     /// Counts a wrong key and gives the failure on, or the lockout of who had too many.
@@ -97,14 +109,18 @@ fn routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
     let node = route::any_of([
         watch::routes(api),
         nodes::routes(api),
+        lender::routes(api),
         invites::routes(api, Scope::Node),
         bans::routes(api, Scope::Node),
+        sessions::routes(api, Scope::Node),
         audit::routes(api, Scope::Node),
     ]);
     let admin = route::any_of([
         admin_nodes::routes(api),
+        admin_secrets::routes(api),
         invites::routes(api, Scope::Admin),
         bans::routes(api, Scope::Admin),
+        sessions::routes(api, Scope::Admin),
         audit::routes(api, Scope::Admin),
         backup::routes(api),
     ]);

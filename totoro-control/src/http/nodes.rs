@@ -27,7 +27,6 @@ pub(super) fn routes(api: &Arc<Api>) -> Route {
             applied,
         ),
         plain(api, warp::path!("enroll").and(warp::post()).boxed(), enroll),
-        plain(api, warp::path!("self").and(warp::get()).boxed(), own),
     ])
 }
 
@@ -71,13 +70,4 @@ async fn enroll(api: Arc<Api>, mut incoming: Incoming) -> Answer {
         Err(failure) if wrong_key(&failure) => Err(api.wrong_key(&incoming, failure)),
         Err(failure) => Err(ApiError::from(failure)),
     }
-}
-
-/// The lender's own view of the node.
-async fn own(api: Arc<Api>, incoming: Incoming) -> Answer {
-    let caller = api.caller(Scope::Node, &incoming)?;
-    let node = api
-        .app
-        .node_view(api.app.node_record(caller.node(None)?)?)?;
-    Ok(reply::versioned(reply::ok(&node), node.version))
 }

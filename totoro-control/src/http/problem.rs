@@ -135,6 +135,10 @@ impl From<Failure> for ApiError {
                 let status = status_of(refusal.reason);
                 (refusal, status)
             }
+            Failure::OutOfScope(_) => (
+                Refusal::with(Reason::NotAuthorized, failure.to_string()),
+                StatusCode::FORBIDDEN,
+            ),
             Failure::Stale { .. } => (
                 Refusal::with(Reason::Conflict, failure.to_string()),
                 StatusCode::PRECONDITION_FAILED,

@@ -99,18 +99,31 @@ impl KeyRing {
         {
             return Ok(false);
         }
+        self.rotate(now)?;
+        Ok(true)
+    }
+
+    /// Makes a new key now, and answers its id. The nodes must be told.
+    ///
+    /// # Errors
+    /// When the key cannot be made or written.
+    pub fn rotate(&mut self, now: i64) -> Result<String, RingError> {
         let key = SigningKey::generate().map_err(RingError::Generate)?;
+        // Newer than the newest, so that it goes before it, and its file is another.
+        let newest = self.keys.iter().map(|held| held.not_before).max();
+        let not_before = newest.map_or(now, |newest| now.max(newest + 1));
+        let kid = key.kid().to_owned();
         let held = Held {
             key,
-            not_before: now,
-            expires: now + LIFE_S,
+            not_before,
+            expires: not_before + LIFE_S,
         };
         let path = self
             .dir
             .join(format!("ticket-{}-{}.key", held.not_before, held.expires));
         create_secret(&path, held.key.to_bytes())?;
         self.keys.push(held);
-        Ok(true)
+        Ok(kid)
     }
 
     /// The public halves of all keys that still verify.

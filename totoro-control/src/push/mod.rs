@@ -133,19 +133,27 @@ impl App {
         let now = self.now();
         for change in changes {
             match change {
-                Change::Invite(id) => {
-                    let record = read::<InviteRecord>(&*self.store, &key::invite(id))?;
-                    match record.and_then(|record| desired_invite(record.value, now)) {
-                        Some(invite) => state.invites.push(invite),
-                        None => state.gone.push(id.clone()),
-                    }
-                }
+                Change::Invite(id) => self.put_invite(&mut state, id, now)?,
+                Change::Invites(ids) => ids
+                    .iter()
+                    .try_for_each(|id| self.put_invite(&mut state, id, now))?,
                 Change::Node => state.node = self.desired_node(node)?,
                 Change::Bans => state.bans = Some(self.desired_bans(node)?),
+                Change::Kicks => state.kicks = self.desired_kicks(node)?,
                 Change::Keys => state.keys = Some(self.ticket_keys()),
             }
         }
         Ok(state)
+    }
+
+    /// Adds an invite as it stands now, or that it is no more.
+    fn put_invite(&self, state: &mut DesiredState, id: &str, now: i64) -> Result<(), StoreError> {
+        let record = read::<InviteRecord>(&*self.store, &key::invite(id))?;
+        match record.and_then(|record| desired_invite(record.value, now)) {
+            Some(invite) => state.invites.push(invite),
+            None => state.gone.push(id.to_owned()),
+        }
+        Ok(())
     }
 
     fn snapshot(&self, node: &str, revision: Revision) -> Result<DesiredState, StoreError> {
@@ -163,6 +171,7 @@ impl App {
             gone: Vec::new(),
             bans: Some(self.desired_bans(node)?),
             keys: Some(self.ticket_keys()),
+            kicks: self.desired_kicks(node)?,
         })
     }
 

@@ -1,8 +1,10 @@
 //! The control plane as its clients see it: the real binary on loopback, spoken to over HTTP. One
 //! test program, so that it is linked once.
 
+mod admins;
 mod audit;
 mod backup;
+mod batches;
 mod callback;
 mod commands;
 mod connections;
@@ -12,6 +14,8 @@ mod enrolment;
 mod events;
 mod hygiene;
 mod invites;
+mod lender;
+mod listing;
 mod nodes;
 mod repeats;
 mod support;

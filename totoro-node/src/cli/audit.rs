@@ -3,6 +3,7 @@
 use anyhow::Result;
 use totoro_api::wire::event::AuditPage;
 
+use super::query;
 use super::table::{Table, json};
 use crate::control::Control;
 
@@ -25,23 +26,14 @@ pub(super) async fn run(control: &Control, args: &Args, as_json: bool) -> Result
     let mut all = Vec::new();
     let mut next = None::<String>;
     while all.len() < args.limit {
-        let mut query = vec![("limit", (args.limit - all.len()).min(200).to_string())];
-        for (name, value) in [
-            ("invite", &args.invite),
-            ("kind", &args.kind),
-            ("cursor", &next),
-        ] {
-            if let Some(value) = value {
-                query.push((name, value.clone()));
-            }
-        }
-        let query: Vec<String> = query
-            .iter()
-            .map(|(name, value)| format!("{name}={}", escaped(value)))
-            .collect();
-        let page: AuditPage = control
-            .get(&format!("/nodes/audit?{}", query.join("&")))
-            .await?;
+        let limit = (args.limit - all.len()).min(200).to_string();
+        let query = query(&[
+            ("limit", Some(&limit)),
+            ("invite", args.invite.as_deref()),
+            ("kind", args.kind.as_deref()),
+            ("cursor", next.as_deref()),
+        ]);
+        let page: AuditPage = control.get(&format!("/nodes/audit{query}")).await?;
         all.extend(page.items);
         next = page.next;
         if next.is_none() {
@@ -70,16 +62,4 @@ pub(super) async fn run(control: &Control, args: &Args, as_json: bool) -> Result
     }
     table.print();
     Ok(())
-}
-
-/// Percent-encodes what a query may not have (RFC 3986, 2.3: all but the unreserved).
-fn escaped(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                char::from(byte).to_string()
-            }
-            byte => format!("%{byte:02X}"),
-        })
-        .collect()
 }

@@ -6,16 +6,17 @@ use totoro_api::limits::Limits;
 use totoro_api::wire::invite::{ChangeInvite, Invite, InvitePage, NewInvite};
 use totoro_api::wire::push::InviteState;
 
+use super::query;
 use super::table::{Table, json};
 use crate::control::Control;
 
 /// What to do with invites.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Makes an invite; its code is shown once.
+    /// Makes an invite, or many; codes are shown once.
     Create(Create),
     /// Lists the invites.
-    List,
+    List(List),
     /// Shows one.
     Show(Which),
     /// Changes limits, expiry, label or note.
@@ -30,12 +31,30 @@ pub(super) enum Command {
     Revoke(Which),
 }
 
+/// Options of `list`.
+#[derive(Debug, clap::Args)]
+pub(super) struct List {
+    /// Only those with this in their label, in capitals or not.
+    #[arg(long)]
+    label: Option<String>,
+    /// Only those in this state: active, paused, revoked or expired.
+    #[arg(long)]
+    state: Option<String>,
+}
+
 /// Options of `create`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  totoro-node invite create --label ann --limits '{\"max_conns\": 5}'
+  totoro-node invite create --count 30 --label 'course {n}' --json > codes.json")]
 pub(super) struct Create {
-    /// A name for people.
+    /// A name for people. With --count, {n} in it is each one's number.
     #[arg(long, default_value = "")]
     label: String,
+    /// So many at once, at most 1000: all of them or none.
+    #[arg(long, value_name = "N")]
+    count: Option<u32>,
     /// What it allows, as JSON: '{"max_conns": 5, "ports": ["20000-20009"]}'; absent = the node's
     /// defaults.
     #[arg(long, value_parser = limits)]
@@ -83,15 +102,20 @@ fn limits(text: &str) -> Result<Limits, String> {
 /// Does it.
 pub(super) async fn run(control: &Control, command: Command, as_json: bool) -> Result<()> {
     let invite = match command {
-        Command::List => return list(control, as_json).await,
+        Command::List(which) => return list(control, &which, as_json).await,
         Command::Create(create) => {
             let body = NewInvite {
                 label: create.label,
                 limits: create.limits.unwrap_or_default(),
                 expires_at: create.expires_at,
                 note: create.note,
+                count: create.count,
                 ..NewInvite::default()
             };
+            if body.count.is_some() {
+                let made = control.post("/nodes/invites", &body).await?;
+                return show_many(&made, as_json);
+            }
             control.post("/nodes/invites", &body).await?
         }
         Command::Show(Which { id }) => control.get(&path(&id)?).await?,
@@ -146,14 +170,16 @@ async fn patch(control: &Control, id: &str, body: &ChangeInvite) -> Result<Invit
     control.patch(&path(id)?, &tag, body).await
 }
 
-async fn list(control: &Control, as_json: bool) -> Result<()> {
+async fn list(control: &Control, which: &List, as_json: bool) -> Result<()> {
     let mut all: Vec<Invite> = Vec::new();
     let mut next = None::<String>;
     loop {
-        let cursor = next
-            .map(|cursor| format!("?cursor={cursor}"))
-            .unwrap_or_default();
-        let page: InvitePage = control.get(&format!("/nodes/invites{cursor}")).await?;
+        let query = query(&[
+            ("label", which.label.as_deref()),
+            ("state", which.state.as_deref()),
+            ("cursor", next.as_deref()),
+        ]);
+        let page: InvitePage = control.get(&format!("/nodes/invites{query}")).await?;
         all.extend(page.items);
         next = page.next;
         if next.is_none() {
@@ -193,10 +219,31 @@ fn show(invite: &Invite, as_json: bool) -> Result<()> {
         "expires  {}",
         invite.expires_at.as_deref().unwrap_or("never")
     );
+    if let Some(code) = &invite.code_qr {
+        println!("qr       {code}");
+    }
     if let Some(code) = &invite.code {
         println!(
             "code     {code}   (shown once; give it to the tenant by a way that others don't read)"
         );
     }
+    Ok(())
+}
+
+/// Many new invites: their codes are in this answer alone.
+fn show_many(made: &InvitePage, as_json: bool) -> Result<()> {
+    if as_json {
+        return json(&made.items);
+    }
+    let mut table = Table::new(["ID", "LABEL", "CODE", "QR"]);
+    for invite in &made.items {
+        table.row([
+            invite.id.clone(),
+            invite.label.clone(),
+            invite.code.clone().unwrap_or_default(),
+            invite.code_qr.clone().unwrap_or_default(),
+        ]);
+    }
+    table.print();
     Ok(())
 }

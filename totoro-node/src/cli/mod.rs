@@ -2,10 +2,12 @@
 
 mod audit;
 mod check;
+mod drain;
 mod enroll;
 mod frps_config;
 mod inspect;
 mod invite;
+mod key;
 mod local;
 mod run;
 mod table;
@@ -99,6 +101,19 @@ enum Command {
     /// Bans sources on this node.
     #[command(subcommand)]
     Ban(local::Bans),
+    /// Takes nothing new on this node; what lives goes on.
+    #[command(after_help = "\
+Examples:
+  totoro-node drain         before a reboot: nothing new comes
+  totoro-node drain --off   back to work")]
+    Drain {
+        /// Take what is new again.
+        #[arg(long)]
+        off: bool,
+    },
+    /// The node's own key.
+    #[command(subcommand)]
+    Key(key::Command),
     /// Shows this node's part of the audit trail.
     Audit(audit::Args),
     /// Detaches all programs and removes all pins. The daemon must not run.
@@ -168,6 +183,8 @@ async fn act(cli: Cli) -> Result<()> {
             inspect::run(&config, what, cli.json, &names)
         }
         Command::Invite(command) => invite::run(&control()?, command, cli.json).await,
+        Command::Drain { off } => drain::run(&control()?, !off, cli.json).await,
+        Command::Key(command) => key::run(&config, command, cli.json).await,
         Command::Audit(args) => audit::run(&control()?, &args, cli.json).await,
         Command::Sessions => local::sessions(&config, cli.json).await,
         Command::Kick { session } => local::kick(&config, session).await,
@@ -226,4 +243,29 @@ fn code(error: &anyhow::Error) -> u8 {
         }) => 4,
         _ => 1,
     }
+}
+
+/// A query of the parameters that are there.
+fn query(parameters: &[(&str, Option<&str>)]) -> String {
+    let given = parameters.iter().filter_map(|(name, value)| {
+        let value = value.as_ref()?;
+        Some(format!("{name}={}", escaped(value)))
+    });
+    let given: Vec<String> = given.collect();
+    if given.is_empty() {
+        return String::new();
+    }
+    format!("?{}", given.join("&"))
+}
+
+/// Percent-encodes what a query may not have (RFC 3986, 2.3: all but the unreserved).
+fn escaped(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(byte).to_string()
+            }
+            byte => format!("%{byte:02X}"),
+        })
+        .collect()
 }

@@ -30,7 +30,6 @@ const EVENTS: usize = 1024;
 
 /// Runs until a signal ends it. Enforcement goes on without it.
 pub(super) async fn run(config: Config, allow_unprivileged: bool) -> Result<()> {
-    let key = secret::read(&config.key_file)?;
     let plugin_secret = secret::read(&config.plugin_secret_file)?;
     let instance = config.key_file.with_file_name("instance");
     let instance = secret::read(&instance)?;
@@ -65,7 +64,7 @@ pub(super) async fn run(config: Config, allow_unprivileged: bool) -> Result<()> 
         wake: Arc::clone(&wake),
     };
     let desk = Arc::new(Desk::open(tools, rules(&config, pool))?);
-    let control = Arc::new(Control::new(&config.control, &key)?);
+    let control = Arc::new(Control::with_key_file(&config.control, &config.key_file)?);
     let spool = Spool::of(Arc::clone(&store));
     let frps = Frps::new(&config)?;
     let (halt, halted) = watch::channel(());

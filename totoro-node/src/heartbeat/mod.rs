@@ -97,6 +97,9 @@ impl Pulse {
     async fn beat(&self, sampler: &mut Sampler) -> Result<HeartbeatAnswer> {
         let frps = self.frps.info().await.ok();
         let body = self.body(sampler, frps).await?;
+        if self.control.refresh() {
+            tracing::info!("the node's key was rotated: this heartbeat is the new one's first use");
+        }
         let sent = boot_ms();
         let answer: HeartbeatAnswer = self.control.post("/nodes/heartbeat", &body).await?;
         if self.clock.learn(sent, boot_ms(), answer.now_ms) {

@@ -37,6 +37,10 @@ impl Desk {
     /// # Errors
     /// What was pushed cannot hold here: the last good policy does.
     pub fn apply(&self, pushed: DesiredState) -> Result<Applied> {
+        // Before the revision is durable that they came with: after a crash they come again.
+        for session in &pushed.kicks {
+            self.kick_pushed(session);
+        }
         let now_ms = self.clock.now_ms();
         let mut inner = self.lock();
         let inner = &mut *inner;
@@ -53,6 +57,25 @@ impl Desk {
         self.align(inner, &mut changes, now_ms);
         self.flush(inner, changes);
         Ok(inner.applied())
+    }
+
+    /// Ends a session that the control plane wants ended. One that is not there has ended, by
+    /// itself or by an earlier push of the same kick.
+    fn kick_pushed(&self, session: &str) {
+        if !self.sessions().iter().any(|line| line.id == session) {
+            return;
+        }
+        match self.kick(session) {
+            Ok(()) => tracing::info!(session, "kicked by the control plane"),
+            // Its leases and tickets have ended all the same; its connection is swept.
+            Err(error) => {
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    session,
+                    "a kick did not fully take"
+                );
+            }
+        }
     }
 
     /// The control plane's clock moved against ours: instants on the boot-time clock are written

@@ -25,6 +25,7 @@ pub mod kind {
     pub const SESSION_OPENED: &str = "session.opened";
     pub const SESSION_RESUMED: &str = "session.resumed";
     pub const SESSION_REFUSED: &str = "session.refused";
+    pub const SESSION_KICKED: &str = "session.kicked";
     pub const SESSION_CLOSED: &str = "session.closed";
     pub const PROXY_OPENED: &str = "proxy.opened";
     pub const PROXY_REFUSED: &str = "proxy.refused";
@@ -36,9 +37,16 @@ pub mod kind {
     pub const NODE_DEGRADED: &str = "node.degraded";
     pub const NODE_OFFLINE: &str = "node.offline";
     pub const NODE_DRAINED: &str = "node.drained";
+    pub const NODE_CHANGED: &str = "node.changed";
+    pub const NODE_KEY_ROTATED: &str = "node.key_rotated";
+    pub const NODE_REACHED: &str = "node.reached";
     pub const NODE_CONFLICT: &str = "node.conflict";
     pub const ADMIN_NODE_CREATED: &str = "admin.node_created";
     pub const ADMIN_NODE_CHANGED: &str = "admin.node_changed";
+    pub const ADMIN_NODE_DELETED: &str = "admin.node_deleted";
+    pub const ADMIN_TOKEN_CREATED: &str = "admin.token_created";
+    pub const ADMIN_TOKEN_REVOKED: &str = "admin.token_revoked";
+    pub const ADMIN_TICKET_KEY_ROTATED: &str = "admin.ticket_key_rotated";
     pub const ADMIN_NODE_TOKEN: &str = "admin.node_token";
     pub const ADMIN_BACKUP: &str = "admin.backup";
     pub const ADMIN_RESTORED: &str = "admin.restored";

@@ -22,7 +22,14 @@ pub struct NewInvite {
     pub expires_at: Option<String>,
     /// Free text for the lender.
     pub note: String,
+    /// So many at once, all alike, at most [`MAX_COUNT`]: the answer is then an [`InvitePage`] with
+    /// their codes. `{n}` in the label is each one's number, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u32>,
 }
+
+/// The most invites of one request.
+pub const MAX_COUNT: u32 = 1000;
 
 /// `PATCH /nodes/invites/{id}`: what is absent stays.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -72,6 +79,10 @@ pub struct Invite {
     /// The code: only in the answer that made it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
+    /// The same code in capitals and digits alone, which a QR code holds most densely: only beside
+    /// `code`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code_qr: Option<String>,
 }
 
 /// A page of invites.

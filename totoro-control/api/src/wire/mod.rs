@@ -3,6 +3,7 @@
 //! Unknown fields: an error in what people write (`deny_unknown_fields`), ignored in what programs
 //! of other versions send. Times are RFC 3339 UTC, rates bytes/s, sizes bytes.
 
+pub mod admin;
 pub mod ban;
 pub mod event;
 pub mod heartbeat;
@@ -11,3 +12,4 @@ pub mod node;
 pub mod plugin;
 pub mod problem;
 pub mod push;
+pub mod session;

@@ -128,6 +128,75 @@ pub struct ChangeNode {
     pub abuse_contact: Option<String>,
 }
 
+/// `PATCH /nodes/self`: what a lender may change of the own node; what is absent stays. Whether it
+/// is public, its addresses, its pool and all that concerns others are an admin's to say.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ChangeSelf {
+    /// Takes nothing new.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draining: Option<bool>,
+    /// What an invite that says nothing gets; replaced whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub defaults: Option<Limits>,
+    /// What one anonymous tenant gets; replaced whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_limits: Option<Limits>,
+    /// Where it stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Whose network it is in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub isp: Option<String>,
+    /// Free words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tags: Option<Vec<String>>,
+    /// Whom a banned or abused person may write to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub abuse_contact: Option<String>,
+}
+
+impl From<ChangeSelf> for ChangeNode {
+    fn from(change: ChangeSelf) -> Self {
+        let ChangeSelf {
+            draining,
+            defaults,
+            public_limits,
+            region,
+            isp,
+            tags,
+            abuse_contact,
+        } = change;
+        ChangeNode {
+            draining,
+            defaults,
+            public_limits,
+            region,
+            isp,
+            tags,
+            abuse_contact,
+            ..ChangeNode::default()
+        }
+    }
+}
+
+/// `POST /nodes/self/key`: a new key, made by the node; only its hash travels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewKey {
+    /// BLAKE3 of the key's text, hex.
+    pub key_hash: String,
+}
+
+/// The answer: the new key is good from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRotated {
+    /// Until when the old key works, RFC 3339, if the new one is not used before; absent when it no
+    /// longer does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old_until: Option<String>,
+}
+
 fn maybe_written<'de, D>(deserializer: D) -> Result<Option<PublicMax>, D::Error>
 where
     D: serde::Deserializer<'de>,
@@ -183,6 +252,9 @@ pub struct Node {
     pub state: NodeState,
     /// Why it is degraded, or could not apply its policy; one line each.
     pub problems: Vec<String>,
+    /// Addresses of a public node that it is not listed with, and why; one line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unlisted: Vec<String>,
     /// How limits are enforced.
     pub grade: Grade,
     /// Limits that this grade cannot hold.

@@ -164,6 +164,10 @@ pub struct DesiredState {
     /// All live ticket keys, where they changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<Vec<TicketKey>>,
+    /// Sessions to end, by id: named until the node has applied it. One that is not there has
+    /// ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kicks: Vec<String>,
 }
 
 /// `POST /nodes/applied`.

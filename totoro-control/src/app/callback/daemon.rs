@@ -65,7 +65,11 @@ impl App {
             if tx.get(&at)?.is_some_and(online) {
                 return Ok(());
             }
-            tx.put(&at, &PresenceRecord { online: true })?;
+            let now = PresenceRecord {
+                online: true,
+                problems: Vec::new(),
+            };
+            tx.put(&at, &now)?;
             let event = frps.author.event(kind::NODE_ONLINE).node(id);
             let detail = serde_json::json!({ "grade": Grade::Callback });
             Ok(audit::record(tx, event.detail(detail), now_ms)?)

@@ -37,6 +37,7 @@ use super::{App, Failure};
 use crate::audit::Author;
 use crate::records::NodeRecord;
 
+pub(super) use self::kick::all_of;
 use self::named::Named;
 use self::rate::Rates;
 use self::refused::Gathered;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use totoro_api::ports::Protocol;
-use totoro_api::wire::node::{LeaseUsage, TenantUsage};
+use totoro_api::wire::node::{LeaseUsage, SessionUsage, TenantUsage};
 
 use super::desk::ports;
 use crate::app::App;
@@ -20,7 +20,7 @@ impl App {
         tenant: &str,
     ) -> Result<TenantUsage, StoreError> {
         let sessions = self.callback_sessions(&node.id)?.into_iter();
-        let ours = sessions.filter(|(of, _)| of == tenant);
+        let ours = sessions.filter(|session| session.tenant == tenant);
         let address = node.said.server_addr.first();
         let address = address.and_then(|address| host_port(address));
         let address = address.map_or("", |(host, _)| host);
@@ -29,7 +29,14 @@ impl App {
         Ok(TenantUsage {
             tenant: tenant.to_owned(),
             refused: self.refused_of(&node.id, tenant),
-            sessions: ours.map(|(_, session)| session).collect(),
+            sessions: ours
+                .map(|session| SessionUsage {
+                    id: session.id,
+                    client: session.client,
+                    since: session.since,
+                    frpc_version: session.frpc_version,
+                })
+                .collect(),
             leases: leases
                 .filter(|(_, lease)| lease.tenant == tenant)
                 .map(|((protocol, port), lease)| LeaseUsage {

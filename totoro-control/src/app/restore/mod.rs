@@ -135,8 +135,7 @@ impl Checked {
         let hash = secret.hash_hex(Purpose::Admin, &token);
         let record = key::admin_token(&hash);
         if tx.get::<AdminTokenRecord>(&record)?.is_none() {
-            let name = "restore".to_owned();
-            tx.put(&record, &AdminTokenRecord { name })?;
+            tx.put(&record, &AdminTokenRecord::first("restore"))?;
         }
         let Header {
             revision,

@@ -3,6 +3,7 @@
 
 mod commands;
 mod house;
+mod kicks;
 mod living;
 mod logins;
 mod proxies;

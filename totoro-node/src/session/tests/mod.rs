@@ -2,5 +2,6 @@
 
 mod failing;
 mod fake;
+mod kicking;
 mod living;
 mod world;

@@ -1,0 +1,174 @@
+//! Who is on, as the nodes last reported it, and kicking: a one-shot change that the node is pushed
+//! until it has applied it. A session's id is never used again, so a kick that arrives twice, or
+//! late, hits nobody else. Of a node without a daemon the sessions are ours, and end here.
+
+use serde_json::json;
+use totoro_api::Reason;
+use totoro_api::ticket::Revision;
+use totoro_api::wire::event::kind;
+use totoro_api::wire::session::{SessionEntry, SessionPage};
+
+use super::{App, Caller, Failure, Reach, checked_id};
+use crate::audit;
+use crate::push;
+use crate::records::{Change, KickRecord, NodeRecord, key};
+use crate::store::{StoreError, Tx, names, read, records};
+
+/// How long a kick is remembered, seconds: for so long a repeat of it is no second one.
+const KEPT_S: i64 = 86_400;
+/// Kicks of one node that are remembered at most.
+const MAX_KICKS: usize = 1000;
+
+impl App {
+    /// A page of sessions within the caller's reach.
+    ///
+    /// # Errors
+    /// `node_unknown`, a malformed cursor, or when the store fails.
+    pub fn sessions(
+        &self,
+        caller: &Caller,
+        node: Option<&str>,
+        (cursor, limit): (Option<&str>, usize),
+    ) -> Result<SessionPage, Failure> {
+        let nodes = match (&caller.reach, node) {
+            (Reach::All, None) => names(&*self.store, key::NODES)?,
+            _ => vec![self.node_named(caller.node(node)?)?.value.id],
+        };
+        let after = match cursor.map(|cursor| cursor.split_once('.')) {
+            None => ("", ""),
+            Some(Some(after)) => after,
+            Some(None) => return Err(Failure::malformed("query: cursor is none of ours")),
+        };
+        let mut items = Vec::new();
+        for node in nodes.iter().filter(|node| node.as_str() >= after.0) {
+            let mut of_node = self.sessions_of(node)?;
+            of_node.retain(|session| (session.node.as_str(), session.id.as_str()) > after);
+            items.extend(of_node);
+            if items.len() > limit {
+                break;
+            }
+        }
+        let next = super::node::cut(&mut items, limit, |last| {
+            format!("{}.{}", last.node, last.id)
+        });
+        Ok(SessionPage { items, next })
+    }
+
+    /// A node's sessions in the order of their ids.
+    fn sessions_of(&self, node: &str) -> Result<Vec<SessionEntry>, StoreError> {
+        let record = read::<NodeRecord>(&*self.store, &key::node(node))?;
+        if record.is_some_and(|record| record.value.callback) {
+            let mut sessions = self.callback_sessions(node)?;
+            sessions.sort_by(|a, b| a.id.cmp(&b.id));
+            return Ok(sessions);
+        }
+        let Some(seen) = self.live.last(node) else {
+            return Ok(Vec::new());
+        };
+        let kicked = records::<KickRecord>(&*self.store, &key::kicks_of(node))?;
+        let age_s = seen.at.elapsed().as_secs();
+        let mut sessions = Vec::new();
+        for tenant in &seen.heartbeat.tenants {
+            sessions.extend(tenant.sessions.iter().map(|session| SessionEntry {
+                id: session.id.clone(),
+                node: node.to_owned(),
+                tenant: tenant.tenant.clone(),
+                client: session.client.clone(),
+                since: session.since.clone(),
+                frpc_version: session.frpc_version.clone(),
+                kicked: kicked.iter().any(|(id, _)| *id == session.id),
+                age_s,
+            }));
+        }
+        sessions.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(sessions)
+    }
+
+    /// Ends a session, as soon as its node hears of it. Kicking it again changes nothing.
+    ///
+    /// # Errors
+    /// `not_found` when the node has not reported it; `rate_limited` past the kicks of one day.
+    pub async fn kick(
+        &self,
+        caller: &Caller,
+        node: Option<&str>,
+        session: &str,
+    ) -> Result<(), Failure> {
+        let node = self.node_named(caller.node(node)?)?.value.id;
+        let session = checked_id(session)?;
+        let at = key::kick(&node, session);
+        let (now, now_ms) = (self.now(), self.now_ms());
+        self.transact(|tx| {
+            if tx.get::<KickRecord>(&at)?.is_some() {
+                return Ok(());
+            }
+            let known = self.sessions_of(&node)?;
+            let known = known.into_iter().find(|entry| entry.id == session);
+            let known = known.ok_or_else(|| {
+                let detail =
+                    "the node's last report names no such session; a new one is in the next";
+                Failure::refused(Reason::NotFound, detail)
+            })?;
+            if tx.names(&key::kicks_of(&node))?.len() >= MAX_KICKS {
+                let detail =
+                    format!("{MAX_KICKS} kicks a day: ban the source, or revoke the invite");
+                return Err(Failure::refused(Reason::RateLimited, detail));
+            }
+            let record = tx.get::<NodeRecord>(&key::node(&node))?;
+            // Where no daemon is, it is done here and now.
+            let done = record.is_some_and(|record| record.value.callback);
+            tx.put(&at, &KickRecord { done })?;
+            let ends = key::kick_end(now + KEPT_S, &format!("{node}/{session}"));
+            tx.put(&ends, &())?;
+            let event = caller.author.event(kind::SESSION_KICKED).node(&node);
+            let event = event.session(session);
+            let event = if known.tenant.starts_with(super::holder::PUBLIC) {
+                event
+            } else {
+                event.invite(&known.tenant)
+            };
+            let detail = json!({ "tenant": known.tenant, "client": known.client });
+            audit::record(tx, event.detail(detail), now_ms)?;
+            if done {
+                return Ok(self.kick_callback(tx, &node, session, caller.author.clone())?);
+            }
+            Ok(push::touch(tx, &node, &Change::Kicks)?)
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// The sessions that the node is still to end.
+    pub(crate) fn desired_kicks(&self, node: &str) -> Result<Vec<String>, StoreError> {
+        let kicks = records::<KickRecord>(&*self.store, &key::kicks_of(node))?;
+        let waiting = kicks.into_iter().filter(|(_, kick)| !kick.value.done);
+        Ok(waiting.map(|(session, _)| session).collect())
+    }
+
+    /// Kicks that a node which stands here has applied are done.
+    pub(super) fn end_kicks(
+        &self,
+        tx: &mut Tx<'_>,
+        node: &str,
+        applied: Revision,
+    ) -> Result<(), StoreError> {
+        if applied.generation != self.generation {
+            return Ok(());
+        }
+        for (session, kick) in records::<KickRecord>(&*self.store, &key::kicks_of(node))? {
+            if !kick.value.done && kick.revision <= applied.rev {
+                tx.put(&key::kick(node, &session), &KickRecord { done: true })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets kicks whose day is over.
+    pub(super) async fn forget_kicks(&self) -> Result<(), Failure> {
+        self.forget_due(key::KICK_ENDS, |tx, kick| {
+            tx.delete(&format!("{}{kick}", key::KICKS));
+            Ok(())
+        })
+        .await
+    }
+}

@@ -1,0 +1,32 @@
+//! `drain`: this node takes nothing new, or does again.
+
+use anyhow::Result;
+use totoro_api::wire::node::{ChangeSelf, Node, NodeState};
+
+use super::table::json;
+use crate::control::Control;
+
+/// Drains, or ends it.
+pub(super) async fn run(control: &Control, draining: bool, as_json: bool) -> Result<()> {
+    let (_, tag): (Node, String) = control.get_tagged("/nodes/self").await?;
+    let change = ChangeSelf {
+        draining: Some(draining),
+        ..ChangeSelf::default()
+    };
+    let node: Node = control.patch("/nodes/self", &tag, &change).await?;
+    if as_json {
+        return json(&node);
+    }
+    if draining {
+        println!(
+            "{} takes nothing new; what lives goes on (drain --off ends it)",
+            node.name
+        );
+    } else {
+        println!("{} takes what is new again", node.name);
+    }
+    if node.state == NodeState::Offline {
+        println!("its daemon does not report now: it learns of this when it does");
+    }
+    Ok(())
+}
