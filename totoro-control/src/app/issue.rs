@@ -136,7 +136,8 @@ impl App {
             return Err(Failure::Refused(Refusal::with(
                 Reason::NodeOffline,
                 "the node has not confirmed a ticket key yet: its daemon has not run, or cannot \
-                 reach the control plane",
+                 reach the control plane (a stock frps without our daemon is enrolled with \
+                 `totoro-control node enroll-callback`)",
             )));
         };
         let life = i64::try_from(self.config.ticket_ttl.secs()).unwrap_or(i64::MAX);

@@ -58,7 +58,7 @@ impl App {
     fn sessions_of(&self, node: &str) -> Result<Vec<SessionEntry>, StoreError> {
         let record = read::<NodeRecord>(&*self.store, &key::node(node))?;
         if record.is_some_and(|record| record.value.callback) {
-            let mut sessions = self.callback_sessions(node)?;
+            let mut sessions = self.callback_entries(node)?;
             sessions.sort_by(|a, b| a.id.cmp(&b.id));
             return Ok(sessions);
         }

@@ -30,7 +30,7 @@ pub(super) struct Lab {
 }
 
 impl Lab {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         Self::over(|store| Arc::new(store)).await
     }
 

@@ -22,6 +22,8 @@ pub(super) struct Desk<'a, 'tx> {
     pub(super) sessions: BTreeMap<String, Session>,
     pub(super) ports: Ports,
     pub(super) now_ms: i64,
+    /// Which commit wrote the node's head last.
+    pub(super) revision: Option<u64>,
     author: Author,
     patience: Patience,
     head: Head,
@@ -46,6 +48,7 @@ impl<'a, 'tx> Desk<'a, 'tx> {
                 reserve_ms: millis(app.config.port_reserve.0),
                 cool_ms: millis(app.config.port_cool.0),
             },
+            revision: head.as_ref().map(|head| head.revision),
             head: head.map(|head| head.value).unwrap_or_default(),
             tx,
             node,
@@ -92,6 +95,15 @@ impl<'a, 'tx> Desk<'a, 'tx> {
     pub(super) fn session_of(&self, user: &User) -> Option<&Session> {
         let session = self.sessions.get(&user.run_id);
         session.filter(|session| is_its(session, user))
+    }
+
+    /// The tenants of the sessions that are on, but for this one.
+    pub(super) fn connected_but(&self, run_id: &str) -> Vec<&str> {
+        self.sessions
+            .iter()
+            .filter(|(other, session)| session.connected() && *other != run_id)
+            .map(|(_, session)| session.tenant.as_str())
+            .collect()
     }
 
     /// Leases a port.

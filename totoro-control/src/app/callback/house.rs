@@ -1,6 +1,6 @@
 //! What happens at grade `callback` by the passing of time: pings stop, sessions end, ports cool.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use totoro_api::Reason;
@@ -147,16 +147,18 @@ impl App {
         lock(&self.callback.pings).retain(|_, at: &mut Instant| at.elapsed() <= patience * 2);
         lock(&self.callback.late).retain(|_, (_, until)| now_ms < *until);
         for node in self.callback_nodes()? {
+            let stood = self.store.get(book::head(&node).as_bytes())?;
+            let stood = stood.map(|head| head.revision);
             let sessions = names(&*self.store, &book::sessions(&node))?;
             let sessions: BTreeSet<String> = sessions.into_iter().collect();
-            // As long as its session may come back, a ticket is what it comes back with.
-            let past = |ticket: &SeenTicket| ticket.past(now) && !sessions.contains(&ticket.run_id);
-            let tickets = records::<SeenTicket>(&*self.store, &book::tickets(&node))?.into_iter();
-            let tickets = tickets.filter(|(_, found)| past(&found.value));
+            let tickets = records::<SeenTicket>(&*self.store, &book::tickets(&node))?;
+            let tickets = tickets.into_iter().map(|(hash, found)| (hash, found.value));
+            let tickets = past(tickets.collect(), &sessions, now);
             let held = records::<Waiting>(&*self.store, &book::held(&node))?.into_iter();
             let held = held.filter(|(_, found)| found.value.cooling_ms + REMEMBER_MS < now_ms);
             let keys = tickets
-                .map(|(hash, _)| book::ticket(&node, &hash))
+                .into_iter()
+                .map(|hash| book::ticket(&node, &hash))
                 .chain(held.filter_map(|(at, _)| Some(book::waiting(&node, parse_key(&at)?))));
             let keys: Vec<String> = keys.take(MAX_FORGOTTEN).collect();
             if keys.is_empty() {
@@ -164,19 +166,81 @@ impl App {
             }
             self.transact(|tx| {
                 let mut desk = Desk::open(self, tx, &node, Author::system())?;
-                // One that was resumed meanwhile, or a port that was lent, is written by others: the
-                // head has moved then, and this is looked at again in the next round.
-                let still = |run_id: &String| desk.sessions.contains_key(run_id);
-                if desk.sessions.len() != sessions.len() || !sessions.iter().all(still) {
-                    return Ok(());
+                // Where something was written meanwhile, this waits for the next round.
+                if desk.revision == stood {
+                    for key in &keys {
+                        desk.tx.delete(key);
+                    }
+                    desk.touch()?;
                 }
-                for key in &keys {
-                    desk.tx.delete(key);
-                }
-                Ok(desk.touch()?)
+                Ok(())
             })
             .await?;
         }
         Ok(())
+    }
+}
+
+/// The hashes of tickets that open nothing any more. As long as its session may come back, the newest
+/// is what it comes back with.
+fn past(
+    tickets: BTreeMap<String, SeenTicket>,
+    sessions: &BTreeSet<String>,
+    now: i64,
+) -> Vec<String> {
+    let mut newest = BTreeMap::<String, (i64, String)>::new();
+    for (hash, ticket) in &tickets {
+        let candidate = (ticket.exp, hash.clone());
+        let best = newest.entry(ticket.run_id.clone()).or_default();
+        if *best < candidate {
+            *best = candidate;
+        }
+    }
+    let resumes = |hash: &String, ticket: &SeenTicket| {
+        let of = newest.get(&ticket.run_id);
+        sessions.contains(&ticket.run_id) && of.is_some_and(|(_, of)| of == hash)
+    };
+    tickets
+        .into_iter()
+        .filter(|(hash, ticket)| ticket.past(now) && !resumes(hash, ticket))
+        .map(|(hash, _)| hash)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use totoro_api::decide::Voucher;
+    use totoro_api::limits::Limits;
+    use totoro_api::ticket::{Grant, Revision};
+
+    #[test]
+    fn the_newest_ticket_of_a_session_is_kept() {
+        let ticket = |run_id: &str, exp| SeenTicket {
+            jti: String::new(),
+            run_id: run_id.to_owned(),
+            tenant: "inv".to_owned(),
+            voucher: Voucher {
+                grant: Grant::Invite("inv".to_owned()),
+                epoch: 1,
+                limits: Limits::default(),
+                revision: Revision::default(),
+                session_until: 0,
+            },
+            exp,
+            client: [127, 0, 0, 1].into(),
+            ended: false,
+        };
+        let tickets = [
+            ("a", ticket("lives", 10)),
+            ("b", ticket("lives", 20)),
+            ("c", ticket("lives", 9_000)),
+            ("d", ticket("over", 30)),
+            ("e", ticket("comes-back", 5)),
+        ];
+        let tickets = tickets.map(|(hash, ticket)| (hash.to_owned(), ticket));
+        let sessions = ["lives", "comes-back"].map(str::to_owned);
+        let gone = past(tickets.into(), &sessions.into(), 1_000);
+        assert_eq!(gone, ["a", "b", "d"]);
     }
 }

@@ -1,56 +1,58 @@
-//! Sessions of a node at grade `callback` as they are listed, and the end of one that is kicked.
+//! Ending a session by the lender's or an admin's will. Nobody has to be told: who asks next is refused.
 
-use totoro_api::wire::session::SessionEntry;
+use totoro_api::wire::node::SessionUsage;
 
 use super::book::{self, Session};
 use super::desk::Desk;
-use crate::app::App;
+use crate::app::{App, Failure};
 use crate::audit::{Author, rfc3339_ms};
-use crate::store::{StoreError, Tx, records};
-
-/// Under it: all that a node at this grade has.
-pub(in crate::app) fn all_of(node: &str) -> String {
-    format!("{}{node}/", book::ALL)
-}
+use crate::store::{StoreError, records};
 
 impl App {
-    /// The sessions that are on, as far as is known.
-    pub(in crate::app) fn callback_sessions(
-        &self,
-        node: &str,
-    ) -> Result<Vec<SessionEntry>, StoreError> {
+    /// The sessions that are on at a node of this grade, each with its tenant.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn callback_sessions(&self, node: &str) -> Result<Vec<(String, SessionUsage)>, StoreError> {
         let sessions = records::<Session>(&*self.store, &book::sessions(node))?.into_iter();
-        let on = sessions
-            .map(|(_, found)| found.value)
-            .filter(Session::connected);
+        let on = sessions.map(|(_, found)| found.value);
         Ok(on
-            .map(|session| SessionEntry {
-                id: session.id,
-                node: node.to_owned(),
-                tenant: session.tenant,
-                client: session.client.to_string(),
-                since: rfc3339_ms(session.opened_ms),
-                frpc_version: session.frpc_version,
-                kicked: false,
-                age_s: 0,
+            .filter(Session::connected)
+            .map(|session| {
+                let usage = SessionUsage {
+                    id: session.id,
+                    client: session.client.to_string(),
+                    since: rfc3339_ms(session.opened_ms),
+                    frpc_version: session.frpc_version,
+                };
+                (session.tenant, usage)
             })
             .collect())
     }
 
-    /// Ends a session for good: its tickets open nothing, and its frpc is refused with the next that
-    /// it asks. What already flows goes on until then, as everywhere at this grade.
-    pub(in crate::app) fn kick_callback(
+    /// Ends a session for good: its leases wait, its tickets open nothing any more. frpc is told at
+    /// its next ping; without pings frps goes on with its proxies, and every user is refused. False
+    /// when there is no such session.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn end_callback_session(
         &self,
-        tx: &mut Tx<'_>,
         node: &str,
         session: &str,
-        author: Author,
-    ) -> Result<(), StoreError> {
-        let mut desk = Desk::open(self, tx, node, author)?;
-        let found = desk.sessions.iter().find(|(_, one)| one.id == session);
-        let run_id = found.map(|(run_id, _)| run_id.clone());
-        run_id.map_or(Ok(()), |run_id| {
-            desk.end_session(&run_id, "kicked", None, true)
-        })
+        author: &Author,
+    ) -> Result<bool, Failure> {
+        let (ended, _) = self
+            .transact(|tx| {
+                let mut desk = Desk::open(self, tx, node, author.clone())?;
+                let found = desk.sessions.iter().find(|(_, known)| known.id == session);
+                let Some(run_id) = found.map(|(run_id, _)| run_id.clone()) else {
+                    return Ok(false);
+                };
+                desk.end_session(&run_id, "kicked", None, true)?;
+                Ok(true)
+            })
+            .await?;
+        Ok(ended)
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde::Deserialize;
 use serde_json::Value;
-use totoro_api::decide::{check_text, client_of, with_key};
+use totoro_api::decide::{check_text, client_of, session_room, with_key};
 use totoro_api::wire::event::{Subject, kind};
 use totoro_api::wire::plugin::{Answer, NewUserConn, User};
 use totoro_api::{Reason, Refusal};
@@ -69,18 +69,28 @@ impl App {
         }
         let id = (node.to_owned(), user.run_id.clone());
         lock(&self.callback.pings).insert(id, Instant::now());
-        if !session.pinged {
+        if !session.pinged || session.idle_ms.is_some() {
             // Durable: after a restart it is still known that missing pings say something.
             self.transact(|tx| {
                 let mut desk = Desk::open(self, tx, node, frps.author.clone())?;
                 let Some(session) = desk.session_of(user).cloned() else {
                     return Err(over().into());
                 };
-                let session = Session {
+                let holding = self.holding_of(desk.tx, node, &session)?;
+                // It lives without a proxy: it takes its place again, if that is still free.
+                let most = holding.standing.limits.max_clients;
+                let others = desk.connected_but(&user.run_id);
+                let max = &holding.node.public_max;
+                let placed = session_room(&session.tenant, most, max, &others).is_ok();
+                let now = Session {
                     pinged: true,
-                    ..session
+                    idle_ms: session.idle_ms.filter(|_| !placed),
+                    ..session.clone()
                 };
-                Ok(desk.put_session(&user.run_id, session)?)
+                if now != session {
+                    desk.put_session(&user.run_id, now)?;
+                }
+                Ok(())
             })
             .await?;
         }

@@ -154,16 +154,11 @@ impl App {
             .as_ref()
             .filter(|_| !extended)
             .map_or(desk.now_ms, |old| old.begun_ms);
-        let others: Vec<&str> = desk
-            .sessions
-            .iter()
-            .filter(|(run_id, session)| session.connected() && Some(run_id.as_str()) != known)
-            .map(|(_, session)| session.tenant.as_str())
-            .collect();
+        let others = desk.connected_but(known.unwrap_or_default());
         let most = standing.limits.max_clients;
         session_room(&tenant, most, &holding.node.public_max, &others)?;
         if credential.fresh.is_some() {
-            room_to_remember(desk, &tenant)?;
+            self.room_to_remember(desk, &tenant)?;
         }
         let session = Session {
             id: old.as_ref().map_or_else(
@@ -213,6 +208,26 @@ impl App {
             &ticket,
             &credential.hash,
         )
+    }
+
+    /// Whether one more session and ticket can be remembered for a tenant.
+    fn room_to_remember(&self, desk: &Desk<'_, '_>, tenant: &str) -> Result<(), Failure> {
+        let ours = || desk.sessions.values().filter(|of| of.tenant == tenant);
+        let bound: usize = ours().map(|session| session.tickets as usize).sum();
+        let full = ours().count() >= MAX_REMEMBERED
+            // Those of a long life are mostly past: counted only where it may matter.
+            || (bound >= MAX_REMEMBERED && {
+                let all = store::records::<SeenTicket>(&*self.store, &book::tickets(desk.node))?;
+                let now = desk.now();
+                let live = |of: &SeenTicket| of.tenant == tenant && !of.past(now);
+                all.iter().filter(|(_, of)| live(&of.value)).count() >= MAX_REMEMBERED
+            });
+        if full {
+            let detail = "too many tickets were used here lately; keep the session, or wait until \
+                          they expire";
+            return Err(Failure::refused(Reason::RateLimited, detail));
+        }
+        Ok(())
     }
 
     /// Writes a login that was decided about.
@@ -359,16 +374,4 @@ fn find_session(
         (Action::Extend, _) => Some((body.run_id.clone(), Action::Extend)),
         _ => None,
     })
-}
-
-/// Whether one more session and ticket can be remembered for a tenant.
-fn room_to_remember(desk: &Desk<'_, '_>, tenant: &str) -> Result<(), Refusal> {
-    let ours = || desk.sessions.values().filter(|of| of.tenant == tenant);
-    let tickets: usize = ours().map(|session| session.tickets as usize).sum();
-    if ours().count() >= MAX_REMEMBERED || tickets >= MAX_REMEMBERED {
-        let detail = "too many tickets were used here lately; keep the session, or wait until they \
-                      expire";
-        return Err(Refusal::with(Reason::RateLimited, detail));
-    }
-    Ok(())
 }

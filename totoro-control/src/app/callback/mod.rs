@@ -8,6 +8,7 @@ mod book;
 mod daemon;
 mod desk;
 mod ending;
+mod entries;
 mod house;
 mod kick;
 mod living;
@@ -18,6 +19,8 @@ mod proxy;
 mod rate;
 mod refused;
 mod report;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -35,7 +38,7 @@ use super::{App, Failure};
 use crate::audit::Author;
 use crate::records::NodeRecord;
 
-pub(super) use self::kick::all_of;
+pub(super) use self::entries::all_of;
 use self::named::Named;
 use self::rate::Rates;
 use self::refused::Gathered;

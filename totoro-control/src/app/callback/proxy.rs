@@ -287,12 +287,7 @@ fn room(
     instead_of: Option<PortId>,
 ) -> Result<(), Refusal> {
     if session.idle_ms.is_some() {
-        let others: Vec<&str> = desk
-            .sessions
-            .iter()
-            .filter(|(run_id, other)| other.connected() && **run_id != body.user.run_id)
-            .map(|(_, other)| other.tenant.as_str())
-            .collect();
+        let others = desk.connected_but(&body.user.run_id);
         session_room(&session.tenant, standing.limits.max_clients, max, &others)?;
     }
     let leases = desk.ports.leases().iter();

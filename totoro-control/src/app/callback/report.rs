@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 
 use totoro_api::ports::Protocol;
-use totoro_api::wire::node::{LeaseUsage, SessionUsage, TenantUsage};
+use totoro_api::wire::node::{LeaseUsage, TenantUsage};
 
-use super::book::{self, Session};
 use super::desk::ports;
 use crate::app::App;
 use crate::app::node::host_port;
 use crate::audit::rfc3339_ms;
 use crate::records::NodeRecord;
-use crate::store::{StoreError, records};
+use crate::store::StoreError;
 
 impl App {
     /// What a tenant does on the node now.
@@ -20,10 +19,8 @@ impl App {
         node: &NodeRecord,
         tenant: &str,
     ) -> Result<TenantUsage, StoreError> {
-        let sessions = records::<Session>(&*self.store, &book::sessions(&node.id))?.into_iter();
-        let ours = sessions
-            .map(|(_, found)| found.value)
-            .filter(|session| session.tenant == tenant && session.connected());
+        let sessions = self.callback_sessions(&node.id)?.into_iter();
+        let ours = sessions.filter(|(of, _)| of == tenant);
         let address = node.said.server_addr.first();
         let address = address.and_then(|address| host_port(address));
         let address = address.map_or("", |(host, _)| host);
@@ -32,14 +29,7 @@ impl App {
         Ok(TenantUsage {
             tenant: tenant.to_owned(),
             refused: self.refused_of(&node.id, tenant),
-            sessions: ours
-                .map(|session| SessionUsage {
-                    id: session.id,
-                    client: session.client.to_string(),
-                    since: rfc3339_ms(session.opened_ms),
-                    frpc_version: session.frpc_version,
-                })
-                .collect(),
+            sessions: ours.map(|(_, session)| session).collect(),
             leases: leases
                 .filter(|(_, lease)| lease.tenant == tenant)
                 .map(|((protocol, port), lease)| LeaseUsage {

@@ -200,4 +200,17 @@ async fn a_session_without_proxies_gives_its_place() {
     allowed(&frps.new_proxy(&control, &next, ("web", "tcp", 0)).await);
     let late = frps.new_proxy(&control, &session, ("b", "tcp", 0)).await;
     refused(&late, "max_clients");
+    // One that pings has its place back, as soon as there is one.
+    allowed(&frps.ping(&control, &session).await);
+    refused(
+        &frps.new_proxy(&control, &session, ("b", "tcp", 0)).await,
+        "max_clients",
+    );
+    frps.close_proxy(&control, &next, "web").await;
+    allowed(&frps.ping(&control, &session).await);
+    refused(
+        &frps.new_proxy(&control, &next, ("web", "tcp", 0)).await,
+        "max_clients",
+    );
+    allowed(&frps.new_proxy(&control, &session, ("b", "tcp", 0)).await);
 }
