@@ -15,3 +15,4 @@ mod nodes;
 mod repeats;
 mod support;
 mod tickets;
+mod tls;
