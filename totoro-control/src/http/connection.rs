@@ -10,10 +10,10 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::Watcher;
 use hyper_util::service::TowerToHyperService;
-use ipnet::IpNet;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use totoro_api::Reason;
 use warp::filters::BoxedFilter;
 use warp::http::header::{ALLOW, HeaderValue};
 use warp::http::{Method, StatusCode};
@@ -23,6 +23,7 @@ use super::incoming::Origin;
 use super::problem::ApiError;
 use super::tls::Tls;
 use super::{allow, forwarded};
+use crate::app::App;
 use crate::keys::random_hex;
 
 /// How long a request's headers may take, and how long an idle connection is kept.
@@ -39,16 +40,16 @@ pub(super) async fn serve(
     tls: Option<Arc<Tls>>,
     routes: BoxedFilter<(Response,)>,
     watcher: Watcher,
-    proxies: &[IpNet],
+    app: Arc<App>,
 ) {
     if let Err(error) = tune(&stream) {
         tracing::debug!(%peer, %error, "connection ended before it began");
         return;
     }
     match tls {
-        None => speak(stream, peer, routes, watcher, proxies).await,
+        None => speak(stream, peer, routes, watcher, app).await,
         Some(tls) => match tls.accept(stream).await {
-            Ok(stream) => speak(stream, peer, routes, watcher, proxies).await,
+            Ok(stream) => speak(stream, peer, routes, watcher, app).await,
             Err(error) => tracing::debug!(%peer, %error, "TLS handshake failed"),
         },
     }
@@ -60,15 +61,14 @@ async fn speak<S>(
     peer: SocketAddr,
     routes: BoxedFilter<(Response,)>,
     watcher: Watcher,
-    proxies: &[IpNet],
+    app: Arc<App>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let proxies = proxies.to_vec();
     let warp = TowerToHyperService::new(warp::service(routes));
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         let origin = Origin {
-            client: forwarded::client(peer.ip(), request.headers(), &proxies),
+            client: forwarded::client(peer.ip(), request.headers(), &app.config.trusted_proxies),
             request_id: random_hex::<8>(),
         };
         let line = (
@@ -81,8 +81,8 @@ async fn speak<S>(
         if request.method() == Method::HEAD {
             *request.method_mut() = Method::GET;
         }
-        let answer = warp.call(request);
-        async move { Ok::<_, Infallible>(finish(answer.await, &origin, line)) }
+        let (answer, app) = (warp.call(request), Arc::clone(&app));
+        async move { Ok::<_, Infallible>(finish(answer.await, &origin, line, &app)) }
     });
     // HTTP/1 alone: its header timer runs from the first moment, also where nothing is sent.
     let connection = http1::Builder::new()
@@ -110,19 +110,22 @@ fn finish(
     answer: Result<Response, Infallible>,
     origin: &Origin,
     (method, path, began): (hyper::Method, String, Instant),
+    app: &App,
 ) -> Response {
     let Ok(mut response) = answer;
     let error = response.extensions_mut().remove::<ApiError>();
-    let reason = error
-        .as_ref()
-        .map_or("", |error| error.refusal.reason.code());
+    // An answer in another protocol's form carries the reason alone.
+    let told = response.extensions_mut().remove::<Reason>();
+    let reason = error.as_ref().map(|error| error.refusal.reason).or(told);
+    let (status, took) = (response.status().as_u16(), began.elapsed());
+    app.metrics.answered(&path, status, reason, took);
     let id = origin.request_id.as_str();
     tracing::debug!(
         %method,
         path = path.as_str(),
-        status = response.status().as_u16(),
-        reason,
-        took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
+        status,
+        reason = reason.map_or("", Reason::code),
+        took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
         client = %origin.client,
         request_id = id,
         "request"

@@ -10,6 +10,7 @@ mod forwarded;
 mod health;
 mod incoming;
 mod invites;
+mod metrics;
 mod nodes;
 mod oauth;
 mod problem;
@@ -100,6 +101,7 @@ fn routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
     recovered(route::any_of([
         under_v1(route::any_of([for_everyone(api), for_admins(api)])),
         health::routes(api),
+        metrics::guarded(api),
     ]))
 }
 
@@ -113,9 +115,15 @@ fn public_routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
 
 /// The admins' alone.
 fn admin_routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
+    let address = api.app.config.admin_listen;
+    let figures = match address.is_some_and(|at| at.ip().is_loopback()) {
+        true => metrics::open(api),
+        false => metrics::guarded(api),
+    };
     recovered(route::any_of([
         under_v1(for_admins(api)),
         health::routes(api),
+        figures,
     ]))
 }
 

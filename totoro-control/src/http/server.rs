@@ -182,8 +182,7 @@ impl Door {
                     let (routes, watcher) = (self.routes.clone(), graceful.watcher());
                     let (app, tls) = (Arc::clone(&self.app), tls.clone());
                     tokio::spawn(async move {
-                        let proxies = &app.config.trusted_proxies;
-                        connection::serve(stream, peer, tls, routes, watcher, proxies).await;
+                        connection::serve(stream, peer, tls, routes, watcher, app).await;
                         drop((permit, seat));
                     });
                 }
