@@ -1,5 +1,7 @@
 //! `control.toml`: what an operator sets. Secrets are files beside it, never values in it.
 
+mod url;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,6 +9,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::url::is_loopback_url;
+
+use self::url::url_problem;
 use crate::audit::AuditSettings;
 use crate::duration::Span;
 use crate::reach::Listing;
@@ -19,6 +24,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where clients reach it; goes into the generated frpc.toml.
     pub public_url: String,
+    /// Where to serve `/api/v1/admin` and `/metrics` instead, for admins alone. On loopback it is
+    /// plain HTTP, which does not leave this machine; elsewhere it has the same TLS as `listen`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin_listen: Option<SocketAddr>,
     /// Serve keys over plain HTTP on an address that is not loopback. Only for closed networks:
     /// whoever is on the path reads keys, codes and tickets.
     #[serde(default)]
@@ -66,6 +75,19 @@ pub struct Config {
     /// How long the audit trail is kept.
     #[serde(default)]
     pub audit: AuditSettings,
+    /// Serve TLS with these files. Without them: plain HTTP, behind a proxy that serves TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsFiles>,
+}
+
+/// Certificate and key in PEM; both are read again on SIGHUP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsFiles {
+    /// The server's certificate and those up to the root.
+    pub cert: PathBuf,
+    /// Its private key, mode 0600.
+    pub key: PathBuf,
 }
 
 /// Requests per minute and address (IPv4) or /64 (IPv6).
@@ -170,6 +192,7 @@ impl Config {
         Config {
             listen,
             public_url,
+            admin_listen: None,
             insecure_http: false,
             data_dir: default_data(),
             secrets_dir: default_secrets(),
@@ -185,7 +208,15 @@ impl Config {
             rate: Rates::default(),
             listing: Listing::default(),
             audit: AuditSettings::default(),
+            tls: None,
         }
+    }
+
+    /// Whether TLS is served on the admins' own address.
+    #[must_use]
+    pub fn admin_has_tls(&self) -> bool {
+        let beyond = |at: SocketAddr| !at.ip().is_loopback();
+        self.tls.is_some() && self.admin_listen.is_some_and(beyond)
     }
 
     /// Reads and checks a file; paths in it become absolute or relative to the caller.
@@ -204,6 +235,10 @@ impl Config {
         let dir = path.parent().unwrap_or(Path::new("."));
         config.data_dir = dir.join(&config.data_dir);
         config.secrets_dir = dir.join(&config.secrets_dir);
+        if let Some(tls) = &mut config.tls {
+            tls.cert = dir.join(&tls.cert);
+            tls.key = dir.join(&tls.key);
+        }
         config.public_url = config.public_url.trim_end_matches('/').to_owned();
         config.check()?;
         Ok(config)
@@ -215,14 +250,29 @@ impl Config {
     /// The first that cannot.
     pub fn check(&self) -> Result<(), ConfigError> {
         let bad = |key, problem: String| Err(ConfigError::Value { key, problem });
-        if !self.listen.ip().is_loopback() && !self.insecure_http {
+        for (key, address) in [
+            ("listen", Some(self.listen)),
+            ("admin_listen", self.admin_listen),
+        ] {
+            let Some(address) = address else { continue };
+            if !address.ip().is_loopback() && self.tls.is_none() && !self.insecure_http {
+                return bad(
+                    key,
+                    format!(
+                        "{address} is not loopback, and keys would travel over plain HTTP: name \
+                         certificate and key under [tls], listen on loopback behind a TLS proxy, \
+                         or set insecure_http = true on a closed network"
+                    ),
+                );
+            }
+        }
+        if self
+            .admin_listen
+            .is_some_and(|at| at == self.listen && at.port() != 0)
+        {
             return bad(
-                "listen",
-                format!(
-                    "{} is not loopback, and keys would travel over plain HTTP: listen on loopback \
-                     behind a TLS proxy, or set insecure_http = true on a closed network",
-                    self.listen
-                ),
+                "admin_listen",
+                "is the same as listen: choose another port, or leave it out".to_owned(),
             );
         }
         match url_problem(&self.public_url) {
@@ -285,47 +335,6 @@ impl Config {
     }
 }
 
-/// What is wrong with a public URL; it is quoted into files, so only plain ASCII passes.
-fn url_problem(url: &str) -> Option<&'static str> {
-    let rest = url
-        .strip_prefix("https://")
-        .or_else(|| url.strip_prefix("http://"));
-    let Some(rest) = rest else {
-        return Some("must begin with https:// or http://");
-    };
-    if rest.is_empty() || rest.starts_with('/') {
-        return Some("names no host");
-    }
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:/[]".contains(&byte);
-    if !rest.bytes().all(plain) || url.len() > 255 {
-        return Some("must be scheme, host, port and path only");
-    }
-    None
-}
-
-/// Whether a URL's host is this machine itself.
-pub(crate) fn is_loopback_url(url: &str) -> bool {
-    let host = url
-        .split("//")
-        .nth(1)
-        .unwrap_or("")
-        .split('/')
-        .next()
-        .unwrap_or("");
-    let name = host.rsplit_once(':').map_or(host, |(name, port)| {
-        if port.bytes().all(|byte| byte.is_ascii_digit()) {
-            name
-        } else {
-            host
-        }
-    });
-    let name = name.trim_start_matches('[').trim_end_matches(']');
-    name == "localhost"
-        || name
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|ip| ip.is_loopback())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -357,6 +366,32 @@ mod tests {
                 good,
                 "{listen} {url} {insecure}: {checked:?}"
             );
+        }
+    }
+
+    #[test]
+    fn tls_opens_other_addresses_and_admins_may_have_their_own() {
+        let tls = Some(TlsFiles {
+            cert: "cert.pem".into(),
+            key: "key.pem".into(),
+        });
+        for (listen, admin, tls, good) in [
+            ("10.0.0.1:443", None, tls.clone(), true),
+            ("10.0.0.1:443", Some("127.0.0.1:1"), tls.clone(), true),
+            ("10.0.0.1:443", Some("10.0.0.1:444"), tls.clone(), true),
+            ("10.0.0.1:443", Some("10.0.0.1:443"), tls, false),
+            ("127.0.0.1:1", Some("10.0.0.1:444"), None, false),
+            ("127.0.0.1:0", Some("127.0.0.1:0"), None, true),
+        ] {
+            let config = Config {
+                admin_listen: admin.map(|at| at.parse().unwrap()),
+                tls,
+                ..config(listen, "https://control.example.org", false)
+            };
+            let checked = config.check();
+            assert_eq!(checked.is_ok(), good, "{listen} {admin:?}: {checked:?}");
+            let own = admin.is_some_and(|at| at.starts_with("10.")) && config.tls.is_some();
+            assert_eq!(config.admin_has_tls(), own);
         }
     }
 

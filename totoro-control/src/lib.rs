@@ -10,6 +10,7 @@ pub mod config;
 pub mod duration;
 pub mod http;
 pub mod keys;
+pub mod metrics;
 pub mod push;
 pub mod reach;
 pub mod records;

@@ -184,7 +184,9 @@ impl App {
             Some(invite) => event.invite(invite),
             None => event,
         };
-        self.record(event.detail(detail)).await
+        self.record(event.detail(detail)).await?;
+        self.metrics.ticket(invite.is_none());
+        Ok(())
     }
 
     /// Leaves the event of a refusal, and gives the refusal back.

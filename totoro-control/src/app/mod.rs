@@ -55,6 +55,7 @@ pub use self::fields::checked_id;
 use crate::audit::Trail;
 use crate::config::Config;
 use crate::keys::{KeyRing, ServerSecret};
+use crate::metrics::Metrics;
 use crate::records::{Generation, key};
 use crate::store::{Store, StoreError};
 
@@ -75,6 +76,8 @@ pub struct App {
     pub store: Arc<dyn Store>,
     /// What has happened.
     pub trail: Arc<Trail>,
+    /// What Prometheus is told.
+    pub metrics: Metrics,
     /// What lookups by secret are keyed with.
     pub secret: ServerSecret,
     /// The ticket keys. Written once a year, read for each ticket.
@@ -135,6 +138,7 @@ impl App {
         let ring = RwLock::new(ring);
         Ok(Arc::new(App {
             config,
+            metrics: Metrics::new(store.meter()),
             store,
             trail,
             secret,

@@ -8,7 +8,7 @@ use totoro_api::{Reason, limits::Limits};
 
 use super::{App, Failure, fields};
 use crate::records::{AppliedRecord, NewNodeFields, NodeRecord, key};
-use crate::store::{Range, Record, StoreError, prefix_end, read};
+use crate::store::{Range, Record, StoreError, prefix_end, read, records};
 
 /// The most addresses of one node.
 const MAX_ADDRESSES: usize = 8;
@@ -154,6 +154,27 @@ impl App {
             applied: applied.revision,
             version,
         })
+    }
+
+    /// How many nodes are in each state.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn nodes_by_state(&self) -> Result<Vec<(&'static str, i64)>, StoreError> {
+        use NodeState as S;
+        let states = [S::Online, S::Degraded, S::Offline, S::Draining, S::Disabled];
+        let mut counts = vec![0; states.len()];
+        for (_, record) in records::<NodeRecord>(&*self.store, key::NODES)? {
+            let node = record.value;
+            let applied = read::<AppliedRecord>(&*self.store, &key::applied(&node.id))?;
+            let applied = applied.map(|record| record.value).unwrap_or_default();
+            let (state, _) = self.node_state(&node, &applied);
+            if let Some(at) = states.iter().position(|&known| known == state) {
+                counts[at] += 1;
+            }
+        }
+        let names = ["online", "degraded", "offline", "draining", "disabled"];
+        Ok(names.into_iter().zip(counts).collect())
     }
 
     /// Whether the node serves, and what is wrong with it.

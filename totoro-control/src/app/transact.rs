@@ -89,6 +89,12 @@ impl App {
         }
     }
 
+    /// Whether events get from the store into segments.
+    #[must_use]
+    pub fn moves_events(&self) -> bool {
+        self.trail.figures().moving
+    }
+
     /// Adds one event to the trail.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::PREFIX;
-use crate::store::{Commit, Entry, Op, Range, Snapshot, Store, StoreError, Versioned};
+use crate::store::{Commit, Entry, Meter, Op, Range, Snapshot, Store, StoreError, Versioned};
 
 /// Waiting events past which changes wait for a mover that is at work.
 const SLOW: usize = 100_000;
@@ -47,6 +47,11 @@ impl Load {
     /// Whether the mover is at work.
     pub(super) fn is_moving(&self, moving: bool) {
         self.moving.store(moving, Ordering::Relaxed);
+    }
+
+    /// Whether the mover is at work, and has not failed.
+    pub(super) fn moves(&self) -> bool {
+        self.moving.load(Ordering::Relaxed)
     }
 
     /// How many wait, about.
@@ -114,6 +119,14 @@ impl Store for Bounded {
 
     fn snapshot(&self) -> BoxFuture<'static, Result<Box<dyn Snapshot>, StoreError>> {
         self.inner.snapshot()
+    }
+
+    fn meter(&self) -> Option<Meter> {
+        self.inner.meter()
+    }
+
+    fn queued(&self) -> usize {
+        self.inner.queued()
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {

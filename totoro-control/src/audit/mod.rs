@@ -38,7 +38,7 @@ pub use id::{read_id, write_id};
 pub use line::{Line, Seal, Summary, read as read_line, write_event, write_seal};
 pub use query::{Ask, Filter, Page};
 pub use settings::AuditSettings;
-pub use trail::Trail;
+pub use trail::{Figures, Trail};
 
 use crate::store::{MAX_VALUE, StoreError, Tx};
 

@@ -13,7 +13,7 @@ use super::error::TrailError;
 use super::marks::{MOVED, Marks, Moved};
 use super::query::{Ask, Page};
 use super::recover::recover;
-use super::segment::{Index, Name};
+use super::segment::{Index, Name, Segment};
 use super::settings::AuditSettings;
 use super::writer::Writer;
 use super::{PREFIX, outbox};
@@ -23,6 +23,19 @@ use crate::store::{Store, Tx};
 const SCANS: usize = 2;
 /// How long a long poll gathers events after the first.
 const GATHER: Duration = Duration::from_millis(100);
+
+/// How the trail stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Figures {
+    /// Events that wait in the store, about.
+    pub waiting: usize,
+    /// Whether they are moved to segments; not since a failure.
+    pub moving: bool,
+    /// Segments that are known to be damaged.
+    pub damaged: usize,
+    /// What segments take, bytes.
+    pub bytes: u64,
+}
 
 /// The audit trail.
 pub struct Trail {
@@ -151,6 +164,24 @@ impl Trail {
             }
             tokio::time::sleep(GATHER).await;
             (ask.cursor, ask.newest) = (Some(end), false);
+        }
+    }
+
+    /// How it stands.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        let index = self.index();
+        let found = |segment: &&Segment| segment.damaged;
+        let known = index.segments().filter(found).map(|segment| segment.name);
+        let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        // What has gone since is no longer damaged.
+        damaged.retain(|name| index.segments().any(|segment| segment.name == *name));
+        let damaged = known.chain(damaged.iter().copied());
+        Figures {
+            waiting: self.load.waiting(),
+            moving: self.load.moves(),
+            damaged: damaged.collect::<BTreeSet<Name>>().len(),
+            bytes: index.bytes(),
         }
     }
 

@@ -7,7 +7,7 @@ use crate::app::backup::BackupError;
 use crate::app::restore::RestoreError;
 use crate::audit::TrailError;
 use crate::config::ConfigError;
-use crate::http::ServerError;
+use crate::http::{ServerError, TlsError};
 use crate::keys::{FileError, RingError};
 use crate::store::StoreError;
 use crate::store::dump::DumpError;
@@ -47,6 +47,8 @@ pub(super) enum CliError {
     Restore(#[from] RestoreError),
     #[error(transparent)]
     Server(#[from] ServerError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 impl CliError {

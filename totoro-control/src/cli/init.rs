@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::CliError;
-use crate::config::Config;
+use crate::config::{Config, TlsFiles};
 use crate::duration::Span;
+use crate::http::load_tls;
 use crate::keys::{KeyRing, Purpose, ServerSecret, TokenKind, create_secret};
 use crate::records::{AdminTokenRecord, Generation, key};
 use crate::store::{SledStore, Store as _, Tx};
@@ -19,17 +20,28 @@ use crate::store::{SledStore, Store as _, Tx};
 #[command(after_help = "\
 Examples:
   totoro-control init --dir /etc/totoro --listen 127.0.0.1:8080 --public-url https://control.example.org
+  totoro-control init --dir /etc/totoro --listen 0.0.0.0:443 --public-url https://control.example.org \\
+    --tls-cert fullchain.pem --tls-key privkey.pem --admin-listen 127.0.0.1:8081
   totoro-control init --dir ./lab --listen 10.0.0.1:8080 --public-url http://10.0.0.1:8080 --insecure-http")]
 pub(super) struct Init {
     /// Where everything goes.
     #[arg(long)]
     dir: PathBuf,
-    /// Where to listen; plain HTTP, so on loopback behind a TLS proxy.
+    /// Where to listen; without --tls-cert plain HTTP, so on loopback behind a TLS proxy.
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
     /// Where clients reach it; goes into the generated frpc.toml.
     #[arg(long)]
     public_url: String,
+    /// Where to serve the admins' part instead, for them alone.
+    #[arg(long)]
+    admin_listen: Option<SocketAddr>,
+    /// Serve TLS with this certificate, in PEM with its chain.
+    #[arg(long, requires = "tls_key", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key in PEM, mode 0600.
+    #[arg(long, requires = "tls_cert", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
     /// Serve keys over plain HTTP beyond loopback. Only for closed networks.
     #[arg(long)]
     insecure_http: bool,
@@ -48,6 +60,8 @@ impl Init {
             self.public_url.trim_end_matches('/').to_owned(),
         );
         config.insecure_http = self.insecure_http;
+        config.admin_listen = self.admin_listen;
+        config.tls = tls_files(self.tls_cert, self.tls_key)?;
         config.ticket_ttl = self.ticket_ttl;
         config.heartbeat_interval = self.heartbeat_interval;
         config.check()?;
@@ -106,6 +120,21 @@ impl Init {
         );
         Ok(())
     }
+}
+
+/// Certificate and key, which must be fit to serve. Absolute, since settings may be read from
+/// elsewhere.
+fn tls_files(cert: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<TlsFiles>, CliError> {
+    let (Some(cert), Some(key)) = (cert, key) else {
+        return Ok(None);
+    };
+    let failed = |error| CliError::Failed(format!("where are certificate and key: {error}"));
+    let files = TlsFiles {
+        cert: std::path::absolute(cert).map_err(failed)?,
+        key: std::path::absolute(key).map_err(failed)?,
+    };
+    load_tls(&files)?;
+    Ok(Some(files))
 }
 
 /// Refuses a directory in which an init has died midway: what it left holds secrets, so it is the

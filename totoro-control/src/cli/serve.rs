@@ -12,7 +12,7 @@ use super::CliError;
 use crate::app::App;
 use crate::audit::Trail;
 use crate::config::Config;
-use crate::http::Server;
+use crate::http::{Server, Tls};
 use crate::keys::{KeyRing, ServerSecret};
 use crate::store::{SledStore, Store};
 
@@ -67,11 +67,14 @@ impl Serve {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
         let server = Server::bind(Arc::clone(&app)).await?;
-        let address = server
-            .address()
-            .map_err(|error| CliError::Failed(format!("no address: {error}")))?;
-        tracing::info!(%address, "listening");
-        println!("listening on http://{address}");
+        let no_address = |error| CliError::Failed(format!("no address: {error}"));
+        let (url, tls) = (server.url().map_err(no_address)?, server.tls());
+        let admin_url = server.admin_url().map_err(no_address)?;
+        tracing::info!(url, admin_url, "listening");
+        println!("listening on {url}");
+        if let Some(url) = admin_url {
+            println!("listening for admins on {url}");
+        }
         let house = tokio::spawn(Arc::clone(&app).keep_house());
         let moving = tokio::spawn(trail.keep(app.stopping()));
         let serving = tokio::spawn(server.run());
@@ -79,9 +82,9 @@ impl Serve {
             tokio::select! {
                 _ = terminate.recv() => tracing::info!("SIGTERM: ending"),
                 _ = interrupt.recv() => tracing::info!("SIGINT: ending"),
-                // A terminal that closes, or a habit of operators: it must not end the service.
+                // A terminal may close too: it must not end the service.
                 _ = hangup.recv() => {
-                    tracing::info!("SIGHUP: nothing to load again, going on");
+                    reload(tls.as_deref());
                     continue;
                 }
             }
@@ -95,6 +98,21 @@ impl Serve {
         }
         tracing::info!("ended");
         Ok(())
+    }
+}
+
+/// SIGHUP: a renewed certificate, without a restart.
+fn reload(tls: Option<&Tls>) {
+    match tls.map(Tls::reload) {
+        None => tracing::info!("SIGHUP: nothing to load again, going on"),
+        Some(Ok(expires)) => {
+            let until = totoro_api::ticket::rfc3339(expires);
+            tracing::info!(until, "SIGHUP: certificate and key loaded again");
+        }
+        Some(Err(error)) => tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "SIGHUP: certificate and key stay as they were: correct the files and send it again"
+        ),
     }
 }
 

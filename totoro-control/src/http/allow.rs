@@ -5,6 +5,7 @@
 const PATHS: &[(&str, &str)] = &[
     ("/healthz", "GET, HEAD"),
     ("/readyz", "GET, HEAD"),
+    ("/metrics", "GET, HEAD"),
     ("/api/v1/oauth/token", "POST"),
     ("/api/v1/frps/auth/handshake", "POST"),
     ("/api/v1/frps/auth/proxy", "POST"),

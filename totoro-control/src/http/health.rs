@@ -1,4 +1,4 @@
-//! `/healthz` (the process answers) and `/readyz` (its store can write and it is not ending).
+//! `/healthz` (the process answers) and `/readyz` (its store and its trail can write and it is not ending).
 
 use std::sync::Arc;
 
@@ -33,6 +33,9 @@ async fn ready(api: Arc<Api>, _: Incoming) -> Answer {
     }
     if !api.app.writes().await? {
         return Err(unready("the store does not write"));
+    }
+    if !api.app.moves_events() {
+        return Err(unready("the audit trail does not write: see the log"));
     }
     Ok(reply::ok(&serde_json::json!({ "status": "ok" })))
 }

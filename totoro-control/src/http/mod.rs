@@ -6,12 +6,14 @@ mod allow;
 mod audit;
 mod backup;
 mod bans;
+mod connection;
 mod forwarded;
 mod frps;
 mod health;
 mod incoming;
 mod invites;
 mod lender;
+mod metrics;
 mod nodes;
 mod oauth;
 mod problem;
@@ -25,6 +27,7 @@ mod seats;
 mod server;
 mod sessions;
 mod sources;
+mod tls;
 mod watch;
 
 use std::sync::Arc;
@@ -34,11 +37,13 @@ use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
 pub use server::{Server, ServerError};
+pub use tls::{Tls, TlsError, load as load_tls};
 
 use crate::app::{App, Caller, Failure};
 use incoming::Incoming;
 use problem::ApiError;
 use rate::Limiters;
+use route::Route;
 use seats::Seats;
 
 /// Long polls that one node may have open: its daemon has one, and a lost one may linger.
@@ -104,8 +109,39 @@ impl Api {
     }
 }
 
-/// All routes. Grouped by their first segments: warp tries routes one by one.
+/// All routes, for one address that serves everyone.
 fn routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
+    recovered(route::any_of([
+        under_v1(route::any_of([for_everyone(api), for_admins(api)])),
+        health::routes(api),
+        metrics::guarded(api),
+    ]))
+}
+
+/// All but the admins', where those have an address of their own.
+fn public_routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
+    recovered(route::any_of([
+        under_v1(for_everyone(api)),
+        health::routes(api),
+    ]))
+}
+
+/// The admins' alone.
+fn admin_routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
+    let address = api.app.config.admin_listen;
+    let figures = match address.is_some_and(|at| at.ip().is_loopback()) {
+        true => metrics::open(api),
+        false => metrics::guarded(api),
+    };
+    recovered(route::any_of([
+        under_v1(for_admins(api)),
+        health::routes(api),
+        figures,
+    ]))
+}
+
+/// Grouped by their first segments: warp tries routes one by one.
+fn for_everyone(api: &Arc<Api>) -> Route {
     let node = route::any_of([
         watch::routes(api),
         nodes::routes(api),
@@ -115,6 +151,16 @@ fn routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
         sessions::routes(api, Scope::Node),
         audit::routes(api, Scope::Node),
     ]);
+    route::any_of([
+        warp::path("nodes").and(node).boxed(),
+        frps::routes(api),
+        oauth::routes(api),
+        resolve::routes(api),
+        warp::path("public").and(public::routes(api)).boxed(),
+    ])
+}
+
+fn for_admins(api: &Arc<Api>) -> Route {
     let admin = route::any_of([
         admin_nodes::routes(api),
         admin_secrets::routes(api),
@@ -124,19 +170,16 @@ fn routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
         audit::routes(api, Scope::Admin),
         backup::routes(api),
     ]);
-    let v1 = route::any_of([
-        warp::path("nodes").and(node).boxed(),
-        frps::routes(api),
-        oauth::routes(api),
-        resolve::routes(api),
-        warp::path("public").and(public::routes(api)).boxed(),
-        warp::path("admin").and(admin).boxed(),
-    ]);
-    let api_v1 = warp::path("api").and(warp::path("v1")).and(v1).boxed();
-    route::any_of([api_v1, health::routes(api)])
-        .recover(problem::recover)
-        .unify()
-        .boxed()
+    warp::path("admin").and(admin).boxed()
+}
+
+fn under_v1(v1: Route) -> Route {
+    warp::path("api").and(warp::path("v1")).and(v1).boxed()
+}
+
+/// With every rejection answered.
+fn recovered(all: Route) -> BoxedFilter<(Response,)> {
+    all.recover(problem::recover).unify().boxed()
 }
 
 /// A handler's result.

@@ -76,6 +76,8 @@ fn refused(error: &ApiError) -> Response {
         _ => (StatusCode::UNAUTHORIZED, "invalid_client"),
     };
     let mut response = error_of(status, code, error.refusal.to_string());
+    // For log and figures.
+    response.extensions_mut().insert(reason);
     if let Some(seconds) = error.retry_after {
         response
             .headers_mut()

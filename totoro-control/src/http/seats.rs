@@ -25,6 +25,12 @@ impl<K: Eq + Hash + Clone> Seats<K> {
         })
     }
 
+    /// How many are taken.
+    pub(super) fn total(&self) -> usize {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.values().sum()
+    }
+
     /// Takes one, if there is one left for `whose`.
     pub(super) fn take(self: &Arc<Self>, whose: K) -> Option<Seat<K>> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);

@@ -13,6 +13,7 @@ pub mod dump;
 mod examine;
 mod ground;
 mod load;
+mod meter;
 mod migrate;
 mod seal;
 mod sled;
@@ -30,6 +31,7 @@ use tokio::sync::watch;
 
 pub use self::examine::{Examined, examine};
 pub use self::load::{Loader, STAGING, Target, is_unfinished};
+pub use self::meter::Meter;
 pub use self::migrate::SCHEMA;
 pub use self::sled::SledStore;
 pub use self::tx::{Record, Tx};
@@ -219,6 +221,16 @@ pub trait Store: Send + Sync + 'static {
 
     /// The state as it stands now, read part by part while commits go on.
     fn snapshot(&self) -> BoxFuture<'static, Result<Box<dyn Snapshot>, StoreError>>;
+
+    /// What its writer counts, where it has one.
+    fn meter(&self) -> Option<Meter> {
+        None
+    }
+
+    /// Commits that wait, about.
+    fn queued(&self) -> usize {
+        0
+    }
 
     /// Ends the writer once everything acknowledged or queued is durable.
     fn close(&self) -> BoxFuture<'static, ()>;

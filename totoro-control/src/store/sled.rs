@@ -20,7 +20,7 @@ use super::witness::Witness;
 use super::writer::{
     DATA, HEAD_KEY, Head, MAX_BATCH, META, MakeDurable, Request, Writer, data_key, split,
 };
-use super::{Commit, Entry, Range, Snapshot, Store, StoreError, Versioned, examine};
+use super::{Commit, Entry, Meter, Range, Snapshot, Store, StoreError, Versioned, examine};
 
 /// Commits waiting for the writer; beyond it `commit` waits, which is the back-pressure.
 const QUEUE: usize = 4096;
@@ -30,6 +30,7 @@ pub struct SledStore {
     durable: Arc<AtomicU64>,
     watchers: Arc<Watchers>,
     requests: mpsc::Sender<Request>,
+    meter: Meter,
     /// Joined on drop, so that the directory's lock is free again when the store is gone.
     writer: Mutex<Option<JoinHandle<()>>>,
     /// Last, since it needs all of sled gone.
@@ -94,6 +95,7 @@ impl SledStore {
         let durable = Arc::new(AtomicU64::new(head.revision));
         let watchers = Arc::new(Watchers::default());
         let (requests, receiver) = mpsc::channel(QUEUE);
+        let meter = Meter::default();
         let writer = Writer {
             tree: tree.clone(),
             sync: sync(LogFile::open(dir)?),
@@ -103,6 +105,7 @@ impl SledStore {
             requests: receiver,
             snapshots: Keeper::default(),
             witness: Witness::open(dir).map_err(|source| io("open the witness of", source))?,
+            meter: meter.clone(),
         };
         // The database handle goes with the writer: sled's lock is freed when both are gone.
         let thread = std::thread::Builder::new()
@@ -121,6 +124,7 @@ impl SledStore {
             durable,
             watchers,
             requests,
+            meter,
             writer: Mutex::new(Some(thread)),
             _seal: seal,
         })
@@ -187,6 +191,14 @@ impl Store for SledStore {
             Ok(Box::new(snapshot) as Box<dyn Snapshot>)
         }
         .boxed()
+    }
+
+    fn meter(&self) -> Option<Meter> {
+        Some(self.meter.clone())
+    }
+
+    fn queued(&self) -> usize {
+        QUEUE - self.requests.capacity()
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {

@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::snapshot::{Ask, Keeper};
 use super::watchers::Watchers;
 use super::witness::Witness;
-use super::{Commit, Expect, MAX_KEY, MAX_OPS, MAX_VALUE, Op, Position, StoreError};
+use super::{Commit, Expect, MAX_KEY, MAX_OPS, MAX_VALUE, Meter, Op, Position, StoreError};
 
 /// Commits in one batch at most: enough to amortise a sync, few enough to bound the wait.
 pub(super) const MAX_BATCH: usize = 512;
@@ -78,6 +78,7 @@ pub(super) struct Writer {
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) snapshots: Keeper,
     pub(super) witness: Witness,
+    pub(super) meter: Meter,
 }
 
 /// What a batch has changed so far: a key's new revision, or `None` where it was deleted. Later
@@ -149,6 +150,7 @@ impl Writer {
             }
         }
         if !pending.is_empty() {
+            let began = Instant::now();
             batch.insert(HEAD_KEY, &head.encode());
             let kept = self.snapshots.keep(&self.tree, pending.keys());
             if let Err(error) = kept.and_then(|()| self.make_durable(batch)) {
@@ -157,6 +159,7 @@ impl Writer {
             self.head = head;
             self.durable.store(head.revision, Ordering::Release);
             self.witness.note(head.revision);
+            self.meter.batch(applied.len(), began.elapsed());
         }
         for (keys, revision, done) in applied {
             self.watchers.tell(keys.iter().map(Vec::as_slice), revision);

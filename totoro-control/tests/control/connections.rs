@@ -99,6 +99,7 @@ async fn a_path_says_which_methods_it_has() {
     let paths = [
         "/healthz",
         "/readyz",
+        "/metrics",
         "/api/v1/oauth/token",
         "/api/v1/invites/resolve",
         "/api/v1/invites/usage",

@@ -34,18 +34,29 @@ enum Answer {
 /// Asks the server at the configured address.
 pub(super) async fn ask(config: &Config, api: Option<&str>, token: &Path) -> Live {
     let own = api.is_none();
+    let scheme = |tls| if tls { "https" } else { "http" };
     let api = match api {
         Some(api) => api.trim_end_matches('/').to_owned(),
-        None => format!("http://{}", reachable(config.listen)),
+        None => {
+            let listen = reachable(config.listen);
+            format!("{}://{listen}", scheme(config.tls.is_some()))
+        }
     };
     let answer = match probe(&api).await {
         Ok(answer) => answer,
         Err(_) => Answer::Nobody(TcpListener::bind(config.listen).err()),
     };
+    // The token travels to this machine itself, or under a certificate that is checked: the
+    // public name's.
+    let for_admins = match (config.admin_listen, &config.tls) {
+        (Some(at), _) if !config.admin_has_tls() => format!("http://{}", reachable(at)),
+        (None, Some(_)) if own => config.public_url.clone(),
+        _ => api.clone(),
+    };
     let backup = match &answer {
         Answer::Nobody(_) => Err("only a running server can tell".to_owned()),
         // The server's own address is reached without leaving this machine.
-        _ => last_backup(&api, token, own || config.insecure_http).await,
+        _ => last_backup(&for_admins, token, own || config.insecure_http).await,
     };
     Live {
         api,
@@ -60,6 +71,9 @@ async fn probe(api: &str) -> Result<Answer, reqwest::Error> {
     let http = reqwest::Client::builder()
         .timeout(PATIENCE)
         .no_proxy()
+        // Asked by address, which no certificate names; nothing secret is sent. The certificate
+        // has a check of its own.
+        .tls_danger_accept_invalid_certs(true)
         .build()?;
     let response = http.get(format!("{api}/readyz")).send().await?;
     let status = response.status();

@@ -194,24 +194,6 @@ pub(super) fn clock(dir: &Path, now: i64) -> Line {
     }
 }
 
-/// Who can read what clients send.
-pub(super) fn exposure(config: &Config) -> Line {
-    let shown = config.public_url.clone();
-    let plain = config.public_url.starts_with("http://");
-    match (config.insecure_http, plain) {
-        (true, _) if !config.listen.ip().is_loopback() || plain => {
-            let detail = "insecure_http: keys and codes travel in the clear; for closed networks \
-                          only, else put a TLS proxy in front and remove it";
-            Line::warn("exposure", shown, detail)
-        }
-        (_, true) => Line::ok("exposure", shown, "plain HTTP on this machine only"),
-        (_, false) => {
-            let detail = format!("TLS ends at the proxy in front of {}", config.listen);
-            Line::ok("exposure", shown, detail)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::Status;
@@ -243,22 +225,5 @@ mod tests {
         let now = time::OffsetDateTime::now_utc().unix_timestamp();
         assert_eq!(clock(dir.path(), now).status, Status::Ok);
         assert_eq!(clock(dir.path(), now - 3600).status, Status::Fail);
-    }
-
-    #[test]
-    fn plain_http_is_told() {
-        let config = |listen: &str, url: &str, insecure_http| Config {
-            insecure_http,
-            ..Config::new(listen.parse().unwrap(), url.to_owned())
-        };
-        for (listen, url, insecure, status) in [
-            ("127.0.0.1:1", "https://c.example.org", false, Status::Ok),
-            ("127.0.0.1:1", "http://127.0.0.1:1", false, Status::Ok),
-            ("10.0.0.1:1", "https://c.example.org", true, Status::Warn),
-            ("127.0.0.1:1", "http://c.example.org", true, Status::Warn),
-        ] {
-            let found = exposure(&config(listen, url, insecure));
-            assert_eq!(found.status, status, "{found:?}");
-        }
     }
 }

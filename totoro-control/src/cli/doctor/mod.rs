@@ -1,6 +1,7 @@
 //! `doctor`: whether an installation is fit to serve. Works beside a running server and on a
 //! stopped one; looks, and changes nothing.
 
+mod exposure;
 mod live;
 mod local;
 
@@ -13,7 +14,7 @@ use super::CliError;
 use super::table::{Table, print_json};
 use crate::config::Config;
 
-/// Check an installation: settings, modes, disk, store, keys, ports, exposure, last backup.
+/// Check an installation: settings, modes, disk, store, keys, ports, TLS, last backup.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -141,7 +142,8 @@ impl Doctor {
         lines.extend(live.lines(&config));
         lines.extend(local::keys(&config.secrets_dir, now));
         lines.push(local::clock(&config.data_dir, now));
-        lines.push(local::exposure(&config));
+        lines.push(exposure::exposure(&config));
+        lines.extend(exposure::certificate(&config, now));
         lines
     }
 }

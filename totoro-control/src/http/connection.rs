@@ -1,0 +1,166 @@
+//! One connection: TLS where there is a certificate, then HTTP/1 within limits.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::Watcher;
+use hyper_util::service::TowerToHyperService;
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use totoro_api::Reason;
+use warp::filters::BoxedFilter;
+use warp::http::header::{ALLOW, HeaderValue};
+use warp::http::{Method, StatusCode};
+use warp::reply::Response;
+
+use super::incoming::Origin;
+use super::problem::ApiError;
+use super::tls::Tls;
+use super::{allow, forwarded};
+use crate::app::App;
+use crate::keys::random_hex;
+
+/// How long a request's headers may take, and how long an idle connection is kept.
+const HEADER_TIME: Duration = Duration::from_secs(15);
+/// How long a peer may leave what we send unread, or unacknowledged.
+const UNREAD_TIME: Duration = Duration::from_secs(30);
+/// A connection's buffers, bytes; headers must fit.
+const BUFFER: usize = 32 * 1024;
+
+/// One connection, whose peer may be a proxy that is trusted.
+pub(super) async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: Option<Arc<Tls>>,
+    routes: BoxedFilter<(Response,)>,
+    watcher: Watcher,
+    app: Arc<App>,
+) {
+    if let Err(error) = tune(&stream) {
+        tracing::debug!(%peer, %error, "connection ended before it began");
+        return;
+    }
+    match tls {
+        None => speak(stream, peer, routes, watcher, app).await,
+        Some(tls) => match tls.accept(stream).await {
+            Ok(stream) => speak(stream, peer, routes, watcher, app).await,
+            Err(error) => tracing::debug!(%peer, %error, "TLS handshake failed"),
+        },
+    }
+}
+
+/// HTTP over what the peer is connected by.
+async fn speak<S>(
+    stream: S,
+    peer: SocketAddr,
+    routes: BoxedFilter<(Response,)>,
+    watcher: Watcher,
+    app: Arc<App>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let warp = TowerToHyperService::new(warp::service(routes));
+    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        let origin = Origin {
+            client: forwarded::client(peer.ip(), request.headers(), &app.config.trusted_proxies),
+            request_id: random_hex::<8>(),
+        };
+        let line = (
+            request.method().clone(),
+            request.uri().path().to_owned(),
+            Instant::now(),
+        );
+        request.extensions_mut().insert(origin.clone());
+        // Answered like GET; hyper, which remembers what was asked, leaves out the body.
+        if request.method() == Method::HEAD {
+            *request.method_mut() = Method::GET;
+        }
+        let (answer, app) = (warp.call(request), Arc::clone(&app));
+        async move { Ok::<_, Infallible>(finish(answer.await, &origin, line, &app)) }
+    });
+    // HTTP/1 alone: its header timer runs from the first moment, also where nothing is sent.
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME)
+        .max_buf_size(BUFFER)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = watcher.watch(connection).await {
+        // What a client did to its connection is its business.
+        tracing::debug!(%peer, error = &error as &dyn std::error::Error, "connection ended");
+    }
+}
+
+/// Sets a connection's options.
+fn tune(stream: &TcpStream) -> std::io::Result<()> {
+    // A revocation's push must not wait for the peer's delayed acknowledgement.
+    stream.set_nodelay(true)?;
+    let ms = u32::try_from(UNREAD_TIME.as_millis()).unwrap_or(u32::MAX);
+    Ok(setsockopt(stream, sockopt::TcpUserTimeout, &ms)?)
+}
+
+/// Writes the body of an error, stamps the request id and leaves a line in the log: the path only,
+/// since a query may hold what the log must not.
+fn finish(
+    answer: Result<Response, Infallible>,
+    origin: &Origin,
+    (method, path, began): (hyper::Method, String, Instant),
+    app: &App,
+) -> Response {
+    let Ok(mut response) = answer;
+    let error = response.extensions_mut().remove::<ApiError>();
+    // An answer in another protocol's form carries the reason alone.
+    let told = response.extensions_mut().remove::<Reason>();
+    let reason = error.as_ref().map(|error| error.refusal.reason).or(told);
+    let (status, took) = (response.status().as_u16(), began.elapsed());
+    app.metrics.answered(&path, status, reason, took);
+    let id = origin.request_id.as_str();
+    tracing::debug!(
+        %method,
+        path = path.as_str(),
+        status,
+        reason = reason.map_or("", Reason::code),
+        took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+        client = %origin.client,
+        request_id = id,
+        "request"
+    );
+    let allow = (response.status() == StatusCode::METHOD_NOT_ALLOWED)
+        .then(|| allow::methods(&path))
+        .flatten();
+    if let Some(error) = error {
+        response = error.write(id);
+    }
+    if let Some(methods) = allow {
+        let methods = HeaderValue::from_static(methods);
+        response.headers_mut().insert(ALLOW, methods);
+    }
+    if let Ok(id) = HeaderValue::from_str(id) {
+        response.headers_mut().insert("x-request-id", id);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::getsockopt;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn who_reads_nothing_is_cut() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let _client = TcpStream::connect(address).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        tune(&stream).unwrap();
+        let timeout = getsockopt(&stream, sockopt::TcpUserTimeout).unwrap();
+        assert_eq!(timeout, 30_000);
+        assert!(stream.nodelay().unwrap());
+    }
+}

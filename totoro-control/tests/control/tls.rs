@@ -1,0 +1,196 @@
+//! TLS by file, and the admins' own address, with the real binary.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use reqwest::Certificate;
+use serde_json::Value;
+
+use crate::support::{Control, PATIENCE, binary};
+
+/// A certificate for `localhost` and its key, in this directory; answers the certificate.
+fn certificate(dir: &Path) -> Certificate {
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).unwrap();
+    std::fs::write(dir.join("cert.pem"), made.cert.pem()).unwrap();
+    let key = dir.join("key.pem");
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    Certificate::from_pem(made.cert.pem().as_bytes()).unwrap()
+}
+
+/// A client that trusts this certificate alone.
+fn trusting(certificate: Certificate) -> reqwest::Client {
+    reqwest::Client::builder()
+        .no_proxy()
+        .timeout(PATIENCE)
+        .tls_certs_only([certificate])
+        .build()
+        .unwrap()
+}
+
+/// A server whose address speaks TLS, and a client that trusts it.
+fn start() -> Control {
+    let mut control = Control::start();
+    let trusted = certificate(&control.at());
+    control.reconfigure(&[(
+        "insecure_http = false",
+        "insecure_http = false\ntls = { cert = \"cert.pem\", key = \"key.pem\" }",
+    )]);
+    control.http = trusting(trusted);
+    control
+}
+
+fn run(arguments: &[&str], control: &Control) -> Output {
+    Command::new(binary())
+        .args(arguments)
+        .arg("--config")
+        .arg(control.at().join("control.toml"))
+        .output()
+        .unwrap()
+}
+
+/// Waits until the log holds this so many times.
+async fn logged(control: &Control, text: &str, times: usize) {
+    let began = Instant::now();
+    while control.log().matches(text).count() < times {
+        assert!(began.elapsed() < PATIENCE, "{text} is not logged");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewed_certificate_cuts_nobody_and_a_bad_one_changes_nothing() {
+    let control = start();
+    assert!(
+        control.api.starts_with("https://127.0.0.1:"),
+        "{}",
+        control.api
+    );
+    let node = control.node("n1").await;
+    let before = control.http.clone();
+    let ask = |http: &reqwest::Client| http.get(format!("{}/healthz", control.api)).send();
+
+    // A poll that is open while the files change.
+    let state = node.come_up(&control).await;
+    let poll = crate::support::Node::watch_from(&state, "3s");
+    let (open, fresh) = tokio::join!(control.get(&poll, &node.key), async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let renewed = trusting(certificate(&control.at()));
+        control.signal(Signal::SIGHUP);
+        logged(&control, "loaded again", 1).await;
+        renewed
+    });
+    assert_eq!(open.status.as_u16(), 204, "{}", open.text);
+    assert!(
+        ask(&fresh).await.is_ok(),
+        "new connections have the new one"
+    );
+    let stranger = reqwest::Client::builder().no_proxy().build().unwrap();
+    assert!(ask(&stranger).await.is_err(), "nobody else trusts it");
+    assert!(ask(&before).await.is_ok(), "its connection goes on");
+
+    let key = control.at().join("key.pem");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    control.signal(Signal::SIGHUP);
+    logged(&control, "stay as they were", 1).await;
+    let doctor = run(&["doctor", "--json"], &control);
+    let lines: Vec<Value> = serde_json::from_slice(&doctor.stdout).unwrap();
+    let line = lines.iter().find(|line| line["component"] == "certificate");
+    let detail = line.unwrap()["detail"].as_str().unwrap();
+    assert!(detail.contains("chmod 600"), "{detail}");
+    std::fs::write(control.at().join("cert.pem"), "nothing").unwrap();
+    control.signal(Signal::SIGHUP);
+    logged(&control, "stay as they were", 2).await;
+    let again = fresh.get(format!("{}/healthz", control.api));
+    let again = again.header("connection", "close").send().await.unwrap();
+    assert_eq!(again.status().as_u16(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_that_takes_its_time_is_cut() {
+    let control = start();
+    let address = control.api.strip_prefix("https://").unwrap();
+    let ends = [&b""[..], b"\x16\x03\x01\x02\x00", b"GET / HTTP/1.1\r\n\r\n"].map(|sent| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(sent).unwrap();
+        tokio::task::spawn_blocking(move || {
+            let began = Instant::now();
+            let _ = stream.read_to_end(&mut Vec::new());
+            began.elapsed()
+        })
+    });
+    for end in ends {
+        let took = end.await.unwrap();
+        assert!(took < Duration::from_secs(7), "{took:?}");
+    }
+    let alive = control.http.get(format!("{}/healthz", control.api));
+    assert!(alive.send().await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_not_served_in_the_clear_and_a_readable_key_not_at_all() {
+    let mut control = start();
+    assert!(control.terminate().success());
+    let key = control.at().join("key.pem");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
+    let refused = run(&["serve"], &control);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("key.pem") && said.contains("chmod 600"),
+        "{said}"
+    );
+
+    let file = control.at().join("control.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let (without, _) = text
+        .split_once("tls = ")
+        .map_or((text.as_str(), ""), |(a, _)| (a, ""));
+    let without = format!("{without}\n").replace("127.0.0.1:0", "0.0.0.0:0");
+    std::fs::write(&file, without).unwrap();
+    let refused = run(&["serve"], &control);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    for way in ["[tls]", "loopback", "insecure_http"] {
+        assert!(said.contains(way), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn admins_have_an_address_of_their_own() {
+    let mut control = Control::start();
+    control.reconfigure(&[(
+        "insecure_http = false",
+        "insecure_http = false\nadmin_listen = \"127.0.0.1:0\"",
+    )]);
+    let log = control.log();
+    let told = log.rsplit("admin_url=").next().unwrap();
+    let admin = told.split_whitespace().next().unwrap().trim_matches('"');
+    let main = std::mem::replace(&mut control.api, admin.to_owned());
+    control.get("/admin/nodes", &control.admin).await.with(200);
+    control
+        .get("/public/nodes", "")
+        .await
+        .refused(404, "not_found");
+    control
+        .get("/nodes/self", "x")
+        .await
+        .refused(404, "not_found");
+    control.api = main;
+    control.get("/public/nodes", "").await.with(200);
+    control
+        .get("/admin/nodes", &control.admin)
+        .await
+        .refused(404, "not_found");
+    for base in [&control.api, &admin.to_owned()] {
+        let ready = control.http.get(format!("{base}/readyz")).send().await;
+        assert_eq!(ready.unwrap().status().as_u16(), 200);
+    }
+}
