@@ -11,6 +11,7 @@ mod path;
 mod probe;
 mod setup;
 mod signals;
+mod soak;
 mod step;
 mod suite;
 mod tidy;
@@ -57,14 +58,7 @@ enum Command {
     Deny,
     /// What is longer than CI should be.
     #[command(subcommand)]
-    Soak(Soak),
-}
-
-/// Long runs.
-#[derive(Debug, Subcommand)]
-enum Soak {
-    /// The kernel tests on Debian 12's own kernel (6.1), in qemu.
-    OldKernel,
+    Soak(soak::Soak),
 }
 
 fn main() -> ExitCode {
@@ -77,7 +71,7 @@ fn main() -> ExitCode {
         Command::Check => suite::check().map(|()| 0),
         Command::Tidy => tidy::run().map(|()| 0),
         Command::Deny => deny::all().map(|()| 0),
-        Command::Soak(Soak::OldKernel) => vm::run().map(|()| 0),
+        Command::Soak(which) => soak::run(&which).map(|()| 0),
     };
     owner::hand_back();
     match done {

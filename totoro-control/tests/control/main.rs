@@ -11,6 +11,7 @@ mod enrolment;
 mod events;
 mod hygiene;
 mod invites;
+mod ledger;
 mod nodes;
 mod repeats;
 mod support;
