@@ -13,6 +13,7 @@ mod hygiene;
 mod invites;
 mod ledger;
 mod nodes;
+mod power;
 mod repeats;
 mod support;
 mod tickets;
