@@ -1,5 +1,6 @@
-//! The workspace's commands: `cargo xtask setup|build-ebpf|demo|test|check|tidy|deny|soak`.
+//! The workspace's commands: `cargo xtask setup|build-ebpf|demo|test|check|tidy|deny|soak|bench`.
 
+mod bench;
 mod bpf;
 mod demo;
 mod deny;
@@ -59,6 +60,9 @@ enum Command {
     /// What is longer than CI should be.
     #[command(subcommand)]
     Soak(soak::Soak),
+    /// How fast it is, in a release build.
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 fn main() -> ExitCode {
@@ -71,6 +75,7 @@ fn main() -> ExitCode {
         Command::Check => suite::check().map(|()| 0),
         Command::Tidy => tidy::run().map(|()| 0),
         Command::Deny => deny::all().map(|()| 0),
+        Command::Bench(which) => bench::run(&which).map(|()| 0),
         Command::Soak(which) => soak::run(&which).map(|()| 0),
     };
     owner::hand_back();
