@@ -1,5 +1,6 @@
 //! `control.toml`: what an operator sets. Secrets are files beside it, never values in it.
 
+mod defaults;
 mod url;
 
 use std::net::SocketAddr;
@@ -11,6 +12,10 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::url::is_loopback_url;
 
+use self::defaults::{
+    default_cache, default_connections, default_connections_per_address, default_data,
+    default_heartbeat, default_ping, default_port_time, default_secrets, default_ticket_ttl,
+};
 use self::url::url_problem;
 use crate::audit::AuditSettings;
 use crate::duration::Span;
@@ -117,42 +122,6 @@ impl Default for Rates {
             wrong_code: 120,
         }
     }
-}
-
-fn default_data() -> PathBuf {
-    "data".into()
-}
-
-fn default_secrets() -> PathBuf {
-    "secrets".into()
-}
-
-fn default_ticket_ttl() -> Span {
-    Span(Duration::from_secs(3600))
-}
-
-fn default_heartbeat() -> Span {
-    Span(Duration::from_secs(10))
-}
-
-fn default_ping() -> Span {
-    Span(Duration::from_secs(30))
-}
-
-fn default_port_time() -> Span {
-    Span(Duration::from_secs(600))
-}
-
-fn default_connections() -> u32 {
-    10_000
-}
-
-fn default_connections_per_address() -> u32 {
-    256
-}
-
-fn default_cache() -> u32 {
-    64
 }
 
 /// Why the settings cannot be used.

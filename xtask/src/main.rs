@@ -1,5 +1,6 @@
-//! The workspace's commands: `cargo xtask setup|build-ebpf|demo|test|check|tidy|deny|soak`.
+//! The workspace's commands: `cargo xtask setup|build-ebpf|demo|test|check|tidy|deny|soak|bench`.
 
+mod bench;
 mod bpf;
 mod demo;
 mod deny;
@@ -11,6 +12,7 @@ mod path;
 mod probe;
 mod setup;
 mod signals;
+mod soak;
 mod step;
 mod suite;
 mod tidy;
@@ -57,14 +59,10 @@ enum Command {
     Deny,
     /// What is longer than CI should be.
     #[command(subcommand)]
-    Soak(Soak),
-}
-
-/// Long runs.
-#[derive(Debug, Subcommand)]
-enum Soak {
-    /// The kernel tests on Debian 12's own kernel (6.1), in qemu.
-    OldKernel,
+    Soak(soak::Soak),
+    /// How fast it is, in a release build.
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 fn main() -> ExitCode {
@@ -77,7 +75,8 @@ fn main() -> ExitCode {
         Command::Check => suite::check().map(|()| 0),
         Command::Tidy => tidy::run().map(|()| 0),
         Command::Deny => deny::all().map(|()| 0),
-        Command::Soak(Soak::OldKernel) => vm::run().map(|()| 0),
+        Command::Bench(which) => bench::run(&which).map(|()| 0),
+        Command::Soak(which) => soak::run(&which).map(|()| 0),
     };
     owner::hand_back();
     match done {

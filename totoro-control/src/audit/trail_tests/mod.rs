@@ -3,7 +3,6 @@
 
 mod crashes;
 mod damage;
-mod figures;
 mod store;
 mod upkeep;
 

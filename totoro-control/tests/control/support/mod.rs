@@ -25,6 +25,7 @@ pub(crate) struct Control {
     pub(crate) at: PathBuf,
     child: Child,
     log: PathBuf,
+    env: Vec<(&'static str, String)>,
 }
 
 /// An answer.
@@ -84,6 +85,11 @@ pub(crate) fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_totoro-control")
 }
 
+/// Without the trace log that some tests look into: it would cost most of the time under load.
+pub(crate) fn quiet() -> (&'static str, String) {
+    ("TOTORO_LOG", "info".to_owned())
+}
+
 impl Control {
     /// A new installation, running; heartbeats every second.
     pub(crate) fn start() -> Self {
@@ -91,6 +97,11 @@ impl Control {
     }
 
     pub(crate) fn start_with(init: &[&str]) -> Self {
+        Self::over(Self::init(init), &[])
+    }
+
+    /// A new installation in `control`, not running.
+    pub(crate) fn init(init: &[&str]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         let at = dir.path().join("control");
         let done = Command::new(binary())
@@ -115,12 +126,18 @@ impl Control {
         let settings = at.join("control.toml");
         let text = std::fs::read_to_string(&settings).unwrap();
         std::fs::write(&settings, text.replace("probe = true", "probe = false")).unwrap();
+        dir
+    }
+
+    /// Runs the installation in `control`, with this environment.
+    pub(crate) fn over(dir: tempfile::TempDir, env: &[(&'static str, String)]) -> Self {
+        let at = dir.path().join("control");
         let admin = std::fs::read_to_string(at.join("admin.token"))
             .unwrap()
             .trim()
             .to_owned();
         let log = dir.path().join("log");
-        let (child, api) = serve(&at, &log);
+        let (child, api) = serve(&at, &log, env);
         Control {
             dir,
             api,
@@ -129,6 +146,7 @@ impl Control {
             at,
             child,
             log,
+            env: env.to_vec(),
         }
     }
 
@@ -157,7 +175,7 @@ impl Control {
 
     /// Starts the server again after it has ended.
     pub(crate) fn restart(&mut self) {
-        let (child, api) = serve(&self.at(), &self.log);
+        let (child, api) = serve(&self.at(), &self.log, &self.env);
         (self.child, self.api) = (child, api);
     }
 
@@ -314,7 +332,8 @@ impl Drop for Control {
     }
 }
 
-fn serve(at: &Path, log: &Path) -> (Child, String) {
+fn serve(at: &Path, log: &Path, env: &[(&'static str, String)]) -> (Child, String) {
+    let path = log;
     let log = std::fs::File::options()
         .create(true)
         .append(true)
@@ -327,6 +346,7 @@ fn serve(at: &Path, log: &Path) -> (Child, String) {
             "TOTORO_LOG",
             "debug,totoro_control=trace,hyper=trace,warp=trace,sled=info",
         )
+        .envs(env.iter().map(|(name, value)| (name, value)))
         .stdout(Stdio::piped())
         .stderr(log)
         .spawn()
@@ -338,7 +358,10 @@ fn serve(at: &Path, log: &Path) -> (Child, String) {
     let api = line
         .trim()
         .strip_prefix("listening on ")
-        .unwrap_or_else(|| panic!("said {line:?}"));
+        .unwrap_or_else(|| {
+            let log = std::fs::read_to_string(path).unwrap_or_default();
+            panic!("said {line:?}; its log:\n{log}")
+        });
     (child, api.to_owned())
 }
 

@@ -1,0 +1,83 @@
+//! How fast the control plane is, as ratios within one run: the real server and a bare handler, both
+//! processes of their own on loopback, asked by the same clients in turns, and the store's own group
+//! commit between them. `cargo xtask bench control`; `docs/benchmarks.md` has the figures.
+
+mod bare;
+mod client;
+mod rounds;
+mod series;
+mod server;
+#[expect(dead_code, reason = "the tests use all of it, these figures a part")]
+#[path = "../../tests/control/support/mod.rs"]
+mod support;
+mod trail;
+
+use std::time::Duration;
+
+use clap::Parser;
+use serde_json::json;
+
+use rounds::Rounds;
+
+/// Options.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// Rounds in which all are measured in turn.
+    #[arg(long, default_value_t = 10)]
+    rounds: usize,
+    /// Clients that ask at once, each on its own connection.
+    #[arg(long, default_value_t = 32)]
+    clients: usize,
+    /// How long each is measured in a round, milliseconds.
+    #[arg(long, default_value_t = 300)]
+    millis: u64,
+    /// Events through the audit trail; 0 leaves it out.
+    #[arg(long, default_value_t = 1_000_000)]
+    events: usize,
+    /// Serve the bare handlers; how this program starts itself.
+    #[arg(long, hide = true)]
+    serve_bare: bool,
+    /// What cargo gives every bench.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() {
+    let args = Args::parse();
+    if args.serve_bare {
+        return bare::serve().await;
+    }
+    let rounds = Rounds {
+        count: args.rounds,
+        clients: args.clients,
+        length: Duration::from_millis(args.millis),
+    };
+    let calls = rounds.run().await;
+    let trail = match args.events {
+        0 => Vec::new(),
+        events => trail::measure(events).await,
+    };
+    if args.json {
+        let trail: serde_json::Map<_, _> = trail
+            .iter()
+            .map(|(what, figure, unit)| ((*what).to_owned(), json!({ "is": figure, "unit": unit })))
+            .collect();
+        println!("{:#}", json!({ "calls": calls.json(), "trail": trail }));
+        return;
+    }
+    println!(
+        "{} clients, medians of {} rounds of {} ms\n\n{calls}",
+        args.clients, args.rounds, args.millis
+    );
+    if !trail.is_empty() {
+        println!("\naudit trail, {} events\n", args.events);
+        println!("| what | is | |\n|---|---:|---|");
+        for (what, figure, unit) in trail {
+            println!("| {what} | {figure:.1} | {unit} |");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The real server, ready to be asked.
+
+use serde_json::json;
+
+use crate::client::Request;
+use crate::support::{Control, Node};
+
+const JSON: &str = "application/json";
+const FORM: &str = "application/x-www-form-urlencoded";
+
+/// A server with one node and one invite.
+pub(crate) struct Real {
+    control: Control,
+    node: Node,
+    code: String,
+}
+
+impl Real {
+    pub(crate) async fn start() -> Self {
+        let made = Control::init(&[]);
+        let file = made.path().join("control/control.toml");
+        let mut settings: toml::Table =
+            toml::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        // Everybody here is one address.
+        let most = toml::Value::Integer(i64::from(u32::MAX));
+        let names = ["resolve", "token", "public", "wrong_key", "wrong_code"];
+        let rate = names.map(|name| (name.to_owned(), most.clone()));
+        settings.insert(
+            "rate".to_owned(),
+            toml::Value::Table(rate.into_iter().collect()),
+        );
+        std::fs::write(&file, settings.to_string()).unwrap();
+        let control = Control::over(made, &[("TOTORO_LOG", "warn".to_owned())]);
+        let node = control.node("n1").await;
+        let (_, code) = control.invite(&node, json!({})).await;
+        Real {
+            control,
+            node,
+            code,
+        }
+    }
+
+    /// The server's address.
+    pub(crate) fn address(&self) -> &str {
+        &self.control.api
+    }
+
+    pub(crate) fn token(&self, server: &str) -> Request {
+        let body = form_urlencoded::Serializer::new(String::new())
+            .extend_pairs([
+                ("grant_type", "client_credentials"),
+                ("client_id", "totoro"),
+                ("client_secret", &self.code),
+            ])
+            .finish();
+        Request::post(server, "/oauth/token", "", (FORM, &body), "200")
+    }
+
+    pub(crate) fn resolve(&self, server: &str) -> Request {
+        let body = json!({ "code": self.code }).to_string();
+        Request::post(server, "/invites/resolve", "", (JSON, &body), "200")
+    }
+
+    pub(crate) fn heartbeat(&self, server: &str) -> Request {
+        let body = self.node.heartbeat().to_string();
+        let key = &self.node.key;
+        Request::post(server, "/nodes/heartbeat", key, (JSON, &body), "200")
+    }
+
+    pub(crate) fn invite(&self) -> Request {
+        let body = json!({ "label": "bench" }).to_string();
+        let key = &self.node.key;
+        Request::post(self.address(), "/nodes/invites", key, (JSON, &body), "201")
+    }
+}
