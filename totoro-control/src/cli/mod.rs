@@ -12,6 +12,7 @@ mod limits;
 mod node;
 mod restore;
 mod serve;
+mod systemd;
 mod table;
 
 use std::path::PathBuf;

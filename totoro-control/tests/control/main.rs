@@ -15,5 +15,6 @@ mod metrics;
 mod nodes;
 mod repeats;
 mod support;
+mod systemd;
 mod tickets;
 mod tls;
