@@ -15,6 +15,7 @@ mod node;
 mod restore;
 mod serve;
 mod session;
+mod systemd;
 mod table;
 mod ticket_key;
 mod token;

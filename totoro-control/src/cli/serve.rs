@@ -8,7 +8,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::CliError;
+use super::{CliError, systemd};
 use crate::app::App;
 use crate::audit::Trail;
 use crate::config::Config;
@@ -78,6 +78,8 @@ impl Serve {
         let house = tokio::spawn(Arc::clone(&app).keep_house());
         let moving = tokio::spawn(trail.keep(app.stopping()));
         let serving = tokio::spawn(server.run());
+        let living = tokio::spawn(systemd::keep_alive(Arc::clone(&app)));
+        systemd::ready();
         loop {
             tokio::select! {
                 _ = terminate.recv() => tracing::info!("SIGTERM: ending"),
@@ -90,6 +92,8 @@ impl Serve {
             }
             break;
         }
+        systemd::stopping();
+        living.abort();
         app.stop();
         let (served, kept, moved) = tokio::join!(serving, house, moving);
         store.close().await;

@@ -22,5 +22,6 @@ mod nodes;
 mod power;
 mod repeats;
 mod support;
+mod systemd;
 mod tickets;
 mod tls;

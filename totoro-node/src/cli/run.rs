@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -108,12 +109,14 @@ pub(super) async fn run(config: Config, allow_unprivileged: bool) -> Result<()> 
         let _ = stopped.await;
     }));
     tracing::info!(node_id = config.node, plugin = %config.plugin_listen, kernel = machine::kernel_release(), "ready");
+    tell_systemd(&NotifyState::Ready);
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+    tell_systemd(&NotifyState::Stopping);
     tracing::info!("stopping; what is admitted goes on, limits hold without the daemon");
     let _ = stop.send(());
     let _ = serving.await;
@@ -230,8 +233,18 @@ async fn ticks(desk: Arc<Desk>, mut halted: watch::Receiver<()>) {
                 desk.forget();
             }
         });
-        if let Err(error) = done.await {
-            tracing::error!(%error, "a tick failed");
+        match done.await {
+            // What answers frps's questions has answered ours: that is the sign of life.
+            Ok(()) if count % second_every == 0 => tell_systemd(&NotifyState::Watchdog),
+            Ok(()) => {}
+            Err(error) => tracing::error!(%error, "a tick failed"),
         }
+    }
+}
+
+/// Started without systemd, nobody is told.
+fn tell_systemd(state: &NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
+        tracing::warn!(%error, "systemd cannot be told");
     }
 }
