@@ -170,6 +170,14 @@ impl Disk {
         }
     }
 
+    /// Whether something was written to the file that is not synced.
+    pub(super) fn is_unsynced(&self, name: &str) -> bool {
+        let Some(Node::File(file)) = self.seen.get(Path::new(name)) else {
+            return false;
+        };
+        !self.files[*file].pending.is_empty()
+    }
+
     /// The power goes: from now on there is only what the disk has. Answers how many changes of
     /// content were not synced, and how many of them the disk had nevertheless, whole or in part.
     pub(super) fn cut(&mut self, unsynced: Unsynced, dice: &mut Dice) -> (usize, usize) {

@@ -44,6 +44,8 @@ struct Tally {
     seqs: usize,
     unsynced: usize,
     kept: usize,
+    /// Cuts between a write to the store's log and its sync.
+    mid_log: usize,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -62,9 +64,10 @@ async fn acknowledged_writes_survive_a_power_cut() {
         }
     }
     println!(
-        "{} power cuts ({dice}): {} invites and {} spool positions acknowledged before them, all \
-         there; of {} changes that were not synced {} were kept, whole or torn",
-        tally.cuts, tally.invites, tally.seqs, tally.unsynced, tally.kept
+        "{} power cuts ({dice}), {} of them between a write to the log and its sync: {} invites and \
+         {} spool positions acknowledged before them, all there; of {} changes that were not synced \
+         {} were kept, whole or torn",
+        tally.cuts, tally.mid_log, tally.invites, tally.seqs, tally.unsynced, tally.kept
     );
 }
 
@@ -150,6 +153,7 @@ impl Recording {
             _ => Unsynced::ByChance,
         };
         let mut disk = self.until(at, |_| true);
+        tally.mid_log += usize::from(disk.is_unsynced("data/db"));
         let (pending, kept) = disk.cut(unsynced, dice);
         println!("{dice}: cut at {at} of {last}, {unsynced:?}: {kept} of {pending} kept");
         let known = self.known.until(at);
