@@ -64,7 +64,7 @@ fn bytes(dir: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
 /// Opens what was damaged: true if it was refused as it must be, false if nothing was lost.
 fn is_refused(at: &Path, whole: &[Entry]) -> bool {
     let before = bytes(at);
-    match SledStore::open(at, CACHE) {
+    match tests::try_open(at) {
         Ok(store) => {
             assert_eq!(entries(&store), whole, "something was lost in silence");
             false

@@ -48,10 +48,15 @@ fn memory_passes_the_suite() {
 /// Opens a store that may just have been dropped: a process that another test starts holds a copy of
 /// its lock from its fork until its exec.
 pub(super) fn open(dir: &std::path::Path) -> SledStore {
+    try_open(dir).unwrap()
+}
+
+/// As [`open`], for a store that may be refused.
+pub(super) fn try_open(dir: &std::path::Path) -> Result<SledStore, StoreError> {
     for _ in 0..1000 {
         match SledStore::open(dir, 4 << 20) {
             Err(StoreError::InUse { .. }) => std::thread::sleep(Duration::from_millis(5)),
-            opened => return opened.unwrap(),
+            opened => return opened,
         }
     }
     panic!("the store is not given back")
