@@ -75,7 +75,8 @@ fn a_closed_lease_takes_its_connections_along() {
         server.write_all(&[7; 1000]).expect("send");
         let mut got = [0; 1000];
         client.read_exact(&mut got).expect("receive");
-        let traffic = kernel.remove_lease(key).expect("close");
+        kernel.remove_lease(key).expect("close");
+        let traffic = kernel.lease_counts(1, key).expect("counts");
         assert!(
             traffic.bytes_out > 1000 && traffic.bytes_in > 0,
             "{traffic:?}"

@@ -49,19 +49,7 @@ impl App {
                 let node = found.ok_or(Reason::NodeUnknown)?.value;
                 self.check_limits(&node, &new.limits)?;
                 let (code, hash, index) = self.free_code(tx, &node.id, request)?;
-                let record = InviteRecord {
-                    id: new_id("inv"),
-                    node: node.id.clone(),
-                    label: new.label.clone(),
-                    state: InviteState::Active,
-                    epoch: 1,
-                    limits: new.limits.clone(),
-                    code: hash,
-                    created_at: now,
-                    expires_at,
-                    revoked_at: None,
-                    note: new.note.clone(),
-                };
+                let record = first_record(new, &node.id, hash, now, expires_at);
                 put_new(tx, caller, &record, now_ms)?;
                 push::touch(tx, &node.id, &Change::Invite(record.id.clone()))?;
                 if let Some(request) = request {
@@ -155,6 +143,29 @@ impl App {
     /// `not_found`.
     pub fn invite(&self, caller: &Caller, id: &str) -> Result<Invite, Failure> {
         Ok(view(self.invite_record(caller, id)?, self.now(), None))
+    }
+}
+
+/// A new invite as it is first written; `code` is its code's hash, times are Unix seconds.
+pub(super) fn first_record(
+    new: &NewInvite,
+    node: &str,
+    code: String,
+    now: i64,
+    expires_at: Option<i64>,
+) -> InviteRecord {
+    InviteRecord {
+        id: new_id("inv"),
+        node: node.to_owned(),
+        label: new.label.clone(),
+        state: InviteState::Active,
+        epoch: 1,
+        limits: new.limits.clone(),
+        code,
+        created_at: now,
+        expires_at,
+        revoked_at: None,
+        note: new.note.clone(),
     }
 }
 

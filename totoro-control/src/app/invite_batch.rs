@@ -3,12 +3,11 @@
 use totoro_api::Reason;
 use totoro_api::code::InviteCode;
 use totoro_api::wire::invite::{Invite, InvitePage, MAX_COUNT, NewInvite};
-use totoro_api::wire::push::InviteState;
 
 use super::idempotency::{Idempotency, MAX_INDEX, Seen};
-use super::invite::{check_texts, put_new, view};
+use super::invite::{check_texts, first_record, put_new, view};
 use super::{App, Caller, Failure, fields};
-use crate::keys::{new_id, random};
+use crate::keys::random;
 use crate::push;
 use crate::records::{Change, InviteRecord, NodeRecord, key};
 use crate::store::{Record, Tx};
@@ -56,17 +55,8 @@ impl App {
                 let mut made = Vec::with_capacity(codes.len());
                 for (number, (code, hash)) in (1..).zip(codes) {
                     let record = InviteRecord {
-                        id: new_id("inv"),
-                        node: node.id.clone(),
                         label: numbered(&new.label, number),
-                        state: InviteState::Active,
-                        epoch: 1,
-                        limits: new.limits.clone(),
-                        code: hash,
-                        created_at: now,
-                        expires_at,
-                        revoked_at: None,
-                        note: new.note.clone(),
+                        ..first_record(new, &node.id, hash, now, expires_at)
                     };
                     put_new(tx, caller, &record, now_ms)?;
                     made.push((

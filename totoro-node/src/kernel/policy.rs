@@ -132,30 +132,22 @@ impl Kernel {
     }
 
     /// Closes a lease: nothing new is admitted, and what lives on the port is destroyed. What was
-    /// counted on it is returned, and stays until [`Kernel::forget_lease`]: it must be durable
-    /// elsewhere before.
+    /// counted on it ([`Kernel::lease_counts`]) stays until [`Kernel::forget_lease`]: it must be
+    /// durable elsewhere before.
     ///
     /// # Errors
     /// The first map that can't be written, or socket that can't be destroyed; the rest was done
     /// all the same, and the lease is closed to new connections in any case.
-    pub fn remove_lease(&self, key: abi::PortKey) -> Result<LeaseCounts> {
+    pub fn remove_lease(&self, key: abi::PortKey) -> Result<()> {
         let mut first = First(None);
-        let lease = {
-            let mut maps = self.shared.maps();
-            let lease = first.of(found(maps.ports.get(&key, 0)).on("read", "PORTS"));
-            first.of(gone(maps.ports.remove(&key)).on("write", "PORTS"));
-            lease
-        };
+        first.of(gone(self.shared.maps().ports.remove(&key)).on("write", "PORTS"));
         if key.proto == abi::TCP {
             first.of(self.destroy_where(|conn| conn.local_port == key.port));
         } else {
             let mut maps = self.shared.maps();
             first.of(close_flows(&mut maps, |flow, _| flow.port == key.port));
         }
-        let counts = lease.map_or_else(LeaseCounts::default, |lease| {
-            first.of(self.lease_counts(lease.tenant, key))
-        });
-        first.0.map_or(Ok(counts), Err)
+        first.0.map_or(Ok(()), Err)
     }
 
     /// What was counted on a tenant's lease so far; zeros when there is none.

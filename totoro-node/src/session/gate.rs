@@ -50,7 +50,7 @@ gate! {
     /// Opens or changes a lease.
     fn put_lease(&self, key: abi::PortKey, lease: &abi::Lease) -> ();
     /// Closes a lease; what was counted on it stays.
-    fn remove_lease(&self, key: abi::PortKey) -> LeaseCounts;
+    fn remove_lease(&self, key: abi::PortKey) -> ();
     /// What was counted on a lease.
     fn lease_counts(&self, tenant: u32, key: abi::PortKey) -> LeaseCounts;
     /// Forgets what was counted on a closed lease.

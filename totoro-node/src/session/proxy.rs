@@ -155,7 +155,7 @@ impl Desk {
         // A full table says so to the tenant; whatever was written of it goes.
         let undo = |refusal: Refusal| {
             let removed = self.kernel.remove_lease(key);
-            match removed.and_then(|_| self.kernel.forget_lease(number, key)) {
+            match removed.and_then(|()| self.kernel.forget_lease(number, key)) {
                 Ok(()) => refusal,
                 Err(error) => kernel_failed(&error),
             }
