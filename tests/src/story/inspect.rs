@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::frpc::{self, Proxy};
+use super::health;
 use super::world::{World, within};
 use crate::lab::{NODE_USER_V4, Place};
 use crate::net::user;
@@ -36,6 +37,10 @@ pub(super) fn play(world: &mut World, report: &mut Report) {
             shows(world)
         },
     );
+    report.check("doctor finds the node well", || health::doctor(world));
+    report.check("/metrics on its socket agrees with inspect", || {
+        health::metrics(world)
+    });
     report.check("bpftool shows PORTS with field names, and agrees", || {
         ports(world)
     });
