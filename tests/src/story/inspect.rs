@@ -30,7 +30,7 @@ pub(super) fn play(world: &mut World, report: &mut Report) {
         Ok::<_, anyhow::Error>((frpc, [connect()?, connect()?]))
     })();
     report.check(
-        "inspect shows ports, tenants, connections and reasons",
+        "inspect shows ports, tenants, connections, sources, talkers and reasons",
         || {
             seen.as_ref()
                 .map_err(|error| anyhow::anyhow!("{error:#}"))?;
@@ -61,7 +61,7 @@ pub(super) fn play(world: &mut World, report: &mut Report) {
 
 fn shows(world: &World) -> Result<String> {
     let mut figures = Vec::new();
-    for what in ["ports", "tenants", "conns", "reasons"] {
+    for what in ["ports", "tenants", "conns", "sources", "talkers", "reasons"] {
         let rows = world.inspect(what)?;
         ensure!(!rows.is_empty(), "inspect {what} shows nothing");
         figures.push(format!("{} {what}", rows.len()));

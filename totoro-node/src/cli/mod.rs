@@ -84,11 +84,7 @@ Looks only: secrets, attached programs, the daemon's word on itself, its last pr
 root, beside the daemon or without one. Exit code 1 when a check fails; warnings do not fail.")]
     Doctor,
     /// Shows what the kernel holds.
-    Inspect {
-        /// What to look at.
-        #[arg(value_enum, default_value_t)]
-        what: inspect::What,
-    },
+    Inspect(inspect::Args),
     /// Prints frps's configuration, with the pool that holds now. It has secrets in it.
     FrpsConfig {
         /// Write it to this file (0600) instead.
@@ -188,12 +184,11 @@ async fn act(cli: Cli, health: Health) -> Result<()> {
             }
             Ok(())
         }
-        Command::Inspect { what } => {
+        Command::Inspect(args) => {
             // Without the daemon the pins still tell all but the names.
-            let names = ask(&config.local_socket(), &Ask::Tenants)
-                .await
-                .unwrap_or_default();
-            inspect::run(&config, what, cli.json, &names)
+            let socket = config.local_socket();
+            let names = async || ask(&socket, &Ask::Tenants).await.unwrap_or_default();
+            inspect::run(&config, &args, cli.json, names).await
         }
         Command::Invite(command) => invite::run(&control()?, command, cli.json).await,
         Command::Drain { off } => drain::run(&control()?, !off, cli.json).await,
