@@ -12,6 +12,7 @@ pub mod kernel;
 pub mod local;
 pub mod machine;
 pub mod plugin;
+pub mod privilege;
 pub mod reserve;
 pub mod secret;
 pub mod session;

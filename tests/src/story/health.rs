@@ -70,3 +70,29 @@ fn scrape(world: &World) -> Result<String> {
     ensure!(text.starts_with("HTTP/1.1 200"), "{text}");
     Ok(text)
 }
+
+/// Every thread of the daemon has given up all but what it needs.
+pub(super) fn privileges(world: &World) -> Result<String> {
+    // CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF (capability.h).
+    const KEPT: u64 = 1 << 12 | 1 << 38 | 1 << 39;
+    let pid = world
+        .node
+        .as_ref()
+        .context("the daemon does not run")?
+        .pid();
+    let mut threads = 0;
+    for entry in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let status = std::fs::read_to_string(entry?.path().join("status"))?;
+        for set in ["CapPrm:", "CapEff:", "CapBnd:", "CapInh:", "CapAmb:"] {
+            let line = status.lines().find_map(|line| line.strip_prefix(set));
+            let held = u64::from_str_radix(line.context("no such set")?.trim(), 16)?;
+            ensure!(held & !KEPT == 0, "{set} {held:x}");
+        }
+        ensure!(
+            status.contains("NoNewPrivs:\t1"),
+            "it could gain privileges"
+        );
+        threads += 1;
+    }
+    Ok(format!("bpf, perfmon, net_admin in {threads} threads"))
+}

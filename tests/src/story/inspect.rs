@@ -41,6 +41,9 @@ pub(super) fn play(world: &mut World, report: &mut Report) {
     report.check("/metrics on its socket agrees with inspect", || {
         health::metrics(world)
     });
+    report.check("the daemon holds three capabilities and no other", || {
+        health::privileges(world)
+    });
     report.check("bpftool shows PORTS with field names, and agrees", || {
         ports(world)
     });

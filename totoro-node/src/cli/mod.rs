@@ -13,10 +13,11 @@ mod local;
 mod run;
 mod table;
 
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use reqwest::StatusCode;
 use totoro_api::ports::Pool;
@@ -129,13 +130,12 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let health = Health::default();
     logs(matches!(cli.command, Command::Run { .. }), &health);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
-    let done = match runtime {
-        Ok(runtime) => runtime.block_on(act(cli, health)),
-        Err(error) => Err(error.into()),
-    };
+    let done = listener(&cli).and_then(|listener| {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(act(cli, health, listener))
+    });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -145,7 +145,21 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn act(cli: Cli, health: Health) -> Result<()> {
+/// The daemon's socket, where it is the daemon that is to run; it has no more privileges then than it
+/// needs.
+fn listener(cli: &Cli) -> Result<Option<TcpListener>> {
+    match cli.command {
+        Command::Run {
+            allow_unprivileged_plugin_port,
+        } if !cli.print_config => {
+            let config = Config::load(&cli.config, cli.settings.clone())?;
+            run::prepare(&config, allow_unprivileged_plugin_port).map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
+async fn act(cli: Cli, health: Health, listener: Option<TcpListener>) -> Result<()> {
     if let Command::Enroll(args) = &cli.command {
         return enroll::run(args, cli.settings).await;
     }
@@ -161,9 +175,10 @@ async fn act(cli: Cli, health: Health) -> Result<()> {
     let control = || Control::with_key_file(&config.control, &config.key_file);
     match cli.command {
         Command::Enroll(_) => Ok(()),
-        Command::Run {
-            allow_unprivileged_plugin_port,
-        } => run::run(config, health, allow_unprivileged_plugin_port).await,
+        Command::Run { .. } => {
+            let listener = listener.context("no socket was prepared")?;
+            run::run(config, health, listener).await
+        }
         Command::Check => {
             let pool = applied_pool(&config).await?;
             check::run(&config, pool, true, cli.json).await

@@ -1,5 +1,6 @@
 //! `run`: the daemon.
 
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::session::ports::Patience;
 use crate::session::{Desk, Gate, Rules, Tools, stored_pool};
 use crate::spool::{self, Spool};
 use crate::store::{META, Store};
-use crate::{local, machine, reserve, secret, sync, tls};
+use crate::{local, machine, privilege, reserve, secret, sync, tls};
 
 /// Sessions whose connection was lost, and what expires, are looked for this often.
 const TICK: Duration = Duration::from_millis(250);
@@ -31,8 +32,16 @@ const LOST: Duration = Duration::from_secs(5);
 /// The most events that are taken note of in one go.
 const EVENTS: usize = 1024;
 
+/// Takes the plugin's socket, then gives up what is not needed for the rest. Call it while there is
+/// one thread. It comes before anything is loaded: a daemon that frps can't ask would guard nobody.
+pub(super) fn prepare(config: &Config, allow_unprivileged: bool) -> Result<TcpListener> {
+    let listener = bind(config.plugin_listen, allow_unprivileged)?;
+    privilege::shed()?;
+    Ok(listener)
+}
+
 /// Runs until a signal ends it. Enforcement goes on without it.
-pub(super) async fn run(config: Config, health: Health, allow_unprivileged: bool) -> Result<()> {
+pub(super) async fn run(config: Config, health: Health, listener: TcpListener) -> Result<()> {
     let plugin_secret = secret::read(&config.plugin_secret_file)?;
     let instance = config.key_file.with_file_name("instance");
     let instance = secret::read(&instance)?;
@@ -43,8 +52,6 @@ pub(super) async fn run(config: Config, health: Health, allow_unprivileged: bool
         anyhow::anyhow!("{why}; change the pool (control plane) or that port (node.toml)")
     })?;
     reserve::reserve(&pool, &config.state_dir)?;
-    // Taken before anything is loaded: a daemon that frps can't ask would guard nobody.
-    let listener = bind(config.plugin_listen, allow_unprivileged)?;
     let mut kernel = Kernel::load(&options(&config, pool.clone()))?;
     for filter in kernel.filters() {
         tracing::info!(
