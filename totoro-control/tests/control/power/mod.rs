@@ -12,7 +12,7 @@ use disk::{Disk, Unsynced};
 use trace::{Call, Record};
 
 use crate::ledger::{Acknowledged, Dice, Ledger, Scale};
-use crate::support::{Control, Node, quiet};
+use crate::support::{Control, Node, change, quiet};
 
 /// Cuts; `cargo xtask soak power` does more.
 const ROUNDS: Scale = Scale {
@@ -76,11 +76,7 @@ impl Recording {
         let made = Control::init(&[]);
         let at = made.path().join("control");
         // Events move to segments all the time, so that cuts fall into moves too.
-        let file = at.join("control.toml");
-        let text = std::fs::read_to_string(&file).unwrap();
-        let faster = text.replace("move_every = \"1s\"", "move_every = \"20ms\"");
-        assert_ne!(faster, text, "no move_every to change");
-        std::fs::write(&file, faster).unwrap();
+        change(&at, &[("move_every = \"1s\"", "move_every = \"20ms\"")]);
 
         let dir = tempfile::tempdir().unwrap();
         let (base, to) = (dir.path().join("base"), dir.path().join("trace"));

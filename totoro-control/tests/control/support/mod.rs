@@ -1,6 +1,7 @@
 //! The real server as a child process on an ephemeral loopback port, and a node's daemon as far as
 //! the control plane sees one.
 
+pub(crate) mod ca;
 mod node;
 
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -123,9 +124,7 @@ impl Control {
             String::from_utf8_lossy(&done.stderr)
         );
         // Nobody is at the nodes' addresses; the tests of listing switch it on again.
-        let settings = at.join("control.toml");
-        let text = std::fs::read_to_string(&settings).unwrap();
-        std::fs::write(&settings, text.replace("probe = true", "probe = false")).unwrap();
+        change(&at, &[("probe = true", "probe = false")]);
         dir
     }
 
@@ -163,13 +162,7 @@ impl Control {
     /// Ends the server, changes its settings and starts it again.
     pub(crate) fn reconfigure(&mut self, changes: &[(&str, &str)]) {
         assert!(self.terminate().success());
-        let file = self.at().join("control.toml");
-        let mut text = std::fs::read_to_string(&file).unwrap();
-        for (from, to) in changes {
-            assert!(text.contains(from), "{from} is not in {text}");
-            text = text.replace(from, to);
-        }
-        std::fs::write(&file, text).unwrap();
+        change(&self.at(), changes);
         self.restart();
     }
 
@@ -330,6 +323,17 @@ impl Drop for Control {
             eprintln!("--- the server's log\n{}", self.log());
         }
     }
+}
+
+/// Changes the settings of the installation there.
+pub(crate) fn change(at: &Path, changes: &[(&str, &str)]) {
+    let file = at.join("control.toml");
+    let mut text = std::fs::read_to_string(&file).unwrap();
+    for (from, to) in changes {
+        assert!(text.contains(from), "{from} is not in {text}");
+        text = text.replace(from, to);
+    }
+    std::fs::write(&file, text).unwrap();
 }
 
 fn serve(at: &Path, log: &Path, env: &[(&'static str, String)]) -> (Child, String) {
