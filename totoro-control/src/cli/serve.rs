@@ -8,7 +8,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::{CliError, systemd};
+use super::{CliError, descriptors, systemd};
 use crate::app::App;
 use crate::audit::Trail;
 use crate::config::Config;
@@ -42,6 +42,7 @@ impl Serve {
     pub(super) async fn run(self) -> Result<(), CliError> {
         log_to_stderr(self.log_json);
         let config = Config::load(&self.config)?;
+        descriptors::raise(config.max_connections);
         let secret = ServerSecret::load(&config.secrets_dir.join("server.key"))?;
         let now = time::OffsetDateTime::now_utc().unix_timestamp();
         let ring = KeyRing::load(&config.secrets_dir, now)?;

@@ -103,7 +103,11 @@ impl Control {
 
     /// A new installation in `control`, not running.
     pub(crate) fn init(init: &[&str]) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
+        Self::init_in(tempfile::tempdir().unwrap(), init)
+    }
+
+    /// The same in a directory that is there.
+    pub(crate) fn init_in(dir: tempfile::TempDir, init: &[&str]) -> tempfile::TempDir {
         let at = dir.path().join("control");
         let done = Command::new(binary())
             .args([
@@ -172,6 +176,12 @@ impl Control {
         (self.child, self.api) = (child, api);
     }
 
+    /// The same without what the environment had said.
+    pub(crate) fn restart_plainly(&mut self) {
+        self.env = vec![quiet()];
+        self.restart();
+    }
+
     /// SIGKILL.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
@@ -179,13 +189,23 @@ impl Control {
     }
 
     pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        let pid = nix::unistd::Pid::from_raw(self.pid());
         nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
     }
 
     /// SIGTERM, and the end.
     pub(crate) fn terminate(&mut self) -> ExitStatus {
         self.signal(nix::sys::signal::Signal::SIGTERM);
+        self.ended()
+    }
+
+    /// Waits until it has ended, for whatever reason.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
         let began = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
