@@ -12,10 +12,14 @@ use nix::sched::{CloneFlags, unshare};
 /// whatever ends it. Without root it says so and passes, unless nothing may be missing.
 pub(super) fn with_own_mounts<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
     let run = || {
-        if let Err(error) = unshare(CloneFlags::CLONE_NEWNS) {
+        let missing = match unshare(CloneFlags::CLONE_NEWNS) {
+            Err(error) => Some(format!("no mounts of our own ({error}): be root")),
+            Ok(()) => no_loop_devices(),
+        };
+        if let Some(missing) = missing {
             let required = std::env::var("TOTORO_REQUIRE_KERNEL").is_ok_and(|value| value == "1");
-            assert!(!required, "no mounts of our own: {error}; be root");
-            eprintln!("skipped: no mounts of our own ({error}); be root");
+            assert!(!required, "{missing}");
+            eprintln!("skipped: {missing}");
             return;
         }
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
@@ -29,6 +33,12 @@ pub(super) fn with_own_mounts<F: Future<Output = ()>>(test: impl FnOnce() -> F +
     // A panic's message is printed by the thread.
     let ended = std::thread::scope(|scope| scope.spawn(run).join());
     assert!(ended.is_ok(), "failed; see above");
+}
+
+/// Why a file can't be a disk here.
+fn no_loop_devices() -> Option<String> {
+    let control = Path::new("/dev/loop-control");
+    (!control.exists()).then(|| format!("no loop devices: {} is missing", control.display()))
 }
 
 /// The file system, mounted; unmounted when dropped.

@@ -48,7 +48,7 @@ async fn an_invite_that_ends_meanwhile_ends_its_session() {
         return;
     }
     let world = World::new().await;
-    let end = OffsetDateTime::now_utc() + Duration::from_secs(8);
+    let end = OffsetDateTime::now_utc() + Duration::from_secs(10);
     let end = end.replace_nanosecond(0).unwrap().format(&Rfc3339).unwrap();
     let invite = world.invite(json!({ "expires_at": end })).await;
     let file = pasted(&invite.file, &[tcp("web", service(), 20_000)]);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::super::commands::{run, text};
 use super::{FRPC, Proxy, World, missing, pasted, service, tcp};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -31,6 +32,11 @@ async fn a_tunnel_through_stock_frps_and_frpc() {
     assert_eq!(used["leases"][0]["port"], port);
     assert_eq!(used["grade"], "callback");
     assert_eq!(used["unenforced"][0], "max_conns");
+    let shown = text(&run(&world.control, &["node", "show", "n1"]));
+    assert!(
+        shown.contains("unenforced") && shown.contains("live_revocation"),
+        "{shown}"
+    );
     // It pings once a second, and lives beyond three of them.
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(world.visit(port), "hello\n");
