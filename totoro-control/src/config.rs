@@ -1,6 +1,7 @@
 //! `control.toml`: what an operator sets. Secrets are files beside it, never values in it.
 
 mod defaults;
+mod settings;
 mod url;
 
 use std::net::SocketAddr;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use self::settings::{Settings, print};
 pub(crate) use self::url::is_loopback_url;
 
 use self::defaults::{
@@ -188,19 +190,19 @@ impl Config {
         self.tls.is_some() && self.admin_listen.is_some_and(beyond)
     }
 
-    /// Reads and checks a file; paths in it become absolute or relative to the caller.
+    /// Reads and checks a file with these settings over it; relative paths in the file become
+    /// relative to the caller.
     ///
     /// # Errors
     /// When it cannot be read, parsed or held to.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        let mut config: Config = toml::from_str(&text).map_err(|error| ConfigError::Parse {
-            path: path.to_owned(),
-            problem: error.to_string(),
-        })?;
+    pub fn load(path: &Path, over: &Settings) -> Result<Self, ConfigError> {
+        let mut config: Config = if over.is_empty() {
+            parsed(path, toml::from_str(&read(path)?))?
+        } else {
+            let mut table = read_table(path)?;
+            over.over(&mut table)?;
+            parsed(path, table.try_into())?
+        };
         let dir = path.parent().unwrap_or(Path::new("."));
         config.data_dir = dir.join(&config.data_dir);
         config.secrets_dir = dir.join(&config.secrets_dir);
@@ -304,6 +306,25 @@ impl Config {
     }
 }
 
+fn read(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// A file before it is held to any shape.
+fn read_table(path: &Path) -> Result<toml::Table, ConfigError> {
+    parsed(path, read(path)?.parse())
+}
+
+fn parsed<T>(path: &Path, read: Result<T, toml::de::Error>) -> Result<T, ConfigError> {
+    read.map_err(|error| ConfigError::Parse {
+        path: path.to_owned(),
+        problem: error.to_string(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -370,7 +391,7 @@ mod tests {
         let path = dir.path().join("control.toml");
         let config = config("127.0.0.1:8080", "http://localhost:8080", false);
         std::fs::write(&path, toml::to_string(&config).unwrap()).unwrap();
-        let read = Config::load(&path).unwrap();
+        let read = Config::load(&path, &Settings::default()).unwrap();
         assert_eq!(read.data_dir, dir.path().join("data"));
         assert_eq!(
             (read.ticket_ttl, read.rate, read.audit),
@@ -382,7 +403,7 @@ mod tests {
         )
         .unwrap();
         assert!(
-            Config::load(&path)
+            Config::load(&path, &Settings::default())
                 .unwrap_err()
                 .to_string()
                 .contains("tickt")

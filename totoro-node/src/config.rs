@@ -1,5 +1,7 @@
 //! Settings: `node.toml`, each also a flag and an environment variable.
 
+mod span;
+
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -8,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use totoro_api::ports::Pool;
 
+pub use self::span::Span;
 use crate::kernel::XdpMode;
 
 /// Declares every setting once: the optional form that flags, environment and file share, and how
@@ -86,6 +89,8 @@ settings! {
     frps_bind_port: u16, "TOTORO_NODE_FRPS_BIND_PORT";
     /// frps's admin API.
     frps_admin: SocketAddr, "TOTORO_NODE_FRPS_ADMIN";
+    /// Where /metrics is served beside its unix socket: loopback; nowhere when absent.
+    metrics_listen: SocketAddr, "TOTORO_NODE_METRICS_LISTEN";
     /// Connections from one source to frps's own port; 0 = no limit.
     control_per_source: u32, "TOTORO_NODE_CONTROL_PER_SOURCE";
     /// Without a datagram for so long a UDP flow is idle, e.g. `60s`.
@@ -99,68 +104,6 @@ settings! {
     /// Where clients reach frps.
     #[arg(value_delimiter = ',')]
     server_addr: Vec<String>, "TOTORO_NODE_SERVER_ADDR";
-}
-
-/// A time as people write it: `500ms`, `30s`, `10m`, `1h`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Span {
-    /// Milliseconds.
-    pub ms: i64,
-}
-
-impl Span {
-    /// So many seconds.
-    #[must_use]
-    pub const fn seconds(s: i64) -> Self {
-        Span { ms: s * 1000 }
-    }
-}
-
-impl std::str::FromStr for Span {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || format!("{text:?} is no time: write 500ms, 30s, 10m or 1h, at most 30 days");
-        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        let number: i64 = text[..digits].parse().map_err(|_| bad())?;
-        let unit = match &text[digits..] {
-            "ms" => 1,
-            "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
-            _ => return Err(bad()),
-        };
-        number
-            .checked_mul(unit)
-            .filter(|ms| *ms <= 30 * 86_400_000)
-            .map(|ms| Span { ms })
-            .ok_or_else(bad)
-    }
-}
-
-impl std::fmt::Display for Span {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.ms {
-            ms if ms % 60_000 == 0 => write!(f, "{}m", ms / 60_000),
-            ms if ms % 1000 == 0 => write!(f, "{}s", ms / 1000),
-            ms => write!(f, "{ms}ms"),
-        }
-    }
-}
-
-impl Serialize for Span {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
-    }
 }
 
 /// The effective settings.
@@ -200,6 +143,9 @@ pub struct Config {
     pub frps_bind_port: u16,
     /// frps's admin API.
     pub frps_admin: SocketAddr,
+    /// Where `/metrics` is served beside its unix socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics_listen: Option<SocketAddr>,
     /// Connections from one source to frps's own port.
     pub control_per_source: u32,
     /// Idle time of UDP flows.
@@ -265,7 +211,9 @@ impl Config {
         let control = check_control(&control, all.insecure_http.unwrap_or(false))?;
         let frps_admin = all.frps_admin.unwrap_or(([127, 0, 0, 1], 7500).into());
         let plugin_listen = all.plugin_listen.unwrap_or(([127, 0, 0, 1], 988).into());
-        for (name, at) in [("plugin_listen", plugin_listen), ("frps_admin", frps_admin)] {
+        let listens = [("plugin_listen", plugin_listen), ("frps_admin", frps_admin)];
+        let metrics = all.metrics_listen.map(|at| ("metrics_listen", at));
+        for (name, at) in listens.into_iter().chain(metrics) {
             ensure!(at.ip().is_loopback(), "{name} = {at} is not on loopback");
         }
         Ok(Config {
@@ -295,6 +243,7 @@ impl Config {
             plugin_listen,
             frps_bind_port: all.frps_bind_port.unwrap_or(7000),
             frps_admin,
+            metrics_listen: all.metrics_listen,
             control_per_source: all.control_per_source.unwrap_or(64),
             flow_idle: all.flow_idle.unwrap_or(Span::seconds(60)),
             port_reserve: all.port_reserve.unwrap_or(Span::seconds(600)),
@@ -317,6 +266,12 @@ impl Config {
             writeln!(text, "# {name}: {source}").context("write")?;
         }
         Ok(text)
+    }
+
+    /// The socket that serves `/metrics`.
+    #[must_use]
+    pub fn metrics_socket(&self) -> PathBuf {
+        self.run_dir.join("metrics.sock")
     }
 
     /// The local socket.

@@ -174,6 +174,24 @@ impl Control {
         self.read(response).await
     }
 
+    /// POST under an idempotency key: repeated with the same key, it is done once.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn post_once<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        key: Option<&str>,
+        body: &impl Serialize,
+    ) -> Result<T> {
+        let mut request = self.request(Method::POST, path).json(body);
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        let response = self.send(request).await?;
+        self.read(response).await
+    }
+
     /// POST whose answer does not matter.
     ///
     /// # Errors

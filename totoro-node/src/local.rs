@@ -15,7 +15,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
-use crate::session::Desk;
+use crate::figures::Sources;
 use crate::session::model::ALL_PUBLIC;
 
 /// The longest question, bytes.
@@ -35,6 +35,8 @@ pub enum Ask {
     Tenants,
     /// The pool that holds now.
     Pool,
+    /// How the daemon is.
+    Condition,
     /// The sessions.
     Sessions,
     /// End a session.
@@ -75,7 +77,7 @@ enum Answer {
 ///
 /// # Errors
 /// The socket can't be made.
-pub fn serve(path: &Path, desk: Arc<Desk>) -> Result<()> {
+pub fn serve(path: &Path, sources: Arc<Sources>) -> Result<()> {
     let dir = path.parent().context("a socket has a directory")?;
     std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
@@ -96,9 +98,9 @@ pub fn serve(path: &Path, desk: Arc<Desk>) -> Result<()> {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let desk = Arc::clone(&desk);
+            let sources = Arc::clone(&sources);
             tokio::spawn(async move {
-                let _ = tokio::time::timeout(PATIENCE, answer(stream, desk)).await;
+                let _ = tokio::time::timeout(PATIENCE, answer(stream, sources)).await;
                 drop(slot);
             });
         }
@@ -106,7 +108,7 @@ pub fn serve(path: &Path, desk: Arc<Desk>) -> Result<()> {
     Ok(())
 }
 
-async fn answer(stream: UnixStream, desk: Arc<Desk>) -> Result<()> {
+async fn answer(stream: UnixStream, sources: Arc<Sources>) -> Result<()> {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     (&mut stream)
@@ -114,7 +116,7 @@ async fn answer(stream: UnixStream, desk: Arc<Desk>) -> Result<()> {
         .read_line(&mut line)
         .await?;
     let answer = match serde_json::from_str::<Ask>(&line) {
-        Ok(ask) => tokio::task::spawn_blocking(move || act(&desk, ask)).await?,
+        Ok(ask) => tokio::task::spawn_blocking(move || act(&sources, ask)).await?,
         Err(error) => Err(error.into()),
     };
     let answer = match answer {
@@ -127,8 +129,10 @@ async fn answer(stream: UnixStream, desk: Arc<Desk>) -> Result<()> {
     Ok(())
 }
 
-fn act(desk: &Desk, ask: Ask) -> Result<serde_json::Value> {
+fn act(sources: &Sources, ask: Ask) -> Result<serde_json::Value> {
+    let desk = &sources.desk;
     Ok(match ask {
+        Ask::Condition => serde_json::to_value(sources.condition()?)?,
         Ask::Tenants => {
             let mut names: BTreeMap<u32, String> = desk.tenant_names();
             names.insert(ALL_PUBLIC, "public (all together)".to_owned());

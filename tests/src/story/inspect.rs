@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::frpc::{self, Proxy};
+use super::health;
 use super::world::{World, within};
 use crate::lab::{NODE_USER_V4, Place};
 use crate::net::user;
@@ -29,13 +30,17 @@ pub(super) fn play(world: &mut World, report: &mut Report) {
         Ok::<_, anyhow::Error>((frpc, [connect()?, connect()?]))
     })();
     report.check(
-        "inspect shows ports, tenants, connections and reasons",
+        "inspect shows ports, tenants, connections, sources, talkers and reasons",
         || {
             seen.as_ref()
                 .map_err(|error| anyhow::anyhow!("{error:#}"))?;
             shows(world)
         },
     );
+    report.check("doctor finds the node well", || health::doctor(world));
+    report.check("/metrics on its socket agrees with inspect", || {
+        health::metrics(world)
+    });
     report.check("bpftool shows PORTS with field names, and agrees", || {
         ports(world)
     });
@@ -56,7 +61,7 @@ pub(super) fn play(world: &mut World, report: &mut Report) {
 
 fn shows(world: &World) -> Result<String> {
     let mut figures = Vec::new();
-    for what in ["ports", "tenants", "conns", "reasons"] {
+    for what in ["ports", "tenants", "conns", "sources", "talkers", "reasons"] {
         let rows = world.inspect(what)?;
         ensure!(!rows.is_empty(), "inspect {what} shows nothing");
         figures.push(format!("{} {what}", rows.len()));

@@ -6,6 +6,7 @@ mod bring_up;
 mod closed_ports;
 mod conns;
 mod frpc;
+mod health;
 mod inspect;
 mod invites;
 mod public;

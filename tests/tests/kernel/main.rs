@@ -11,6 +11,7 @@ mod interfaces;
 mod lapse;
 mod mending;
 mod packets;
+mod page;
 mod pins;
 mod sockets;
 mod support;

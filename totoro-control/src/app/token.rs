@@ -34,6 +34,8 @@ pub enum Area {
     Audit,
     /// Ticket keys.
     Keys,
+    /// The figures of `/metrics`.
+    Figures,
     /// All else: tokens, backups, and whatever has not been given an area.
     Rest,
 }

@@ -19,7 +19,7 @@ use super::table::print_json;
 use super::{CliError, Remote};
 use crate::app::backup::{SECRETS, begin};
 use crate::audit::{self, Author};
-use crate::config::Config;
+use crate::config::{Config, Settings};
 use crate::keys::{ServerSecret, read_secret};
 use crate::store::dump::{Decoder, Encoder, Frame, MAX_PIECE, Summary};
 use crate::store::{SledStore, Store, Tx};
@@ -71,7 +71,7 @@ impl Backup {
             return Err(CliError::Failed(problem));
         }
         let config = match self.with_secrets || self.offline {
-            true => Some(Config::load(&self.config)?),
+            true => Some(Config::load(&self.config, &Settings::of_environment()?)?),
             false => None,
         };
         let secrets = match config.as_ref().filter(|_| self.with_secrets) {

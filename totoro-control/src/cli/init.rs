@@ -2,69 +2,46 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use toml::Table;
 
 use super::CliError;
-use crate::config::{Config, TlsFiles};
-use crate::duration::Span;
+use crate::config::{Config, Settings};
 use crate::http::load_tls;
 use crate::keys::{KeyRing, Purpose, ServerSecret, TokenKind, create_secret};
 use crate::records::{AdminTokenRecord, Generation, key};
 use crate::store::{SledStore, Store as _, Tx};
 
+/// Where to listen unless it is said: reachable by nobody else, for a TLS proxy or a first try.
+const LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8080));
+
 /// Make a new installation.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  totoro-control init --dir /etc/totoro --listen 127.0.0.1:8080 --public-url https://control.example.org
-  totoro-control init --dir /etc/totoro --listen 0.0.0.0:443 --public-url https://control.example.org \\
+  totoro-control init --public-url https://control.example.org       behind a TLS proxy
+  totoro-control init --dir ./lab                                     to try it on this machine
+  totoro-control init --listen 0.0.0.0:443 --public-url https://control.example.org \\
     --tls-cert fullchain.pem --tls-key privkey.pem --admin-listen 127.0.0.1:8081
   totoro-control init --dir ./lab --listen 10.0.0.1:8080 --public-url http://10.0.0.1:8080 --insecure-http")]
 pub(super) struct Init {
     /// Where everything goes.
-    #[arg(long)]
+    #[arg(long, default_value = "/etc/totoro")]
     dir: PathBuf,
-    /// Where to listen; without --tls-cert plain HTTP, so on loopback behind a TLS proxy.
-    #[arg(long, default_value = "127.0.0.1:8080")]
-    listen: SocketAddr,
-    /// Where clients reach it; goes into the generated frpc.toml.
-    #[arg(long)]
-    public_url: String,
-    /// Where to serve the admins' part instead, for them alone.
-    #[arg(long)]
-    admin_listen: Option<SocketAddr>,
-    /// Serve TLS with this certificate, in PEM with its chain.
-    #[arg(long, requires = "tls_key", value_name = "FILE")]
-    tls_cert: Option<PathBuf>,
-    /// Its private key in PEM, mode 0600.
-    #[arg(long, requires = "tls_cert", value_name = "FILE")]
-    tls_key: Option<PathBuf>,
-    /// Serve keys over plain HTTP beyond loopback. Only for closed networks.
-    #[arg(long)]
-    insecure_http: bool,
-    /// A ticket's life, 1s to 24h.
-    #[arg(long, default_value = "1h")]
-    ticket_ttl: Span,
-    /// How often nodes report.
-    #[arg(long, default_value = "10s")]
-    heartbeat_interval: Span,
+    #[command(flatten)]
+    settings: Settings,
 }
 
 impl Init {
     pub(super) async fn run(self) -> Result<(), CliError> {
-        let mut config = Config::new(
-            self.listen,
-            self.public_url.trim_end_matches('/').to_owned(),
-        );
-        config.insecure_http = self.insecure_http;
-        config.admin_listen = self.admin_listen;
-        config.tls = tls_files(self.tls_cert, self.tls_key)?;
-        config.ticket_ttl = self.ticket_ttl;
-        config.heartbeat_interval = self.heartbeat_interval;
+        let config = config(&self.settings)?;
         config.check()?;
+        if let Some(files) = &config.tls {
+            load_tls(files)?;
+        }
         let file = self.dir.join("control.toml");
         if file.exists() {
             let problem = format!("{} exists: this directory is in use", file.display());
@@ -122,19 +99,29 @@ impl Init {
     }
 }
 
-/// Certificate and key, which must be fit to serve. Absolute, since settings may be read from
-/// elsewhere.
-fn tls_files(cert: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<TlsFiles>, CliError> {
-    let (Some(cert), Some(key)) = (cert, key) else {
-        return Ok(None);
+/// The settings to write: what is given over what can be chosen well.
+fn config(given: &Settings) -> Result<Config, CliError> {
+    if given.tls_cert.is_some() != given.tls_key.is_some() {
+        let problem = "TLS takes both --tls-cert and --tls-key";
+        return Err(CliError::Usage(problem.to_owned()));
+    }
+    let listen = given.listen.unwrap_or(LISTEN);
+    let public_url = match &given.public_url {
+        Some(url) => url.trim_end_matches('/').to_owned(),
+        // Good on this machine, which is where one tries it first.
+        None if listen.ip().is_loopback() && given.tls_cert.is_none() => format!("http://{listen}"),
+        None => {
+            let problem = "--public-url is needed: the URL at which clients reach it";
+            return Err(CliError::Usage(problem.to_owned()));
+        }
     };
-    let failed = |error| CliError::Failed(format!("where are certificate and key: {error}"));
-    let files = TlsFiles {
-        cert: std::path::absolute(cert).map_err(failed)?,
-        key: std::path::absolute(key).map_err(failed)?,
-    };
-    load_tls(&files)?;
-    Ok(Some(files))
+    let written = |error| CliError::Failed(format!("the settings cannot be written: {error}"));
+    let mut table = Table::try_from(Config::new(listen, public_url.clone())).map_err(written)?;
+    given.over(&mut table)?;
+    table.insert("public_url".to_owned(), public_url.into());
+    table
+        .try_into()
+        .map_err(|error| CliError::Usage(format!("settings: {error}")))
 }
 
 /// Refuses a directory in which an init has died midway: what it left holds secrets, so it is the

@@ -24,7 +24,7 @@ mod token;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use client::Client;
 use error::CliError;
@@ -34,7 +34,7 @@ use error::CliError;
 #[command(name = "totoro-control", version, about, max_term_width = 100)]
 #[command(after_help = "\
 Examples:
-  totoro-control init --dir /etc/totoro --listen 127.0.0.1:8080 --public-url https://control.example.org
+  totoro-control init --public-url https://control.example.org
   totoro-control serve --config /etc/totoro/control.toml
   totoro-control node add --name n1 --pool-tcp 20000-20099 --server-addr n1.example.org:7000
   totoro-control invite create --node n1 --max-conns 5 --expires 7d
@@ -98,7 +98,8 @@ struct Remote {
 
 /// Parses, runs, and turns the outcome into an exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -109,7 +110,7 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(cli.command)) {
+    match runtime.block_on(run(cli.command, &matches)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("totoro-control: {error}");
@@ -123,10 +124,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn run(command: Command) -> Result<(), CliError> {
+async fn run(command: Command, matches: &ArgMatches) -> Result<(), CliError> {
     match command {
         Command::Init(init) => init.run().await,
-        Command::Serve(serve) => serve.run().await,
+        Command::Serve(serve) => serve.run(matches.subcommand_matches("serve")).await,
         Command::Node(node) => node.run().await,
         Command::Invite(invite) => invite.run().await,
         Command::Session(session) => session.run().await,

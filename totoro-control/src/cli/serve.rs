@@ -4,14 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{ArgMatches, Args};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::{CliError, descriptors, systemd};
 use crate::app::App;
 use crate::audit::Trail;
-use crate::config::Config;
+use crate::config::{self, Config, Settings};
 use crate::http::{Server, Tls};
 use crate::keys::{KeyRing, ServerSecret};
 use crate::store::{SledStore, Store};
@@ -24,7 +24,8 @@ const SHORT_TTL: Duration = Duration::from_secs(300);
 #[command(after_help = "\
 Examples:
   totoro-control serve --config /etc/totoro/control.toml
-  TOTORO_LOG=debug totoro-control serve --config ./lab/control.toml --log-json")]
+  TOTORO_LOG=debug totoro-control serve --config ./lab/control.toml --log-json
+  TOTORO_CONTROL_LISTEN=127.0.0.1:9090 totoro-control serve --print-config")]
 pub(super) struct Serve {
     /// The settings.
     #[arg(
@@ -36,12 +37,22 @@ pub(super) struct Serve {
     /// Log JSON lines.
     #[arg(long)]
     log_json: bool,
+    /// Print the effective settings and where each comes from, and end.
+    #[arg(long)]
+    print_config: bool,
+    #[command(flatten)]
+    settings: Settings,
 }
 
 impl Serve {
-    pub(super) async fn run(self) -> Result<(), CliError> {
+    /// `matches` is what this was read from.
+    pub(super) async fn run(self, matches: Option<&ArgMatches>) -> Result<(), CliError> {
+        let config = Config::load(&self.config, &self.settings)?;
+        if let Some(matches) = matches.filter(|_| self.print_config) {
+            print!("{}", config::print(&config, &self.config, matches)?);
+            return Ok(());
+        }
         log_to_stderr(self.log_json);
-        let config = Config::load(&self.config)?;
         descriptors::raise(config.max_connections);
         let secret = ServerSecret::load(&config.secrets_dir.join("server.key"))?;
         let now = time::OffsetDateTime::now_utc().unix_timestamp();

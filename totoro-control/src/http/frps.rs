@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use totoro_api::wire::plugin::Answer as Said;
 use warp::Filter as _;
+use warp::reply::Response;
 
 use super::incoming::{BODY_LIMIT, Incoming};
 use super::route::{Route, any_of, plain};
@@ -40,13 +41,22 @@ async fn ask(api: Arc<Api>, mut incoming: Incoming, door: Door) -> Answer {
     let frps: Frps = node.map_err(|failure| api.wrong_key(&incoming, failure))?;
     let op = match incoming.query() {
         Ok(mut query) => query.take("op").unwrap_or_default(),
-        Err(error) => return Ok(reply::ok(&Said::refuse(&error.refusal))),
+        Err(error) => return Ok(told(&Said::refuse(&error.refusal))),
     };
     let answer = match incoming.bytes(BODY_LIMIT).await {
         Ok(body) => api.app.frps_asks(&frps, door, &op, &body).await,
         Err(error) => Said::refuse(&error.refusal),
     };
-    Ok(reply::ok(&answer))
+    Ok(told(&answer))
+}
+
+/// The answer in frps's form, with the reason of a refusal for the figures.
+fn told(answer: &Said) -> Response {
+    let mut response = reply::ok(answer);
+    if let Some(reason) = answer.reason {
+        response.extensions_mut().insert(reason);
+    }
+    response
 }
 
 /// The two halves of a Basic credential.

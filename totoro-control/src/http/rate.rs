@@ -1,9 +1,17 @@
 //! Requests per minute and source on what anyone may call, and a lockout that grows for those who
-//! guess keys and codes.
+//! guess keys and codes. The arithmetic is `governor`'s (GCRA); what it remembers of sources is kept
+//! in a table that has a bound (`sources`).
 
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use governor::clock::Clock;
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::StateStore;
+use governor::{Quota, RateLimiter};
 
 use super::problem::ApiError;
 use super::sources::{Idle, Table};
@@ -11,116 +19,139 @@ use crate::config::Rates;
 
 /// Sources remembered at once by one limiter.
 const MAX_SOURCES: usize = 100_000;
-/// What an allowance is for.
-const MINUTE: Duration = Duration::from_secs(60);
 /// The first lockout; each further one is twice as long.
 const LOCKOUT: Duration = Duration::from_secs(10);
 /// The longest lockout, and how long after it the next is the first again.
 const MAX_LOCKOUT: Duration = Duration::from_secs(3600);
 
-/// An allowance that refills evenly: when it is whole again.
-struct Bucket {
-    whole_at: Instant,
-}
+/// Time since the start, by a clock that never goes back.
+#[derive(Clone, Debug)]
+pub(super) struct Uptime(Instant);
 
-impl Bucket {
-    /// Spends one of `per_minute`; or how long until there is one.
-    fn spend(&mut self, per_minute: u32, now: Instant) -> Result<(), Duration> {
-        let after = self.whole_at.max(now) + MINUTE / per_minute.max(1);
-        let missing = after.duration_since(now).saturating_sub(MINUTE);
-        if missing.is_zero() {
-            self.whole_at = after;
-            return Ok(());
-        }
-        Err(missing)
+impl Clock for Uptime {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        self.0.elapsed().into()
     }
 }
 
-impl Idle for Bucket {
-    fn is_idle(&self, now: Instant) -> bool {
-        self.whole_at <= now
+/// When the allowance of a source is whole again.
+struct WholeAt(Option<Nanos>);
+
+impl Idle for WholeAt {
+    fn is_idle(&self, now: Nanos) -> bool {
+        self.0.is_none_or(|whole_at| whole_at <= now)
+    }
+}
+
+/// governor's memory; a clone is the same one.
+#[derive(Clone)]
+struct Sources<C> {
+    clock: C,
+    table: Arc<Mutex<Table<WholeAt>>>,
+}
+
+impl<C: Clock<Instant = Nanos>> StateStore for Sources<C> {
+    type Key = IpAddr;
+
+    fn measure_and_replace<T, F, E>(&self, address: &IpAddr, measure: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let mut table = lock(&self.table);
+        let held = table.at(*address, self.clock.now(), || WholeAt(None));
+        let (answer, whole_at) = measure(held.0)?;
+        held.0 = Some(whole_at);
+        Ok(answer)
     }
 }
 
 /// One allowance per source.
-pub(super) struct Limiter {
-    per_minute: u32,
-    buckets: Mutex<Table<Bucket>>,
+pub(super) struct Limiter<C: Clock<Instant = Nanos> = Uptime> {
+    clock: C,
+    limiter: RateLimiter<IpAddr, Sources<C>, C, NoOpMiddleware<Nanos>>,
+    sources: Sources<C>,
 }
 
-impl Limiter {
-    fn new(per_minute: u32) -> Self {
+impl<C: Clock<Instant = Nanos> + Clone> Limiter<C> {
+    fn new(per_minute: u32, clock: &C) -> Self {
+        let sources = Sources {
+            clock: clock.clone(),
+            table: Arc::new(Mutex::new(Table::new(MAX_SOURCES))),
+        };
+        // The settings refuse 0.
+        let quota = Quota::per_minute(NonZeroU32::new(per_minute).unwrap_or(NonZeroU32::MIN));
         Limiter {
-            per_minute,
-            buckets: Mutex::new(Table::new(MAX_SOURCES)),
+            clock: clock.clone(),
+            limiter: RateLimiter::new(quota, sources.clone(), clock.clone()),
+            sources,
         }
     }
 
     /// Spends one request of this address.
     pub(super) fn check(&self, address: IpAddr) -> Result<(), ApiError> {
-        self.check_at(address, Instant::now())
+        let spent = self.limiter.check_key(&address);
+        spent.map_err(|not_until| limited(not_until.wait_time_from(self.clock.now())))
     }
 
-    fn check_at(&self, address: IpAddr, now: Instant) -> Result<(), ApiError> {
-        lock(&self.buckets)
-            .at(address, now, || Bucket { whole_at: now })
-            .spend(self.per_minute, now)
-            .map_err(limited)
+    fn forget(&self) {
+        lock(&self.sources.table).forget(self.clock.now());
     }
 }
 
-/// A source that failed.
-struct Failing {
-    bucket: Bucket,
-    lockouts: u32,
-    locked_until: Instant,
+/// A source that had too many failures.
+#[derive(Default)]
+struct Lockouts {
+    count: u32,
+    until: Duration,
 }
 
-impl Idle for Failing {
-    fn is_idle(&self, now: Instant) -> bool {
-        self.bucket.is_idle(now) && self.locked_until + MAX_LOCKOUT <= now
+impl Idle for Lockouts {
+    fn is_idle(&self, now: Nanos) -> bool {
+        self.until + MAX_LOCKOUT <= Duration::from(now)
     }
 }
 
 /// Spends on failures only: whoever has the right key is never held up by those who guess from the
 /// same address. Past the allowance failures are answered with a lockout, at no further cost.
-pub(super) struct Penalty {
-    per_minute: u32,
-    failing: Mutex<Table<Failing>>,
+pub(super) struct Penalty<C: Clock<Instant = Nanos> = Uptime> {
+    failures: Limiter<C>,
+    lockouts: Mutex<Table<Lockouts>>,
 }
 
-impl Penalty {
-    fn new(per_minute: u32) -> Self {
+impl<C: Clock<Instant = Nanos> + Clone> Penalty<C> {
+    fn new(per_minute: u32, clock: &C) -> Self {
         Penalty {
-            per_minute,
-            failing: Mutex::new(Table::new(MAX_SOURCES)),
+            failures: Limiter::new(per_minute, clock),
+            lockouts: Mutex::new(Table::new(MAX_SOURCES)),
         }
     }
 
     /// Counts a failure of this address; refuses it while the address is locked out.
     pub(super) fn fail(&self, address: IpAddr) -> Result<(), ApiError> {
-        self.fail_at(address, Instant::now())
-    }
-
-    fn fail_at(&self, address: IpAddr, now: Instant) -> Result<(), ApiError> {
-        let mut table = lock(&self.failing);
-        let failing = table.at(address, now, || Failing {
-            bucket: Bucket { whole_at: now },
-            lockouts: 0,
-            locked_until: now,
-        });
-        if failing.locked_until > now {
-            return Err(limited(failing.locked_until.duration_since(now)));
+        let now = self.failures.clock.now();
+        let mut lockouts = lock(&self.lockouts);
+        if let Some(held) = lockouts.get(address)
+            && held.until > Duration::from(now)
+        {
+            return Err(limited(held.until - Duration::from(now)));
         }
-        if failing.locked_until + MAX_LOCKOUT <= now {
-            failing.lockouts = 0;
-        }
-        if failing.bucket.spend(self.per_minute, now).is_err() {
-            let length = LOCKOUT.saturating_mul(1 << failing.lockouts.min(16));
-            failing.locked_until = now + length.min(MAX_LOCKOUT);
-            failing.lockouts += 1;
+        if self.failures.check(address).is_err() {
+            let held = lockouts.at(address, now, Lockouts::default);
+            if held.is_idle(now) {
+                held.count = 0;
+            }
+            let length = LOCKOUT.saturating_mul(1 << held.count.min(16));
+            held.until = Duration::from(now) + length.min(MAX_LOCKOUT);
+            held.count += 1;
         }
         Ok(())
+    }
+
+    fn forget(&self) {
+        self.failures.forget();
+        lock(&self.lockouts).forget(self.failures.clock.now());
     }
 }
 
@@ -149,75 +180,80 @@ pub(super) struct Limiters {
 
 impl Limiters {
     pub(super) fn new(rates: Rates) -> Self {
+        let clock = Uptime(Instant::now());
         Limiters {
-            resolve: Limiter::new(rates.resolve),
-            token: Limiter::new(rates.token),
-            public: Limiter::new(rates.public),
-            wrong_key: Penalty::new(rates.wrong_key),
-            wrong_code: Penalty::new(rates.wrong_code),
+            resolve: Limiter::new(rates.resolve, &clock),
+            token: Limiter::new(rates.token, &clock),
+            public: Limiter::new(rates.public, &clock),
+            wrong_key: Penalty::new(rates.wrong_key, &clock),
+            wrong_code: Penalty::new(rates.wrong_code, &clock),
         }
     }
 
     /// Forgets what need not be remembered.
     pub(super) fn forget(&self) {
-        let now = Instant::now();
         for limiter in [&self.resolve, &self.token, &self.public] {
-            lock(&limiter.buckets).forget(now);
+            limiter.forget();
         }
         for penalty in [&self.wrong_key, &self.wrong_code] {
-            lock(&penalty.failing).forget(now);
+            penalty.forget();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use governor::clock::FakeRelativeClock;
+
     use super::*;
 
     #[test]
     fn by_address_and_by_64_refilled_evenly() {
-        let (limiter, now) = (Limiter::new(2), Instant::now());
-        let ask = |text: &str, at| {
-            let answer = limiter.check_at(text.parse().unwrap(), now + Duration::from_secs(at));
+        let clock = FakeRelativeClock::default();
+        let limiter = Limiter::new(2, &clock);
+        let ask = |text: &str| {
+            let answer = limiter.check(text.parse().unwrap());
             answer.map_err(|error| error.retry_after.unwrap()).err()
         };
-        assert_eq!(ask("192.0.2.1", 0), None);
-        assert_eq!(ask("::ffff:192.0.2.1", 0), None);
-        assert_eq!(ask("192.0.2.1", 1), Some(29));
-        assert_eq!(ask("192.0.2.1", 30), None);
-        assert_eq!(ask("192.0.2.1", 31), Some(29));
-        assert_eq!(ask("192.0.2.2", 0), None, "another address has its own");
-        assert_eq!(ask("2001:db8::1", 0), None);
-        assert_eq!(ask("2001:db8::2", 0), None);
-        assert_eq!(ask("2001:db8::3", 0), Some(30), "one /64");
-        assert_eq!(ask("2001:db8:0:1::1", 0), None, "another /64");
+        assert_eq!(ask("192.0.2.1"), None);
+        assert_eq!(ask("::ffff:192.0.2.1"), None);
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(ask("192.0.2.1"), Some(29));
+        clock.advance(Duration::from_secs(29));
+        assert_eq!(ask("192.0.2.1"), None);
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(ask("192.0.2.1"), Some(29));
+        assert_eq!(ask("192.0.2.2"), None, "another address has its own");
+        assert_eq!(ask("2001:db8::1"), None);
+        assert_eq!(ask("2001:db8::2"), None);
+        assert_eq!(ask("2001:db8::3"), Some(30), "one /64");
+        assert_eq!(ask("2001:db8:0:1::1"), None, "another /64");
     }
 
     #[test]
     fn a_lockout_grows_and_is_forgotten() {
-        let (penalty, begun) = (Penalty::new(2), Instant::now());
-        let mut now = begun;
+        let clock = FakeRelativeClock::default();
+        let penalty = Penalty::new(2, &clock);
         let address = "192.0.2.1".parse().unwrap();
         let mut lockouts = Vec::new();
         while lockouts.len() < 11 {
-            match penalty.fail_at(address, now) {
+            match penalty.fail(address) {
                 Ok(()) => {}
                 Err(limited) => {
                     let wait = limited.retry_after.unwrap();
                     lockouts.push(wait);
-                    now += Duration::from_secs(wait);
+                    clock.advance(Duration::from_secs(wait));
                 }
             }
         }
         assert_eq!(lockouts[..3], [10, 20, 40]);
         assert_eq!(lockouts[9..], [3600, 3600]);
-        let other = "192.0.2.2".parse().unwrap();
-        assert!(penalty.fail_at(other, now).is_ok());
-        now += 2 * MAX_LOCKOUT;
+        assert!(penalty.fail("192.0.2.2".parse().unwrap()).is_ok());
+        clock.advance(2 * MAX_LOCKOUT);
         for _ in 0..3 {
-            assert!(penalty.fail_at(address, now).is_ok());
+            assert!(penalty.fail(address).is_ok());
         }
-        let first_again = penalty.fail_at(address, now).unwrap_err();
+        let first_again = penalty.fail(address).unwrap_err();
         assert_eq!(first_again.retry_after, Some(10));
     }
 }

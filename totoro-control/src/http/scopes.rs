@@ -7,6 +7,12 @@ use crate::app::token::{Area, Need};
 
 /// What the request needs.
 pub(super) fn need(method: &Method, path: &str) -> Need {
+    if path == "/metrics" {
+        return Need {
+            area: Area::Figures,
+            writes: false,
+        };
+    }
     let below = path.strip_prefix("/api/v1/admin/").unwrap_or_default();
     let area = match below.split('/').next().unwrap_or_default() {
         "nodes" | "sessions" | "bans" => Area::Nodes,
@@ -28,7 +34,9 @@ mod tests {
         let area = |path: &str| need(&Method::GET, path).area;
         assert_eq!(area("/api/v1/admin/nodes/n-1/token"), Area::Nodes);
         assert_eq!(area("/api/v1/admin/invites"), Area::Invites);
+        assert_eq!(area("/metrics"), Area::Figures);
         for path in [
+            "/api/v1/metrics",
             "/api/v1/admin/tokens",
             "/api/v1/admin/backup",
             "/api/v1/admin/x",

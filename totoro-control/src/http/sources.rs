@@ -3,8 +3,9 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use governor::nanos::Nanos;
 use ipnet::IpNet;
 
 /// How often a full table looks for what it need not remember: that look costs its whole length.
@@ -29,7 +30,7 @@ fn within(address: IpAddr, v4: u8, v6: u8) -> IpNet {
 /// What may be forgotten.
 pub(super) trait Idle {
     /// Whether a fresh one would say the same.
-    fn is_idle(&self, now: Instant) -> bool;
+    fn is_idle(&self, now: Nanos) -> bool;
 }
 
 /// Something about each source. When it is full, new sources share by /24 and /48 what is
@@ -39,7 +40,7 @@ pub(super) struct Table<T> {
     most: usize,
     near: HashMap<IpNet, T>,
     wide: HashMap<IpNet, T>,
-    swept: Option<Instant>,
+    swept: Option<Nanos>,
 }
 
 impl<T: Idle> Table<T> {
@@ -54,12 +55,7 @@ impl<T: Idle> Table<T> {
     }
 
     /// What is remembered of this address.
-    pub(super) fn at(
-        &mut self,
-        address: IpAddr,
-        now: Instant,
-        fresh: impl FnOnce() -> T,
-    ) -> &mut T {
+    pub(super) fn at(&mut self, address: IpAddr, now: Nanos, fresh: impl FnOnce() -> T) -> &mut T {
         let near = source(address);
         if self.near.len() >= self.most && !self.near.contains_key(&near) {
             self.sweep(now);
@@ -75,15 +71,24 @@ impl<T: Idle> Table<T> {
         self.wide.entry(wide).or_insert_with(fresh)
     }
 
-    fn sweep(&mut self, now: Instant) {
-        if self.swept.is_none_or(|at| now.duration_since(at) >= SWEEP) {
+    /// What is remembered of this address, if anything is.
+    pub(super) fn get(&self, address: IpAddr) -> Option<&T> {
+        let near = self.near.get(&source(address));
+        near.or_else(|| self.wide.get(&wide(address)))
+    }
+
+    fn sweep(&mut self, now: Nanos) {
+        if self
+            .swept
+            .is_none_or(|at| Duration::from(now.saturating_sub(at)) >= SWEEP)
+        {
             self.swept = Some(now);
             self.forget(now);
         }
     }
 
     /// Forgets what is idle.
-    pub(super) fn forget(&mut self, now: Instant) {
+    pub(super) fn forget(&mut self, now: Nanos) {
         for map in [&mut self.near, &mut self.wide] {
             map.retain(|_, held| !held.is_idle(now));
             map.shrink_to_fit();
@@ -95,11 +100,11 @@ impl<T: Idle> Table<T> {
 mod tests {
     use super::*;
 
-    struct Until(Instant);
+    struct Until(Duration);
 
     impl Idle for Until {
-        fn is_idle(&self, now: Instant) -> bool {
-            self.0 <= now
+        fn is_idle(&self, now: Nanos) -> bool {
+            self.0 <= Duration::from(now)
         }
     }
 
@@ -113,12 +118,12 @@ mod tests {
 
     #[test]
     fn a_flood_takes_no_memory_and_nobodys_place() {
-        let begun = Instant::now();
-        let later = begun + Duration::from_secs(60);
+        let begun = Duration::ZERO;
+        let later = Duration::from_secs(60);
         let mut table = Table::new(2);
-        let mut at = |address: &str, now| {
+        let mut at = |address: &str, now: Duration| {
             let address = address.parse().unwrap();
-            let held = table.at(address, now, || Until(later));
+            let held = table.at(address, now.into(), || Until(later));
             held.0 += Duration::from_secs(1);
             (held.0 - later, table.near.len(), table.wide.len())
         };

@@ -253,6 +253,75 @@ fn init_asks_for_what_it_must_and_overwrites_nothing() {
 }
 
 #[test]
+fn init_chooses_what_it_can_and_every_setting_is_a_flag_and_a_variable() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("c");
+    let run = |args: &[&str], env: &[(&str, &str)]| {
+        let mut command = Command::new(binary());
+        command.args(args).envs(env.iter().copied());
+        let done = command.output().unwrap();
+        let said = [done.stdout, done.stderr].concat();
+        (done.status.code(), String::from_utf8(said).unwrap())
+    };
+    let to = at.to_str().unwrap();
+    let (code, said) = run(
+        &[
+            "init",
+            "--dir",
+            to,
+            "--listen",
+            "192.0.2.1:1",
+            "--insecure-http",
+        ],
+        &[],
+    );
+    assert_eq!(code, Some(2), "only the operator knows the name: {said}");
+    assert!(said.contains("--public-url"), "{said}");
+    let (code, said) = run(&["init", "--dir", to, "--tls-cert", "x"], &[]);
+    assert_eq!(code, Some(2), "{said}");
+
+    let (code, said) = run(
+        &["init", "--dir", to],
+        &[("TOTORO_CONTROL_RATE_TOKEN", "7")],
+    );
+    assert_eq!(code, Some(0), "{said}");
+    let file = at.join("control.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(
+        text.contains("public_url = \"http://127.0.0.1:8080\""),
+        "{text}"
+    );
+
+    let file = file.to_str().unwrap();
+    let print = [
+        "serve",
+        "--config",
+        file,
+        "--print-config",
+        "--cache-mib",
+        "9",
+    ];
+    let (code, said) = run(&print, &[("TOTORO_CONTROL_LISTEN", "127.0.0.1:9090")]);
+    assert_eq!(code, Some(0), "{said}");
+    for (line, from) in [
+        ("listen = \"127.0.0.1:9090\"", "# TOTORO_CONTROL_LISTEN"),
+        ("cache_mib = 9", "# --cache-mib"),
+        ("rate.token = 7", "# the file"),
+        ("# tls.cert is not set", "# default"),
+    ] {
+        let found = said.lines().find(|said| said.starts_with(line));
+        let found = found.unwrap_or_else(|| panic!("no {line} in {said}"));
+        assert!(found.ends_with(from), "{found}");
+    }
+    let (code, said) = run(&print, &[("TOTORO_CONTROL_LISTEN", "10.0.0.1:1")]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("not loopback"), "{said}");
+    let (code, said) = run(&print, &[("TOTORO_CONTROL_TICKET_TTL", "soon")]);
+    assert_eq!(code, Some(2));
+    assert!(said.contains("1h"), "says how to write it: {said}");
+}
+
+#[test]
 fn the_token_does_not_travel_in_the_clear_unasked() {
     let control = Control::start();
     // An address of a documentation network: nothing is there, and nothing is sent.

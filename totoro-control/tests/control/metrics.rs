@@ -84,6 +84,13 @@ async fn who_may_look() {
         let told = metrics(&control, &control.api, token).await;
         told.refused(401, "not_authorized");
     }
+    for (scope, status) in [("read", 200), ("all", 200), ("nodes", 403)] {
+        let new = json!({ "name": scope, "scopes": [scope] });
+        let made = control.post("/admin/tokens", &control.admin, new).await;
+        let token = made.with(201)["token"].as_str().unwrap().to_owned();
+        let told = metrics(&control, &control.api, &token).await;
+        assert_eq!(told.status.as_u16(), status, "{scope}: {}", told.text);
+    }
     control.reconfigure(&[(
         "insecure_http = false",
         "insecure_http = false\nadmin_listen = \"127.0.0.1:0\"",

@@ -65,6 +65,10 @@ pub(super) struct Create {
     /// Free text for yourself.
     #[arg(long, default_value = "")]
     note: String,
+    /// Repeating the command with the same key within 24 h makes no second invite, and shows the
+    /// codes again.
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
 }
 
 /// Options of `change`.
@@ -112,11 +116,12 @@ pub(super) async fn run(control: &Control, command: Command, as_json: bool) -> R
                 count: create.count,
                 ..NewInvite::default()
             };
+            let key = create.idempotency_key.as_deref();
             if body.count.is_some() {
-                let made = control.post("/nodes/invites", &body).await?;
+                let made = control.post_once("/nodes/invites", key, &body).await?;
                 return show_many(&made, as_json);
             }
-            control.post("/nodes/invites", &body).await?
+            control.post_once("/nodes/invites", key, &body).await?
         }
         Command::Show(Which { id }) => control.get(&path(&id)?).await?,
         Command::Rotate(Which { id }) => {

@@ -2,6 +2,7 @@
 
 mod audit;
 mod check;
+mod doctor;
 mod drain;
 mod enroll;
 mod frps_config;
@@ -22,6 +23,7 @@ use totoro_api::ports::Pool;
 
 use crate::config::{Config, Settings};
 use crate::control::{CallError, Control};
+use crate::health::Health;
 use crate::local::{Ask, NotRunning, ask};
 use crate::session::stored_pool;
 use crate::store::Store;
@@ -76,12 +78,13 @@ enum Command {
     },
     /// Says whether this machine has what it takes.
     Check,
+    /// Says how the running node is, and what to do about what is wrong.
+    #[command(after_help = "\
+Looks only: secrets, attached programs, the daemon's word on itself, its last problems, frps. Runs as
+root, beside the daemon or without one. Exit code 1 when a check fails; warnings do not fail.")]
+    Doctor,
     /// Shows what the kernel holds.
-    Inspect {
-        /// What to look at.
-        #[arg(value_enum, default_value_t)]
-        what: inspect::What,
-    },
+    Inspect(inspect::Args),
     /// Prints frps's configuration, with the pool that holds now. It has secrets in it.
     FrpsConfig {
         /// Write it to this file (0600) instead.
@@ -124,12 +127,13 @@ Examples:
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    logs(matches!(cli.command, Command::Run { .. }));
+    let health = Health::default();
+    logs(matches!(cli.command, Command::Run { .. }), &health);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
     let done = match runtime {
-        Ok(runtime) => runtime.block_on(act(cli)),
+        Ok(runtime) => runtime.block_on(act(cli, health)),
         Err(error) => Err(error.into()),
     };
     match done {
@@ -141,7 +145,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn act(cli: Cli) -> Result<()> {
+async fn act(cli: Cli, health: Health) -> Result<()> {
     if let Command::Enroll(args) = &cli.command {
         return enroll::run(args, cli.settings).await;
     }
@@ -159,10 +163,15 @@ async fn act(cli: Cli) -> Result<()> {
         Command::Enroll(_) => Ok(()),
         Command::Run {
             allow_unprivileged_plugin_port,
-        } => run::run(config, allow_unprivileged_plugin_port).await,
+        } => run::run(config, health, allow_unprivileged_plugin_port).await,
         Command::Check => {
             let pool = applied_pool(&config).await?;
             check::run(&config, pool, true, cli.json).await
+        }
+        Command::Doctor => {
+            // Without a daemon the pool of the enrolment does: the line on frps is about it.
+            let pool = applied_pool(&config).await.unwrap_or_default();
+            doctor::run(&config, pool, cli.json).await
         }
         Command::FrpsConfig { out } => {
             let text = frps_config::text(&config, &applied_pool(&config).await?)?;
@@ -175,12 +184,11 @@ async fn act(cli: Cli) -> Result<()> {
             }
             Ok(())
         }
-        Command::Inspect { what } => {
+        Command::Inspect(args) => {
             // Without the daemon the pins still tell all but the names.
-            let names = ask(&config.local_socket(), &Ask::Tenants)
-                .await
-                .unwrap_or_default();
-            inspect::run(&config, what, cli.json, &names)
+            let socket = config.local_socket();
+            let names = async || ask(&socket, &Ask::Tenants).await.unwrap_or_default();
+            inspect::run(&config, &args, cli.json, names).await
         }
         Command::Invite(command) => invite::run(&control()?, command, cli.json).await,
         Command::Drain { off } => drain::run(&control()?, !off, cli.json).await,
@@ -217,16 +225,22 @@ async fn applied_pool(config: &Config) -> Result<Pool> {
 }
 
 /// Logs go to stderr: with times for the daemon, only what is wrong for commands.
-fn logs(daemon: bool) {
-    use tracing_subscriber::EnvFilter;
+fn logs(daemon: bool, health: &Health) {
+    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::util::SubscriberInitExt as _;
+    use tracing_subscriber::{EnvFilter, Layer as _};
+
     let otherwise = if daemon { "info" } else { "warn" };
     let filter =
         EnvFilter::try_from_env("TOTORO_LOG").unwrap_or_else(|_| EnvFilter::new(otherwise));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         // A journal or a file is not to have colour codes in it.
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_filter(filter);
+    tracing_subscriber::registry()
+        .with(lines)
+        .with(daemon.then(|| health.clone()))
         .init();
 }
 

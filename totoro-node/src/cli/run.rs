@@ -11,7 +11,9 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::Control;
+use crate::figures::{self, Sources};
 use crate::frps::{self, Frps};
+use crate::health::Health;
 use crate::heartbeat::{OFFSET, Pulse};
 use crate::kernel::{Event, Kernel, KernelOptions};
 use crate::plugin::{Limits, Server, bind};
@@ -30,7 +32,7 @@ const LOST: Duration = Duration::from_secs(5);
 const EVENTS: usize = 1024;
 
 /// Runs until a signal ends it. Enforcement goes on without it.
-pub(super) async fn run(config: Config, allow_unprivileged: bool) -> Result<()> {
+pub(super) async fn run(config: Config, health: Health, allow_unprivileged: bool) -> Result<()> {
     let plugin_secret = secret::read(&config.plugin_secret_file)?;
     let instance = config.key_file.with_file_name("instance");
     let instance = secret::read(&instance)?;
@@ -87,6 +89,15 @@ pub(super) async fn run(config: Config, allow_unprivileged: bool) -> Result<()> 
         Arc::clone(&clock),
     ));
     let ca = std::fs::read_to_string(config.tls_dir.join(tls::CA)).unwrap_or_default();
+    let server = Server::new(Arc::clone(&desk), &plugin_secret, Limits::default());
+    let sources = Arc::new(Sources {
+        desk: Arc::clone(&desk),
+        kernel: Arc::clone(&kernel),
+        spool: spool.clone(),
+        clock: Arc::clone(&clock),
+        health: health.clone(),
+        plugin: server.meter(),
+    });
     let pulse = Pulse {
         desk: Arc::clone(&desk),
         kernel,
@@ -94,17 +105,18 @@ pub(super) async fn run(config: Config, allow_unprivileged: bool) -> Result<()> 
         spool,
         store,
         clock,
+        health,
         frps,
         instance,
         tls_ca: ca,
     };
     tokio::spawn(pulse.run());
-    local::serve(&config.local_socket(), Arc::clone(&desk))?;
+    local::serve(&config.local_socket(), Arc::clone(&sources))?;
+    figures::serve(&sources, &config.metrics_socket(), config.metrics_listen)?;
 
     let listener =
         tokio::net::TcpListener::from_std(listener).context("watch the plugin's socket")?;
     let (stop, stopped) = oneshot::channel::<()>();
-    let server = Server::new(Arc::clone(&desk), &plugin_secret, Limits::default());
     let serving = tokio::spawn(server.run(listener, async {
         let _ = stopped.await;
     }));
@@ -129,7 +141,9 @@ pub(super) async fn run(config: Config, allow_unprivileged: bool) -> Result<()> 
     })
     .await
     .context("the last records")?;
-    let _ = std::fs::remove_file(config.local_socket());
+    for socket in [config.local_socket(), config.metrics_socket()] {
+        let _ = std::fs::remove_file(socket);
+    }
     Ok(())
 }
 

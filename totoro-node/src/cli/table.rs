@@ -7,15 +7,25 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new<const N: usize>(head: [&str; N]) -> Self {
+        Table::of(&head)
+    }
+
+    /// A table with this head.
+    pub(super) fn of(head: &[&str]) -> Self {
         Table {
-            rows: vec![head.map(str::to_owned).to_vec()],
+            rows: vec![head.iter().map(|&cell| cell.to_owned()).collect()],
         }
     }
 
     pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.push(cells.into());
+    }
+
+    /// Adds a row, of as many cells as the head has.
+    pub(super) fn push(&mut self, cells: Vec<String>) {
         // Names and addresses come from others: control characters could repaint the terminal.
         let clean = |cell: String| cell.chars().filter(|symbol| !symbol.is_control()).collect();
-        self.rows.push(cells.map(clean).to_vec());
+        self.rows.push(cells.into_iter().map(clean).collect());
     }
 
     pub(super) fn print(&self) {

@@ -11,6 +11,7 @@ use totoro_api::wire::node::{Grade, Heartbeat, HeartbeatAnswer, InterfaceMetrics
 use crate::clock::{Clock, boot_ms};
 use crate::control::{Backoff, CallError, Control};
 use crate::frps::{Frps, ServerInfo};
+use crate::health::Health;
 use crate::kernel::Kernel;
 use crate::session::Desk;
 use crate::spool::Spool;
@@ -50,6 +51,8 @@ pub struct Pulse {
     pub store: Arc<Store>,
     /// Learns from the answers.
     pub clock: Arc<Clock>,
+    /// Told of each answer.
+    pub health: Health,
     /// frps beside us.
     pub frps: Frps,
     /// This installation.
@@ -102,6 +105,7 @@ impl Pulse {
         }
         let sent = boot_ms();
         let answer: HeartbeatAnswer = self.control.post("/nodes/heartbeat", &body).await?;
+        self.health.answered();
         if self.clock.learn(sent, boot_ms(), answer.now_ms) {
             let desk = Arc::clone(&self.desk);
             tokio::task::spawn_blocking(move || desk.reclock())

@@ -71,6 +71,14 @@ impl Inspector {
         entries(self.maps.flows.iter(), "FLOWS")
     }
 
+    /// Connections by source and tenant.
+    ///
+    /// # Errors
+    /// When a map can't be read.
+    pub fn sources(&self) -> Result<Vec<(abi::SourceKey, abi::Source)>> {
+        entries(self.maps.sources.iter(), "SOURCES")
+    }
+
     /// Refusals.
     ///
     /// # Errors

@@ -83,8 +83,8 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
     CGROUP.iter().map(|(name, _)| *name).chain([LOOKUP])
 }
 
-/// Names of pinned links of these that are dead, elsewhere or gone.
-pub(super) fn dead(pins: &PinDir, cgroup: &Path) -> Result<Vec<&'static str>> {
+/// Names of these that have no live link in its place pinned in the directory `links`.
+pub(super) fn dead(links: &Path, cgroup: &Path) -> Result<Vec<&'static str>> {
     let mut places = vec![(LOOKUP, lookup_place()?)];
     for (name, attach) in CGROUP {
         places.push((*name, cgroup_place(cgroup, *attach)?));
@@ -92,7 +92,7 @@ pub(super) fn dead(pins: &PinDir, cgroup: &Path) -> Result<Vec<&'static str>> {
     Ok(places
         .into_iter()
         .filter(|(name, place)| {
-            let link = sys::get(&pins.link(name)).and_then(sys::link_info);
+            let link = sys::get(&links.join(name)).and_then(sys::link_info);
             link.and_then(|link| place.holds(&link)).is_err()
         })
         .map(|(name, _)| name)

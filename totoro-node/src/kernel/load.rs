@@ -220,6 +220,23 @@ fn random() -> Result<u64> {
     Ok(u64::from_ne_bytes(bytes))
 }
 
+/// How many programs are to be attached (beside those per interface), and which of them are not
+/// where they belong. Looks without the daemon, as root.
+///
+/// # Errors
+/// When nothing is pinned there, or the cgroup is not there.
+pub fn dead_links(pin_root: &Path, cgroup: &Path) -> Result<(usize, Vec<&'static str>)> {
+    let dir = pins::map_dir(pin_root).join("links");
+    if !dir.is_dir() {
+        let problem = "no programs are loaded there; start it: systemctl start totoro-node";
+        return Err(failed("find", dir.display().to_string(), problem));
+    }
+    Ok((
+        super::links::names().count(),
+        super::links::dead(&dir, cgroup)?,
+    ))
+}
+
 /// Detaches every program and removes every pin under `pin_root`; what was there, one line each.
 ///
 /// # Errors

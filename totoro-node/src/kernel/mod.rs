@@ -29,7 +29,7 @@ use totoro_api::ports::Pool;
 use totoro_ebpf::abi;
 
 pub use inspect::Inspector;
-pub use load::{Kernel, uninstall};
+pub use load::{Kernel, dead_links, uninstall};
 pub use mend::Compared;
 pub use pins::is_on_bpffs;
 pub use sockets::can_destroy;

@@ -114,7 +114,7 @@ impl Loaded {
 
     /// Attaches again what is dead or gone, and what came back.
     fn check(&mut self) -> Result<()> {
-        let dead = links::dead(&self.pins, &self.cgroup)?;
+        let dead = links::dead(&self.pins.dir.join("links"), &self.cgroup)?;
         if !dead.is_empty() {
             tracing::error!(links = ?dead, "links were dead: limits were off; attaching afresh");
             links::attach_all(&mut self.ebpf, &self.pins, &self.cgroup)?;

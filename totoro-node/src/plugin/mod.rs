@@ -6,6 +6,7 @@
 
 mod limit;
 mod listen;
+mod meter;
 mod server;
 
 use totoro_api::wire::plugin::{Answer, CloseProxy, Login, NewProxy};
@@ -14,6 +15,7 @@ use crate::session::Desk;
 
 pub use limit::Doors;
 pub use listen::bind;
+pub use meter::Meter;
 pub use server::{Limits, Server};
 
 /// Who answers frps. The server around it reads and checks requests.

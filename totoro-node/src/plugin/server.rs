@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use totoro_api::wire::plugin::{Answer, Request as Ask};
 use totoro_api::{Reason, Refusal};
 
-use super::{Clerk, Doors};
+use super::{Clerk, Doors, Meter};
 use crate::kernel::boot_ns;
 use crate::session::client_of;
 
@@ -66,6 +66,7 @@ pub struct Server<C> {
     expected: String,
     doors: Mutex<Doors>,
     limits: Limits,
+    meter: Meter,
 }
 
 impl<C: Clerk> Server<C> {
@@ -77,7 +78,14 @@ impl<C: Clerk> Server<C> {
             expected: format!("Basic {}", STANDARD.encode(format!("{USER}:{secret}"))),
             doors: Mutex::default(),
             limits,
+            meter: Meter::default(),
         }
+    }
+
+    /// What it counts.
+    #[must_use]
+    pub fn meter(&self) -> Meter {
+        self.meter.clone()
     }
 
     /// Serves until `stop` completes, then lets the requests under way end.
@@ -167,16 +175,20 @@ impl<C: Clerk> Server<C> {
         if request.method() != Method::POST {
             return bare(StatusCode::METHOD_NOT_ALLOWED);
         }
+        let began = Instant::now();
         let op = request.uri().query().and_then(|query| {
             query
                 .split('&')
                 .find_map(|pair| pair.strip_prefix("op="))
                 .map(str::to_owned)
         });
+        let op = op.unwrap_or_default();
+        let meter = self.meter.clone();
         let answer = match self.body(request.into_body()).await {
-            Ok(body) => self.decide(op.as_deref().unwrap_or_default(), body).await,
+            Ok(body) => self.decide(&op, body).await,
             Err(refusal) => Answer::refuse(&refusal),
         };
+        meter.answered(&op, answer.reject, began.elapsed());
         json(&answer)
     }
 

@@ -19,6 +19,12 @@ impl Desk {
         self.lock().policy.revision
     }
 
+    /// In what the kernel is not in line with what is decided.
+    #[must_use]
+    pub fn untidy(&self) -> Option<String> {
+        self.lock().untidy.clone()
+    }
+
     /// The pool that holds now.
     #[must_use]
     pub fn pool(&self) -> Pool {

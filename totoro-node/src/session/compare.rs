@@ -44,6 +44,11 @@ impl Desk {
             } else {
                 "other_port_in_frps"
             };
+            let kind = match there {
+                None => "lease_without_proxy",
+                Some(_) => "proxy_elsewhere",
+            };
+            self.mended.add(kind, 1);
             self.release(inner, port, why, &mut changes, now_ms);
             if there.is_some() {
                 // frps keeps listening on a port that another may get: only its client's end ends it.
@@ -81,6 +86,7 @@ impl Desk {
                 young += 1;
                 continue;
             }
+            self.mended.add("proxy_without_lease", 1);
             let owners = owners(inner, name, *port);
             tracing::warn!(proxy_name = name, port = %record_key(*port), sessions = owners.len(), "frps has a proxy that no lease covers");
             for run_id in owners {

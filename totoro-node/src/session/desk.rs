@@ -15,6 +15,7 @@ use totoro_ebpf::abi;
 
 use super::coalesce::Coalesce;
 use super::gate::Gate;
+use super::mended::Mended;
 use super::model::{FIRST_TENANT, PUBLIC, Session, Tenant, Ticket};
 use super::policy::{Policy, kernel_tenant};
 use super::ports::{Lease, Patience, PortId, Ports, parse_key, port_key};
@@ -117,6 +118,8 @@ pub struct Desk {
     pub(super) rules: Rules,
     /// Told when the leases and frps's proxies should be compared soon.
     pub reconcile: Notify,
+    /// What differed and was brought in line.
+    pub mended: Mended,
 }
 
 /// Reads the pool that was applied last, for loading the programs.
@@ -193,6 +196,7 @@ impl Desk {
             wake,
             rules,
             reconcile: Notify::new(),
+            mended: Mended::default(),
         };
         desk.take_up();
         Ok(desk)

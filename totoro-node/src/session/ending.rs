@@ -11,14 +11,15 @@ use crate::kernel::LeaseCounts;
 use crate::store::{Changes, HELD, LEASES, SESSIONS, TENANTS, TICKETS};
 
 impl Desk {
-    /// Marks the sessions (all, or a tenant's) whose connection is gone, and gives their ports up.
+    /// Marks the sessions (all, or a tenant's) whose connection is gone, and gives their ports up;
+    /// how many they are.
     pub(super) fn find_lost(
         &self,
         inner: &mut Inner,
         tenant: Option<&str>,
         changes: &mut Changes,
         now_ms: i64,
-    ) {
+    ) -> usize {
         let connected = |session: &&Session| {
             session.connected() && tenant.is_none_or(|tenant| session.tenant == tenant)
         };
@@ -40,10 +41,11 @@ impl Desk {
             )
             .map(|(run_id, _)| run_id.clone())
             .collect();
-        for run_id in lost {
-            self.disconnect(inner, &run_id);
-            self.lose(inner, &run_id, changes, now_ms);
+        for run_id in &lost {
+            self.disconnect(inner, run_id);
+            self.lose(inner, run_id, changes, now_ms);
         }
+        lost.len()
     }
 
     /// Ends frpc's connection, by its socket's cookie. Where it is said to have ended and has not,

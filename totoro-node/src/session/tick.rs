@@ -51,8 +51,9 @@ impl Desk {
 
     /// Every second: the kernel's counters, its sweep, and what it refused to do before.
     pub fn second(&self) {
-        if let Err(error) = self.kernel.sweep() {
-            tracing::error!(error = error.whole(), "the sweep failed");
+        match self.kernel.sweep() {
+            Ok(swept) => self.mended.swept(&swept),
+            Err(error) => tracing::error!(error = error.whole(), "the sweep failed"),
         }
         let refused = self.kernel.refused();
         let now_ms = self.clock.now_ms();
@@ -86,7 +87,8 @@ impl Desk {
         let mut inner = self.lock();
         let inner = &mut *inner;
         let mut changes = Changes::default();
-        self.find_lost(inner, None, &mut changes, now_ms);
+        let lost = self.find_lost(inner, None, &mut changes, now_ms);
+        self.mended.add("lost_session", lost);
         self.flush(inner, changes);
         self.drop_idle(inner);
     }
@@ -115,6 +117,7 @@ impl Desk {
             let client = control.socket.client;
             match self.kernel.destroy_control(&control.socket) {
                 Ok(_) => {
+                    self.mended.add("idle_connection", 1);
                     tracing::info!(%client, "a connection to frps without a session was ended")
                 }
                 Err(error) => {

@@ -25,7 +25,7 @@ const ID: &str = "spool_id";
 const NEXT: &str = "spool_next";
 
 /// The most events that wait; a few hundred bytes each.
-const MAX_EVENTS: u64 = 200_000;
+pub const MAX_EVENTS: u64 = 200_000;
 /// How many of the oldest give way at once.
 const GIVE_WAY: usize = 1000;
 /// The largest batch.

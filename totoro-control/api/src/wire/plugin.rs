@@ -120,6 +120,9 @@ pub struct Answer {
     /// The whole content, when it does not stand.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<Value>,
+    /// The reason of a refusal, for who counts them; frps is not sent it.
+    #[serde(skip)]
+    pub reason: Option<crate::Reason>,
 }
 
 impl Answer {
@@ -131,6 +134,7 @@ impl Answer {
             reject_reason: String::new(),
             unchange: true,
             content: None,
+            reason: None,
         }
     }
 
@@ -146,6 +150,7 @@ impl Answer {
             reject_reason: String::new(),
             unchange: false,
             content: Some(content),
+            reason: None,
         }
     }
 
@@ -157,6 +162,7 @@ impl Answer {
             reject_reason: refusal.to_string(),
             unchange: true,
             content: None,
+            reason: Some(refusal.reason),
         }
     }
 }

@@ -15,7 +15,7 @@ use self::check::frames;
 use self::files::{close, create_segment, io, place_secret, sync_dir, write_new};
 use super::backup::AUDIT;
 use crate::audit::{self, Author};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Settings};
 use crate::keys::{FileError, Purpose, ServerSecret, TokenKind, read_secret};
 use crate::records::{AdminTokenRecord, Generation, key};
 use crate::store::dump::{DumpError, Frame, Header, Summary};
@@ -171,7 +171,7 @@ impl Checked {
     /// and then the text to write.
     fn config(&self, file: &Path) -> Result<(Config, Option<String>), RestoreError> {
         if file.exists() {
-            return Ok((Config::load(file)?, None));
+            return Ok((Config::load(file, &Settings::default())?, None));
         }
         let parsed: Config = toml::from_str(&self.settings).map_err(|error| {
             RestoreError::Refused(format!(

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::CliError;
 use super::table::{Table, print_json};
-use crate::config::Config;
+use crate::config::{Config, Settings};
 
 /// Check an installation: settings, modes, disk, store, keys, ports, TLS, last backup.
 #[derive(Args)]
@@ -41,6 +41,8 @@ pub(super) struct Doctor {
     /// Print the findings as JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    settings: Settings,
 }
 
 /// How bad it is.
@@ -118,7 +120,7 @@ impl Doctor {
 
     async fn lines(&self) -> Vec<Line> {
         let shown = self.config.display().to_string();
-        let config = match Config::load(&self.config) {
+        let config = match Config::load(&self.config, &self.settings) {
             Ok(config) => config,
             Err(error) => {
                 // Everything else stands in it.

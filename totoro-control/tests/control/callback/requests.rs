@@ -83,6 +83,17 @@ async fn what_is_no_request_is_a_refusal_with_a_reason() {
         let said = frps.ask_raw(&control, door, op, body.to_owned()).await;
         refused(&said, reason);
     }
+    // Each is counted by its reason, although frps is always answered with 200.
+    let url = control.api.clone() + "/metrics";
+    let figures = answer(control.http.get(url).bearer_auth(&control.admin)).await;
+    for (reason, count) in [
+        ("unsupported", 4),
+        ("request_malformed", 7),
+        ("request_too_large", 1),
+    ] {
+        let line = format!("totoro_refusals_total{{reason=\"{reason}\"}} {count}\n");
+        assert!(figures.text.contains(&line), "{line} in {}", figures.text);
+    }
     for op in [
         "Login",
         "Ping",

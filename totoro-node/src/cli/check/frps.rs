@@ -13,7 +13,7 @@ const PER_CONNECTION: u64 = 12 << 20;
 /// The variable without which a Go program listens with MPTCP, whose subflows escape the counts.
 const NO_MPTCP: &str = "multipathtcp=0";
 
-pub(super) async fn lines(config: &Config, pool: &Pool) -> Vec<Line> {
+pub(in crate::cli) async fn lines(config: &Config, pool: &Pool) -> Vec<Line> {
     let target = config.frps_admin.to_string();
     let info = match Frps::new(config) {
         Ok(frps) => frps.info().await,

@@ -151,7 +151,7 @@ fn ephemeral(pool: &Pool) -> Line {
 }
 
 /// Files that only root may read.
-pub(super) fn secrets(config: &Config) -> Vec<Line> {
+pub(in crate::cli) fn secrets(config: &Config) -> Vec<Line> {
     let frps_key = config.tls_dir.join(crate::tls::KEY);
     [
         ("node key", &config.key_file),

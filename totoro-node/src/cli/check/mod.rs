@@ -14,7 +14,7 @@ use crate::config::Config;
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Status {
+pub(super) enum Status {
     Ok,
     Warn,
     Fail,
@@ -22,15 +22,15 @@ enum Status {
 
 /// One finding. `detail` of a bad one says what to do.
 #[derive(Debug, Serialize)]
-struct Line {
-    component: &'static str,
-    target: String,
-    status: Status,
-    detail: String,
+pub(super) struct Line {
+    pub(super) component: &'static str,
+    pub(super) target: String,
+    pub(super) status: Status,
+    pub(super) detail: String,
 }
 
 impl Line {
-    fn new(
+    pub(super) fn new(
         component: &'static str,
         target: impl Into<String>,
         status: Status,
@@ -74,7 +74,15 @@ pub(super) async fn run(config: &Config, pool: Pool, enrolled: bool, as_json: bo
             "not enrolled yet; next: totoro-node enroll --control https://…",
         ));
     }
-    print(&lines, as_json)?;
+    conclude(&lines, as_json)
+}
+
+pub(super) use frps::lines as frps;
+pub(super) use machine::secrets;
+
+/// Prints the lines; fails when one does.
+pub(super) fn conclude(lines: &[Line], as_json: bool) -> Result<()> {
+    print(lines, as_json)?;
     let failed = lines
         .iter()
         .filter(|line| line.status == Status::Fail)

@@ -1,0 +1,72 @@
+//! What the daemon says of itself, to an operator and to Prometheus.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::world::World;
+
+/// `doctor` finds the programs, the daemon, the control plane and the spool well.
+pub(super) fn doctor(world: &World) -> Result<String> {
+    let told = world.node_cli(&["doctor", "--json"])?;
+    let lines: Vec<Value> =
+        serde_json::from_str(&told.out).with_context(|| format!("read {}", told.out))?;
+    for component in [
+        "kernel",
+        "daemon",
+        "control plane",
+        "clock",
+        "spool",
+        "drift",
+        "frps",
+    ] {
+        let line = lines
+            .iter()
+            .find(|line| line["component"] == component)
+            .with_context(|| format!("no line on {component} in {}", told.out))?;
+        ensure!(line["status"] == "ok", "{line}");
+    }
+    Ok(format!("{} lines", lines.len()))
+}
+
+/// `/metrics` on its unix socket agrees with `inspect`.
+pub(super) fn metrics(world: &World) -> Result<String> {
+    let text = scrape(world)?;
+    let value = |series: &str| -> Result<u64> {
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        let line = line.with_context(|| format!("no {series} in {text}"))?;
+        line.parse().with_context(|| format!("{series} {line}"))
+    };
+    let leases = value("totoro_node_leases")?;
+    let listed = u64::try_from(world.inspect("ports")?.len())?;
+    ensure!(
+        leases == listed,
+        "{leases} leases in the figures, {listed} ports listed"
+    );
+    let asked = value("totoro_node_plugin_requests_total{op=\"Login\",answer=\"allowed\"}")?;
+    ensure!(asked > 0, "no Login was counted");
+    let conns = value("totoro_node_conns")?;
+    ensure!(conns >= 2, "{conns} connections in the figures");
+    Ok(format!(
+        "{} series",
+        text.lines().filter(|line| !line.starts_with('#')).count()
+    ))
+}
+
+fn scrape(world: &World) -> Result<String> {
+    let path = world.lab.run_dir().join("node/metrics.sock");
+    let mut stream = UnixStream::connect(&path).context("connect to the figures' socket")?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: node\r\n\r\n")?;
+    let mut text = String::new();
+    stream
+        .read_to_string(&mut text)
+        .context("read the figures")?;
+    ensure!(text.starts_with("HTTP/1.1 200"), "{text}");
+    Ok(text)
+}

@@ -1,0 +1,264 @@
+//! `doctor`: how a node is that is meant to run. Looks, and changes nothing. What the machine must
+//! have to begin with is `check`'s.
+
+use anyhow::Result;
+use totoro_api::ports::Pool;
+use totoro_api::ticket::rfc3339;
+
+use super::check::{self, Line, Status};
+use crate::config::Config;
+use crate::figures::Condition;
+use crate::kernel;
+use crate::local::{Ask, NotRunning, ask};
+use crate::spool::MAX_EVENTS;
+
+/// Silence of the control plane that is worth a warning, seconds: some heartbeats.
+const SILENT_S: u64 = 60;
+/// How far clocks may be apart, ms.
+const CLOCKS_MS: i64 = 60_000;
+/// The problems that are shown, newest first.
+const PROBLEMS: usize = 5;
+
+/// Prints the findings; fails when something is wrong.
+pub(super) async fn run(config: &Config, pool: Pool, as_json: bool) -> Result<()> {
+    let mut lines = check::secrets(config);
+    lines.push(pins(config));
+    let socket = config.local_socket();
+    match ask::<Condition>(&socket, &Ask::Condition).await {
+        Ok(condition) => lines.extend(of(&condition)),
+        Err(error) => {
+            let shown = socket.display().to_string();
+            let advice = match error.is::<NotRunning>() {
+                true => "not running: limits hold and live tunnels go on, but nobody new gets in; \
+                         start it: systemctl start totoro-node"
+                    .to_owned(),
+                false => format!("{error:#}; its log says more: journalctl -u totoro-node"),
+            };
+            lines.push(Line::new("daemon", shown, Status::Fail, advice));
+        }
+    }
+    lines.extend(check::frps(config, &pool).await);
+    check::conclude(&lines, as_json)
+}
+
+/// Whether the programs are where they were attached.
+fn pins(config: &Config) -> Line {
+    let shown = config.pin_root.display().to_string();
+    match kernel::dead_links(&config.pin_root, &config.cgroup) {
+        Ok((all, dead)) if dead.is_empty() => {
+            let detail = format!("{all} programs attached, where they belong");
+            Line::new("kernel", shown, Status::Ok, detail)
+        }
+        Ok((_, dead)) => Line::new(
+            "kernel",
+            shown,
+            Status::Fail,
+            format!(
+                "not attached: {}; a running daemon attaches them again within 5 s, else restart \
+                 it: systemctl restart totoro-node",
+                dead.join(", ")
+            ),
+        ),
+        Err(error) => Line::new("kernel", shown, Status::Fail, error.whole()),
+    }
+}
+
+/// What a daemon's condition says.
+fn of(condition: &Condition) -> Vec<Line> {
+    let mut lines = vec![Line::new(
+        "daemon",
+        format!(
+            "policy {}.{}",
+            condition.applied.generation, condition.applied.rev
+        ),
+        Status::Ok,
+        "running",
+    )];
+    lines.push(control(condition));
+    lines.push(clock(condition.clock_offset_ms));
+    for missing in &condition.missing {
+        lines.push(Line::new("grade", "kernel", Status::Fail, missing.clone()));
+    }
+    if let Some(untidy) = &condition.untidy {
+        let detail = format!("not in line with what is decided, tried again: {untidy}");
+        lines.push(Line::new("kernel", "maps", Status::Fail, detail));
+    }
+    for (interface, mode) in &condition.filters {
+        let detail = format!("filtered by {mode}");
+        lines.push(Line::new("interface", interface, Status::Ok, detail));
+    }
+    lines.push(spool(condition.spool_depth));
+    lines.push(drift(&condition.mended));
+    for problem in condition.problems.iter().rev().take(PROBLEMS) {
+        let status = if problem.error {
+            Status::Fail
+        } else {
+            Status::Warn
+        };
+        let times = match problem.times {
+            1 => String::new(),
+            times => format!(" ({times} times)"),
+        };
+        let detail = format!("{}{times}", problem.text);
+        lines.push(Line::new(
+            "log",
+            rfc3339(problem.at_ms / 1000),
+            status,
+            detail,
+        ));
+    }
+    lines
+}
+
+fn control(condition: &Condition) -> Line {
+    let (status, target, detail) = match condition.silent_s {
+        Some(silent) if silent < SILENT_S => {
+            (Status::Ok, format!("{silent} s ago"), "answers".to_owned())
+        }
+        silent => (
+            Status::Warn,
+            silent.map_or("not since the start".to_owned(), |silent| {
+                format!("{silent} s ago")
+            }),
+            "has not answered: sessions, reconnects with a cached ticket, expiry and what was \
+             revoked before go on; a frpc that is started anew and fetches its ticket by its code \
+             can't log in, changes do not arrive, events wait here. Look at `control` in node.toml \
+             and the way to it"
+                .to_owned(),
+        ),
+    };
+    Line::new("control plane", target, status, detail)
+}
+
+fn clock(offset_ms: i64) -> Line {
+    let far = offset_ms.abs() > CLOCKS_MS;
+    let (status, detail) = match far {
+        false => (Status::Ok, "near the control plane's"),
+        true => (
+            Status::Warn,
+            "far from the control plane's, by which times are judged here; set it right (chrony, \
+             systemd-timesyncd)",
+        ),
+    };
+    Line::new("clock", format!("{offset_ms} ms"), status, detail)
+}
+
+fn spool(depth: u64) -> Line {
+    let (status, detail) = match depth {
+        0..10_000 => (Status::Ok, "room for all".to_owned()),
+        _ => (
+            Status::Warn,
+            format!(
+                "many wait for the control plane; from {MAX_EVENTS} on the oldest give way to one \
+                 audit.lost"
+            ),
+        ),
+    };
+    Line::new("spool", format!("{depth} events"), status, detail)
+}
+
+fn drift(mended: &[(String, u64)]) -> Line {
+    let found: Vec<String> = mended
+        .iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(what, count)| format!("{what} {count}"))
+        .collect();
+    match found.is_empty() {
+        true => Line::new("drift", "none", Status::Ok, "records and truth have agreed"),
+        false => Line::new(
+            "drift",
+            found.join(", "),
+            Status::Ok,
+            "found and mended since the start; docs/node.md says what each is",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::Problem;
+
+    fn bad(condition: &Condition) -> Vec<&'static str> {
+        of(condition)
+            .into_iter()
+            .filter(|line| line.status != Status::Ok)
+            .map(|line| line.component)
+            .collect()
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let well = Condition {
+            silent_s: Some(3),
+            ..Condition::default()
+        };
+        assert!(bad(&well).is_empty());
+        let problem = Problem {
+            at_ms: 0,
+            error: false,
+            text: "x".to_owned(),
+            times: 2,
+        };
+        for (condition, component) in [
+            (
+                Condition {
+                    silent_s: None,
+                    ..well.clone()
+                },
+                "control plane",
+            ),
+            (
+                Condition {
+                    silent_s: Some(61),
+                    ..well.clone()
+                },
+                "control plane",
+            ),
+            (
+                Condition {
+                    clock_offset_ms: -60_001,
+                    ..well.clone()
+                },
+                "clock",
+            ),
+            (
+                Condition {
+                    missing: vec!["x".to_owned()],
+                    ..well.clone()
+                },
+                "grade",
+            ),
+            (
+                Condition {
+                    untidy: Some("x".to_owned()),
+                    ..well.clone()
+                },
+                "kernel",
+            ),
+            (
+                Condition {
+                    spool_depth: 20_000,
+                    ..well.clone()
+                },
+                "spool",
+            ),
+            (
+                Condition {
+                    problems: vec![problem; 9],
+                    ..well.clone()
+                },
+                "log",
+            ),
+        ] {
+            let found = bad(&condition);
+            assert!(
+                found.iter().all(|one| *one == component),
+                "{component}: {found:?}"
+            );
+            assert!((1..=PROBLEMS).contains(&found.len()), "{component}");
+        }
+        let mended = vec![("surplus".to_owned(), 2), ("orphan".to_owned(), 0)];
+        assert_eq!(drift(&mended).target, "surplus 2");
+    }
+}

@@ -1,0 +1,154 @@
+//! `inspect`: what the kernel holds, with names. Reads the pins, so it works beside a running daemon
+//! and without one.
+
+mod rows;
+mod talkers;
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+use serde::Serialize;
+use totoro_api::ticket::rfc3339;
+
+use super::table::Table;
+use crate::clock::machine_ms;
+use crate::config::{Config, Span};
+use crate::kernel::Inspector;
+
+/// What to look at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum What {
+    /// Leased ports.
+    #[default]
+    Ports,
+    /// Tenants and their counts.
+    Tenants,
+    /// Live TCP user connections.
+    Conns,
+    /// Live UDP flows.
+    Flows,
+    /// Where users come from: connections by address (IPv6: /64) and tenant.
+    Sources,
+    /// Leased ports by traffic, measured over a second.
+    Talkers,
+    /// Refusals by tenant and reason.
+    Reasons,
+}
+
+/// Options of `inspect`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  totoro-node inspect                          the ports that are lent, and to whom
+  totoro-node inspect talkers --top 10 --watch who moves the most, every 2 s
+  totoro-node inspect conns --tenant inv_7k2   one tenant's connections
+  totoro-node inspect reasons --json")]
+pub(super) struct Args {
+    /// What to look at.
+    #[arg(value_enum, default_value_t)]
+    pub(super) what: What,
+    /// Only one tenant: an invite's id, or `public:<prefix>`.
+    #[arg(long)]
+    tenant: Option<String>,
+    /// At most so many lines, from the top.
+    #[arg(long, value_name = "N")]
+    top: Option<usize>,
+    /// Look again and again; every 2 s unless it says how often. With --json one line each time.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "2s", value_name = "TIME")]
+    watch: Option<Span>,
+}
+
+/// Tenants' ids by their number in the kernel.
+pub(super) type Names = BTreeMap<u32, String>;
+
+/// What one line of a table shows.
+trait Row: Serialize {
+    /// The table's head.
+    const HEAD: &'static [&'static str];
+    /// The cells under it.
+    fn cells(self) -> Vec<String>;
+    /// The tenant that it is about.
+    fn tenant(&self) -> &str;
+}
+
+/// Where lines come from.
+struct Source<'a> {
+    inspector: &'a Inspector,
+    names: &'a Names,
+}
+
+/// How lines are shown.
+struct View<'a> {
+    args: &'a Args,
+    json: bool,
+}
+
+/// Prints it, as a table or as JSON, once or for ever. `names` is asked each time.
+pub(super) async fn run(
+    config: &Config,
+    args: &Args,
+    json: bool,
+    names: impl AsyncFn() -> Names,
+) -> Result<()> {
+    let view = View { args, json };
+    let Some(every) = args.watch else {
+        return view.once(config, &names().await);
+    };
+    // Twice a second is enough for eyes; each look reads whole maps.
+    let every = Duration::from_millis(u64::try_from(every.ms).unwrap_or(0).max(500));
+    loop {
+        let began = Instant::now();
+        let names = names().await;
+        if !json && std::io::stdout().is_terminal() {
+            // Home, and clear what is below.
+            print!("\x1b[H\x1b[2J");
+        }
+        if !json {
+            println!("{}", rfc3339(machine_ms() / 1000));
+        }
+        view.once(config, &names)?;
+        std::io::stdout().flush().context("print")?;
+        tokio::time::sleep(every.saturating_sub(began.elapsed())).await;
+    }
+}
+
+impl View<'_> {
+    /// Opens the pins each time: a daemon that came back may have new ones.
+    fn once(&self, config: &Config, names: &Names) -> Result<()> {
+        let inspector = &Inspector::open(&config.pin_root)?;
+        let source = Source { inspector, names };
+        match self.args.what {
+            What::Ports => self.show(source.ports()?),
+            What::Tenants => self.show(source.tenants()?),
+            What::Conns => self.show(source.conns()?),
+            What::Flows => self.show(source.flows()?),
+            What::Sources => self.show(source.sources()?),
+            What::Talkers => self.show(source.talkers()?),
+            What::Reasons => self.show(source.reasons()?),
+        }
+    }
+
+    fn show<R: Row>(&self, mut rows: Vec<R>) -> Result<()> {
+        if let Some(tenant) = &self.args.tenant {
+            rows.retain(|row| row.tenant() == tenant);
+        }
+        rows.truncate(self.args.top.unwrap_or(usize::MAX));
+        if self.json {
+            let text = match self.args.watch {
+                Some(_) => serde_json::to_string(&rows)?,
+                None => serde_json::to_string_pretty(&rows)?,
+            };
+            println!("{text}");
+            return Ok(());
+        }
+        let mut table = Table::of(R::HEAD);
+        for row in rows {
+            table.push(row.cells());
+        }
+        table.print();
+        Ok(())
+    }
+}

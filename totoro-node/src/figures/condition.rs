@@ -1,0 +1,56 @@
+//! How the daemon is, in one answer: for `doctor`.
+
+use serde::{Deserialize, Serialize};
+use totoro_api::ticket::Revision;
+
+use super::Sources;
+use crate::health::Problem;
+
+/// How a running daemon is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// Parts of the enforcement that are not there, one line each.
+    pub missing: Vec<String>,
+    /// In what the kernel is not in line with what is decided; tried again until it is.
+    pub untidy: Option<String>,
+    /// Interfaces and how they are filtered.
+    pub filters: Vec<(String, String)>,
+    /// Audit events that wait for the control plane.
+    pub spool_depth: u64,
+    /// The applied policy.
+    pub applied: Revision,
+    /// The control plane's clock less this machine's, ms.
+    pub clock_offset_ms: i64,
+    /// Since the control plane last took a heartbeat, seconds; `None` = not since the start.
+    pub silent_s: Option<u64>,
+    /// What differed and was brought in line since the start, by kind.
+    pub mended: Vec<(String, u64)>,
+    /// The last warnings and errors, oldest first.
+    pub problems: Vec<Problem>,
+}
+
+impl Sources {
+    /// How this daemon is.
+    ///
+    /// # Errors
+    /// The spool can't be read.
+    pub fn condition(&self) -> anyhow::Result<Condition> {
+        let filters = self.kernel.filters().into_iter();
+        let mended = self.desk.mended.counts().into_iter();
+        Ok(Condition {
+            missing: self.kernel.missing().to_vec(),
+            untidy: self.desk.untidy(),
+            filters: filters
+                .map(|filter| (filter.interface, filter.mode.to_owned()))
+                .collect(),
+            spool_depth: self.spool.depth()?,
+            applied: self.desk.revision(),
+            clock_offset_ms: self.clock.offset_ms(),
+            silent_s: self.health.silent_s(),
+            mended: mended
+                .map(|(what, count)| (what.to_owned(), count))
+                .collect(),
+            problems: self.health.problems(),
+        })
+    }
+}

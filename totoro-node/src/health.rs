@@ -1,0 +1,166 @@
+//! How the daemon fares, for `doctor` and the figures: when the control plane last answered, and
+//! what went wrong lately.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+
+use crate::clock::{boot_ms, machine_ms};
+
+/// Problems that are remembered.
+const REMEMBERED: usize = 20;
+/// The longest text of one, bytes.
+const MAX_TEXT: usize = 400;
+
+/// A warning or an error of the daemon's log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// When, Unix ms by this machine's clock.
+    pub at_ms: i64,
+    /// Whether it was an error; a warning otherwise.
+    pub error: bool,
+    /// What the log said.
+    pub text: String,
+    /// How often in a row.
+    pub times: u32,
+}
+
+/// What is remembered; a clone is the same one.
+#[derive(Clone, Debug, Default)]
+pub struct Health(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// When the control plane last took a heartbeat, ms since boot; 0 = never.
+    answered_ms: AtomicI64,
+    problems: Mutex<VecDeque<Problem>>,
+}
+
+impl Health {
+    /// The control plane took a heartbeat now.
+    pub fn answered(&self) {
+        self.0.answered_ms.store(boot_ms(), Ordering::Relaxed);
+    }
+
+    /// Seconds since the control plane last took a heartbeat; `None` = not yet.
+    #[must_use]
+    pub fn silent_s(&self) -> Option<u64> {
+        let at = self.0.answered_ms.load(Ordering::Relaxed);
+        (at != 0).then(|| u64::try_from((boot_ms() - at) / 1000).unwrap_or(0))
+    }
+
+    /// The last warnings and errors, oldest first.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        self.lock().iter().cloned().collect()
+    }
+
+    fn note(&self, error: bool, text: String) {
+        let mut problems = self.lock();
+        let at_ms = machine_ms();
+        if let Some(last) = problems.back_mut().filter(|last| last.text == text) {
+            (last.at_ms, last.times) = (at_ms, last.times.saturating_add(1));
+            return;
+        }
+        if problems.len() >= REMEMBERED {
+            problems.pop_front();
+        }
+        problems.push_back(Problem {
+            at_ms,
+            error,
+            text,
+            times: 1,
+        });
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Problem>> {
+        self.0
+            .problems
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Remembers what this program's own log says of problems. What a client caused is no problem of
+/// the node's: refusals have their counters.
+impl<S: Subscriber> Layer<S> for Health {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let about = event.metadata();
+        if *about.level() > Level::WARN || !about.target().starts_with("totoro") {
+            return;
+        }
+        let mut line = Line::default();
+        event.record(&mut line);
+        if line.refusal {
+            return;
+        }
+        let mut text = line.message + &line.fields;
+        if let Some((end, _)) = text.char_indices().find(|(at, _)| *at >= MAX_TEXT) {
+            text.truncate(end);
+        }
+        self.note(*about.level() == Level::ERROR, text);
+    }
+}
+
+#[derive(Default)]
+struct Line {
+    message: String,
+    fields: String,
+    refusal: bool,
+}
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        match field.name() {
+            "message" => self.message = format!("{value:?}"),
+            // Changes each time, and would make every problem a new one.
+            "wait" => {}
+            name => {
+                self.refusal |= name == "reason";
+                let _ = write!(self.fields, " {name}={value:?}");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::*;
+
+    #[test]
+    fn problems_are_remembered_and_refusals_are_not() {
+        let health = Health::default();
+        assert_eq!(health.silent_s(), None);
+        health.answered();
+        assert_eq!(health.silent_s(), Some(0));
+        let subscriber = tracing_subscriber::registry().with(health.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!("all is well");
+            for wait in 0..3 {
+                tracing::warn!(error = "no route", wait, "no heartbeat got through");
+            }
+            tracing::warn!(reason = "max_proxies", "proxy refused");
+            tracing::error!("the sweep failed {}", "x".repeat(1000));
+            for number in 0..REMEMBERED - 2 {
+                tracing::warn!(number, "another");
+            }
+        });
+        let problems = health.problems();
+        assert_eq!(problems.len(), REMEMBERED);
+        let first = &problems[0];
+        assert_eq!(
+            (first.times, first.error, first.text.as_str()),
+            (3, false, "no heartbeat got through error=\"no route\"")
+        );
+        assert!(problems[1].error && problems[1].text.len() == MAX_TEXT);
+    }
+}
