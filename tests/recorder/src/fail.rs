@@ -4,16 +4,17 @@
 
 use std::ffi::{CString, c_int};
 use std::os::unix::ffi::OsStringExt as _;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 /// Which calls there are.
 pub(crate) const WRITE: &str = "write";
 pub(crate) const SYNC: &str = "sync";
 
-/// Whether this call on this file is to fail.
-pub(crate) fn fails(call: &str, name: &Path) -> bool {
+/// Whether this call on a file is to fail; its name is looked for only where it counts.
+pub(crate) fn fails(call: &str, name: impl FnOnce() -> Option<PathBuf>) -> bool {
     let Some(rule) = rule() else { return false };
+    let Some(name) = name() else { return false };
     let mut words = rule.split_ascii_whitespace();
     let named = words.next() == Some(call) && words.next().is_some_and(|of| name.starts_with(of));
     named && !words.next().is_some_and(|but| name.starts_with(but))

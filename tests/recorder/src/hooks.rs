@@ -39,7 +39,7 @@ fn narrow(result: c_long) -> c_int {
 /// Whether a call is to fail; then `errno` says why.
 fn broken(call: &str, fd: c_int) -> bool {
     let errno = Errno::keep();
-    let fails = name_of(fd).is_some_and(|name| fail::fails(call, &name));
+    let fails = fail::fails(call, || name_of(fd));
     drop(errno);
     if fails {
         fail::set_errno(libc::EIO);
