@@ -7,11 +7,12 @@ use anyhow::{Result, bail};
 use crate::{frp, path, probe, toolchain};
 
 /// Programs that set-up and builds call, and Debian's packages of them.
-pub(crate) const TOOLS: [(&str, &str); 4] = [
+pub(crate) const TOOLS: [(&str, &str); 5] = [
     ("ip", "iproute2"),
     ("bpftool", "bpftool"),
     ("cc", "build-essential"),
     ("git", "git"),
+    ("mkfs.ext4", "e2fsprogs"),
 ];
 
 /// Whether we are root.

@@ -22,6 +22,7 @@ const PATHS: &[(&str, &str)] = &[
     ("/api/v1/nodes/self/key", "POST"),
     ("/api/v1/admin/nodes", "GET, HEAD, POST"),
     ("/api/v1/admin/nodes/*", "GET, HEAD, PATCH, DELETE"),
+    ("/api/v1/admin/backup", "POST"),
     ("/api/v1/admin/tokens", "GET, HEAD, POST"),
     ("/api/v1/admin/tokens/*", "DELETE"),
     ("/api/v1/admin/ticket-keys", "GET, HEAD, POST"),

@@ -158,6 +158,10 @@ impl Incoming {
     pub(super) fn query(&self) -> Result<Query, ApiError> {
         let mut values = BTreeMap::new();
         for (name, value) in form_urlencoded::parse(self.query.as_bytes()) {
+            // What the decoder puts where the text is no UTF-8.
+            if [&name, &value].iter().any(|text| text.contains('\u{fffd}')) {
+                return Err(ApiError::malformed("query: is not UTF-8"));
+            }
             if values
                 .insert(name.to_string(), value.into_owned())
                 .is_some()

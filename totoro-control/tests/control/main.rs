@@ -1,6 +1,7 @@
 //! The control plane as its clients see it: the real binary on loopback, spoken to over HTTP. One
 //! test program, so that it is linked once.
 
+mod abuse;
 mod admins;
 mod audit;
 mod backup;
@@ -8,10 +9,12 @@ mod batches;
 mod callback;
 mod commands;
 mod connections;
+mod constant;
 mod doctor;
 mod durability;
 mod enrolment;
 mod events;
+mod faults;
 mod hygiene;
 mod invites;
 mod ledger;

@@ -1,6 +1,7 @@
 //! The real server as a child process on an ephemeral loopback port, and a node's daemon as far as
 //! the control plane sees one.
 
+pub(crate) mod ca;
 mod node;
 
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -102,7 +103,11 @@ impl Control {
 
     /// A new installation in `control`, not running.
     pub(crate) fn init(init: &[&str]) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
+        Self::init_in(tempfile::tempdir().unwrap(), init)
+    }
+
+    /// The same in a directory that is there.
+    pub(crate) fn init_in(dir: tempfile::TempDir, init: &[&str]) -> tempfile::TempDir {
         let at = dir.path().join("control");
         let done = Command::new(binary())
             .args([
@@ -123,9 +128,7 @@ impl Control {
             String::from_utf8_lossy(&done.stderr)
         );
         // Nobody is at the nodes' addresses; the tests of listing switch it on again.
-        let settings = at.join("control.toml");
-        let text = std::fs::read_to_string(&settings).unwrap();
-        std::fs::write(&settings, text.replace("probe = true", "probe = false")).unwrap();
+        change(&at, &[("probe = true", "probe = false")]);
         dir
     }
 
@@ -163,13 +166,7 @@ impl Control {
     /// Ends the server, changes its settings and starts it again.
     pub(crate) fn reconfigure(&mut self, changes: &[(&str, &str)]) {
         assert!(self.terminate().success());
-        let file = self.at().join("control.toml");
-        let mut text = std::fs::read_to_string(&file).unwrap();
-        for (from, to) in changes {
-            assert!(text.contains(from), "{from} is not in {text}");
-            text = text.replace(from, to);
-        }
-        std::fs::write(&file, text).unwrap();
+        change(&self.at(), changes);
         self.restart();
     }
 
@@ -179,6 +176,12 @@ impl Control {
         (self.child, self.api) = (child, api);
     }
 
+    /// The same without what the environment had said.
+    pub(crate) fn restart_plainly(&mut self) {
+        self.env = vec![quiet()];
+        self.restart();
+    }
+
     /// SIGKILL.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
@@ -186,13 +189,23 @@ impl Control {
     }
 
     pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        let pid = nix::unistd::Pid::from_raw(self.pid());
         nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
     }
 
     /// SIGTERM, and the end.
     pub(crate) fn terminate(&mut self) -> ExitStatus {
         self.signal(nix::sys::signal::Signal::SIGTERM);
+        self.ended()
+    }
+
+    /// Waits until it has ended, for whatever reason.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
         let began = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -330,6 +343,17 @@ impl Drop for Control {
             eprintln!("--- the server's log\n{}", self.log());
         }
     }
+}
+
+/// Changes the settings of the installation there.
+pub(crate) fn change(at: &Path, changes: &[(&str, &str)]) {
+    let file = at.join("control.toml");
+    let mut text = std::fs::read_to_string(&file).unwrap();
+    for (from, to) in changes {
+        assert!(text.contains(from), "{from} is not in {text}");
+        text = text.replace(from, to);
+    }
+    std::fs::write(&file, text).unwrap();
 }
 
 fn serve(at: &Path, log: &Path, env: &[(&'static str, String)]) -> (Child, String) {
