@@ -13,6 +13,7 @@ mod doctor;
 mod durability;
 mod enrolment;
 mod events;
+mod fuzzed;
 mod hygiene;
 mod invites;
 mod ledger;
