@@ -157,14 +157,8 @@ async fn keys_are_not_served_in_the_clear_and_a_readable_key_not_at_all() {
 #[tokio::test(flavor = "multi_thread")]
 async fn admins_have_an_address_of_their_own() {
     let mut control = Control::start();
-    control.reconfigure(&[(
-        "insecure_http = false",
-        "insecure_http = false\nadmin_listen = \"127.0.0.1:0\"",
-    )]);
-    let log = control.log();
-    let told = log.rsplit("admin_url=").next().unwrap();
-    let admin = told.split_whitespace().next().unwrap().trim_matches('"');
-    let main = std::mem::replace(&mut control.api, admin.to_owned());
+    let admin = control.with_admin_address();
+    let main = std::mem::replace(&mut control.api, admin.clone());
     control.get("/admin/nodes", &control.admin).await.with(200);
     control
         .get("/public/nodes", "")
@@ -180,7 +174,7 @@ async fn admins_have_an_address_of_their_own() {
         .get("/admin/nodes", &control.admin)
         .await
         .refused(404, "not_found");
-    for base in [&control.api, &admin.to_owned()] {
+    for base in [&control.api, &admin] {
         let ready = control.http.get(format!("{base}/readyz")).send().await;
         assert_eq!(ready.unwrap().status().as_u16(), 200);
     }

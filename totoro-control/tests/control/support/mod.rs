@@ -170,6 +170,18 @@ impl Control {
         self.restart();
     }
 
+    /// Gives admins an address of their own: where it is.
+    pub(crate) fn with_admin_address(&mut self) -> String {
+        self.reconfigure(&[(
+            "insecure_http = false",
+            "insecure_http = false\nadmin_listen = \"127.0.0.1:0\"",
+        )]);
+        let log = self.log();
+        let told = log.rsplit("admin_url=").next().unwrap();
+        let admin = told.split_whitespace().next().unwrap();
+        admin.trim_matches('"').to_owned()
+    }
+
     /// Starts the server again after it has ended.
     pub(crate) fn restart(&mut self) {
         let (child, api) = serve(&self.at(), &self.log, &self.env);
@@ -186,6 +198,15 @@ impl Control {
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// The most memory it had at once, KiB.
+    pub(crate) fn peak_kib(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.unwrap().trim().trim_end_matches(" kB");
+        peak.parse().unwrap()
     }
 
     pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
