@@ -73,6 +73,9 @@ pub struct Config {
     /// The store's page cache, MiB.
     #[serde(default = "default_cache")]
     pub cache_mib: u32,
+    /// Changes that are held in memory on their way to sled, KiB; the log takes twice as much.
+    #[serde(default = "default_layer")]
+    pub layer_kib: u32,
     /// Requests per minute and address on what anyone may call.
     #[serde(default)]
     pub rate: Rates,
@@ -176,6 +179,7 @@ impl Config {
             connections_per_address: default_connections_per_address(),
             trusted_proxies: Vec::new(),
             cache_mib: default_cache(),
+            layer_kib: default_layer(),
             rate: Rates::default(),
             listing: Listing::default(),
             audit: AuditSettings::default(),
@@ -284,6 +288,7 @@ impl Config {
             ("max_connections", self.max_connections),
             ("connections_per_address", self.connections_per_address),
             ("cache_mib", self.cache_mib),
+            ("layer_kib", self.layer_kib),
         ] {
             if value == 0 {
                 return bad(key, "must not be 0".to_owned());

@@ -14,13 +14,13 @@ use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use totoro_api::Reason;
-use warp::filters::BoxedFilter;
 use warp::http::header::{ALLOW, HeaderValue};
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
 use super::incoming::Origin;
 use super::problem::ApiError;
+use super::route::Table;
 use super::tls::Tls;
 use super::{allow, forwarded};
 use crate::app::App;
@@ -38,7 +38,7 @@ pub(super) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     tls: Option<Arc<Tls>>,
-    routes: BoxedFilter<(Response,)>,
+    routes: Table,
     watcher: Watcher,
     app: Arc<App>,
 ) {
@@ -56,16 +56,10 @@ pub(super) async fn serve(
 }
 
 /// HTTP over what the peer is connected by.
-async fn speak<S>(
-    stream: S,
-    peer: SocketAddr,
-    routes: BoxedFilter<(Response,)>,
-    watcher: Watcher,
-    app: Arc<App>,
-) where
+async fn speak<S>(stream: S, peer: SocketAddr, routes: Table, watcher: Watcher, app: Arc<App>)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let warp = TowerToHyperService::new(warp::service(routes));
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         let origin = Origin {
             client: forwarded::client(peer.ip(), request.headers(), &app.config.trusted_proxies),
@@ -76,6 +70,7 @@ async fn speak<S>(
             request.uri().path().to_owned(),
             Instant::now(),
         );
+        let warp = TowerToHyperService::new(warp::service(routes.of(&line.1).clone()));
         request.extensions_mut().insert(origin.clone());
         // Answered like GET; hyper, which remembers what was asked, leaves out the body.
         if request.method() == Method::HEAD {

@@ -43,7 +43,7 @@ use crate::app::{App, Caller, Failure};
 use incoming::Incoming;
 use problem::ApiError;
 use rate::Limiters;
-use route::Route;
+use route::{Route, Table};
 use seats::Seats;
 
 /// Long polls that one node may have open: its daemon has one, and a lost one may linger.
@@ -110,34 +110,55 @@ impl Api {
 }
 
 /// All routes, for one address that serves everyone.
-fn routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
-    recovered(route::any_of([
+fn routes(api: &Arc<Api>) -> Table {
+    let all = recovered(route::any_of([
         under_v1(route::any_of([for_everyone(api), for_admins(api)])),
         health::routes(api),
         metrics::guarded(api),
-    ]))
+    ]));
+    Table::new(hot(api), all)
 }
 
 /// All but the admins', where those have an address of their own.
-fn public_routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
-    recovered(route::any_of([
+fn public_routes(api: &Arc<Api>) -> Table {
+    let all = recovered(route::any_of([
         under_v1(for_everyone(api)),
         health::routes(api),
-    ]))
+    ]));
+    Table::new(hot(api), all)
+}
+
+/// What is asked most, by path: warp tries routes one by one, and each costs something.
+fn hot(api: &Arc<Api>) -> Vec<(&'static str, BoxedFilter<(Response,)>)> {
+    let of_nodes = |routes: Route| warp::path("nodes").and(routes).boxed();
+    [
+        ("/api/v1/oauth/token", oauth::routes(api)),
+        ("/api/v1/invites/resolve", resolve::routes(api)),
+        ("/api/v1/frps/auth/handshake", frps::routes(api)),
+        ("/api/v1/frps/auth/proxy", frps::routes(api)),
+        ("/api/v1/nodes/heartbeat", of_nodes(nodes::routes(api))),
+        (
+            "/api/v1/nodes/invites",
+            of_nodes(invites::routes(api, Scope::Node)),
+        ),
+    ]
+    .map(|(path, routes)| (path, recovered(under_v1(routes))))
+    .into()
 }
 
 /// The admins' alone.
-fn admin_routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
+fn admin_routes(api: &Arc<Api>) -> Table {
     let address = api.app.config.admin_listen;
     let figures = match address.is_some_and(|at| at.ip().is_loopback()) {
         true => metrics::open(api),
         false => metrics::guarded(api),
     };
-    recovered(route::any_of([
+    let all = recovered(route::any_of([
         under_v1(for_admins(api)),
         health::routes(api),
         figures,
-    ]))
+    ]));
+    Table::new(Vec::new(), all)
 }
 
 /// Grouped by their first segments: warp tries routes one by one.

@@ -1,6 +1,7 @@
 //! Gluing warp filters to handlers. Every route is boxed: unboxed filter types cost minutes of
 //! compile time where they meet.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -13,6 +14,28 @@ use super::{Answer, Api};
 
 /// A route, or several.
 pub(super) type Route = BoxedFilter<(Response,)>;
+
+/// The routes of an address.
+#[derive(Clone)]
+pub(super) struct Table {
+    hot: Arc<HashMap<&'static str, Route>>,
+    all: Route,
+}
+
+impl Table {
+    /// Those of some whole paths, which must answer as they would among all of them, and all.
+    pub(super) fn new(hot: Vec<(&'static str, Route)>, all: Route) -> Self {
+        Table {
+            hot: Arc::new(hot.into_iter().collect()),
+            all,
+        }
+    }
+
+    /// Those that a request with this path goes to.
+    pub(super) fn of(&self, path: &str) -> &Route {
+        self.hot.get(path).unwrap_or(&self.all)
+    }
+}
 
 /// A method and a path without parameters.
 pub(super) fn plain<F, Fut>(api: &Arc<Api>, filter: BoxedFilter<()>, handler: F) -> Route

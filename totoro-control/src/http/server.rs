@@ -9,9 +9,8 @@ use hyper_util::server::graceful::GracefulShutdown;
 use ipnet::IpNet;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
-use warp::filters::BoxedFilter;
-use warp::reply::Response;
 
+use super::route::Table;
 use super::seats::Seats;
 use super::sources::source;
 use super::tls::{Tls, TlsError};
@@ -150,7 +149,7 @@ impl Server {
 struct Door {
     app: Arc<App>,
     bound: Bound,
-    routes: BoxedFilter<(Response,)>,
+    routes: Table,
     permits: Arc<Semaphore>,
     seats: Arc<Seats<IpNet>>,
 }

@@ -2,13 +2,15 @@
 
 use std::path::Path;
 
+use super::wal::Wal;
+use super::writer::Bounds;
 use super::*;
 
 const CACHE: u64 = 4 << 20;
 
 /// A store with some history, and its entries.
-async fn filled(dir: &Path) -> (SledStore, Vec<Entry>) {
-    let store = SledStore::open(dir, CACHE).unwrap();
+async fn filled(dir: &Path, bounds: Bounds) -> (SledStore, Vec<Entry>) {
+    let store = SledStore::open_with(dir, CACHE, bounds, Box::new(Wal::sync)).unwrap();
     for round in 0..60_u32 {
         let ops = (0..40).map(|index| {
             let key = format!("k/{:04}", (index * 37 + round * 11) % 997);
@@ -87,7 +89,7 @@ fn places(length: usize, count: usize) -> impl Iterator<Item = usize> {
 async fn a_closed_store_is_refused_whatever_was_changed() {
     let dir = tempfile::tempdir().unwrap();
     let (live, at) = (dir.path().join("live"), dir.path().join("bad"));
-    let (store, whole) = filled(&live).await;
+    let (store, whole) = filled(&live, Bounds::USUAL).await;
     drop(store);
     for file in ["db", "conf", "sealed"] {
         let length = std::fs::metadata(live.join(file)).unwrap().len() as usize;
@@ -118,41 +120,68 @@ async fn a_closed_store_is_refused_whatever_was_changed() {
     assert!(examine(&at).unwrap().unwrap().sealed);
 }
 
+/// The names of sled's file and of the log's.
+fn files_of(dir: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(dir).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut files: Vec<_> = names
+        .filter(|name| name == "db" || name.starts_with("wal."))
+        .collect();
+    files.sort_unstable();
+    files
+}
+
 #[tokio::test]
 async fn a_killed_store_never_loses_anything_in_silence() {
-    let dir = tempfile::tempdir().unwrap();
-    let (live, killed, at) = (
-        dir.path().join("live"),
-        dir.path().join("killed"),
-        dir.path().join("bad"),
-    );
-    let (store, whole) = filled(&live).await;
-    // What a SIGKILL leaves: everything acknowledged, nothing closed.
-    copy(&live, &killed);
-    drop(store);
-    assert!(!is_refused(&killed, &whole));
-    std::fs::remove_file(killed.join("sealed")).unwrap();
-    let length = std::fs::metadata(killed.join("db")).unwrap().len() as usize;
-    let (mut refused, mut harmless) = (0, 0);
-    for place in places(length, 60) {
+    // All of it in the log; most of it in sled.
+    let mostly_in_sled = Bounds {
+        layer: 100_000,
+        log: 40_000,
+    };
+    for bounds in [Bounds::USUAL, mostly_in_sled] {
+        let dir = tempfile::tempdir().unwrap();
+        let (live, killed, at) = (
+            dir.path().join("live"),
+            dir.path().join("killed"),
+            dir.path().join("bad"),
+        );
+        let (store, whole) = filled(&live, bounds).await;
+        // Nothing is on its way to sled: then a copy is what a SIGKILL at one moment leaves.
+        while files_of(&live).len() > 2 {
+            tokio::task::yield_now().await;
+        }
+        copy(&live, &killed);
+        drop(store);
         copy(&killed, &at);
-        let mut content = std::fs::read(at.join("db")).unwrap();
-        content[place] ^= 0x10;
-        std::fs::write(at.join("db"), content).unwrap();
-        match is_refused(&at, &whole) {
+        assert!(!is_refused(&at, &whole));
+        let (mut refused, mut harmless) = (0, 0);
+        let mut count = |is_refused: bool| match is_refused {
             true => refused += 1,
             false => harmless += 1,
+        };
+        for file in files_of(&killed) {
+            let length = std::fs::metadata(killed.join(&file)).unwrap().len() as usize;
+            for place in places(length, 40) {
+                copy(&killed, &at);
+                let mut content = std::fs::read(at.join(&file)).unwrap();
+                content[place] ^= 0x10;
+                std::fs::write(at.join(&file), content).unwrap();
+                count(is_refused(&at, &whole));
+            }
+            for part in 0..8 {
+                copy(&killed, &at);
+                let cut = std::fs::File::options().write(true).open(at.join(&file));
+                cut.unwrap().set_len((length * part / 8) as u64).unwrap();
+                count(is_refused(&at, &whole));
+            }
+            copy(&killed, &at);
+            std::fs::remove_file(at.join(&file)).unwrap();
+            count(is_refused(&at, &whole));
         }
+        assert!(refused > 0);
+        println!(
+            "{} damages of a killed store: {refused} refused, {harmless} without any loss",
+            refused + harmless
+        );
     }
-    for part in 0..8 {
-        copy(&killed, &at);
-        let cut = std::fs::File::options().write(true).open(at.join("db"));
-        cut.unwrap().set_len((length * part / 8) as u64).unwrap();
-        match is_refused(&at, &whole) {
-            true => refused += 1,
-            false => harmless += 1,
-        }
-    }
-    assert!(refused > 0);
-    println!("68 damages of a killed store: {refused} refused, {harmless} without any loss");
 }

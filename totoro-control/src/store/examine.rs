@@ -12,7 +12,7 @@ use super::ground;
 use super::load::is_unfinished;
 use super::seal::{Seal, files, lock};
 use super::writer::{DATA, HEAD_KEY, Head, META};
-use super::{SCHEMA, StoreError, witness};
+use super::{SCHEMA, StoreError, wal, witness};
 
 /// The copy's directory, in the store's: on the same disk, and as private.
 const COPY: &str = "examining";
@@ -196,6 +196,7 @@ fn read_copy(copy: &Path) -> Result<(u32, u64), String> {
     let head = head
         .and_then(|head| Head::decode(&head))
         .unwrap_or_default();
+    let head = wal::replay(copy, head, drop).map_err(|error| error.to_string())?;
     Ok((schema, head.revision))
 }
 

@@ -75,12 +75,14 @@ impl Recording {
     async fn make(round: u64) -> Self {
         let made = Control::init(&[]);
         let at = made.path().join("control");
-        // Events move to segments all the time, so that cuts fall into moves too.
+        // Events move to segments, and layers to sled, all the time, so that cuts fall into that too.
         let file = at.join("control.toml");
         let text = std::fs::read_to_string(&file).unwrap();
         let faster = text.replace("move_every = \"1s\"", "move_every = \"20ms\"");
         assert_ne!(faster, text, "no move_every to change");
-        std::fs::write(&file, faster).unwrap();
+        let smaller = faster.replace("layer_kib = 32768", "layer_kib = 64");
+        assert_ne!(smaller, faster, "no layer_kib to change");
+        std::fs::write(&file, smaller).unwrap();
 
         let dir = tempfile::tempdir().unwrap();
         let (base, to) = (dir.path().join("base"), dir.path().join("trace"));
@@ -153,7 +155,7 @@ impl Recording {
             _ => Unsynced::ByChance,
         };
         let mut disk = self.until(at, |_| true);
-        tally.mid_log += usize::from(disk.is_unsynced("data/db"));
+        tally.mid_log += usize::from(disk.is_unsynced("data/wal."));
         let (pending, kept) = disk.cut(unsynced, dice);
         println!("{dice}: cut at {at} of {last}, {unsynced:?}: {kept} of {pending} kept");
         let known = self.known.until(at);
