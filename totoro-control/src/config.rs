@@ -16,7 +16,8 @@ pub(crate) use self::url::is_loopback_url;
 
 use self::defaults::{
     default_cache, default_connections, default_connections_per_address, default_data,
-    default_heartbeat, default_ping, default_port_time, default_secrets, default_ticket_ttl,
+    default_heartbeat, default_layer, default_ping, default_port_time, default_secrets,
+    default_ticket_ttl,
 };
 use self::url::url_problem;
 use crate::audit::AuditSettings;

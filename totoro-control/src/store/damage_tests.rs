@@ -185,3 +185,53 @@ async fn a_killed_store_never_loses_anything_in_silence() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_checkpoint_that_was_killed_midway_is_read_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let (live, killed) = (dir.path().join("live"), dir.path().join("killed"));
+    let (store, whole) = filled(&live, Bounds::USUAL).await;
+    copy(&live, &killed);
+    drop(store);
+    // Some of what the log has is in sled already, and some that is older than it.
+    let db = ::sled::open(&killed).unwrap();
+    for (at, (key, found)) in whole.iter().enumerate() {
+        let revision = found.revision - u64::from(at % 2 == 0);
+        let stored = super::writer::join(revision, &found.value);
+        if at % 3 != 0 {
+            db.insert(super::writer::data_key(key), stored).unwrap();
+        }
+    }
+    db.insert(super::writer::data_key(b"k/9999"), vec![0; 9])
+        .unwrap();
+    drop(db);
+    assert!(super::wal::list(&killed).unwrap().len() == 1);
+    let store = tests::open(&killed);
+    let (last, rest) = (entries(&store), whole);
+    // What the log does not speak of is sled's.
+    let (last, alien): (Vec<_>, Vec<_>) = last.into_iter().partition(|(key, _)| key != b"k/9999");
+    assert_eq!((last, alien.len()), (rest, 1));
+}
+
+#[tokio::test]
+async fn a_store_from_before_there_was_a_log_is_opened() {
+    use super::writer::{HEAD_KEY, Head, data_key, join};
+    let dir = tempfile::tempdir().unwrap();
+    let db = ::sled::open(dir.path()).unwrap();
+    let head = Head {
+        revision: 9,
+        day: 20_000,
+    };
+    db.insert(b"mformat", b"totoro-control 1").unwrap();
+    db.insert(HEAD_KEY, &head.encode()).unwrap();
+    db.insert(data_key(b"k"), join(9, b"v")).unwrap();
+    drop(db);
+    for _ in 0..2 {
+        let store = tests::open(dir.path());
+        let found = store.get(b"k").unwrap().unwrap();
+        assert_eq!((found.revision, &found.value[..]), (9, &b"v"[..]));
+        assert!(*store.watch(b"k/").borrow() > 9);
+    }
+    let schema = examine(dir.path()).unwrap().unwrap().schema;
+    assert_eq!(schema, 2);
+}

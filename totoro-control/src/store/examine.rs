@@ -196,8 +196,8 @@ fn read_copy(copy: &Path) -> Result<(u32, u64), String> {
     let head = head
         .and_then(|head| Head::decode(&head))
         .unwrap_or_default();
-    let head = wal::replay(copy, head, drop).map_err(|error| error.to_string())?;
-    Ok((schema, head.revision))
+    let end = wal::replay(copy, head, drop).map_err(|error| error.to_string())?;
+    Ok((schema, end.head.revision))
 }
 
 fn is_full(error: &io::Error) -> bool {

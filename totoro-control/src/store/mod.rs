@@ -291,3 +291,5 @@ mod mem;
 mod suite;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod view_tests;

@@ -13,12 +13,12 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::checkpoint::{self, Checkpoints};
+use super::checkpoint::Checkpoints;
 use super::seal::SealOnDrop;
 use super::snapshot::{Keeper, SledSnapshot};
 use super::sync::{make_dir, sync_all};
 use super::view::{Layer, View};
-use super::wal::{self, LogError, Wal};
+use super::wal::{self, LogError, Record, Wal};
 use super::watchers::Watchers;
 use super::witness::Witness;
 use super::writer::{Bounds, HEAD_KEY, Head, MAX_BATCH, MakeDurable, Request, Writer};
@@ -98,13 +98,10 @@ impl SledStore {
             Some(head) => Head::decode(&head).ok_or_else(|| unusable("no head".to_owned()))?,
             None => Head::default(),
         };
-        let head = recover(dir, &tree, head)?;
-        let log = wal::list(dir)?.last().map_or(0, |(number, _)| *number);
-        wal::remove(dir, log)?;
-        let wal = Wal::create(dir, log + 1, head)?;
+        let (layer, wal, head) = recover(dir, head)?;
         let durable = Arc::new(AtomicU64::new(head.revision));
         let watchers = Arc::new(Watchers::default());
-        let view = Arc::new(View::new(tree.clone()));
+        let view = Arc::new(View::new(tree.clone(), layer));
         let (requests, receiver) = mpsc::channel(QUEUE);
         let meter = Meter::default();
         let writer = Writer {
@@ -146,36 +143,37 @@ impl SledStore {
     }
 }
 
-/// Brings sled up to where the log ends, durably; answers where the store stands.
-fn recover(dir: &Path, tree: &::sled::Tree, head: Head) -> Result<Head, StoreError> {
+/// What the log has beyond sled, which stands at `head`; a new part of the log, and where the store
+/// stands.
+fn recover(dir: &Path, head: Head) -> Result<(Layer, Wal, Head), StoreError> {
     let mut layer = Layer::default();
     let take = |wal::Change {
                     key,
                     revision,
                     value,
                 }| layer.apply(key, revision, value, false);
-    let mut head = wal::replay(dir, head, take).map_err(|error| match error {
+    let end = wal::replay(dir, head, take).map_err(|error| match error {
         LogError::Store(error) => error,
         LogError::Damaged(problem) => StoreError::Unusable {
             path: dir.to_owned(),
             problem: format!("{problem}; restore it from a backup"),
         },
     })?;
+    end.settle(dir)?;
+    let mut wal = Wal::create(dir, end.number + 1, end.head, end.length)?;
     // Readers may have seen revisions of a batch that never became durable. No other commit may get
     // the same ones, so each start leaves a batch's worth out, and says so durably: a second crash
     // before the first commit must not hand them out either.
-    head.revision += MAX_BATCH as u64;
-    checkpoint::write(tree, &layer, head)?;
+    let head = Head {
+        revision: end.head.revision + MAX_BATCH as u64,
+        ..end.head
+    };
+    wal.append(&mut Record::new(), head)?;
+    wal.sync()?;
     // From here on all that can be read is durable. Each start does it, since the one that made the
     // files, or wrote what was recovered, may have died before its own.
     sync_all(dir)?;
-    Ok(head)
-}
-
-/// sled reports a held lock as an I/O error of kind Other whose text names the lock.
-fn is_lock(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::WouldBlock
-        || error.to_string().contains("could not acquire lock")
+    Ok((layer, wal, head))
 }
 
 impl Store for SledStore {

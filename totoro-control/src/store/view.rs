@@ -75,7 +75,6 @@ impl Layer {
     }
 }
 
-#[derive(Default)]
 struct Layers {
     active: Layer,
     /// On its way to sled.
@@ -89,10 +88,12 @@ pub(super) struct View {
 }
 
 impl View {
-    pub(super) fn new(tree: ::sled::Tree) -> Self {
+    /// sled, and what it does not have yet.
+    pub(super) fn new(tree: ::sled::Tree, active: Layer) -> Self {
+        let frozen = None;
         View {
             tree,
-            layers: RwLock::default(),
+            layers: RwLock::new(Layers { active, frozen }),
         }
     }
 

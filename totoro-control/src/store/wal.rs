@@ -90,11 +90,19 @@ pub(super) struct Wal {
     number: u64,
     /// Its length, bytes.
     length: u64,
+    /// What the files before it take that are still needed, bytes.
+    before: u64,
 }
 
 impl Wal {
-    /// Begins a file that goes on after `head`; its name is durable.
-    pub(super) fn create(dir: &Path, number: u64, head: Head) -> Result<Self, StoreError> {
+    /// Begins a file that goes on after `head`; its name is durable. The files before it that are
+    /// still needed take so many bytes.
+    pub(super) fn create(
+        dir: &Path,
+        number: u64,
+        head: Head,
+        before: u64,
+    ) -> Result<Self, StoreError> {
         let path = dir.join(format!("{NAME}{number:010}"));
         let mut options = File::options();
         options.read(true).write(true).create_new(true).mode(0o600);
@@ -104,6 +112,7 @@ impl Wal {
             path,
             number,
             length: 0,
+            before,
         };
         wal.append(&mut Record::new(), head)?;
         wal.sync()?;
@@ -132,9 +141,9 @@ impl Wal {
         self.number
     }
 
-    /// Its length, bytes.
+    /// What the whole log takes, bytes.
     pub(super) const fn length(&self) -> u64 {
-        self.length
+        self.before + self.length
     }
 }
 
@@ -173,13 +182,41 @@ pub(super) enum LogError {
     Store(#[from] StoreError),
 }
 
-/// Gives every change that came after `head` to `take`, in order, and answers where the store
-/// stands then.
+/// Where a log ends.
+#[derive(Debug)]
+pub(super) struct End {
+    /// Where the store stands there.
+    pub(super) head: Head,
+    /// The number of the newest file; 0 where there is none.
+    pub(super) number: u64,
+    /// What holds in all files together, bytes.
+    pub(super) length: u64,
+    /// What holds in the newest, bytes.
+    newest: u64,
+}
+
+impl End {
+    /// Cuts off what does not hold and makes the rest durable: readers will see it.
+    pub(super) fn settle(&self, dir: &Path) -> Result<(), StoreError> {
+        for (number, path) in list(dir)? {
+            let file = File::options().write(true).open(&path);
+            let file = file.map_err(io_error("open", &path))?;
+            if number == self.number {
+                file.set_len(self.newest).map_err(io_error("cut", &path))?;
+            }
+            file.sync_all().map_err(io_error("fsync", &path))?;
+        }
+        Ok(())
+    }
+}
+
+/// Gives every change that came after `head` to `take`, in order, and answers where the log ends.
 pub(super) fn replay(
     dir: &Path,
     mut head: Head,
     mut take: impl FnMut(Change),
-) -> Result<Head, LogError> {
+) -> Result<End, LogError> {
+    let (mut all, mut newest_holds) = (0, 0);
     let files = list(dir)?;
     let newest = files.last().map(|(number, _)| *number);
     for (number, path) in files {
@@ -205,8 +242,15 @@ pub(super) fn replay(
         if !rest.is_empty() && Some(number) != newest {
             return Err(damaged(&path, "it ends in the middle"));
         }
+        newest_holds = (bytes.len() - rest.len()) as u64;
+        all += newest_holds;
     }
-    Ok(head)
+    Ok(End {
+        head,
+        number: newest.unwrap_or(0),
+        length: all,
+        newest: newest_holds,
+    })
 }
 
 /// The first record of some bytes, and what follows it; `None` where none holds.
@@ -270,7 +314,7 @@ mod tests {
         let mut all = Vec::new();
         for number in [3, 4] {
             let begin = (number - 3) * 3;
-            let mut wal = Wal::create(dir, number, head(begin)).unwrap();
+            let mut wal = Wal::create(dir, number, head(begin), 0).unwrap();
             for revision in begin + 1..=begin + 3 {
                 let change = Change {
                     key: format!("k/{revision}").into_bytes(),
@@ -288,8 +332,8 @@ mod tests {
 
     fn read(dir: &Path, from: u64) -> Result<(Head, Vec<Change>), LogError> {
         let mut found = Vec::new();
-        let at = replay(dir, head(from), |change| found.push(change))?;
-        Ok((at, found))
+        let end = replay(dir, head(from), |change| found.push(change))?;
+        Ok((end.head, found))
     }
 
     #[test]
@@ -317,6 +361,14 @@ mod tests {
             std::fs::write(newest, &whole[..end]).unwrap();
             let (at, found) = read(dir.path(), 0).unwrap();
             assert!(at.revision >= 3 && found[..] == all[..found.len()], "{end}");
+            // Cut off, so that another file may follow.
+            replay(dir.path(), head(0), drop)
+                .unwrap()
+                .settle(dir.path())
+                .unwrap();
+            drop(Wal::create(dir.path(), 5, at, 0).unwrap());
+            assert_eq!(read(dir.path(), 0).unwrap(), (at, found), "{end}");
+            std::fs::remove_file(dir.path().join("wal.0000000005")).unwrap();
         }
         let mut changed = whole.clone();
         for at in 0..whole.len() {

@@ -233,7 +233,7 @@ impl Writer {
         }
         self.checkpoints.wait();
         let number = self.wal.number();
-        self.wal = Wal::create(&self.dir, number + 1, self.head)?;
+        self.wal = Wal::create(&self.dir, number + 1, self.head, 0)?;
         self.checkpoints.begin(self.head, number);
         Ok(())
     }
