@@ -20,6 +20,10 @@ use serde_json::json;
 
 use rounds::Rounds;
 
+// As the server has: the bare handlers are in this program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Options.
 #[derive(Debug, Parser)]
 struct Args {

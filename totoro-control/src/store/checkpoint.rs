@@ -2,12 +2,13 @@
 //! durable until then is dropped.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use super::sum::Sum;
 use super::sync::LogFile;
 use super::view::{Layer, View};
-use super::writer::{HEAD_KEY, Head, data_key, end, join};
+use super::writer::{HEAD_KEY, Head, data_key, end, join, split};
 use super::{StoreError, wal};
 
 /// What is written between two flushes, bytes: sled's memory grows with what is not flushed.
@@ -18,16 +19,19 @@ pub(super) struct Checkpoints {
     dir: PathBuf,
     tree: ::sled::Tree,
     view: Arc<View>,
+    /// Of what sled holds.
+    sum: Arc<Mutex<Sum>>,
     /// The one that is being written.
     running: Option<JoinHandle<()>>,
 }
 
 impl Checkpoints {
-    pub(super) fn new(dir: PathBuf, tree: ::sled::Tree, view: Arc<View>) -> Self {
+    pub(super) fn new(dir: PathBuf, tree: ::sled::Tree, view: Arc<View>, sum: Sum) -> Self {
         Checkpoints {
             dir,
             tree,
             view,
+            sum: Arc::new(Mutex::new(sum)),
             running: None,
         }
     }
@@ -38,8 +42,11 @@ impl Checkpoints {
         self.wait();
         let layer = self.view.freeze();
         let (dir, tree, view) = (self.dir.clone(), self.tree.clone(), Arc::clone(&self.view));
+        let sum = Arc::clone(&self.sum);
         let work = move || {
-            let written = write(&tree, &layer, head).and_then(|()| LogFile::open(&dir)?.sync());
+            let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
+            let written =
+                write(&tree, &layer, head, &mut sum).and_then(|()| LogFile::open(&dir)?.sync());
             drop(layer);
             if let Err(error) = written.and_then(|()| {
                 view.thaw();
@@ -74,29 +81,40 @@ impl Checkpoints {
     }
 }
 
-/// Writes a layer to sled and, last, that sled stands at `head` then. It is not durable yet.
+/// Writes a layer to sled and, last, that sled stands at `head` then, with the sum of what it holds.
+/// It is not durable yet.
 ///
 /// A kill in between leaves a part of it there: the log still has all of it, and is read over it.
-pub(super) fn write(tree: &::sled::Tree, layer: &Layer, head: Head) -> Result<(), StoreError> {
+pub(super) fn write(
+    tree: &::sled::Tree,
+    layer: &Layer,
+    head: Head,
+    sum: &mut Sum,
+) -> Result<(), StoreError> {
+    Sum::begin(tree).map_err(StoreError::Engine)?;
     let mut waiting = 0;
     for (key, slot) in layer.iter() {
         let key = data_key(key);
         waiting += key.len();
-        match &slot.value {
+        let before = match &slot.value {
             Some(value) => {
                 waiting += value.len();
-                tree.insert(key, join(slot.revision, value))
+                sum.turn(&key, slot.revision);
+                tree.insert(&key[..], join(slot.revision, value))
             }
-            None => tree.remove(key),
+            None => tree.remove(&key[..]),
+        };
+        if let Some(before) = before.map_err(StoreError::Engine)? {
+            sum.turn(&key, split(&before).0);
         }
-        .map_err(StoreError::Engine)?;
         if waiting >= PART {
             waiting = 0;
             tree.flush().map_err(StoreError::Engine)?;
         }
     }
     tree.insert(HEAD_KEY, &head.encode())
+        .and_then(|_| sum.write(tree, head))
+        .and_then(|()| tree.flush())
         .map_err(StoreError::Engine)?;
-    tree.flush().map_err(StoreError::Engine)?;
     Ok(())
 }

@@ -19,6 +19,7 @@ mod migrate;
 mod seal;
 mod sled;
 mod snapshot;
+mod sum;
 mod sync;
 mod tx;
 mod view;

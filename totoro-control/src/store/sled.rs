@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::checkpoint::Checkpoints;
 use super::seal::SealOnDrop;
 use super::snapshot::{Keeper, SledSnapshot};
+use super::sum::Sum;
 use super::sync::{make_dir, sync_all};
 use super::view::{Layer, View};
 use super::wal::{self, LogError, Record, Wal};
@@ -98,6 +99,13 @@ impl SledStore {
             Some(head) => Head::decode(&head).ok_or_else(|| unusable("no head".to_owned()))?,
             None => Head::default(),
         };
+        let sum = match Sum::read(&tree, head).map_err(StoreError::Engine)? {
+            Some(sum) => sum,
+            // Killed while layers went to sled, or none ever did.
+            None => Sum::of(&tree)?,
+        };
+        // What says that the store is ours may be new.
+        tree.flush().map_err(StoreError::Engine)?;
         let (layer, wal, head) = recover(dir, head)?;
         let durable = Arc::new(AtomicU64::new(head.revision));
         let watchers = Arc::new(Watchers::default());
@@ -117,7 +125,7 @@ impl SledStore {
             snapshots: Keeper::default(),
             witness: Witness::open(dir).map_err(|source| io("open the witness of", source))?,
             meter: meter.clone(),
-            checkpoints: Checkpoints::new(dir.to_owned(), tree, Arc::clone(&view)),
+            checkpoints: Checkpoints::new(dir.to_owned(), tree, Arc::clone(&view), sum),
         };
         // The database handle goes with the writer: sled's lock is freed when both are gone.
         let thread = std::thread::Builder::new()
@@ -174,6 +182,12 @@ fn recover(dir: &Path, head: Head) -> Result<(Layer, Wal, Head), StoreError> {
     // files, or wrote what was recovered, may have died before its own.
     sync_all(dir)?;
     Ok((layer, wal, head))
+}
+
+/// sled reports a held lock as an I/O error of kind Other whose text names the lock.
+fn is_lock(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+        || error.to_string().contains("could not acquire lock")
 }
 
 impl Store for SledStore {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use super::sum::Sum;
 use super::view::{Layer, View};
 use super::writer::{Head, data_key, join};
 use super::*;
@@ -100,7 +101,8 @@ impl World {
             }
             Step::Thaw => {
                 if let Some(frozen) = self.frozen.take() {
-                    checkpoint::write(&self.tree, &frozen, Head::default()).unwrap();
+                    let mut sum = Sum::default();
+                    checkpoint::write(&self.tree, &frozen, Head::default(), &mut sum).unwrap();
                     self.view.thaw();
                 }
             }
