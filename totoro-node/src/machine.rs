@@ -20,6 +20,19 @@ pub fn mount_of(kind: &str) -> Option<PathBuf> {
         .and_then(|fields| fields.get(1).map(PathBuf::from))
 }
 
+/// Whether this process is in a cgroup (v2), or below it.
+#[must_use]
+pub fn in_cgroup(cgroup: &std::path::Path) -> bool {
+    let own = read_line("/proc/self/cgroup");
+    let Some(own) = own.strip_prefix("0::/") else {
+        return false;
+    };
+    let (Some(root), Ok(cgroup)) = (cgroup2_root(), cgroup.canonicalize()) else {
+        return false;
+    };
+    root.join(own).starts_with(cgroup)
+}
+
 /// Interfaces with a default route, IPv4 or IPv6.
 #[must_use]
 pub fn default_interfaces() -> Vec<String> {

@@ -1,6 +1,7 @@
 //! The kernel programs: packets through `BPF_PROG_TEST_RUN`, and real sockets in namespaces.
 
 mod bans;
+mod canary;
 mod control;
 mod daemon;
 mod figures;

@@ -184,9 +184,7 @@ impl App {
         applied: &AppliedRecord,
     ) -> (NodeState, Vec<String>) {
         let mut problems: Vec<String> = applied.error.iter().cloned().collect();
-        if let Some(seen) = self.reported(record)
-            && seen.heartbeat.grade != Grade::Kernel
-        {
+        if let Some(seen) = self.reported(record) {
             problems.extend(seen.heartbeat.missing.iter().cloned());
         }
         let state = if record.disabled {

@@ -14,15 +14,15 @@ use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use totoro_api::Reason;
-use warp::http::header::{ALLOW, HeaderValue};
-use warp::http::{Method, StatusCode};
+use warp::filters::BoxedFilter;
+use warp::http::Method;
+use warp::http::header::HeaderValue;
 use warp::reply::Response;
 
+use super::forwarded;
 use super::incoming::Origin;
 use super::problem::ApiError;
-use super::route::Table;
 use super::tls::Tls;
-use super::{allow, forwarded};
 use crate::app::App;
 use crate::keys::random_hex;
 
@@ -38,7 +38,7 @@ pub(super) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     tls: Option<Arc<Tls>>,
-    routes: Table,
+    routes: BoxedFilter<(Response,)>,
     watcher: Watcher,
     app: Arc<App>,
 ) {
@@ -56,10 +56,16 @@ pub(super) async fn serve(
 }
 
 /// HTTP over what the peer is connected by.
-async fn speak<S>(stream: S, peer: SocketAddr, routes: Table, watcher: Watcher, app: Arc<App>)
-where
+async fn speak<S>(
+    stream: S,
+    peer: SocketAddr,
+    routes: BoxedFilter<(Response,)>,
+    watcher: Watcher,
+    app: Arc<App>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let warp = TowerToHyperService::new(warp::service(routes));
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         let origin = Origin {
             client: forwarded::client(peer.ip(), request.headers(), &app.config.trusted_proxies),
@@ -70,7 +76,6 @@ where
             request.uri().path().to_owned(),
             Instant::now(),
         );
-        let warp = TowerToHyperService::new(warp::service(routes.of(&line.1).clone()));
         request.extensions_mut().insert(origin.clone());
         // Answered like GET; hyper, which remembers what was asked, leaves out the body.
         if request.method() == Method::HEAD {
@@ -125,15 +130,8 @@ fn finish(
         request_id = id,
         "request"
     );
-    let allow = (response.status() == StatusCode::METHOD_NOT_ALLOWED)
-        .then(|| allow::methods(&path))
-        .flatten();
     if let Some(error) = error {
         response = error.write(id);
-    }
-    if let Some(methods) = allow {
-        let methods = HeaderValue::from_static(methods);
-        response.headers_mut().insert(ALLOW, methods);
     }
     if let Ok(id) = HeaderValue::from_str(id) {
         response.headers_mut().insert("x-request-id", id);

@@ -27,6 +27,8 @@ use crate::{local, machine, privilege, reserve, secret, sync, tls};
 
 /// Sessions whose connection was lost, and what expires, are looked for this often.
 const TICK: Duration = Duration::from_millis(250);
+/// Enforcement is tried this often; and again so soon when it failed.
+const CANARY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(5));
 /// Connections whose end was not heard of are looked for this often.
 const LOST: Duration = Duration::from_secs(5);
 /// The most events that are taken note of in one go.
@@ -79,6 +81,7 @@ pub(super) async fn run(config: Config, health: Health, listener: TcpListener) -
     let frps = Frps::new(&config)?;
     let (halt, halted) = watch::channel(());
     let ticking = tokio::spawn(ticks(Arc::clone(&desk), halted.clone()));
+    tokio::spawn(canary(Arc::clone(&desk)));
     let listening = listen(Arc::clone(&desk), events, halted)?;
     tokio::spawn(spool::run(
         spool.clone(),
@@ -191,6 +194,7 @@ fn rules(config: &Config, pool: totoro_api::ports::Pool) -> Rules {
             cool_ms: config.port_cool.ms,
         },
         grace_ms: config.session_grace.ms,
+        counts_own: machine::in_cgroup(&config.cgroup),
         pool,
         host: config
             .server_addr
@@ -260,6 +264,20 @@ async fn ticks(desk: Arc<Desk>, mut halted: watch::Receiver<()>) {
             Ok(()) => {}
             Err(error) => tracing::error!(%error, "a tick failed"),
         }
+    }
+}
+
+/// Tries enforcement for ever.
+async fn canary(desk: Arc<Desk>) {
+    let mut wait = CANARY.1;
+    loop {
+        tokio::time::sleep(wait).await;
+        let desk = Arc::clone(&desk);
+        let well = tokio::task::spawn_blocking(move || desk.try_canary()).await;
+        wait = match well {
+            Ok(true) => CANARY.0,
+            _ => CANARY.1,
+        };
     }
 }
 

@@ -38,7 +38,11 @@ impl Sources {
         let filters = self.kernel.filters().into_iter();
         let mended = self.desk.mended.counts().into_iter();
         Ok(Condition {
-            missing: self.kernel.missing().to_vec(),
+            missing: {
+                let mut missing = self.kernel.missing().to_vec();
+                missing.extend(self.desk.canary_problem());
+                missing
+            },
             untidy: self.desk.untidy(),
             filters: filters
                 .map(|filter| (filter.interface, filter.mode.to_owned()))

@@ -83,7 +83,8 @@ impl Sources {
                 .into_iter()
                 .map(|one| (one.interface, one.mode))
                 .collect(),
-            missing: self.kernel.missing().len(),
+            missing: self.kernel.missing().len()
+                + usize::from(self.desk.canary_problem().is_some()),
             untidy: self.desk.untidy().is_some(),
             spool_depth: self.spool.depth()?,
             clock_offset_ms: self.clock.offset_ms(),

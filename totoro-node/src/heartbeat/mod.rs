@@ -157,6 +157,7 @@ impl Pulse {
             }
         });
         let mut missing = self.kernel.missing().to_vec();
+        missing.extend(self.desk.canary_problem());
         match &frps {
             None => missing.push("frps's admin API does not answer".to_owned()),
             Some(frps) => {

@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use totoro_api::Reason;
-
 use super::desk::{Desk, Inner};
 use super::failures::Failures;
 use super::model::ALL_PUBLIC;
@@ -24,8 +22,7 @@ impl Desk {
                 .put_tenant(ALL_PUBLIC, &kernel_public(&policy.node)),
         );
         self.enforce(inner, &policy, changes, now_ms, &mut failures);
-        let hold = policy.node.disabled.then_some(Reason::NodeDisabled);
-        failures.note(self.kernel.set_hold(hold));
+        failures.note(self.kernel.set_hold(inner.hold()));
         self.write_bans(inner, &policy, now_ms, &mut failures);
         self.lend(inner, &policy, changes, now_ms, &mut failures);
         self.close_strays(inner, &mut failures);

@@ -13,6 +13,7 @@ use totoro_api::ports::Pool;
 use totoro_api::{Reason, Refusal};
 use totoro_ebpf::abi;
 
+use super::canary::Canary;
 use super::coalesce::Coalesce;
 use super::gate::Gate;
 use super::mended::Mended;
@@ -52,6 +53,8 @@ pub struct Rules {
     pub patience: Patience,
     /// How long a session outlives its connection, ms.
     pub grace_ms: i64,
+    /// Whether this process is in the cgroup whose sockets are counted.
+    pub counts_own: bool,
     /// The pool before anything was pushed.
     pub pool: Pool,
     /// Where users reach the node, without a port; empty when unknown.
@@ -100,6 +103,8 @@ pub(super) struct Inner {
     /// Leases that ended, and whose counts are in the kernel until they are durable: the tenant's
     /// number.
     pub(super) spent: BTreeMap<PortId, u32>,
+    /// Whether the kernel was found to enforce.
+    pub(super) canary: Canary,
     /// In what the kernel is not in line with what is decided.
     pub(super) untidy: Option<String>,
     /// For how many seconds it has been so.
@@ -184,6 +189,7 @@ impl Desk {
             strays: BTreeMap::new(),
             cuts: BTreeMap::new(),
             spent: BTreeMap::new(),
+            canary: Canary::default(),
             untidy: None,
             untidy_s: 0,
             pending: Changes::default(),

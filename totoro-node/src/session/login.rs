@@ -86,6 +86,7 @@ impl Desk {
         let hash = hex(&ticket::hash(token));
         let (policy, seen) = {
             let inner = self.lock();
+            inner.enforces()?;
             if inner.policy.banned(client.ip(), now) || inner.banned_here(client.ip(), now) {
                 return Err(Reason::ClientBanned.into());
             }

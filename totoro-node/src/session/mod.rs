@@ -6,6 +6,7 @@
 mod align;
 mod apply;
 mod bans;
+mod canary;
 pub mod coalesce;
 mod compare;
 mod desk;

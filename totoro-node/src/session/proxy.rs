@@ -56,6 +56,7 @@ impl Desk {
             let detail = "this session is over";
             return Err(Refusal::with(Reason::SessionExpired, detail));
         };
+        inner.enforces()?;
         let policy = std::sync::Arc::clone(&inner.policy);
         let standing = policy.standing(&session.voucher, now_ms / 1000)?;
         if !inner.may_ask(&body.user.run_id, standing.limits.max_proxies) {

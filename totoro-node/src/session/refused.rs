@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use totoro_api::Reason;
 use totoro_api::wire::event::{Subject, kind};
 
+use super::canary::CANARY;
 use super::desk::{Desk, Inner};
 use super::model::{PUBLIC, Tenant};
 use crate::kernel::{Refused, boot_ns};
@@ -103,7 +104,8 @@ impl Desk {
     /// Gathers what the kernel refused since the last time.
     pub(super) fn gather_refused(&self, inner: &mut Inner, refused: &[Refused], now_ms: i64) {
         let now_ns = boot_ns();
-        for counter in refused {
+        // The canary is refused on purpose.
+        for counter in refused.iter().filter(|one| one.tenant != CANARY) {
             let key = format!("{}/{}", counter.tenant, counter.reason);
             let more = inner.told.more(&key, counter.count);
             if more == 0 {

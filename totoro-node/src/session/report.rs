@@ -9,6 +9,7 @@ use totoro_api::ports::Protocol;
 use totoro_api::ticket::rfc3339;
 use totoro_api::wire::node::{LeaseUsage, SessionUsage, TenantUsage};
 
+use super::canary::CANARY;
 use super::desk::Desk;
 use super::model::Tenant;
 use super::ports::port_key;
@@ -78,6 +79,7 @@ impl Desk {
         }
         let kernel = refused
             .iter()
+            .filter(|counter| counter.tenant != CANARY)
             .map(|counter| (counter.reason, counter.count));
         let plugin = inner
             .denied

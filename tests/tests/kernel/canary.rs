@@ -1,0 +1,97 @@
+//! The canary: enforcement is tried by a real connection, and what it finds broken closes the node.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use totoro_api::ports::Pool;
+use totoro_node::clock::Clock;
+use totoro_node::kernel::Kernel;
+use totoro_node::session::ports::Patience;
+use totoro_node::session::{Desk, Gate, Rules, Tools};
+use totoro_node::store::Store;
+
+use crate::sockets::{PORT, connect, five, listen, v4};
+use crate::support::{self, Node, eventually};
+
+fn desk(kernel: &Arc<Kernel>, dir: &Path, pool: Pool) -> Desk {
+    let tools = Tools {
+        kernel: Arc::clone(kernel) as Arc<dyn Gate>,
+        store: Arc::new(Store::open(dir).expect("store")),
+        clock: Arc::new(Clock::new(0)),
+        wake: Arc::default(),
+    };
+    let rules = Rules {
+        node: "n1".to_owned(),
+        own_ports: vec![],
+        patience: Patience {
+            reserve_ms: 0,
+            cool_ms: 0,
+        },
+        grace_ms: 0,
+        counts_own: true,
+        pool,
+        host: String::new(),
+    };
+    Desk::open(tools, rules).expect("desk")
+}
+
+/// Takes a program off. The kernel lets go of it a moment after the pin.
+fn detach(links: &Path, name: &str) {
+    std::fs::remove_file(links.join(name)).expect("detach");
+    std::thread::sleep(Duration::from_millis(200));
+}
+
+#[test]
+fn what_is_broken_is_found_and_closes_the_node_until_it_is_mended() {
+    let Some(node) = Node::new("canary") else {
+        return;
+    };
+    let links = node.options().pin_root.join("v1/links");
+    let dir = tempfile::tempdir().expect("a directory");
+    let pool = node.options().pool;
+    node.run(move |kernel| {
+        let kernel = Arc::new(kernel);
+        let desk = desk(&kernel, dir.path(), pool);
+        for _ in 0..3 {
+            assert!(desk.try_canary(), "{:?}", desk.canary_problem());
+        }
+        // It leaves nothing.
+        assert_eq!(kernel.leases().expect("leases"), []);
+        assert!(kernel.refused().expect("reasons").is_empty());
+        assert!(
+            kernel
+                .tenants()
+                .expect("tenants")
+                .iter()
+                .all(|(number, _)| *number == 1)
+        );
+
+        for (program, says) in [
+            ("totoro_admit", "a paused tenant was admitted"),
+            ("totoro_conns", "0 are counted"),
+        ] {
+            detach(&links, program);
+            assert!(!desk.try_canary(), "{program}");
+            assert_eq!(desk.canary_problem(), None, "one failure is tried again");
+            assert!(!desk.try_canary(), "{program}");
+            let problem = desk.canary_problem().expect("believed");
+            assert!(problem.contains(says), "{program}: {problem}");
+
+            // The sweep attaches it again; what is believed holds until the canary comes through.
+            eventually("it is attached again", || {
+                let _ = kernel.sweep();
+                links.join(program).exists()
+            });
+            let _listener = listen(PORT);
+            kernel.put_tenant(2, &five()).expect("tenant");
+            let key = support::key(totoro_ebpf::abi::TCP, PORT);
+            kernel.put_lease(key, &support::lease(2, 7)).expect("lease");
+            connect(v4(PORT)).expect_err("the node is closed");
+            assert!(desk.try_canary(), "{:?}", desk.canary_problem());
+            assert_eq!(desk.canary_problem(), None);
+            connect(v4(PORT)).expect("open again");
+            kernel.remove_lease(key).expect("close");
+        }
+    });
+}

@@ -1,0 +1,224 @@
+//! A real connection through a lease of our own, every minute: whether the kernel refuses, admits,
+//! counts and limits is tried, not inferred from what is attached.
+
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use totoro_api::ports::Protocol;
+use totoro_api::{Reason, Refusal};
+use totoro_ebpf::abi;
+
+use super::desk::{Desk, Inner};
+use super::ports::{PortId, port_key};
+
+/// The canary's tenant: no invite ever gets this number.
+pub(super) const CANARY: u32 = u32::MAX;
+/// The canary's lease.
+const LEASE: u64 = u64::MAX;
+/// A connection on this machine is answered at once, or it is lost.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Ports that are tried, where something else listens on the first.
+const TRIES: usize = 4;
+/// So many failures in a row are believed.
+const BELIEVED: u32 = 2;
+
+/// What the tries have found.
+#[derive(Debug, Default)]
+pub(super) struct Canary {
+    failures: u32,
+    /// What the kernel does not hold; believed.
+    pub(super) problem: Option<String>,
+}
+
+impl Canary {
+    /// Takes note of a try; whether what is believed changed.
+    fn note(&mut self, tried: Result<(), String>) -> bool {
+        let before = self.problem.is_some();
+        match tried {
+            Ok(()) => *self = Canary::default(),
+            Err(problem) => {
+                self.failures = self.failures.saturating_add(1);
+                if self.failures >= BELIEVED {
+                    self.problem = Some(problem);
+                }
+            }
+        }
+        before != self.problem.is_some()
+    }
+}
+
+impl Desk {
+    /// Tries it; whether all is well, or cannot be tried now (the pool is full, or the node
+    /// disabled). From the second failure in a row on nothing new is admitted.
+    pub fn try_canary(&self) -> bool {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        if inner.policy.node.disabled {
+            return true;
+        }
+        // It would be held back by what is believed already.
+        if inner.canary.problem.is_some()
+            && let Err(error) = self.kernel.set_hold(None)
+        {
+            tracing::error!(error = error.whole(), "the canary can't be tried");
+            return false;
+        }
+        let tried = match self.free_port(inner) {
+            Some((port, listener)) => {
+                let tried = self.fly(port, &listener);
+                let key = port_key(port);
+                for cleaned in [
+                    self.kernel.remove_lease(key),
+                    self.kernel.forget_lease(CANARY, key),
+                    self.kernel.remove_tenant(CANARY),
+                ] {
+                    if let Err(error) = cleaned {
+                        // The next alignment closes what nobody knows of.
+                        inner.untidy = Some(error.whole());
+                    }
+                }
+                tried
+            }
+            None => Ok(()),
+        };
+        if let Err(problem) = &tried {
+            tracing::error!(problem, "the canary did not come through");
+        }
+        let well = tried.is_ok();
+        if inner.canary.note(tried) {
+            let holds = !well;
+            tracing::error!(holds, "what the kernel was found to enforce has changed");
+        }
+        if let Err(error) = self.kernel.set_hold(inner.hold()) {
+            inner.untidy = Some(error.whole());
+        }
+        well
+    }
+
+    /// What the canary found broken.
+    #[must_use]
+    pub fn canary_problem(&self) -> Option<String> {
+        self.lock().canary.problem.clone()
+    }
+
+    /// A port of the pool that is nobody's, with a listener on it that only this machine reaches.
+    fn free_port(&self, inner: &Inner) -> Option<(PortId, TcpListener)> {
+        let now_ms = self.clock.now_ms();
+        let ports = inner.policy.node.pool.of(Protocol::Tcp);
+        let nobodys = ports.iter().map(|port| (Protocol::Tcp, port)).filter(|id| {
+            let waiting = inner.ports.waiting().get(id);
+            !inner.ports.leases().contains_key(id)
+                && waiting.is_none_or(|waiting| waiting.cooling_ms < now_ms)
+        });
+        nobodys.take(TRIES).find_map(|id| {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, id.1)).ok()?;
+            listener.set_nonblocking(true).ok()?;
+            Some((id, listener))
+        })
+    }
+
+    /// Refused while held, admitted and counted, refused beyond the limit.
+    fn fly(&self, port: PortId, listener: &TcpListener) -> Result<(), String> {
+        let at = SocketAddr::from((Ipv4Addr::LOCALHOST, port.1));
+        let policy = |state| abi::Tenant {
+            state,
+            reason: Reason::InvitePaused.number(),
+            max_conns: 1,
+            max_flows: 0,
+            max_conns_per_source: abi::UNLIMITED,
+            ..abi::Tenant::default()
+        };
+        let lease = abi::Lease {
+            tenant: CANARY,
+            lease: LEASE,
+            ..abi::Lease::default()
+        };
+        let whole = |error: crate::kernel::KernelError| error.whole();
+        self.kernel
+            .put_tenant(CANARY, &policy(abi::HELD))
+            .map_err(whole)?;
+        self.kernel
+            .put_lease(port_key(port), &lease)
+            .map_err(whole)?;
+        if TcpStream::connect_timeout(&at, PATIENCE).is_ok() {
+            return Err("a connection of a paused tenant was admitted".to_owned());
+        }
+        self.kernel
+            .put_tenant(CANARY, &policy(abi::ACTIVE))
+            .map_err(whole)?;
+        let user = TcpStream::connect_timeout(&at, PATIENCE)
+            .map_err(|error| format!("a connection within its limits was refused: {error}"))?;
+        let served = accepted(listener)?;
+        if !self.rules.counts_own {
+            return Ok(());
+        }
+        let counted = self.kernel.counts(CANARY).map_err(whole)?.usage.conns;
+        if counted != 1 {
+            return Err(format!("one connection lives, and {counted} are counted"));
+        }
+        match TcpStream::connect_timeout(&at, PATIENCE) {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+            Err(error) => {
+                return Err(format!(
+                    "a connection beyond its limit was not refused: {error}"
+                ));
+            }
+            Ok(_) => return Err("a connection beyond its limit was admitted".to_owned()),
+        }
+        drop((user, served));
+        Ok(())
+    }
+}
+
+fn accepted(listener: &TcpListener) -> Result<TcpStream, String> {
+    let began = Instant::now();
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => return Ok(stream),
+            Err(error) if error.kind() != ErrorKind::WouldBlock || began.elapsed() > PATIENCE => {
+                return Err(format!("an admitted connection did not arrive: {error}"));
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}
+
+impl Inner {
+    /// Why the whole pool refuses what is new, if it does.
+    pub(super) fn hold(&self) -> Option<Reason> {
+        if self.policy.node.disabled {
+            return Some(Reason::NodeDisabled);
+        }
+        self.canary.problem.is_some().then_some(Reason::Internal)
+    }
+
+    /// Refuses what is new while the kernel was found not to hold the limits.
+    pub(super) fn enforces(&self) -> Result<(), Refusal> {
+        match &self.canary.problem {
+            None => Ok(()),
+            Some(_) => Err(Refusal::with(
+                Reason::Internal,
+                "this node's kernel does not hold limits right now; its operator sees why \
+                 (totoro-node doctor)",
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_failure_is_tried_again_and_two_are_believed() {
+        let mut canary = Canary::default();
+        let bad = || Err("x".to_owned());
+        assert!(!canary.note(bad()) && canary.problem.is_none());
+        assert!(!canary.note(Ok(())));
+        assert!(!canary.note(bad()));
+        assert!(canary.note(bad()) && canary.problem.is_some());
+        assert!(!canary.note(bad()), "no news");
+        assert!(canary.note(Ok(())) && canary.problem.is_none());
+    }
+}
