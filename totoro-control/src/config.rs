@@ -16,7 +16,8 @@ pub(crate) use self::url::is_loopback_url;
 
 use self::defaults::{
     default_cache, default_connections, default_connections_per_address, default_data,
-    default_heartbeat, default_ping, default_port_time, default_secrets, default_ticket_ttl,
+    default_heartbeat, default_layer, default_ping, default_port_time, default_secrets,
+    default_ticket_ttl,
 };
 use self::url::url_problem;
 use crate::audit::AuditSettings;
@@ -73,6 +74,9 @@ pub struct Config {
     /// The store's page cache, MiB.
     #[serde(default = "default_cache")]
     pub cache_mib: u32,
+    /// Changes that are held in memory on their way to sled, KiB; the log takes twice as much.
+    #[serde(default = "default_layer")]
+    pub layer_kib: u32,
     /// Requests per minute and address on what anyone may call.
     #[serde(default)]
     pub rate: Rates,
@@ -176,6 +180,7 @@ impl Config {
             connections_per_address: default_connections_per_address(),
             trusted_proxies: Vec::new(),
             cache_mib: default_cache(),
+            layer_kib: default_layer(),
             rate: Rates::default(),
             listing: Listing::default(),
             audit: AuditSettings::default(),
@@ -284,6 +289,7 @@ impl Config {
             ("max_connections", self.max_connections),
             ("connections_per_address", self.connections_per_address),
             ("cache_mib", self.cache_mib),
+            ("layer_kib", self.layer_kib),
         ] {
             if value == 0 {
                 return bad(key, "must not be 0".to_owned());

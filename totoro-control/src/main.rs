@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+// glibc's allocator took a quarter of the server's time under load: docs/benchmarks.md.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     totoro_control::cli::main()
 }

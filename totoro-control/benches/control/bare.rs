@@ -6,12 +6,16 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
 use totoro_api::limits::Limits;
-use totoro_api::ticket::{Claims, Grant, Revision, SigningKey, sign};
+use totoro_api::ticket::{Claims, Grant, Revision, SigningKey, sign, verify};
 use totoro_api::wire::node::Heartbeat;
+use totoro_api::wire::plugin;
+use totoro_api::wire::push::TicketKey;
 use warp::Filter as _;
 
 /// The bare server in a process of its own, ended when dropped.
@@ -21,9 +25,10 @@ pub(crate) struct Bare {
 }
 
 impl Bare {
-    pub(crate) fn start() -> Self {
+    /// One that verifies with these keys, which are JSON.
+    pub(crate) fn start(keys: &str) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .arg("--serve-bare")
+            .args(["--serve-bare", keys])
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -44,13 +49,20 @@ impl Drop for Bare {
     }
 }
 
+/// What says whose ticket it is.
+#[derive(Deserialize)]
+struct Footer {
+    node: String,
+}
+
 #[derive(Deserialize)]
 struct Code {
     code: String,
 }
 
 /// Serves until killed.
-pub(crate) async fn serve() {
+pub(crate) async fn serve(keys: &str) {
+    let keys: Arc<Vec<TicketKey>> = Arc::new(serde_json::from_str(keys).unwrap());
     let key = Arc::new(SigningKey::generate().unwrap());
     let with_key = warp::any().map(move || Arc::clone(&key));
     let body = || warp::post().and(warp::body::bytes());
@@ -84,7 +96,35 @@ pub(crate) async fn serve() {
             Ok::<_, Infallible>(warp::reply::json(&answer))
         })
         .boxed();
-    let routes = token.or(resolve).unify().or(heartbeat).unify().boxed();
+    let handshake = warp::path!("api" / "v1" / "frps" / "auth" / "handshake")
+        .and(body())
+        .and(warp::any().map(move || Arc::clone(&keys)))
+        .then(|body: Bytes, keys: Arc<Vec<TicketKey>>| async move {
+            let asked: plugin::Request = serde_json::from_slice(&body).unwrap();
+            let login = plugin::Login::deserialize(&asked.content).unwrap();
+            let footer = login.privilege_key.rsplit('.').next().unwrap();
+            let footer = URL_SAFE_NO_PAD.decode(footer).unwrap();
+            let footer: Footer = serde_json::from_slice(&footer).unwrap();
+            verify(&login.privilege_key, &footer.node, &keys, 0).unwrap();
+            Ok::<_, Infallible>(warp::reply::json(&plugin::Answer::allow_with(
+                asked.content,
+            )))
+        })
+        .boxed();
+    let proxy = warp::path!("api" / "v1" / "frps" / "auth" / "proxy")
+        .and(body())
+        .then(|body: Bytes| async move {
+            let asked: plugin::Request = serde_json::from_slice(&body).unwrap();
+            match &*asked.op {
+                "NewProxy" => drop(plugin::NewProxy::deserialize(&asked.content).unwrap()),
+                "CloseProxy" => drop(plugin::CloseProxy::deserialize(&asked.content).unwrap()),
+                _ => drop(plugin::NewUserConn::deserialize(&asked.content).unwrap()),
+            }
+            Ok::<_, Infallible>(warp::reply::json(&plugin::Answer::allow()))
+        })
+        .boxed();
+    let routes = token.or(resolve).unify().or(heartbeat).unify();
+    let routes = routes.or(handshake).unify().or(proxy).unify().boxed();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("http://{}", listener.local_addr().unwrap());
     warp::serve(routes).incoming(listener).run().await;

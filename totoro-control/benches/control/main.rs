@@ -4,6 +4,7 @@
 
 mod bare;
 mod client;
+mod frps;
 mod rounds;
 mod series;
 mod server;
@@ -18,6 +19,10 @@ use clap::Parser;
 use serde_json::json;
 
 use rounds::Rounds;
+
+// As the server has: the bare handlers are in this program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Options.
 #[derive(Debug, Parser)]
@@ -37,9 +42,9 @@ struct Args {
     /// Events through the audit trail; 0 leaves it out.
     #[arg(long, default_value_t = 1_000_000)]
     events: usize,
-    /// Serve the bare handlers; how this program starts itself.
+    /// Serve the bare handlers, which verify with these keys; how this program starts itself.
     #[arg(long, hide = true)]
-    serve_bare: bool,
+    serve_bare: Option<String>,
     /// What cargo gives every bench.
     #[arg(long, hide = true)]
     bench: bool,
@@ -48,8 +53,8 @@ struct Args {
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
     let args = Args::parse();
-    if args.serve_bare {
-        return bare::serve().await;
+    if let Some(keys) = &args.serve_bare {
+        return bare::serve(keys).await;
     }
     let rounds = Rounds {
         count: args.rounds,

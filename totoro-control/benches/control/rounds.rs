@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 use totoro_control::store::{Commit, Op, SledStore, Store};
 
 use crate::bare::Bare;
+use crate::client::Request;
+use crate::frps::Nodes;
 use crate::series::{Series, median};
 use crate::server::Real;
 
@@ -23,19 +25,37 @@ pub(crate) struct Calls(Vec<(&'static str, Vec<Series>)>);
 
 const STORE: &str = "store's group commit";
 /// What is compared with what, and the ratio that is the goal.
-const RATIOS: [(&str, &str, Option<f64>); 6] = [
+const RATIOS: [(&str, &str, Option<f64>); 11] = [
     ("oauth/token", "bare token", Some(0.7)),
     ("oauth/token", STORE, None),
     ("invites/resolve", "bare resolve", None),
     ("invites/resolve", STORE, Some(0.7)),
     ("invite creation", STORE, Some(0.7)),
     ("heartbeat", "bare heartbeat", None),
+    ("frps/auth/handshake: Login", "bare Login", Some(0.7)),
+    ("frps/auth/handshake: Login", STORE, None),
+    (
+        "frps/auth/proxy: NewProxy, CloseProxy",
+        "bare NewProxy, CloseProxy",
+        Some(0.7),
+    ),
+    ("frps/auth/proxy: NewProxy, CloseProxy", STORE, None),
+    (
+        "frps/auth/proxy: NewUserConn",
+        "bare NewUserConn",
+        Some(0.7),
+    ),
 ];
 
 impl Rounds {
     /// Measures.
     pub(crate) async fn run(&self) -> Calls {
-        let (real, bare) = (Real::start().await, Bare::start());
+        let real = Real::start().await;
+        let nodes = Nodes::start(real.control(), self.clients).await;
+        let bare = Bare::start(&nodes.keys(real.control()).await);
+        // Twice what was ever measured.
+        let logins = 2 * 8 * usize::try_from(self.length.as_millis()).unwrap() * (self.count + 1);
+        let tickets = nodes.tickets(real.control(), logins).await;
         let dir = tempfile::tempdir().unwrap();
         let store: Arc<dyn Store> = Arc::new(SledStore::open(dir.path(), 64 << 20).unwrap());
         let asked = [
@@ -46,6 +66,30 @@ impl Rounds {
             ("invite creation", real.invite()),
             ("heartbeat", real.heartbeat(real.address())),
             ("bare heartbeat", real.heartbeat(&bare.address)),
+            (
+                "frps/auth/handshake: Login",
+                Request::once(real.address(), nodes.logins(real.address(), &tickets)),
+            ),
+            (
+                "bare Login",
+                Request::again(&bare.address, nodes.logins(&bare.address, &tickets)),
+            ),
+            (
+                "frps/auth/proxy: NewProxy, CloseProxy",
+                Request::own(real.address(), nodes.proxies(real.address()), 2),
+            ),
+            (
+                "bare NewProxy, CloseProxy",
+                Request::own(&bare.address, nodes.proxies(&bare.address), 2),
+            ),
+            (
+                "frps/auth/proxy: NewUserConn",
+                Request::again(real.address(), nodes.conns(real.address())),
+            ),
+            (
+                "bare NewUserConn",
+                Request::again(&bare.address, nodes.conns(&bare.address)),
+            ),
         ];
         let mut calls = Calls(asked.iter().map(|(name, _)| (*name, Vec::new())).collect());
         calls.0.push((STORE, Vec::new()));

@@ -40,6 +40,11 @@ impl Real {
         }
     }
 
+    /// The installation.
+    pub(crate) const fn control(&self) -> &Control {
+        &self.control
+    }
+
     /// The server's address.
     pub(crate) fn address(&self) -> &str {
         &self.control.api
@@ -53,23 +58,23 @@ impl Real {
                 ("client_secret", &self.code),
             ])
             .finish();
-        Request::post(server, "/oauth/token", "", (FORM, &body), "200")
+        Request::post(server, "/oauth/token", "none", (FORM, &body), "200")
     }
 
     pub(crate) fn resolve(&self, server: &str) -> Request {
         let body = json!({ "code": self.code }).to_string();
-        Request::post(server, "/invites/resolve", "", (JSON, &body), "200")
+        Request::post(server, "/invites/resolve", "none", (JSON, &body), "200")
     }
 
     pub(crate) fn heartbeat(&self, server: &str) -> Request {
         let body = self.node.heartbeat().to_string();
-        let key = &self.node.key;
-        Request::post(server, "/nodes/heartbeat", key, (JSON, &body), "200")
+        let key = format!("Bearer {}", self.node.key);
+        Request::post(server, "/nodes/heartbeat", &key, (JSON, &body), "200")
     }
 
     pub(crate) fn invite(&self) -> Request {
         let body = json!({ "label": "bench" }).to_string();
-        let key = &self.node.key;
-        Request::post(self.address(), "/nodes/invites", key, (JSON, &body), "201")
+        let key = format!("Bearer {}", self.node.key);
+        Request::post(self.address(), "/nodes/invites", &key, (JSON, &body), "201")
     }
 }

@@ -1,6 +1,7 @@
 //! Who is calling, and what they may reach. Wrong, missing, unknown: one path, one answer.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use totoro_api::Reason;
 
@@ -9,7 +10,7 @@ use super::{App, Failure};
 use crate::audit::Author;
 use crate::keys::{Purpose, TokenKind};
 use crate::records::{NodeRecord, key};
-use crate::store::{Record, read};
+use crate::store::read;
 
 /// What a caller may reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,15 +62,15 @@ impl App {
     ///
     /// # Errors
     /// `not_authorized`, whatever is wrong with it.
-    pub fn node_by_key(&self, text: &str) -> Result<Record<NodeRecord>, Failure> {
+    pub fn node_by_key(&self, text: &str) -> Result<Arc<NodeRecord>, Failure> {
         let hash = self.node_key_hash(blake3::hash(text.as_bytes()).to_hex().as_str());
         let found = read::<String>(&*self.store, &key::node_key(&hash))?;
         let node = match found {
-            Some(id) => read::<NodeRecord>(&*self.store, &key::node(&id.value))?,
+            Some(id) => self.node_now(&id.value)?.map(|found| found.value),
             None => None,
         };
-        match node.filter(|record| self.is_key_of(&record.value, &hash)) {
-            Some(record) if TokenKind::NodeKey.fits(text) => Ok(record),
+        match node.filter(|node| self.is_key_of(node, &hash)) {
+            Some(node) if TokenKind::NodeKey.fits(text) => Ok(node),
             _ => Err(Reason::NotAuthorized.into()),
         }
     }
@@ -89,11 +90,11 @@ impl App {
         address: IpAddr,
         request_id: &str,
     ) -> Result<Caller, Failure> {
-        let NodeRecord { id, said, .. } = self.node_by_key(text)?.value;
-        let author = Author::remote("node", &id, address, request_id);
+        let node = self.node_by_key(text)?;
+        let author = Author::remote("node", &node.id, address, request_id);
         Ok(Caller {
-            reach: Reach::Node(id),
-            name: said.name,
+            reach: Reach::Node(node.id.clone()),
+            name: node.said.name.clone(),
             author,
         })
     }

@@ -1,6 +1,7 @@
 //! Who holds a code: its invite, its node, and whether they admit.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use subtle::ConstantTimeEq as _;
 use totoro_api::Reason;
@@ -38,7 +39,7 @@ pub(super) struct Holder {
     /// The node's policy when the two were read, or a little older.
     pub(super) revision: Revision,
     pub(super) invite: InviteRecord,
-    pub(super) node: NodeRecord,
+    pub(super) node: Arc<NodeRecord>,
 }
 
 /// A refusal and what it is about, for its event.
@@ -70,8 +71,8 @@ impl App {
         let Ok(code) = text.parse::<InviteCode>() else {
             return Ok(false);
         };
-        let found = self.store.get(key::code(&self.code_hash(&code)).as_bytes());
-        Ok(found?.is_some())
+        let at = key::code(&self.code_hash(&code));
+        Ok(self.store.revision(at.as_bytes())?.is_some())
     }
 
     /// The invite of this code, whatever its state, and its node.
@@ -82,18 +83,24 @@ impl App {
         let hash = self.code_hash(&code);
         let id = read::<String>(&*self.store, &key::code(&hash)).map_err(Failure::from)?;
         let id = id.ok_or(Reason::InviteUnknown)?.value;
-        let read_invite = || read::<InviteRecord>(&*self.store, &key::invite(&id));
+        let at = key::invite(&id);
+        let read_invite = || read::<InviteRecord>(&*self.store, &at);
         // The revision comes before what it vouches for: a ticket may claim an older revision than
         // the limits it carries, never a newer one. Which node's it is never changes.
-        let node = read_invite().map_err(Failure::from)?;
-        let node = node.ok_or(Reason::InviteUnknown)?.value.node;
-        let revision = self.policy_revision(&node).map_err(Failure::from)?;
-        let invite = read_invite().map_err(Failure::from)?;
+        let before = read_invite().map_err(Failure::from)?;
+        let before = before.ok_or(Reason::InviteUnknown)?;
+        let revision = self.policy_revision(&before.value.node);
+        let revision = revision.map_err(Failure::from)?;
+        let stands = self.store.revision(at.as_bytes()).map_err(Failure::from)?;
+        let invite = match stands == Some(before.revision) {
+            true => Some(before),
+            false => read_invite().map_err(Failure::from)?,
+        };
         let invite = invite
             .map(|record| record.value)
             .filter(|invite| bool::from(invite.code.as_bytes().ct_eq(hash.as_bytes())))
             .ok_or(Reason::InviteUnknown)?;
-        let node = self.node_record(&invite.node)?.value;
+        let node = self.node_there(&invite.node)?;
         Ok(Holder {
             revision,
             invite,
@@ -115,7 +122,7 @@ impl App {
             Ok(()) => Ok(holder),
             Err(failure) => Err(Refused {
                 failure,
-                node: Some(holder.node.id),
+                node: Some(holder.node.id.clone()),
                 invite: Some(holder.invite.id),
             }),
         }

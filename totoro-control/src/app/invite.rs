@@ -33,20 +33,20 @@ impl App {
         request: Option<Idempotency<'_>>,
     ) -> Result<Invite, Failure> {
         Self::checked_key(request)?;
-        let node = self.node_named(caller.node(new.node.as_deref())?)?.value;
+        let node = self.node_id(caller.node(new.node.as_deref())?)?;
         check_texts(&new.label, &new.note)?;
         let expires_at = fields::when("expires_at", new.expires_at.as_deref().unwrap_or(""))?;
         let (now, now_ms) = (self.now(), self.now_ms());
         let ((record, code), revision) = self
             .transact(|tx| {
                 if let Some(request) = request
-                    && let Seen::Before(before) = self.seen(tx, &node.id, request, now)?
+                    && let Seen::Before(before) = self.seen(tx, &node, request, now)?
                 {
-                    return self.answer_again(tx, &node.id, request.key, &before);
+                    return self.answer_again(tx, &node, request.key, &before);
                 }
                 // Read again: a limit must fit the pool as it is when the invite is made.
-                let found = tx.get::<NodeRecord>(&key::node(&node.id))?;
-                let node = found.ok_or(Reason::NodeUnknown)?.value;
+                let found = self.node_held(tx, &node)?;
+                let node = found.ok_or(Reason::NodeUnknown)?;
                 self.check_limits(&node, &new.limits)?;
                 let (code, hash, index) = self.free_code(tx, &node.id, request)?;
                 let record = first_record(new, &node.id, hash, now, expires_at);

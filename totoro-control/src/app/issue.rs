@@ -12,8 +12,7 @@ use totoro_api::{Reason, Refusal};
 use super::holder::{Holder, PUBLIC, Refused, Visitor};
 use super::{App, Failure};
 use crate::keys::random_hex;
-use crate::records::{AppliedRecord, NodeRecord, key};
-use crate::store::read;
+use crate::records::NodeRecord;
 
 /// How long an anonymous session may live, seconds.
 const ANONYMOUS_SESSION_S: i64 = 4 * 3600;
@@ -120,19 +119,17 @@ impl App {
 
     fn ticket(&self, node: &NodeRecord, terms: Terms) -> Result<Issued, Failure> {
         let now = self.now();
-        let applied = read::<AppliedRecord>(&*self.store, &key::applied(&node.id))?;
-        let known = applied
-            .map(|applied| applied.value.keys)
-            .unwrap_or_default();
         let ring = self.ring();
-        // Where no daemon is, the control plane itself verifies, and knows all its keys.
-        let known = if node.callback {
+        let signer = if node.callback {
+            // Where no daemon is, the control plane itself verifies, and knows all its keys.
             let live = ring.published(now).into_iter();
-            live.map(|key| key.kid).collect()
+            let known: Vec<String> = live.map(|key| key.kid).collect();
+            ring.signer(&known, now)
         } else {
-            known
+            let applied = self.applied_now(&node.id)?;
+            applied.and_then(|applied| ring.signer(&applied.keys, now))
         };
-        let Some(signer) = ring.signer(&known, now) else {
+        let Some(signer) = signer else {
             return Err(Failure::Refused(Refusal::with(
                 Reason::NodeOffline,
                 "the node has not confirmed a ticket key yet: its daemon has not run, or cannot \
@@ -249,7 +246,7 @@ impl App {
                 Ok(issued) => Ok((issued, holder)),
                 Err(failure) => Err(Refused {
                     failure,
-                    node: Some(holder.node.id),
+                    node: Some(holder.node.id.clone()),
                     invite: Some(holder.invite.id),
                 }),
             }

@@ -5,6 +5,7 @@ pub mod ban;
 mod ban_index;
 pub mod callback;
 pub mod caller;
+mod decoded;
 pub mod enrol;
 pub mod events;
 mod failure;
@@ -61,6 +62,7 @@ use crate::store::{Store, StoreError};
 
 use self::ban_index::BanIndex;
 use self::callback::Callback;
+use self::decoded::Decoded;
 use self::listing::Unreached;
 use self::live::Live;
 use self::node_key::Retired;
@@ -94,6 +96,8 @@ pub struct App {
     rotating: tokio::sync::Mutex<()>,
     /// The bans, compiled.
     bans: BanIndex,
+    /// Records that are read with every request.
+    decoded: Decoded,
     /// Nodes at grade `callback`, as far as memory has them.
     callback: Callback,
     /// The public list, a moment old at most.
@@ -149,6 +153,7 @@ impl App {
             used: Used::default(),
             rotating: tokio::sync::Mutex::default(),
             bans: BanIndex::default(),
+            decoded: Decoded::default(),
             callback: Callback::default(),
             listed: Listed::default(),
             turns: Turns::default(),
@@ -178,11 +183,10 @@ impl App {
     /// # Errors
     /// When the store fails.
     pub fn policy_revision(&self, node: &str) -> Result<Revision, StoreError> {
-        let head = self.store.get(key::policy_head(node).as_bytes())?;
-        let rev = head.map_or(0, |head| head.revision);
+        let head = self.store.revision(key::policy_head(node).as_bytes())?;
         Ok(Revision {
             generation: self.generation,
-            rev,
+            rev: head.unwrap_or(0),
         })
     }
 

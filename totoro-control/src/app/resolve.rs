@@ -27,7 +27,7 @@ impl App {
                 Ok(issued) => Ok((holder, issued)),
                 Err(failure) => Err(Refused {
                     failure,
-                    node: Some(holder.node.id),
+                    node: Some(holder.node.id.clone()),
                     invite: Some(holder.invite.id),
                 }),
             }
@@ -70,9 +70,9 @@ impl App {
         Ok(Resolved {
             usage: self.tenant_usage(&node, &invite.id)?.1,
             invite: invite.id,
-            node: node.id,
-            node_name: node.said.name,
-            server_addr: node.said.server_addr,
+            node: node.id.clone(),
+            node_name: node.said.name.clone(),
+            server_addr: node.said.server_addr.clone(),
             limits,
             ticket_expires_at: rfc3339(issued.expires_at),
             renew_after: rfc3339(issued.renew_after()),

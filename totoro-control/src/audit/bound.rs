@@ -93,6 +93,10 @@ impl Store for Bounded {
         self.inner.get(key)
     }
 
+    fn revision(&self, key: &[u8]) -> Result<Option<u64>, StoreError> {
+        self.inner.revision(key)
+    }
+
     fn range(&self, range: Range<'_>) -> Result<Vec<Entry>, StoreError> {
         self.inner.range(range)
     }

@@ -106,21 +106,39 @@ pub fn write_seal(out: &mut Vec<u8>, seal: &Seal) -> serde_json::Result<()> {
     write(out, SEAL, seal)
 }
 
+/// Writes an event whose JSON, with its id, is there already.
+pub(super) fn write_stored(out: &mut Vec<u8>, json: &[u8]) {
+    let begin = begin(out, EVENT);
+    out.extend_from_slice(json);
+    end(out, begin);
+}
+
 fn write(out: &mut Vec<u8>, tag: &[u8], value: &impl Serialize) -> serde_json::Result<()> {
+    let begin = begin(out, tag);
+    if let Err(error) = serde_json::to_writer(&mut *out, value) {
+        out.truncate(begin);
+        return Err(error);
+    }
+    end(out, begin);
+    Ok(())
+}
+
+/// Everything before a line's value; answers where the line begins.
+fn begin(out: &mut Vec<u8>, tag: &[u8]) -> usize {
     let begin = out.len();
     out.extend_from_slice(HEAD);
     out.extend_from_slice(&[b'0'; SUM]);
     out.extend_from_slice(b"\",");
     out.extend_from_slice(tag);
-    if let Err(error) = serde_json::to_writer(&mut *out, value) {
-        out.truncate(begin);
-        return Err(error);
-    }
+    begin
+}
+
+/// Everything behind it, and the sum.
+fn end(out: &mut Vec<u8>, begin: usize) {
     out.push(b'}');
     let sum = sum(&out[begin + BODY..]);
     out[begin + HEAD.len()..][..SUM].copy_from_slice(&sum);
     out.push(b'\n');
-    Ok(())
 }
 
 /// Reads a line with its line feed; `None` for one that does not hold.

@@ -195,13 +195,17 @@ pub fn record(tx: &mut Tx<'_>, draft: Draft, now_ms: i64) -> Result<(), StoreErr
     // Nothing happens after it has arrived: a node's clock that is ahead cannot hide an event from
     // those who ask for what was new by now.
     event.at = rfc3339_ms(at_ms.map_or(now_ms, |at_ms| at_ms.min(now_ms)));
-    bound(&mut event);
-    tx.append(PREFIX, &event)
+    let text = encode(&mut event).map_err(|source| StoreError::Unreadable {
+        key: PREFIX.to_owned(),
+        source,
+    })?;
+    tx.append_bytes(PREFIX, text);
+    Ok(())
 }
 
-/// Cuts what a node may have made too long: an event is never refused for its size, or it would
-/// hold up the spool behind it for ever.
-fn bound(event: &mut AuditEvent) {
+/// An event as it is stored. What a node may have made too long is cut: an event is never refused
+/// for its size, or it would hold up the spool behind it for ever.
+fn encode(event: &mut AuditEvent) -> serde_json::Result<Vec<u8>> {
     let subject = &mut event.subject;
     let texts = [
         &mut subject.invite,
@@ -216,22 +220,28 @@ fn bound(event: &mut AuditEvent) {
             text.truncate(end);
         }
     }
+    if !deeper_than(&event.subject.detail, MAX_DEPTH) {
+        let text = serde_json::to_vec(event)?;
+        if text.len() <= MAX_VALUE {
+            return Ok(text);
+        }
+    }
+    let dropped = event.subject.detail.to_string().len();
+    event.subject.detail = serde_json::json!({ "dropped_bytes": dropped });
     // Escapes can make text six times as long in JSON, hence the measured size and not the sum.
-    let size = |event: &AuditEvent| serde_json::to_vec(event).map_or(0, |text| text.len());
-    if size(event) > MAX_VALUE || deeper_than(&event.subject.detail, MAX_DEPTH) {
-        let dropped = event.subject.detail.to_string().len();
-        event.subject.detail = serde_json::json!({ "dropped_bytes": dropped });
+    let text = serde_json::to_vec(event)?;
+    if text.len() <= MAX_VALUE {
+        return Ok(text);
     }
-    if size(event) > MAX_VALUE {
-        let subject = &mut event.subject;
-        (
-            subject.session,
-            subject.lease,
-            subject.client,
-            subject.proxy,
-        ) = (None, None, None, None);
-        event.boot = None;
-    }
+    let subject = &mut event.subject;
+    (
+        subject.session,
+        subject.lease,
+        subject.client,
+        subject.proxy,
+    ) = (None, None, None, None);
+    event.boot = None;
+    serde_json::to_vec(event)
 }
 
 fn deeper_than(value: &Value, depth: usize) -> bool {
@@ -276,7 +286,7 @@ mod tests {
         };
         let kept = |detail: Value| {
             let mut event = Author::system().event("x.y").detail(detail).event;
-            bound(&mut event);
+            encode(&mut event).unwrap();
             event.subject.detail
         };
         assert_eq!(kept(nested(16)), nested(16));
@@ -300,8 +310,7 @@ mod tests {
             .event("")
             .spooled(subject, 0, "boot", "spool", 1);
         let mut event = draft.event;
-        bound(&mut event);
-        assert!(serde_json::to_vec(&event).unwrap().len() <= MAX_VALUE);
+        assert!(encode(&mut event).unwrap().len() <= MAX_VALUE);
         assert_eq!(event.seq, Some(1));
     }
 }

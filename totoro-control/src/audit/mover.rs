@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
-use totoro_api::wire::event::AuditEvent;
 
 use super::bound::MAX_WAITING;
 use super::error::TrailError;
 use super::marks::{MOVED, Moved};
+use super::outbox::Stored;
 use super::{PREFIX, Trail, outbox};
 use crate::store::{Position, StoreError, Tx};
 
@@ -32,8 +32,8 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 /// Between two lines in the log about the same failure.
 const COMPLAIN: Duration = Duration::from_secs(60);
 
-/// Events with their positions, in order.
-pub(super) type Batch = Vec<(Position, AuditEvent)>;
+/// Events in order.
+pub(super) type Batch = Vec<Stored>;
 
 impl Trail {
     /// Moves events until `stopping` turns true; keeps the segments within age and size. A panic
@@ -111,7 +111,7 @@ impl Trail {
         let mut written = Batch::new();
         loop {
             let durable = *changes.borrow_and_update();
-            let after = written.last().map(|(position, _)| *position);
+            let after = written.last().map(|event| event.position);
             let next = self.blocking(move |trail| {
                 let batch = trail.next_batch(after.unwrap_or_default(), durable)?;
                 trail.append(batch)
@@ -129,8 +129,8 @@ impl Trail {
     /// Step 1: what waits after this position. `durable` is the newest commit that no power cut can
     /// undo.
     pub(super) fn next_batch(&self, after: Position, durable: u64) -> Result<Batch, TrailError> {
-        let mut batch = outbox::after(&*self.store, after, BATCH)?;
-        batch.truncate(batch.partition_point(|(position, _)| position.revision <= durable));
+        let mut batch = outbox::stored_after(&*self.store, after, BATCH)?;
+        batch.truncate(batch.partition_point(|event| event.position.revision <= durable));
         Ok(batch)
     }
 
@@ -138,7 +138,7 @@ impl Trail {
     pub(super) fn append(&self, batch: Batch) -> Result<Batch, TrailError> {
         let mut writer = self.writer();
         let end = writer.index().end;
-        let mut done = batch.partition_point(|(position, _)| *position <= end);
+        let mut done = batch.partition_point(|event| event.position <= end);
         while done < batch.len() {
             let appended = writer.append(&batch[done..]);
             self.publish(writer.index());
@@ -149,12 +149,12 @@ impl Trail {
 
     /// Step 4.
     pub(super) async fn finish(&self, batch: &Batch) -> Result<(), TrailError> {
-        let Some(&(up_to, _)) = batch.last() else {
+        let Some(up_to) = batch.last().map(|event| event.position) else {
             return Ok(());
         };
         let mut tx = Tx::new(&*self.store);
-        for (position, _) in batch {
-            tx.delete_raw(outbox::key(*position));
+        for event in batch {
+            tx.delete_raw(outbox::key(event.position));
         }
         tx.put(MOVED, &Moved { up_to })?;
         self.store.commit(tx.into_commit()).await?;

@@ -15,17 +15,87 @@ pub(super) fn key(position: Position) -> Vec<u8> {
     [PREFIX.as_bytes(), &position.encode()].concat()
 }
 
+/// An event as it stands in the store: all of its JSON but its id.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Stored {
+    pub(super) position: Position,
+    /// When it happened, RFC 3339.
+    pub(super) at: String,
+    /// Its JSON, with its id.
+    pub(super) json: Vec<u8>,
+}
+
+impl Stored {
+    /// An event that has its id.
+    pub(super) fn new(position: Position, event: &AuditEvent) -> serde_json::Result<Self> {
+        Ok(Stored {
+            position,
+            at: event.at.clone(),
+            json: serde_json::to_vec(event)?,
+        })
+    }
+
+    /// An entry, without decoding it: its JSON begins as ours does. `None` where it does not.
+    fn spliced((key, found): &Entry) -> Option<Self> {
+        const BEGIN: &[u8] = b"{\"id\":\"";
+        const THEN: &[u8] = b"\",\"at\":\"";
+        let position = Position::decode(&key[PREFIX.len()..])?;
+        let rest = found.value.strip_prefix(BEGIN)?;
+        let at = rest
+            .strip_prefix(THEN)?
+            .split(|&byte| byte == b'"')
+            .next()?;
+        let at = str::from_utf8(at).ok().filter(|at| !at.contains('\\'))?;
+        let json = [BEGIN, write_id(position).as_bytes(), rest].concat();
+        Some(Stored {
+            position,
+            at: at.to_owned(),
+            json,
+        })
+    }
+}
+
 /// Waiting events after `after`, oldest first, at most `limit`.
 pub(super) fn after(
     store: &dyn Store,
     after: Position,
     limit: usize,
 ) -> Result<Vec<(Position, AuditEvent)>, StoreError> {
+    let entries = entries_after(store, after, limit)?;
+    Ok(entries.iter().filter_map(decode).collect())
+}
+
+/// As [`after`], for those who only pass them on.
+pub(super) fn stored_after(
+    store: &dyn Store,
+    after: Position,
+    limit: usize,
+) -> Result<Vec<Stored>, StoreError> {
+    let stored = |entry: &Entry| {
+        Stored::spliced(entry).or_else(|| {
+            let (position, event) = decode(entry)?;
+            Stored::new(position, &event).ok()
+        })
+    };
+    let entries = entries_after(store, after, limit)?;
+    Ok(entries.iter().filter_map(stored).collect())
+}
+
+fn entries_after(
+    store: &dyn Store,
+    after: Position,
+    limit: usize,
+) -> Result<Vec<Entry>, StoreError> {
     // The next key: no position's is the beginning of another's.
     let mut from = key(after);
     from.push(0);
     let to = prefix_end(PREFIX.as_bytes());
-    read(store, &from, &to, limit, false)
+    store.range(Range {
+        from: &from,
+        to: &to,
+        limit,
+        reverse: false,
+    })
 }
 
 /// Waiting events after `after` and before `before`, the newest first, at most `limit`.
@@ -38,21 +108,11 @@ pub(super) fn before(
     let mut from = key(after);
     from.push(0);
     let to = before.map_or_else(|| prefix_end(PREFIX.as_bytes()), key);
-    read(store, &from, &to, limit, true)
-}
-
-fn read(
-    store: &dyn Store,
-    from: &[u8],
-    to: &[u8],
-    limit: usize,
-    reverse: bool,
-) -> Result<Vec<(Position, AuditEvent)>, StoreError> {
     let entries = store.range(Range {
-        from,
-        to,
+        from: &from,
+        to: &to,
         limit,
-        reverse,
+        reverse: true,
     })?;
     Ok(entries.iter().filter_map(decode).collect())
 }

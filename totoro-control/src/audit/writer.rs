@@ -6,13 +6,10 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use totoro_api::wire::event::AuditEvent;
-
 use super::error::{TrailError, io, sync_dir};
-use super::line::{Seal, Summary, write_event, write_seal};
+use super::line::{Seal, Summary, write_seal, write_stored};
+use super::outbox::Stored;
 use super::segment::{Index, Name, Segment};
-use crate::store::Position;
-
 /// The only one that changes the segments.
 pub(super) struct Writer {
     dir: PathBuf,
@@ -73,11 +70,8 @@ impl Writer {
 
     /// Appends as many of these events as go into one segment; answers how many. They are in order
     /// and stand after the index's end.
-    pub(super) fn append(
-        &mut self,
-        events: &[(Position, AuditEvent)],
-    ) -> Result<usize, TrailError> {
-        let Some(day) = events.first().map(|(position, _)| position.day) else {
+    pub(super) fn append(&mut self, events: &[Stored]) -> Result<usize, TrailError> {
+        let Some(day) = events.first().map(|event| event.position.day) else {
             return Ok(0);
         };
         if self
@@ -93,13 +87,13 @@ impl Writer {
             None => self.create(day)?,
         };
         let (mut lines, mut taken) = (Vec::new(), 0);
-        for (position, event) in events {
+        for event in events {
             let full = segment.bytes + lines.len() as u64 >= self.segment_bytes;
-            if taken > 0 && (full || position.day > day) {
+            if taken > 0 && (full || event.position.day > day) {
                 break;
             }
-            encoded(write_event(&mut lines, event))?;
-            Summary::add(&mut segment.summary, *position, &event.at);
+            write_stored(&mut lines, &event.json);
+            Summary::add(&mut segment.summary, event.position, &event.at);
             taken += 1;
         }
         self.write(segment.bytes, &lines)?;
@@ -238,8 +232,9 @@ mod tests {
     use super::super::Author;
     use super::super::id::write_id;
     use super::*;
+    use crate::store::Position;
 
-    fn event(revision: u64) -> (Position, AuditEvent) {
+    fn event(revision: u64) -> Stored {
         let position = Position {
             day: 1,
             revision,
@@ -247,7 +242,7 @@ mod tests {
         };
         let mut event = Author::system().event("x.y").event;
         event.id = write_id(position);
-        (position, event)
+        Stored::new(position, &event).unwrap()
     }
 
     #[test]
@@ -265,7 +260,7 @@ mod tests {
             .unwrap();
         let failed = writer.append(&[event(2)]).unwrap_err();
         assert!(failed.to_string().contains("cannot write"), "{failed}");
-        assert_eq!(writer.index().end, event(1).0);
+        assert_eq!(writer.index().end, event(1).position);
 
         writer.file.as_mut().unwrap().file = disk;
         assert_eq!(writer.append(&[event(2)]).unwrap(), 1);

@@ -57,9 +57,10 @@ impl Serve {
         let secret = ServerSecret::load(&config.secrets_dir.join("server.key"))?;
         let now = time::OffsetDateTime::now_utc().unix_timestamp();
         let ring = KeyRing::load(&config.secrets_dir, now)?;
-        let store: Arc<dyn Store> = Arc::new(SledStore::open(
+        let store: Arc<dyn Store> = Arc::new(SledStore::open_sized(
             &config.data_dir,
             u64::from(config.cache_mib) << 20,
+            u64::from(config.layer_kib) << 10,
         )?);
         if config.ticket_ttl.0 < SHORT_TTL {
             tracing::warn!(ticket_ttl = %config.ticket_ttl, "tickets live shorter than 5m");

@@ -40,3 +40,7 @@ pub(super) fn default_connections_per_address() -> u32 {
 pub(super) fn default_cache() -> u32 {
     64
 }
+
+pub(super) fn default_layer() -> u32 {
+    32 * 1024
+}

@@ -85,6 +85,8 @@ settings! {
     trusted_proxies: Vec<IpNet> = "trusted_proxies", "TOTORO_CONTROL_TRUSTED_PROXIES";
     /// The store's page cache, MiB.
     cache_mib: u32 = "cache_mib", "TOTORO_CONTROL_CACHE_MIB";
+    /// Changes held in memory on their way to sled, KiB; the log takes twice as much.
+    layer_kib: u32 = "layer_kib", "TOTORO_CONTROL_LAYER_KIB";
     /// Requests per minute and address on invites/resolve and invites/usage.
     rate_resolve: u32 = "rate.resolve", "TOTORO_CONTROL_RATE_RESOLVE";
     /// The same on oauth/token.

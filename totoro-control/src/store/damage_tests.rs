@@ -2,13 +2,15 @@
 
 use std::path::Path;
 
+use super::wal::Wal;
+use super::writer::Bounds;
 use super::*;
 
 const CACHE: u64 = 4 << 20;
 
 /// A store with some history, and its entries.
-async fn filled(dir: &Path) -> (SledStore, Vec<Entry>) {
-    let store = SledStore::open(dir, CACHE).unwrap();
+async fn filled(dir: &Path, bounds: Bounds) -> (SledStore, Vec<Entry>) {
+    let store = SledStore::open_with(dir, CACHE, bounds, Box::new(Wal::sync)).unwrap();
     for round in 0..60_u32 {
         let ops = (0..40).map(|index| {
             let key = format!("k/{:04}", (index * 37 + round * 11) % 997);
@@ -66,7 +68,17 @@ fn is_refused(at: &Path, whole: &[Entry]) -> bool {
     let before = bytes(at);
     match tests::try_open(at) {
         Ok(store) => {
-            assert_eq!(entries(&store), whole, "something was lost in silence");
+            let found = entries(&store);
+            let differs = |one: &[Entry], other: &[Entry]| -> Vec<(String, u64)> {
+                let but = one.iter().filter(|entry| !other.contains(entry));
+                but.map(|(key, at)| (String::from_utf8_lossy(key).into_owned(), at.revision))
+                    .collect()
+            };
+            let (lost, alien) = (differs(whole, &found), differs(&found, whole));
+            assert!(
+                lost.is_empty() && alien.is_empty(),
+                "in silence: lost {lost:?}, instead {alien:?}"
+            );
             false
         }
         Err(StoreError::Unusable { problem, .. }) => {
@@ -87,7 +99,7 @@ fn places(length: usize, count: usize) -> impl Iterator<Item = usize> {
 async fn a_closed_store_is_refused_whatever_was_changed() {
     let dir = tempfile::tempdir().unwrap();
     let (live, at) = (dir.path().join("live"), dir.path().join("bad"));
-    let (store, whole) = filled(&live).await;
+    let (store, whole) = filled(&live, Bounds::USUAL).await;
     drop(store);
     for file in ["db", "conf", "sealed"] {
         let length = std::fs::metadata(live.join(file)).unwrap().len() as usize;
@@ -118,41 +130,120 @@ async fn a_closed_store_is_refused_whatever_was_changed() {
     assert!(examine(&at).unwrap().unwrap().sealed);
 }
 
+/// The names of sled's file and of the log's.
+fn files_of(dir: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(dir).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut files: Vec<_> = names
+        .filter(|name| name == "db" || name.starts_with("wal."))
+        .collect();
+    files.sort_unstable();
+    files
+}
+
 #[tokio::test]
 async fn a_killed_store_never_loses_anything_in_silence() {
+    // All of it in the log; most of it in sled.
+    let mostly_in_sled = Bounds {
+        layer: 100_000,
+        log: 40_000,
+    };
+    for bounds in [Bounds::USUAL, mostly_in_sled] {
+        let dir = tempfile::tempdir().unwrap();
+        let (live, killed, at) = (
+            dir.path().join("live"),
+            dir.path().join("killed"),
+            dir.path().join("bad"),
+        );
+        let (store, whole) = filled(&live, bounds).await;
+        // Nothing is on its way to sled: then a copy is what a SIGKILL at one moment leaves.
+        while files_of(&live).len() > 2 {
+            tokio::task::yield_now().await;
+        }
+        copy(&live, &killed);
+        drop(store);
+        copy(&killed, &at);
+        assert!(!is_refused(&at, &whole));
+        let (mut refused, mut harmless) = (0, 0);
+        let mut count = |is_refused: bool| match is_refused {
+            true => refused += 1,
+            false => harmless += 1,
+        };
+        for file in files_of(&killed) {
+            let length = std::fs::metadata(killed.join(&file)).unwrap().len() as usize;
+            for place in places(length, 40) {
+                copy(&killed, &at);
+                let mut content = std::fs::read(at.join(&file)).unwrap();
+                content[place] ^= 0x10;
+                std::fs::write(at.join(&file), content).unwrap();
+                println!("{file}: a bit of byte {place} of {length}");
+                count(is_refused(&at, &whole));
+            }
+            for part in 0..8 {
+                copy(&killed, &at);
+                let cut = std::fs::File::options().write(true).open(at.join(&file));
+                cut.unwrap().set_len((length * part / 8) as u64).unwrap();
+                println!("{file}: {part} of 8 parts");
+                count(is_refused(&at, &whole));
+            }
+            copy(&killed, &at);
+            std::fs::remove_file(at.join(&file)).unwrap();
+            count(is_refused(&at, &whole));
+        }
+        assert!(refused > 0);
+        println!(
+            "{} damages of a killed store: {refused} refused, {harmless} without any loss",
+            refused + harmless
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_was_killed_midway_is_read_over() {
     let dir = tempfile::tempdir().unwrap();
-    let (live, killed, at) = (
-        dir.path().join("live"),
-        dir.path().join("killed"),
-        dir.path().join("bad"),
-    );
-    let (store, whole) = filled(&live).await;
-    // What a SIGKILL leaves: everything acknowledged, nothing closed.
+    let (live, killed) = (dir.path().join("live"), dir.path().join("killed"));
+    let (store, whole) = filled(&live, Bounds::USUAL).await;
     copy(&live, &killed);
     drop(store);
-    assert!(!is_refused(&killed, &whole));
-    std::fs::remove_file(killed.join("sealed")).unwrap();
-    let length = std::fs::metadata(killed.join("db")).unwrap().len() as usize;
-    let (mut refused, mut harmless) = (0, 0);
-    for place in places(length, 60) {
-        copy(&killed, &at);
-        let mut content = std::fs::read(at.join("db")).unwrap();
-        content[place] ^= 0x10;
-        std::fs::write(at.join("db"), content).unwrap();
-        match is_refused(&at, &whole) {
-            true => refused += 1,
-            false => harmless += 1,
+    // Some of what the log has is in sled already, and some that is older than it.
+    let db = ::sled::open(&killed).unwrap();
+    for (at, (key, found)) in whole.iter().enumerate() {
+        let revision = found.revision - u64::from(at % 2 == 0);
+        let stored = super::writer::join(revision, &found.value);
+        if at % 3 != 0 {
+            db.insert(super::writer::data_key(key), stored).unwrap();
         }
     }
-    for part in 0..8 {
-        copy(&killed, &at);
-        let cut = std::fs::File::options().write(true).open(at.join("db"));
-        cut.unwrap().set_len((length * part / 8) as u64).unwrap();
-        match is_refused(&at, &whole) {
-            true => refused += 1,
-            false => harmless += 1,
-        }
+    db.insert(super::writer::data_key(b"k/9999"), vec![0; 9])
+        .unwrap();
+    drop(db);
+    assert!(super::wal::list(&killed).unwrap().len() == 1);
+    let store = tests::open(&killed);
+    let (last, rest) = (entries(&store), whole);
+    // What the log does not speak of is sled's.
+    let (last, alien): (Vec<_>, Vec<_>) = last.into_iter().partition(|(key, _)| key != b"k/9999");
+    assert_eq!((last, alien.len()), (rest, 1));
+}
+
+#[tokio::test]
+async fn a_store_from_before_there_was_a_log_is_opened() {
+    use super::writer::{HEAD_KEY, Head, data_key, join};
+    let dir = tempfile::tempdir().unwrap();
+    let db = ::sled::open(dir.path()).unwrap();
+    let head = Head {
+        revision: 9,
+        day: 20_000,
+    };
+    db.insert(b"mformat", b"totoro-control 1").unwrap();
+    db.insert(HEAD_KEY, &head.encode()).unwrap();
+    db.insert(data_key(b"k"), join(9, b"v")).unwrap();
+    drop(db);
+    for _ in 0..2 {
+        let store = tests::open(dir.path());
+        let found = store.get(b"k").unwrap().unwrap();
+        assert_eq!((found.revision, &found.value[..]), (9, &b"v"[..]));
+        assert!(*store.watch(b"k/").borrow() > 9);
     }
-    assert!(refused > 0);
-    println!("68 damages of a killed store: {refused} refused, {harmless} without any loss");
+    let schema = examine(dir.path()).unwrap().unwrap().schema;
+    assert_eq!(schema, 2);
 }

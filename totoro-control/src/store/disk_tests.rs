@@ -4,9 +4,9 @@ use std::process::Command;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use super::sync::LogFile;
 use super::tests::open;
-use super::writer::MakeDurable;
+use super::wal::Wal;
+use super::writer::{Bounds, MakeDurable};
 use super::*;
 
 /// Set in the process that a broken disk is to end.
@@ -21,13 +21,11 @@ fn put(key: &str, expect: Vec<(Vec<u8>, Expect)>) -> Commit {
 async fn what_is_seen_is_acknowledged_only_once_it_is_durable() {
     let dir = tempfile::tempdir().unwrap();
     let (step, steps) = mpsc::channel::<()>();
-    let stalls = |log: LogFile| -> MakeDurable {
-        Box::new(move || {
-            steps.recv().expect("a step");
-            log.sync()
-        })
-    };
-    let store = SledStore::open_with(dir.path(), 4 << 20, stalls).unwrap();
+    let stalls: MakeDurable = Box::new(move |log: &Wal| {
+        steps.recv().expect("a step");
+        log.sync()
+    });
+    let store = SledStore::open_with(dir.path(), 4 << 20, Bounds::USUAL, stalls).unwrap();
     let mut writing =
         tokio::spawn(store.commit(put("n/x", vec![(b"n/x".to_vec(), Expect::Absent)])));
     let seen = loop {
@@ -91,18 +89,16 @@ async fn broken() {
     let Ok(how) = std::env::var(BROKEN) else {
         return;
     };
-    let breaks = |_: LogFile| -> MakeDurable {
-        Box::new(move || match how.as_str() {
-            "panics" => panic!("the disk is on fire"),
-            _ => Err(StoreError::Io {
-                doing: "fdatasync",
-                path: "db".into(),
-                source: std::io::Error::other("no"),
-            }),
-        })
-    };
+    let breaks: MakeDurable = Box::new(move |_: &Wal| match how.as_str() {
+        "panics" => panic!("the disk is on fire"),
+        _ => Err(StoreError::Io {
+            doing: "fdatasync",
+            path: "wal".into(),
+            source: std::io::Error::other("no"),
+        }),
+    });
     let dir = tempfile::tempdir().unwrap();
-    let store = SledStore::open_with(dir.path(), 4 << 20, breaks).unwrap();
+    let store = SledStore::open_with(dir.path(), 4 << 20, Bounds::USUAL, breaks).unwrap();
     let done = store.commit(put("x", vec![])).await;
     println!("answered {}", matches!(done, Err(StoreError::Closed)));
     std::future::pending::<()>().await;

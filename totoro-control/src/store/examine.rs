@@ -11,8 +11,9 @@ use std::time::Duration;
 use super::ground;
 use super::load::is_unfinished;
 use super::seal::{Seal, files, lock};
-use super::writer::{DATA, HEAD_KEY, Head, META};
-use super::{SCHEMA, StoreError, witness};
+use super::sum::Sum;
+use super::writer::{DATA, HEAD_KEY, Head, META, split};
+use super::{SCHEMA, StoreError, wal, witness};
 
 /// The copy's directory, in the store's: on the same disk, and as private.
 const COPY: &str = "examining";
@@ -175,10 +176,14 @@ fn read_copy(copy: &Path) -> Result<(u32, u64), String> {
         .flush_every_ms(None)
         .open()
         .map_err(text)?;
+    let mut found = Sum::default();
     for item in db.iter() {
         let (key, value) = item.map_err(text)?;
         let ours = match key.first() {
-            Some(&DATA) => value.len() >= 8,
+            Some(&DATA) => {
+                found.turn(&key, split(&value).0);
+                value.len() >= 8
+            }
             Some(&META) => true,
             _ => false,
         };
@@ -196,7 +201,12 @@ fn read_copy(copy: &Path) -> Result<(u32, u64), String> {
     let head = head
         .and_then(|head| Head::decode(&head))
         .unwrap_or_default();
-    Ok((schema, head.revision))
+    let sum = Sum::read(&db, head).map_err(text)?;
+    if sum.is_some_and(|sum| sum != found) {
+        return Err("some of its pages are missing, or old".to_owned());
+    }
+    let end = wal::replay(copy, head, drop).map_err(|error| error.to_string())?;
+    Ok((schema, end.head.revision))
 }
 
 fn is_full(error: &io::Error) -> bool {

@@ -109,6 +109,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         drop(SledStore::open(dir.path(), 4 << 20).unwrap());
         let db = ::sled::open(dir.path()).unwrap();
+        let nothing = Step {
+            what: "is done",
+            plan: |_| Ok(vec![]),
+        };
         let step = Step {
             what: "writes",
             plan: |_| Ok(vec![Op::Put(b"k".to_vec(), b"v".to_vec())]),
@@ -119,7 +123,7 @@ mod tests {
             tree: &db,
             dir: dir.path(),
         };
-        migrate::forward_by(&[step], &mut ground, 1).unwrap();
+        migrate::forward_by(&[nothing, step], &mut ground, 2).unwrap();
         let value = ground.range(Range {
             from: b"k",
             to: b"l",
@@ -129,11 +133,11 @@ mod tests {
         let revision = before.revision + 1;
         let value = value.unwrap().remove(0).1;
         assert_eq!((value.revision, &value.value[..]), (revision, &b"v"[..]));
-        assert_eq!(db.get(FORMAT_KEY).unwrap().unwrap(), b"totoro-control 2");
+        assert_eq!(db.get(FORMAT_KEY).unwrap().unwrap(), b"totoro-control 3");
         assert_eq!(head(&db), Some(Head { revision, ..before }));
         drop(db);
         std::fs::remove_file(dir.path().join("sealed")).unwrap();
-        // And this program, which knows only 1, leaves it alone.
+        // And this program, which knows only 2, leaves it alone.
         let refused = SledStore::open(dir.path(), 4 << 20).err().unwrap();
         assert!(refused.to_string().contains("newer version"), "{refused}");
     }

@@ -9,6 +9,7 @@
 //! durable. The log is sequential, so whoever reads something and then has a commit of their own
 //! acknowledged, be it one without operations, knows that what they read is durable too.
 
+mod checkpoint;
 pub mod dump;
 mod examine;
 mod ground;
@@ -18,8 +19,11 @@ mod migrate;
 mod seal;
 mod sled;
 mod snapshot;
+mod sum;
 mod sync;
 mod tx;
+mod view;
+mod wal;
 mod watchers;
 mod witness;
 mod writer;
@@ -204,6 +208,14 @@ pub trait Store: Send + Sync + 'static {
     /// When the engine fails.
     fn get(&self, key: &[u8]) -> Result<Option<Versioned>, StoreError>;
 
+    /// The revision of what stands under the key: tells cheaply whether it is still the same.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    fn revision(&self, key: &[u8]) -> Result<Option<u64>, StoreError> {
+        Ok(self.get(key)?.map(|found| found.revision))
+    }
+
     /// A range of keys in order.
     ///
     /// # Errors
@@ -280,3 +292,5 @@ mod mem;
 mod suite;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod view_tests;

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::migrate::SCHEMA;
+use super::wal;
 
 /// The seal's file.
 pub(super) const SEAL: &str = "sealed";
@@ -77,13 +78,17 @@ impl Seal {
     }
 }
 
-/// sled's files in the directory.
+/// sled's files in the directory, and the log's: a store that was closed has none of those.
 pub(super) fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str());
-        let ours = |name: &str| name == "conf" || name == "db" || name.starts_with("snap.");
+        let ours = |name: &str| {
+            matches!(name, "conf" | "db")
+                || name.starts_with("snap.")
+                || name.starts_with(wal::NAME)
+        };
         if name.is_some_and(ours) && path.is_file() {
             found.push(path);
         }

@@ -1,7 +1,9 @@
-//! sled 0.34.7 behind the trait. The release is pinned: the on-disk format and the durability
-//! recipe (see the `writer` and `sync` modules) were proven on exactly this one.
+//! sled 0.34.7 behind the trait, with a log of its own in front (see the `writer`, `wal` and
+//! `checkpoint` modules). The release is pinned: the on-disk format and the durability recipe were
+//! proven on exactly this one.
 
 use std::io;
+use std::ops::Bound;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,22 +13,23 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::ground;
+use super::checkpoint::Checkpoints;
 use super::seal::SealOnDrop;
 use super::snapshot::{Keeper, SledSnapshot};
-use super::sync::{LogFile, make_dir, sync_all};
+use super::sum::Sum;
+use super::sync::{make_dir, sync_all};
+use super::view::{Layer, View};
+use super::wal::{self, LogError, Record, Wal};
 use super::watchers::Watchers;
 use super::witness::Witness;
-use super::writer::{
-    DATA, HEAD_KEY, Head, MAX_BATCH, META, MakeDurable, Request, Writer, data_key, split,
-};
-use super::{Commit, Entry, Meter, Range, Snapshot, Store, StoreError, Versioned, examine};
+use super::writer::{Bounds, HEAD_KEY, Head, MAX_BATCH, MakeDurable, Request, Writer};
+use super::{Commit, Entry, Meter, Range, Snapshot, Store, StoreError, Versioned, examine, ground};
 
 /// Commits waiting for the writer; beyond it `commit` waits, which is the back-pressure.
 const QUEUE: usize = 4096;
 /// The store in one directory, held by one process.
 pub struct SledStore {
-    tree: ::sled::Tree,
+    view: Arc<View>,
     durable: Arc<AtomicU64>,
     watchers: Arc<Watchers>,
     requests: mpsc::Sender<Request>,
@@ -43,14 +46,28 @@ impl SledStore {
     /// # Errors
     /// When it is in use, is not ours or newer, or the disk fails.
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
-        Self::open_with(dir, cache_bytes, |log| Box::new(move || log.sync()))
+        Self::open_with(dir, cache_bytes, Bounds::USUAL, Box::new(Wal::sync))
     }
 
-    /// [`SledStore::open`] with what makes the log durable: tests put a slow or a broken disk there.
+    /// [`SledStore::open`] with what changes may take in memory on their way to sled, bytes.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_sized(dir: &Path, cache_bytes: u64, layer_bytes: u64) -> Result<Self, StoreError> {
+        let bounds = Bounds {
+            layer: usize::try_from(layer_bytes).unwrap_or(usize::MAX / 4),
+            log: 2 * layer_bytes,
+        };
+        Self::open_with(dir, cache_bytes, bounds, Box::new(Wal::sync))
+    }
+
+    /// [`SledStore::open`] with when the log goes to sled, and with what makes it durable: tests put
+    /// a slow or a broken disk there.
     pub(super) fn open_with(
         dir: &Path,
         cache_bytes: u64,
-        sync: impl FnOnce(LogFile) -> MakeDurable,
+        bounds: Bounds,
+        sync: MakeDurable,
     ) -> Result<Self, StoreError> {
         let io = |doing, source| StoreError::Io {
             doing,
@@ -78,27 +95,29 @@ impl SledStore {
             })?;
         let tree = (*db).clone();
         ground::settle(&tree, dir)?;
-        let mut head = match tree.get(HEAD_KEY).map_err(StoreError::Engine)? {
+        let head = match tree.get(HEAD_KEY).map_err(StoreError::Engine)? {
             Some(head) => Head::decode(&head).ok_or_else(|| unusable("no head".to_owned()))?,
             None => Head::default(),
         };
-        // Readers may have seen revisions of a batch that never became durable. No other commit
-        // may get the same ones, so each start leaves a batch's worth out, and says so durably: a
-        // second crash before the first commit must not hand them out either.
-        head.revision += MAX_BATCH as u64;
-        tree.insert(HEAD_KEY, &head.encode())
-            .map_err(StoreError::Engine)?;
+        let sum = match Sum::read(&tree, head).map_err(StoreError::Engine)? {
+            Some(sum) => sum,
+            // Killed while layers went to sled, or none ever did.
+            None => Sum::of(&tree)?,
+        };
+        // What says that the store is ours may be new.
         tree.flush().map_err(StoreError::Engine)?;
-        // From here on all that can be read is durable. Each start does it, since the one that made
-        // the files, or wrote what was recovered, may have died before its own.
-        sync_all(dir)?;
+        let (layer, wal, head) = recover(dir, head)?;
         let durable = Arc::new(AtomicU64::new(head.revision));
         let watchers = Arc::new(Watchers::default());
+        let view = Arc::new(View::new(tree.clone(), layer));
         let (requests, receiver) = mpsc::channel(QUEUE);
         let meter = Meter::default();
         let writer = Writer {
-            tree: tree.clone(),
-            sync: sync(LogFile::open(dir)?),
+            dir: dir.to_owned(),
+            view: Arc::clone(&view),
+            wal,
+            sync,
+            bounds,
             head,
             durable: Arc::clone(&durable),
             watchers: Arc::clone(&watchers),
@@ -106,6 +125,7 @@ impl SledStore {
             snapshots: Keeper::default(),
             witness: Witness::open(dir).map_err(|source| io("open the witness of", source))?,
             meter: meter.clone(),
+            checkpoints: Checkpoints::new(dir.to_owned(), tree, Arc::clone(&view), sum),
         };
         // The database handle goes with the writer: sled's lock is freed when both are gone.
         let thread = std::thread::Builder::new()
@@ -120,7 +140,7 @@ impl SledStore {
             revision: Arc::clone(&durable),
         };
         Ok(SledStore {
-            tree,
+            view,
             durable,
             watchers,
             requests,
@@ -131,41 +151,62 @@ impl SledStore {
     }
 }
 
+/// What the log has beyond sled, which stands at `head`; a new part of the log, and where the store
+/// stands.
+fn recover(dir: &Path, head: Head) -> Result<(Layer, Wal, Head), StoreError> {
+    let mut layer = Layer::default();
+    let take = |wal::Change {
+                    key,
+                    revision,
+                    value,
+                }| layer.apply(key, revision, value, false);
+    let end = wal::replay(dir, head, take).map_err(|error| match error {
+        LogError::Store(error) => error,
+        LogError::Damaged(problem) => StoreError::Unusable {
+            path: dir.to_owned(),
+            problem: format!("{problem}; restore it from a backup"),
+        },
+    })?;
+    end.settle(dir)?;
+    let mut wal = Wal::create(dir, end.number + 1, end.head, end.length)?;
+    // Readers may have seen revisions of a batch that never became durable. No other commit may get
+    // the same ones, so each start leaves a batch's worth out, and says so durably: a second crash
+    // before the first commit must not hand them out either.
+    let head = Head {
+        revision: end.head.revision + MAX_BATCH as u64,
+        ..end.head
+    };
+    wal.append(&mut Record::new(), head)?;
+    wal.sync()?;
+    // From here on all that can be read is durable. Each start does it, since the one that made the
+    // files, or wrote what was recovered, may have died before its own.
+    sync_all(dir)?;
+    Ok((layer, wal, head))
+}
+
 /// sled reports a held lock as an I/O error of kind Other whose text names the lock.
 fn is_lock(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock
         || error.to_string().contains("could not acquire lock")
 }
 
-fn versioned(stored: &[u8]) -> Versioned {
-    let (revision, value) = split(stored);
-    Versioned {
-        revision,
-        value: value.to_vec(),
-    }
-}
-
 impl Store for SledStore {
     fn get(&self, key: &[u8]) -> Result<Option<Versioned>, StoreError> {
-        let stored = self.tree.get(data_key(key)).map_err(StoreError::Engine)?;
-        Ok(stored.map(|stored| versioned(&stored)))
+        self.view.get(key)
+    }
+
+    fn revision(&self, key: &[u8]) -> Result<Option<u64>, StoreError> {
+        self.view.revision(key)
     }
 
     fn range(&self, range: Range<'_>) -> Result<Vec<Entry>, StoreError> {
-        if range.from >= range.to {
-            return Ok(Vec::new());
-        }
-        let found = self.tree.range(data_key(range.from)..data_key(range.to));
-        let entry = |item: ::sled::Result<(::sled::IVec, ::sled::IVec)>| {
-            let (key, stored) = item.map_err(StoreError::Engine)?;
-            debug_assert!(key[0] == DATA && DATA < META, "ranges stay within the data");
-            Ok((key[1..].to_vec(), versioned(&stored)))
-        };
-        if range.reverse {
-            found.rev().take(range.limit).map(entry).collect()
-        } else {
-            found.take(range.limit).map(entry).collect()
-        }
+        let Range {
+            from,
+            to,
+            limit,
+            reverse,
+        } = range;
+        self.view.range(from, Bound::Excluded(to), limit, reverse)
     }
 
     fn commit(&self, commit: Commit) -> BoxFuture<'static, Result<u64, StoreError>> {

@@ -6,6 +6,7 @@
 //! waits longer than one part takes.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -13,11 +14,14 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
-use super::writer::{DATA, Head, META, Request, data_key, split};
+use super::view::View;
+use super::writer::{Head, Request};
 use super::{Entry, Snapshot, SnapshotHead, StoreError, Versioned, migrate};
 
 /// Entries looked at for one part at most.
 const PART: usize = 2048;
+/// Entries looked at between two looks at the clock.
+const STEP: usize = 256;
 /// How long the writer reads one part: commits wait for it. Pages that have changed often are slow
 /// to read, so that the number of entries alone bounds no time.
 const PART_TIME: Duration = Duration::from_millis(10);
@@ -43,7 +47,7 @@ struct Live {
     /// Everything up to this key was read.
     read: Option<Vec<u8>>,
     /// What stood under keys that were changed before they were read.
-    kept: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    kept: BTreeMap<Vec<u8>, Option<Versioned>>,
     kept_bytes: usize,
     /// All of it was read.
     done: bool,
@@ -53,21 +57,20 @@ impl Keeper {
     /// Before a batch changes these keys: keeps what is not read yet.
     pub(super) fn keep<'a>(
         &mut self,
-        tree: &::sled::Tree,
-        keys: impl Iterator<Item = &'a Vec<u8>>,
+        view: &View,
+        keys: impl Iterator<Item = &'a [u8]>,
     ) -> Result<(), StoreError> {
         self.live.take_if(|live| live.token.strong_count() == 0);
         let Some(live) = self.live.as_mut().filter(|live| !live.done) else {
             return Ok(());
         };
         for key in keys {
-            if live.read.as_ref() >= Some(key) || live.kept.contains_key(key) {
+            if live.read.as_deref() >= Some(key) || live.kept.contains_key(key) {
                 continue;
             }
-            let old = tree.get(data_key(key)).map_err(StoreError::Engine)?;
-            let old = old.map(|old| old.to_vec());
-            live.kept_bytes += key.len() + old.as_ref().map_or(0, Vec::len) + 64;
-            live.kept.insert(key.clone(), old);
+            let old = view.get(key)?;
+            live.kept_bytes += key.len() + old.as_ref().map_or(0, |old| old.value.len()) + 64;
+            live.kept.insert(key.to_vec(), old);
         }
         if live.kept_bytes > MAX_KEPT {
             tracing::warn!("a backup was too slow for what changed meanwhile: given up");
@@ -76,8 +79,8 @@ impl Keeper {
         Ok(())
     }
 
-    /// Answers, between two batches: all that the tree holds is durable.
-    pub(super) fn answer(&mut self, ask: Ask, tree: &::sled::Tree, head: Head) {
+    /// Answers, between two batches: all that can be read is durable.
+    pub(super) fn answer(&mut self, ask: Ask, view: &View, head: Head) {
         match ask {
             Ask::Begin(token, done) => {
                 let held = |live: &Live| live.token.strong_count() > 0;
@@ -97,7 +100,7 @@ impl Keeper {
             }
             Ask::Next(done) => {
                 let part = match &mut self.live {
-                    Some(live) => live.part(tree),
+                    Some(live) => live.part(view),
                     None => Err(StoreError::Overtaken),
                 };
                 let _ = done.send(part);
@@ -108,51 +111,40 @@ impl Keeper {
 
 impl Live {
     /// The next part as it stood at the beginning.
-    fn part(&mut self, tree: &::sled::Tree) -> Result<Option<Vec<Entry>>, StoreError> {
+    fn part(&mut self, view: &View) -> Result<Option<Vec<Entry>>, StoreError> {
         if self.done {
             return Ok(None);
         }
-        let from = match &self.read {
-            // The first key after it.
-            Some(read) => [&data_key(read)[..], &[0]].concat(),
-            None => vec![DATA],
-        };
-        const { assert!(DATA < META, "the store's own keys end the range") };
         let (mut part, mut seen, began) = (Vec::new(), 0, Instant::now());
-        let mut more = false;
-        for item in tree.range(from..vec![DATA + 1]) {
-            let (key, stored) = item.map_err(StoreError::Engine)?;
-            let key = key[1..].to_vec();
-            // What was deleted meanwhile comes before what still stands after it.
-            while let Some(gone) = self.kept.first_entry().filter(|kept| *kept.key() < key) {
-                let (key, old) = gone.remove_entry();
-                part.extend(old.map(|old| entry(key, &old)));
+        while seen < PART && began.elapsed() < PART_TIME {
+            // The first key after what was read.
+            let read = self.read.as_ref();
+            let from = read.map_or_else(Vec::new, |read| [&read[..], &[0]].concat());
+            let some = view.range(&from, Bound::Unbounded, STEP, false)?;
+            seen += some.len();
+            let more = some.len() == STEP;
+            for (key, found) in some {
+                // What was deleted meanwhile comes before what still stands after it.
+                while let Some(gone) = self.kept.first_entry().filter(|kept| *kept.key() < key) {
+                    let (key, old) = gone.remove_entry();
+                    part.extend(old.map(|old| (key, old)));
+                }
+                self.read = Some(key.clone());
+                match self.kept.remove(&key) {
+                    Some(old) => part.extend(old.map(|old| (key, old))),
+                    None => part.push((key, found)),
+                }
             }
-            match self.kept.remove(&key) {
-                Some(old) => part.extend(old.map(|old| entry(key.clone(), &old))),
-                None => part.push(entry(key.clone(), &stored)),
-            }
-            self.read = Some(key);
-            seen += 1;
-            more = seen == PART || began.elapsed() > PART_TIME;
-            if more {
+            if !more {
+                // Past the end only what was deleted is left.
+                let rest = std::mem::take(&mut self.kept).into_iter();
+                part.extend(rest.filter_map(|(key, old)| Some((key, old?))));
+                self.done = true;
                 break;
             }
         }
-        if !more {
-            // Past the tree's end only what was deleted is left.
-            let rest = std::mem::take(&mut self.kept).into_iter();
-            part.extend(rest.filter_map(|(key, old)| Some(entry(key, &old?))));
-            self.done = true;
-        }
         Ok(Some(part))
     }
-}
-
-fn entry(key: Vec<u8>, stored: &[u8]) -> Entry {
-    let (revision, value) = split(stored);
-    let value = value.to_vec();
-    (key, Versioned { revision, value })
 }
 
 /// The reader's side.

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use super::mem::{MemStore, State};
 use super::suite::{Backend, suite};
+use super::wal::Wal;
+use super::writer::Bounds;
 use super::*;
 
 struct Sled(tempfile::TempDir);
@@ -18,6 +20,29 @@ impl Backend for Sled {
 
     fn open(&self) -> SledStore {
         open(self.0.path())
+    }
+}
+
+/// The same, with so little room in memory that nearly each batch sends a layer to sled, while the
+/// next ones stand over it.
+struct Cramped(tempfile::TempDir);
+
+/// When that one's layers go to sled.
+pub(super) const CRAMPED: Bounds = Bounds {
+    layer: 500,
+    log: 2000,
+};
+
+impl Backend for Cramped {
+    type Store = SledStore;
+
+    fn new() -> Self {
+        Cramped(tempfile::tempdir().unwrap())
+    }
+
+    fn open(&self) -> SledStore {
+        let open = || SledStore::open_with(self.0.path(), 4 << 20, CRAMPED, Box::new(Wal::sync));
+        wait_for(open).unwrap()
     }
 }
 
@@ -41,6 +66,11 @@ fn sled_passes_the_suite() {
 }
 
 #[test]
+fn sled_passes_the_suite_while_layers_move() {
+    suite::<Cramped>();
+}
+
+#[test]
 fn memory_passes_the_suite() {
     suite::<Mem>();
 }
@@ -53,8 +83,12 @@ pub(super) fn open(dir: &std::path::Path) -> SledStore {
 
 /// As [`open`], for a store that may be refused.
 pub(super) fn try_open(dir: &std::path::Path) -> Result<SledStore, StoreError> {
+    wait_for(|| SledStore::open(dir, 4 << 20))
+}
+
+fn wait_for(open: impl Fn() -> Result<SledStore, StoreError>) -> Result<SledStore, StoreError> {
     for _ in 0..1000 {
-        match SledStore::open(dir, 4 << 20) {
+        match open() {
             Err(StoreError::InUse { .. }) => std::thread::sleep(Duration::from_millis(5)),
             opened => return opened,
         }
@@ -83,13 +117,13 @@ fn what_is_not_ours_is_left_alone() {
 
     let newer = tempfile::tempdir().unwrap();
     let db = ::sled::open(newer.path()).unwrap();
-    db.insert(b"mformat", b"totoro-control 2").unwrap();
+    db.insert(b"mformat", b"totoro-control 3").unwrap();
     drop(db);
     let error = SledStore::open(newer.path(), 4 << 20)
         .err()
         .expect("refused")
         .to_string();
-    assert!(error.contains("schema 2"), "{error}");
+    assert!(error.contains("schema 3"), "{error}");
 }
 
 #[tokio::test]

@@ -37,12 +37,14 @@ impl<'a> Tx<'a> {
     /// When the store fails or the record cannot be read.
     pub fn get<T: DeserializeOwned>(&mut self, key: &str) -> Result<Option<Record<T>>, StoreError> {
         let found = self.peek(key)?;
-        let expect = match &found {
-            Some(record) => Expect::Revision(record.revision),
-            None => Expect::Absent,
-        };
-        self.commit.expect.push((key.as_bytes().to_vec(), expect));
+        self.expect(key, found.as_ref().map(|record| record.revision));
         Ok(found)
+    }
+
+    /// Makes it a precondition that a key stands at this revision, or is not there.
+    pub fn expect(&mut self, key: &str, stands: Option<u64>) {
+        let expect = stands.map_or(Expect::Absent, Expect::Revision);
+        self.commit.expect.push((key.as_bytes().to_vec(), expect));
     }
 
     /// Reads a record that may change meanwhile.
@@ -82,6 +84,12 @@ impl<'a> Tx<'a> {
             encode(prefix, value)?,
         ));
         Ok(())
+    }
+
+    /// Writes bytes under a new key at the end of `prefix`.
+    pub fn append_bytes(&mut self, prefix: &str, value: Vec<u8>) {
+        let op = Op::Append(prefix.as_bytes().to_vec(), value);
+        self.commit.ops.push(op);
     }
 
     /// Removes a key.

@@ -1,15 +1,20 @@
-//! The one thread that writes: it drains what is queued, checks each commit's preconditions,
-//! applies one sled batch, flushes, syncs, and only then acknowledges and tells the watchers.
+//! The one thread that writes: it drains what is queued, checks each commit's preconditions, applies
+//! it in memory, writes all of them as one record to the log, syncs that, and only then acknowledges
+//! and tells the watchers. Now and then what is in memory goes to sled (`checkpoint`).
 
-use std::collections::HashMap;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::checkpoint::Checkpoints;
 use super::snapshot::{Ask, Keeper};
+use super::view::View;
+use super::wal::{Record, Wal};
 use super::watchers::Watchers;
 use super::witness::Witness;
 use super::{Commit, Expect, MAX_KEY, MAX_OPS, MAX_VALUE, Meter, Op, Position, StoreError};
@@ -28,10 +33,29 @@ pub(super) const HEAD_KEY: &[u8] = b"mhead";
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Makes everything written to the log so far durable.
-pub(super) type MakeDurable = Box<dyn FnMut() -> Result<(), StoreError> + Send>;
+pub(super) type MakeDurable = Box<dyn FnMut(&Wal) -> Result<(), StoreError> + Send>;
+
+/// When what is in memory goes to sled.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// The most that a layer takes, bytes, about.
+    pub(super) layer: usize,
+    /// The most that the log takes, bytes, about: it is read at the start after a kill.
+    pub(super) log: u64,
+}
+
+impl Bounds {
+    pub(super) const USUAL: Bounds = Bounds {
+        layer: 32 << 20,
+        log: 64 << 20,
+    };
+    /// What a layer may grow to while the one before it is still on its way to sled, in its own
+    /// sizes: past it writes wait.
+    const PATIENCE: usize = 2;
+}
 
 /// Where a commit is acknowledged.
-type Done = oneshot::Sender<Result<u64, StoreError>>;
+pub(super) type Done = oneshot::Sender<Result<u64, StoreError>>;
 
 /// What the writer thread is asked.
 pub(super) enum Request {
@@ -51,15 +75,18 @@ pub(super) struct Head {
 }
 
 impl Head {
-    pub(super) fn encode(self) -> [u8; 12] {
-        let mut bytes = [0; 12];
+    /// Bytes of an encoded head.
+    pub(super) const LEN: usize = 12;
+
+    pub(super) fn encode(self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
         bytes[..8].copy_from_slice(&self.revision.to_be_bytes());
         bytes[8..].copy_from_slice(&self.day.to_be_bytes());
         bytes
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; 12] = bytes.try_into().ok()?;
+        let bytes: &[u8; Self::LEN] = bytes.try_into().ok()?;
         Some(Head {
             revision: u64::from_be_bytes(bytes[..8].try_into().ok()?),
             day: u32::from_be_bytes(bytes[8..].try_into().ok()?),
@@ -69,8 +96,11 @@ impl Head {
 
 /// The writer's own things.
 pub(super) struct Writer {
-    pub(super) tree: ::sled::Tree,
+    pub(super) dir: PathBuf,
+    pub(super) view: Arc<View>,
+    pub(super) wal: Wal,
     pub(super) sync: MakeDurable,
+    pub(super) bounds: Bounds,
     pub(super) head: Head,
     /// The newest durable revision, for those who begin to watch.
     pub(super) durable: Arc<AtomicU64>,
@@ -79,11 +109,8 @@ pub(super) struct Writer {
     pub(super) snapshots: Keeper,
     pub(super) witness: Witness,
     pub(super) meter: Meter,
+    pub(super) checkpoints: Checkpoints,
 }
-
-/// What a batch has changed so far: a key's new revision, or `None` where it was deleted. Later
-/// commits of the same batch are checked against it before the tree.
-type Pending = HashMap<Vec<u8>, Option<u64>>;
 
 impl Writer {
     /// Runs until closed or until nobody can ask any more. A panic ends the process: without its
@@ -97,6 +124,14 @@ impl Writer {
     }
 
     fn run(mut self) {
+        self.answer_all();
+        // A closed store is sled alone: its seal says what that must be.
+        self.checkpoints.begin(self.head, self.wal.number());
+        self.checkpoints.wait();
+    }
+
+    /// Until it is closed, or nobody can ask any more.
+    fn answer_all(&mut self) {
         let mut queue = Vec::with_capacity(MAX_BATCH);
         while self.requests.blocking_recv_many(&mut queue, MAX_BATCH) > 0 {
             let (mut closing, mut asks) = (Vec::new(), Vec::new());
@@ -110,7 +145,7 @@ impl Writer {
             }
             self.write(commits);
             for ask in asks {
-                self.snapshots.answer(ask, &self.tree, self.head);
+                self.snapshots.answer(ask, &self.view, self.head);
             }
             if !closing.is_empty() {
                 self.requests.close();
@@ -129,62 +164,85 @@ impl Writer {
 
     /// Applies what can be applied as one batch and acknowledges all of it.
     fn write(&mut self, commits: Vec<(Commit, Done)>) {
-        let mut batch = ::sled::Batch::default();
-        let mut pending = Pending::new();
+        let began = Instant::now();
+        let mut record = Record::new();
         let mut applied = Vec::with_capacity(commits.len());
-        let day = today().max(self.head.day);
-        let mut head = Head { day, ..self.head };
+        self.head.day = today().max(self.head.day);
         for (commit, done) in commits {
-            match self.check(&commit, &pending) {
-                // It saw what this batch, or an earlier one, has applied: it is answered once that
-                // is durable, and an earlier one is.
-                Ok(()) if commit.ops.is_empty() => applied.push((Vec::new(), head.revision, done)),
-                Ok(()) => {
-                    head.revision += 1;
-                    let keys = stage(&commit, head, &mut batch, &mut pending);
-                    applied.push((keys, head.revision, done));
-                }
+            if let Err(error) = self.check(&commit) {
+                let _ = done.send(Err(error));
+                continue;
+            }
+            match self.apply(commit, &mut record) {
+                Ok(keys) => applied.push((keys, self.head.revision, done)),
                 Err(error) => {
-                    let _ = done.send(Err(error));
+                    let asked = applied.into_iter().map(|(_, _, done)| done);
+                    end(&error, asked.chain([done]));
                 }
             }
         }
-        if !pending.is_empty() {
-            let began = Instant::now();
-            batch.insert(HEAD_KEY, &head.encode());
-            let kept = self.snapshots.keep(&self.tree, pending.keys());
-            if let Err(error) = kept.and_then(|()| self.make_durable(batch)) {
+        if record.len() > 0 {
+            let written = self.wal.append(&mut record, self.head);
+            if let Err(error) = written.and_then(|()| (self.sync)(&self.wal)) {
                 end(&error, applied.into_iter().map(|(_, _, done)| done));
             }
-            self.head = head;
-            self.durable.store(head.revision, Ordering::Release);
-            self.witness.note(head.revision);
+            self.durable.store(self.head.revision, Ordering::Release);
+            self.witness.note(self.head.revision);
             self.meter.batch(applied.len(), began.elapsed());
         }
         for (keys, revision, done) in applied {
-            self.watchers.tell(keys.iter().map(Vec::as_slice), revision);
+            self.watchers.tell(record.keys(keys), revision);
             // The asker may have gone away; what it asked for is done all the same.
             let _ = done.send(Ok(revision));
         }
+        if let Err(error) = self.make_room() {
+            end(&error, std::iter::empty());
+        }
     }
 
-    fn make_durable(&mut self, batch: ::sled::Batch) -> Result<(), StoreError> {
-        self.tree.apply_batch(batch).map_err(StoreError::Engine)?;
-        self.tree.flush().map_err(StoreError::Engine)?;
-        (self.sync)()
+    /// Applies a commit in memory and adds it to the record; answers where in it. One without
+    /// operations stands on what is applied so far: it is answered when that is durable.
+    fn apply(&mut self, commit: Commit, record: &mut Record) -> Result<Range<usize>, StoreError> {
+        let begin = record.len();
+        if commit.ops.is_empty() {
+            return Ok(begin..begin);
+        }
+        self.head.revision += 1;
+        let head = self.head;
+        let changes = changes(commit.ops, head);
+        for (key, value, _) in &changes {
+            record.push(key, head.revision, value.as_deref());
+        }
+        let end = record.len();
+        self.snapshots.keep(&self.view, record.keys(begin..end))?;
+        self.view.change(|layer| {
+            for (key, value, alone) in changes {
+                layer.apply(key, head.revision, value, alone);
+            }
+        });
+        Ok(begin..end)
+    }
+
+    /// Sends a large layer on its way to sled, and begins another part of the log.
+    fn make_room(&mut self) -> Result<(), StoreError> {
+        let (bytes, is_busy) = self.view.load();
+        let Bounds { layer, log } = self.bounds;
+        let large = bytes >= layer || self.wal.length() >= log;
+        if !large || (is_busy && bytes < Bounds::PATIENCE * layer) {
+            return Ok(());
+        }
+        self.checkpoints.wait();
+        let number = self.wal.number();
+        self.wal = Wal::create(&self.dir, number + 1, self.head, 0)?;
+        self.checkpoints.begin(self.head, number);
+        Ok(())
     }
 
     /// Whether the commit is within limits and its preconditions hold.
-    fn check(&self, commit: &Commit, pending: &Pending) -> Result<(), StoreError> {
+    fn check(&self, commit: &Commit) -> Result<(), StoreError> {
         within_limits(commit)?;
         for (key, expect) in &commit.expect {
-            let stands = match pending.get(key) {
-                Some(&revision) => revision,
-                None => {
-                    let value = self.tree.get(data_key(key)).map_err(StoreError::Engine)?;
-                    value.map(|value| split(&value).0)
-                }
-            };
+            let stands = self.view.revision(key)?;
             let holds = match expect {
                 Expect::Absent => stands.is_none(),
                 Expect::Revision(revision) => stands == Some(*revision),
@@ -199,7 +257,7 @@ impl Writer {
 
 /// Refuses what is not durable and ends the process. After a failed sync nobody knows what is on
 /// the disk: another try could succeed and acknowledge what is lost. A restart reads what is there.
-fn end(error: &StoreError, asked: impl Iterator<Item = Done>) -> ! {
+pub(super) fn end(error: &StoreError, asked: impl Iterator<Item = Done>) -> ! {
     tracing::error!(
         error = error as &dyn std::error::Error,
         "the store failed; ending"
@@ -230,45 +288,26 @@ pub(super) fn within_limits(commit: &Commit) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Adds the commit to the batch; answers the keys that it touches.
-fn stage(
-    commit: &Commit,
-    head: Head,
-    batch: &mut ::sled::Batch,
-    pending: &mut Pending,
-) -> Vec<Vec<u8>> {
+/// The keys that these operations change, in order, and what stands there then; and whether the key
+/// is a new one that nothing can stand under.
+fn changes(ops: Vec<Op>, head: Head) -> Vec<(Vec<u8>, Option<Vec<u8>>, bool)> {
     let mut index = 0;
-    let mut keys = Vec::with_capacity(commit.ops.len());
-    for op in &commit.ops {
-        let key = match op {
-            Op::Put(key, value) => {
-                batch.insert(data_key(key), join(head.revision, value));
-                pending.insert(key.clone(), Some(head.revision));
-                key.clone()
-            }
-            Op::Delete(key) => {
-                batch.remove(data_key(key));
-                pending.insert(key.clone(), None);
-                key.clone()
-            }
-            Op::Append(prefix, value) => {
-                let position = Position {
-                    day: head.day,
-                    revision: head.revision,
-                    index,
-                };
-                // MAX_OPS is below u16::MAX, so the index does not wrap.
-                index += 1;
-                let mut key = prefix.clone();
-                key.extend_from_slice(&position.encode());
-                batch.insert(data_key(&key), join(head.revision, value));
-                pending.insert(key.clone(), Some(head.revision));
-                key
-            }
-        };
-        keys.push(key);
-    }
-    keys
+    let change = |op| match op {
+        Op::Put(key, value) => (key, Some(value), false),
+        Op::Delete(key) => (key, None, false),
+        Op::Append(mut key, value) => {
+            let position = Position {
+                day: head.day,
+                revision: head.revision,
+                index,
+            };
+            // MAX_OPS is below u16::MAX, so the index does not wrap.
+            index += 1;
+            key.extend_from_slice(&position.encode());
+            (key, Some(value), true)
+        }
+    };
+    ops.into_iter().map(change).collect()
 }
 
 /// The key as it stands in the tree.

@@ -233,23 +233,23 @@ async fn what_is_damaged_or_in_use_is_refused_and_nothing_is_written() {
     }
     // Of a schema that is still to come: as the header says, under a right checksum.
     let text = String::from_utf8_lossy(&whole[..200]).into_owned();
-    assert!(text.contains("\"schema\":1,"), "{text}");
-    std::fs::write(&bad, with_schema_2(&whole)).unwrap();
-    refused(restore(&bad, &elsewhere, &[]), "schema 2");
+    assert!(text.contains("\"schema\":2,"), "{text}");
+    std::fs::write(&bad, with_schema_3(&whole)).unwrap();
+    refused(restore(&bad, &elsewhere, &[]), "schema 3");
     assert!(tree(&elsewhere).is_empty());
     good(restore(&out, &elsewhere, &["--check"]));
     assert!(tree(&elsewhere).is_empty());
 }
 
 /// The same backup with another schema in its header.
-fn with_schema_2(whole: &[u8]) -> Vec<u8> {
+fn with_schema_3(whole: &[u8]) -> Vec<u8> {
     use totoro_control::store::dump::{Decoder, Encoder, Frame};
     let (mut decoder, mut out, mut encoder) = (Decoder::default(), Vec::new(), None);
     decoder.feed(whole);
     while let Some(frame) = decoder.next().unwrap() {
         match frame {
             Frame::Header(mut header) => {
-                header.schema = 2;
+                header.schema = 3;
                 encoder = Some(Encoder::begin(&header, &mut out));
             }
             Frame::Entry(entry) => encoder.as_mut().unwrap().entry(&entry, &mut out),

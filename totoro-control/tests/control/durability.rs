@@ -36,9 +36,14 @@ async fn acknowledged_writes_survive_sigkill() {
     );
 }
 
+/// Layers go to sled all the time, so that kills fall into that too.
+fn small_layers() -> [(&'static str, String); 2] {
+    [quiet(), ("TOTORO_CONTROL_LAYER_KIB", "32".to_owned())]
+}
+
 /// Kills one server so often; what each round's node had acknowledged.
 async fn kill_often(rounds: u64, mut dice: Dice) -> Vec<(Node, Acknowledged)> {
-    let mut control = Control::over(Control::init(&[]), &[quiet()]);
+    let mut control = Control::over(Control::init(&[]), &small_layers());
     let mut done = Vec::new();
     for round in 0..rounds {
         // Each round has a node of its own, so that looking at a round costs what was written in it.

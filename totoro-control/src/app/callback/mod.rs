@@ -23,7 +23,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use serde::de::DeserializeOwned;
@@ -93,7 +93,7 @@ type SessionId = (String, String);
 #[derive(Clone, Debug)]
 pub struct Frps {
     /// The node.
-    pub node: NodeRecord,
+    pub node: Arc<NodeRecord>,
     /// Who its events are by.
     pub author: Author,
 }
@@ -130,7 +130,7 @@ impl App {
         address: IpAddr,
         request_id: &str,
     ) -> Result<Frps, Failure> {
-        let node = self.node_by_key(key)?.value;
+        let node = self.node_by_key(key)?;
         // Whoever has the key knows the id: this tells a file that was mixed up.
         if node.id != user && node.said.name != user {
             return Err(Reason::NotAuthorized.into());

@@ -41,7 +41,7 @@ async fn what_no_power_cut_can_undo_is_moved_and_nothing_else() {
     let trail = world.open().await;
     world.record(1).await;
     let durable = trail.next_batch(Position::default(), u64::MAX).unwrap()[0]
-        .0
+        .position
         .revision;
     world.record(2).await;
     assert_eq!(

@@ -170,12 +170,15 @@ impl Disk {
         }
     }
 
-    /// Whether something was written to the file that is not synced.
+    /// Whether something was written to a file whose name begins like this, and is not synced.
     pub(super) fn is_unsynced(&self, name: &str) -> bool {
-        let Some(Node::File(file)) = self.seen.get(Path::new(name)) else {
-            return false;
-        };
-        !self.files[*file].pending.is_empty()
+        self.seen.iter().any(|(path, node)| {
+            let named = path.to_str().is_some_and(|path| path.starts_with(name));
+            match node {
+                Node::File(file) => named && !self.files[*file].pending.is_empty(),
+                _ => false,
+            }
+        })
     }
 
     /// The power goes: from now on there is only what the disk has. Answers how many changes of

@@ -96,8 +96,9 @@ impl Recording {
     async fn make(round: u64) -> Self {
         let made = Control::init(&[]);
         let at = made.path().join("control");
-        // Events move to segments all the time, so that cuts fall into moves too.
-        change(&at, &[("move_every = \"1s\"", "move_every = \"20ms\"")]);
+        // Events move to segments, and layers to sled, all the time, so that cuts fall into that too.
+        let faster = ("move_every = \"1s\"", "move_every = \"20ms\"");
+        change(&at, &[faster, ("layer_kib = 32768", "layer_kib = 64")]);
 
         let dir = tempfile::tempdir().unwrap();
         let (base, to) = (dir.path().join("base"), dir.path().join("trace"));
@@ -170,7 +171,7 @@ impl Recording {
             _ => Unsynced::ByChance,
         };
         let mut disk = self.until(at, |_| true);
-        tally.mid_log += usize::from(disk.is_unsynced("data/db"));
+        tally.mid_log += usize::from(disk.is_unsynced("data/wal."));
         let (pending, kept) = disk.cut(unsynced, dice);
         println!("{dice}: cut at {at} of {last}, {unsynced:?}: {kept} of {pending} kept");
         let known = self.known.until(at);

@@ -1,0 +1,303 @@
+//! What can be read: sled, and over it in memory what it does not have yet.
+//!
+//! Changes go to the active layer. Once that is large it is frozen, and written to sled while a new
+//! one takes what comes; then it is dropped. What comes and goes within one layer's life, like
+//! events on their way to a segment, never costs sled anything.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::writer::{data_key, split};
+use super::{Entry, StoreError, Versioned};
+
+/// Entries of the layers that are looked at under one lock.
+const CHUNK: usize = 1024;
+/// What a key costs in memory beside its bytes and its value's, about.
+const OVERHEAD: usize = 96;
+
+/// What stands under a key of a layer.
+#[derive(Clone, Debug)]
+pub(super) struct Slot {
+    pub(super) revision: u64,
+    /// `None` = removed.
+    pub(super) value: Option<Vec<u8>>,
+    /// Nothing stands under this key below the layer.
+    alone: bool,
+}
+
+/// Changes, by key.
+#[derive(Debug, Default)]
+pub(super) struct Layer {
+    entries: BTreeMap<Vec<u8>, Slot>,
+    bytes: usize,
+}
+
+impl Layer {
+    /// Applies a change. `alone`: nothing stands under this key elsewhere.
+    pub(super) fn apply(
+        &mut self,
+        key: Vec<u8>,
+        revision: u64,
+        value: Option<Vec<u8>>,
+        alone: bool,
+    ) {
+        let size = |key: &[u8], slot: &Slot| {
+            OVERHEAD + key.len() + slot.value.as_ref().map_or(0, Vec::len)
+        };
+        if value.is_none() && self.entries.get(&key).is_some_and(|slot| slot.alone) {
+            if let Some(slot) = self.entries.remove(&key) {
+                self.bytes -= size(&key, &slot);
+            }
+            return;
+        }
+        let alone = alone || self.entries.get(&key).is_some_and(|slot| slot.alone);
+        let slot = Slot {
+            revision,
+            value,
+            alone,
+        };
+        self.bytes += size(&key, &slot);
+        if let Some(old) = self.entries.get(&key) {
+            self.bytes -= size(&key, old);
+        }
+        self.entries.insert(key, slot);
+    }
+
+    /// All of it in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Vec<u8>, &Slot)> {
+        self.entries.iter()
+    }
+
+    /// Memory, about.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+struct Layers {
+    active: Layer,
+    /// On its way to sled.
+    frozen: Option<Arc<Layer>>,
+}
+
+/// The store as readers see it. One thread changes it.
+pub(super) struct View {
+    tree: ::sled::Tree,
+    layers: RwLock<Layers>,
+}
+
+impl View {
+    /// sled, and what it does not have yet.
+    pub(super) fn new(tree: ::sled::Tree, active: Layer) -> Self {
+        let frozen = None;
+        View {
+            tree,
+            layers: RwLock::new(Layers { active, frozen }),
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Layers> {
+        self.layers.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Layers> {
+        self.layers.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the active layer.
+    pub(super) fn change(&self, change: impl FnOnce(&mut Layer)) {
+        change(&mut self.write().active);
+    }
+
+    /// What the active layer takes, bytes; and whether another is on its way to sled.
+    pub(super) fn load(&self) -> (usize, bool) {
+        let layers = self.read();
+        (layers.active.bytes(), layers.frozen.is_some())
+    }
+
+    /// Puts the active layer aside to be written to sled. There is none aside already.
+    pub(super) fn freeze(&self) -> Arc<Layer> {
+        let mut layers = self.write();
+        let frozen = Arc::new(std::mem::take(&mut layers.active));
+        layers.frozen = Some(Arc::clone(&frozen));
+        frozen
+    }
+
+    /// What was put aside is in sled.
+    pub(super) fn thaw(&self) {
+        self.write().frozen = None;
+    }
+
+    /// What the layers have to say of a key.
+    fn above<T>(&self, key: &[u8], say: impl FnOnce(&Slot) -> T) -> Option<T> {
+        let layers = self.read();
+        let frozen = || layers.frozen.as_ref()?.entries.get(key);
+        layers.active.entries.get(key).or_else(frozen).map(say)
+    }
+
+    /// What stands under a key.
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Versioned>, StoreError> {
+        let versioned = |slot: &Slot| {
+            let revision = slot.revision;
+            let value = slot.value.clone();
+            value.map(|value| Versioned { revision, value })
+        };
+        // A layer is dropped only after sled has it, so what is not above is below.
+        if let Some(found) = self.above(key, versioned) {
+            return Ok(found);
+        }
+        let stored = self.tree.get(data_key(key)).map_err(StoreError::Engine)?;
+        Ok(stored.map(|stored| under(&stored)))
+    }
+
+    /// The revision of what stands under a key.
+    pub(super) fn revision(&self, key: &[u8]) -> Result<Option<u64>, StoreError> {
+        let revision = |slot: &Slot| slot.value.as_ref().map(|_| slot.revision);
+        if let Some(found) = self.above(key, revision) {
+            return Ok(found);
+        }
+        let stored = self.tree.get(data_key(key)).map_err(StoreError::Engine)?;
+        Ok(stored.map(|stored| split(&stored).0))
+    }
+
+    /// `from <= key < to`, at most `limit`, in order or backwards.
+    pub(super) fn range(
+        &self,
+        from: &[u8],
+        to: Bound<&[u8]>,
+        limit: usize,
+        reverse: bool,
+    ) -> Result<Vec<Entry>, StoreError> {
+        let (mut low, mut high) = (from.to_vec(), to.map(<[u8]>::to_vec));
+        let mut found = Vec::new();
+        while found.len() < limit && !is_empty(&low, &high) {
+            // Few of them, where few are asked for.
+            let most = (limit - found.len()).clamp(16, CHUNK);
+            let over = self.chunk(&low, &high, most, reverse);
+            let part = match over.last() {
+                // There may be more behind it: this part ends with it.
+                Some((last, _)) if over.len() == most => last.clone(),
+                _ => {
+                    self.merge(over, (&low, &high), limit, reverse, &mut found)?;
+                    break;
+                }
+            };
+            if reverse {
+                self.merge(over, (&part, &high), limit, true, &mut found)?;
+                high = Bound::Excluded(part);
+            } else {
+                let next = [&part[..], &[0]].concat();
+                let end = Bound::Excluded(next.clone());
+                self.merge(over, (&low, &end), limit, false, &mut found)?;
+                low = next;
+            }
+        }
+        Ok(found)
+    }
+
+    /// The first entries of both layers within these bounds, or the last ones, backwards.
+    fn chunk(
+        &self,
+        low: &[u8],
+        high: &Bound<Vec<u8>>,
+        most: usize,
+        reverse: bool,
+    ) -> Vec<(Vec<u8>, Slot)> {
+        let bounds = (Bound::Included(low), high.as_ref().map(Vec::as_slice));
+        let layers = self.read();
+        let copied = |(key, slot): (&Vec<u8>, &Slot)| (key.clone(), slot.clone());
+        let of = |layer: &Layer| -> Vec<(Vec<u8>, Slot)> {
+            let range = layer.entries.range::<[u8], _>(bounds);
+            match reverse {
+                true => range.rev().take(most).map(copied).collect(),
+                false => range.take(most).map(copied).collect(),
+            }
+        };
+        let active = of(&layers.active);
+        let Some(frozen) = &layers.frozen else {
+            return active;
+        };
+        let mut merged: BTreeMap<Vec<u8>, Slot> = of(frozen).into_iter().collect();
+        merged.extend(active);
+        match reverse {
+            true => merged.into_iter().rev().take(most).collect(),
+            false => merged.into_iter().take(most).collect(),
+        }
+    }
+
+    /// Adds what stands within these bounds: `over` is what the layers have there.
+    fn merge(
+        &self,
+        over: Vec<(Vec<u8>, Slot)>,
+        (low, high): (&[u8], &Bound<Vec<u8>>),
+        limit: usize,
+        reverse: bool,
+        found: &mut Vec<Entry>,
+    ) -> Result<(), StoreError> {
+        let end = match high {
+            Bound::Excluded(key) => data_key(key),
+            Bound::Included(_) | Bound::Unbounded => vec![super::writer::DATA + 1],
+        };
+        let mut below = self.tree.range(data_key(low)..end);
+        let mut next = || {
+            if reverse {
+                below.next_back()
+            } else {
+                below.next()
+            }
+        };
+        let is_before = |one: &[u8], other: &[u8]| if reverse { one > other } else { one < other };
+        let mut over = over.into_iter().peekable();
+        let mut under_next = next();
+        while found.len() < limit {
+            let item = under_next.take().transpose().map_err(StoreError::Engine)?;
+            let Some((full, stored)) = item else {
+                // Nothing is below any more.
+                let Some((key, slot)) = over.next() else {
+                    break;
+                };
+                found.extend(standing(key, slot));
+                continue;
+            };
+            let key = &full[1..];
+            match over.peek() {
+                Some((above, _)) if !is_before(key, above) => {
+                    // It comes first, or stands in the other's place.
+                    let same = above == key;
+                    let Some((key, slot)) = over.next() else {
+                        break;
+                    };
+                    found.extend(standing(key, slot));
+                    under_next = if same {
+                        next()
+                    } else {
+                        Some(Ok((full, stored)))
+                    };
+                }
+                _ => {
+                    found.push((key.to_vec(), under(&stored)));
+                    under_next = next();
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_empty(low: &[u8], high: &Bound<Vec<u8>>) -> bool {
+    matches!(high, Bound::Excluded(high) if low >= &high[..])
+}
+
+fn standing(key: Vec<u8>, slot: Slot) -> Option<Entry> {
+    let revision = slot.revision;
+    slot.value.map(|value| (key, Versioned { revision, value }))
+}
+
+fn under(stored: &[u8]) -> Versioned {
+    let (revision, value) = split(stored);
+    Versioned {
+        revision,
+        value: value.to_vec(),
+    }
+}
