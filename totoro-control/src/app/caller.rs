@@ -9,7 +9,7 @@ use super::{App, Failure};
 use crate::audit::Author;
 use crate::keys::{Purpose, TokenKind};
 use crate::records::{NodeRecord, key};
-use crate::store::{Record, read};
+use crate::store::{Record, StoreError, read};
 
 /// What a caller may reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,19 +63,29 @@ impl App {
     /// `not_authorized`, whatever is wrong with it.
     pub fn node_by_key(&self, text: &str) -> Result<Record<NodeRecord>, Failure> {
         let hash = self.node_key_hash(blake3::hash(text.as_bytes()).to_hex().as_str());
-        let found = read::<String>(&*self.store, &key::node_key(&hash))?;
-        let node = match found {
-            Some(id) => read::<NodeRecord>(&*self.store, &key::node(&id.value))?,
-            None => None,
-        };
-        match node.filter(|record| self.is_key_of(&record.value, &hash)) {
+        match self.node_of_hash(&hash)? {
             Some(record) if TokenKind::NodeKey.fits(text) => Ok(record),
             _ => Err(Reason::NotAuthorized.into()),
         }
     }
 
+    /// The node of which this is the keyed hash of a key that is good now.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(crate) fn node_of_hash(
+        &self,
+        hash: &str,
+    ) -> Result<Option<Record<NodeRecord>>, StoreError> {
+        let Some(id) = read::<String>(&*self.store, &key::node_key(hash))? else {
+            return Ok(None);
+        };
+        let node = read::<NodeRecord>(&*self.store, &key::node(&id.value))?;
+        Ok(node.filter(|record| self.is_key_of(&record.value, hash)))
+    }
+
     /// The keyed hash that a node is found by, from the hash that it sends at enrolment.
-    pub(super) fn node_key_hash(&self, key_hash: &str) -> String {
+    pub(crate) fn node_key_hash(&self, key_hash: &str) -> String {
         self.secret.hash_hex(Purpose::NodeKey, key_hash)
     }
 

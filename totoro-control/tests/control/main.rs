@@ -21,6 +21,7 @@ mod metrics;
 mod nodes;
 mod power;
 mod repeats;
+mod streams;
 mod support;
 mod systemd;
 mod tickets;
