@@ -45,7 +45,7 @@ struct Args {
     #[arg(long, default_value_t = 15)]
     interval: u64,
     /// For how long the server's processor time is measured with heartbeats, seconds; without them for
-    /// two intervals.
+    /// one interval.
     #[arg(long, default_value_t = 60)]
     measure: u64,
     /// How nodes follow their policy.
@@ -225,10 +225,10 @@ async fn serve(
         eprintln!("the first watcher was lost: {why}");
     }
     drop(beats);
-    // Not before them: nodes that were silent since the start are told to be offline after three
-    // intervals, each with its event. Nor for longer than that.
+    // Not before them, and not for longer than one interval: after three of silence each node is told
+    // to be offline, with its event.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let idle = busy(server, measure.min(interval * 2)).await?;
+    let idle = busy(server, measure.min(interval)).await?;
     report.add("processor, watchers alone", idle, "% of a core");
     report.add_goal("processor for heartbeats", both - idle, "% of a core", 25.0);
     report.add(
