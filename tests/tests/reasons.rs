@@ -26,7 +26,7 @@ fn page() -> String {
         .unwrap();
         for &reason in Reason::ALL {
             let (number, what, next) = (reason.number(), reason.what(lang), reason.next(lang));
-            // Only one table may own the anchor that `type` of a problem points to.
+            // Only one table may own the anchor.
             let anchor = if lang == Lang::En {
                 format!("<a id=\"{reason}\"></a>")
             } else {

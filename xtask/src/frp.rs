@@ -1,4 +1,5 @@
-//! Stock frps and frpc, built from the Go module under `tests/frp`.
+//! Stock frps and frpc, built from the Go modules under `tests/frp`: the newest of both, and older
+//! releases of frpc down to the oldest that we promise.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -12,16 +13,84 @@ use crate::{cache, path, root, step, target};
 /// The oldest Go that fetches the one which go.mod asks for.
 const OLDEST: (u32, u32) = (1, 21);
 
-/// Both programs.
-const NAMES: [&str; 2] = ["frps", "frpc"];
+/// What is built.
+const TOOLS: [Tool; 4] = [
+    Tool::new("frps", "", "frps"),
+    Tool::new("frpc", "", "frpc"),
+    Tool::new("frpc-v0_61", "v0_61", "frpc"),
+    Tool::new("frpc-v0_65", "v0_65", "frpc"),
+];
+
+/// A program of one release.
+struct Tool {
+    /// As it is called in `target/tools/`.
+    name: &'static str,
+    /// Its module's directory under `tests/frp`.
+    module: &'static str,
+    /// frp's name for it.
+    program: &'static str,
+}
+
+impl Tool {
+    const fn new(name: &'static str, module: &'static str, program: &'static str) -> Self {
+        Tool {
+            name,
+            module,
+            program,
+        }
+    }
+
+    fn module(&self) -> PathBuf {
+        root().join("tests/frp").join(self.module)
+    }
+
+    /// Where the binary built from exactly these sums is kept.
+    fn binary(&self) -> Result<PathBuf> {
+        let module = self.module();
+        // FNV-1a: names a directory, guards nothing. go.sum is what vouches for the sources.
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        for file in ["go.mod", "go.sum"] {
+            let path = module.join(file);
+            for byte in fs::read(&path).with_context(|| format!("read {}", path.display()))? {
+                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+        }
+        Ok(cache().join(format!("frp-{hash:016x}")).join(self.program))
+    }
+
+    fn build(&self, binary: &Path) -> Result<()> {
+        let go = go().map_err(anyhow::Error::msg)?;
+        let parent = binary.parent().context("the tool has no directory")?;
+        fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
+        let fresh = binary.with_extension(format!("{}.new", std::process::id()));
+        let program = self.program;
+        let mut command = Command::new(go);
+        command
+            .current_dir(self.module())
+            // The newest frp has no web assets in its repository, hence `noweb`; the admin API works
+            // without.
+            .args([
+                "build",
+                "-trimpath",
+                "-tags",
+                &format!("{program},noweb"),
+                "-o",
+            ])
+            .arg(&fresh)
+            .arg(format!("github.com/fatedier/frp/cmd/{program}"));
+        step::run(
+            self.name,
+            "stock frp from tests/frp, for the demo and the end-to-end tests",
+            &mut command,
+        )?;
+        fs::rename(&fresh, binary).with_context(|| format!("replace {}", binary.display()))
+    }
+}
 
 /// What building them would take and this machine lacks; nothing when they are built.
 pub(crate) fn missing() -> Option<String> {
-    let store = store().ok()?;
-    if NAMES
-        .iter()
-        .all(|name| version(&store.join(name)).is_some())
-    {
+    let is_built = |tool: &Tool| tool.binary().ok().and_then(|at| version(&at)).is_some();
+    if TOOLS.iter().all(is_built) {
         return None;
     }
     go().err()
@@ -29,16 +98,15 @@ pub(crate) fn missing() -> Option<String> {
 
 /// Builds what is not there, and links both into `target/tools/`.
 pub(crate) fn install() -> Result<()> {
-    let store = store()?;
     let tools = target().join("tools");
     fs::create_dir_all(&tools).with_context(|| format!("create {}", tools.display()))?;
-    for name in NAMES {
-        let binary = store.join(name);
+    for tool in &TOOLS {
+        let binary = tool.binary()?;
         match version(&binary) {
-            Some(version) => step::skip(name, &version),
-            None => build(name, &binary)?,
+            Some(version) => step::skip(tool.name, &version),
+            None => tool.build(&binary)?,
         }
-        link(&binary, &tools.join(name))?;
+        link(&binary, &tools.join(tool.name))?;
     }
     Ok(())
 }
@@ -86,46 +154,6 @@ fn go() -> Result<PathBuf, String> {
 fn release(said: &str) -> Option<(u32, u32)> {
     let mut parts = said.strip_prefix("go")?.split(['.', 'r', 'b', ' ', '-']);
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
-}
-
-/// Where binaries built from exactly these sums are kept.
-fn store() -> Result<PathBuf> {
-    let module = root().join("tests/frp");
-    // FNV-1a: names a directory, guards nothing. go.sum is what vouches for the sources.
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for file in ["go.mod", "go.sum"] {
-        let path = module.join(file);
-        for byte in fs::read(&path).with_context(|| format!("read {}", path.display()))? {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-    Ok(cache().join(format!("frp-{hash:016x}")))
-}
-
-fn build(name: &str, binary: &Path) -> Result<()> {
-    let go = go().map_err(anyhow::Error::msg)?;
-    let parent = binary.parent().context("the tool has no directory")?;
-    fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
-    let fresh = binary.with_extension(format!("{}.new", std::process::id()));
-    let mut command = Command::new(go);
-    command
-        .current_dir(root().join("tests/frp"))
-        // frp's web assets are not in its repository, hence `noweb`; the admin API works without.
-        .args([
-            "build",
-            "-trimpath",
-            "-tags",
-            &format!("{name},noweb"),
-            "-o",
-        ])
-        .arg(&fresh)
-        .arg(format!("github.com/fatedier/frp/cmd/{name}"));
-    step::run(
-        name,
-        "stock frp from tests/frp, for the demo and the end-to-end tests",
-        &mut command,
-    )?;
-    fs::rename(&fresh, binary).with_context(|| format!("replace {}", binary.display()))
 }
 
 #[cfg(test)]

@@ -4,14 +4,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use crate::{frp, path, probe, toolchain};
+use crate::{frp, path, probe, schemathesis, toolchain};
 
 /// Programs that set-up and builds call, and Debian's packages of them.
-pub(crate) const TOOLS: [(&str, &str); 4] = [
+pub(crate) const TOOLS: [(&str, &str); 5] = [
     ("ip", "iproute2"),
     ("bpftool", "bpftool"),
     ("cc", "build-essential"),
     ("git", "git"),
+    ("mkfs.ext4", "e2fsprogs"),
 ];
 
 /// Whether we are root.
@@ -44,6 +45,12 @@ pub(crate) fn require_for_setup() -> Result<()> {
     // The rest is apt's where apt can work.
     if !(is_debian() && is_root()) {
         missing.extend(tools());
+        if schemathesis::find().is_none() && !schemathesis::can_install() {
+            missing.push(format!(
+                "Python 3 with venv and pip: apt-get install {}, or your system's like",
+                schemathesis::PACKAGE
+            ));
+        }
         missing.extend(toolchain::find().err().map(|error| format!("{error:#}")));
     }
     report(missing)

@@ -10,6 +10,7 @@ mod machine;
 mod owner;
 mod path;
 mod probe;
+mod schemathesis;
 mod setup;
 mod signals;
 mod soak;
@@ -43,7 +44,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Installs or builds what is missing: the BPF toolchain, bpf-linker, frps and frpc, bpffs.
+    /// Installs or builds what is missing: the BPF toolchain, bpf-linker, frps and frpc, schemathesis,
+    /// bpffs.
     Setup,
     /// Builds the kernel object, target/bpf/totoro-ebpf.o.
     BuildEbpf(bpf::Args),

@@ -7,7 +7,7 @@ use nix::mount::{MsFlags, mount};
 
 use crate::machine::{TOOLS, is_debian, is_root, require_for_setup, require_kernel};
 use crate::toolchain::{self, BPF_LINKER};
-use crate::{frp, path, step};
+use crate::{frp, path, schemathesis, step};
 
 const BPFFS: &str = "/sys/fs/bpf";
 
@@ -27,6 +27,11 @@ pub(crate) fn run() -> Result<()> {
     }
     bpf_toolchain(&mut apt)?;
     frp::install()?;
+    if schemathesis::find().is_none() && !schemathesis::can_install() {
+        let package = [schemathesis::PACKAGE.to_owned()];
+        apt.install(&package, "schemathesis lives in a virtual environment")?;
+    }
+    schemathesis::install()?;
     mount_bpffs()?;
     require_kernel()
 }

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{root, target, vm};
+use crate::{root, schemathesis, target, vm};
 
 /// Long runs.
 #[derive(Debug, clap::Subcommand)]
@@ -23,31 +23,44 @@ pub(crate) enum Soak {
         #[arg(long, default_value_t = 400)]
         rounds: u32,
     },
+    /// schemathesis against the control plane: does it answer what it documents, and nothing else?
+    Api {
+        /// Cases of each call and phase.
+        #[arg(long, default_value_t = 500)]
+        cases: u32,
+    },
 }
 
 /// Runs one of them.
 pub(crate) fn run(soak: &Soak) -> Result<()> {
     match soak {
         Soak::OldKernel => vm::run(),
-        Soak::Durability { rounds } => control(
-            "durability::acknowledged",
-            "TOTORO_DURABILITY_ROUNDS",
-            *rounds,
-        ),
-        Soak::Power { rounds } => control("power::acknowledged", "TOTORO_POWER_ROUNDS", *rounds),
+        Soak::Durability { rounds } => {
+            let env = [("TOTORO_DURABILITY_ROUNDS", rounds.to_string())];
+            control("durability::acknowledged", &[], &env)
+        }
+        Soak::Power { rounds } => {
+            let env = [("TOTORO_POWER_ROUNDS", rounds.to_string())];
+            control("power::acknowledged", &[], &env)
+        }
+        Soak::Api { cases } => {
+            schemathesis::install()?;
+            schemathesis::run(*cases)
+        }
     }
 }
 
-/// A counted test of the control plane, with more rounds than in CI; it prints what it counted.
-fn control(test: &str, variable: &str, rounds: u32) -> Result<()> {
+/// A test of the control plane under this environment; it prints what it counted.
+pub(crate) fn control(test: &str, words: &[&str], env: &[(&str, String)]) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
         .current_dir(root())
         .args(["test", "--package", "totoro-control", "--test", "control"])
         .args(["--locked", "--", test, "--nocapture"])
+        .args(words)
         .env("CARGO_TARGET_DIR", target())
-        .env(variable, rounds.to_string());
+        .envs(env.iter().map(|(name, value)| (name, value)));
     let status = command.status().context("start cargo test")?;
     if !status.success() {
         bail!("{test} failed ({status}); TOTORO_SEED repeats the chance of a run");

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
 use crate::signals::{Ended, supervise};
-use crate::{bpf, deny, leftovers, root, setup, target, tidy};
+use crate::{bpf, deny, leftovers, root, schemathesis, setup, target, tidy};
 
 /// Options of `test`.
 #[derive(Debug, clap::Args)]
@@ -87,6 +87,9 @@ pub(crate) fn run(args: &Args) -> Result<u8> {
         table.finish().ok();
         return Ok(128 + signal as u8);
     }
+    if args.filter.is_empty() {
+        api(&mut table, args.quick);
+    }
     if !args.quick {
         table.stage("nothing left behind", || {
             let found = leftovers::find(&tag);
@@ -98,6 +101,15 @@ pub(crate) fn run(args: &Args) -> Result<u8> {
         });
     }
     table.finish().map(|()| 0)
+}
+
+/// The control plane against its own description; set-up has what it takes.
+fn api(table: &mut Table, quick: bool) {
+    if quick && schemathesis::find().is_none() {
+        eprintln!("\n── api\nnot run: schemathesis is not installed (cargo xtask setup)");
+        return;
+    }
+    table.stage("api", || schemathesis::run(schemathesis::CASES));
 }
 
 /// Runs cargo's tests under a tag; a signal that ended them is told apart from their failing.

@@ -116,7 +116,7 @@ fn dependencies() -> Result<Vec<String>> {
     for (package, forbidden) in [
         ("totoro-control", ["totoro-ebpf", "aya"].as_slice()),
         ("totoro-api", &["totoro-ebpf", "tokio", "hyper", "reqwest"]),
-        ("totoro-node", &["totoro-control", "warp", "sled"]),
+        ("totoro-node", &["totoro-control", "warp", "sled", "utoipa"]),
         ("totoro-ebpf", &["totoro-control", "totoro-node", "tokio"]),
     ] {
         let packages = read["packages"].as_array().into_iter().flatten();

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use libc::{c_long, mode_t, off64_t, size_t, ssize_t};
 
+use crate::fail;
 use crate::format::kind;
 use crate::trace::{name_at, name_of, record};
 
@@ -35,6 +36,17 @@ fn narrow(result: c_long) -> c_int {
     c_int::try_from(result).unwrap_or(-1)
 }
 
+/// Whether a call is to fail; then `errno` says why.
+fn broken(call: &str, fd: c_int) -> bool {
+    let errno = Errno::keep();
+    let fails = fail::fails(call, || name_of(fd));
+    drop(errno);
+    if fails {
+        fail::set_errno(libc::EIO);
+    }
+    fails
+}
+
 /// The bytes that a write call has taken.
 ///
 /// # Safety
@@ -53,6 +65,9 @@ unsafe fn taken<'a>(buffer: *const c_void, taken: usize) -> &'a [u8] {
 /// As of the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn write(fd: c_int, buffer: *const c_void, count: size_t) -> ssize_t {
+    if broken(fail::WRITE, fd) {
+        return -1;
+    }
     // SAFETY: the caller's arguments, as they are.
     let written = unsafe { libc::syscall(libc::SYS_write, fd, buffer, count) } as ssize_t;
     let _errno = Errno::keep();
@@ -81,6 +96,9 @@ pub unsafe extern "C" fn pwrite64(
     count: size_t,
     offset: off64_t,
 ) -> ssize_t {
+    if broken(fail::WRITE, fd) {
+        return -1;
+    }
     // SAFETY: the caller's arguments, as they are.
     let written =
         unsafe { libc::syscall(libc::SYS_pwrite64, fd, buffer, count, offset) } as ssize_t;
@@ -228,6 +246,9 @@ pub unsafe extern "C" fn mkdir(path: *const c_char, mode: mode_t) -> c_int {
 
 /// A sync: recorded before, since only what came before is made durable, and after it succeeded.
 fn sync(fd: c_int, call: c_long) -> c_int {
+    if broken(fail::SYNC, fd) {
+        return -1;
+    }
     static COUNT: AtomicU64 = AtomicU64::new(1);
     let name = name_of(fd);
     let which = u64::from(std::process::id()) << 32 | COUNT.fetch_add(1, Ordering::Relaxed);

@@ -4,10 +4,13 @@
 //! A call is recorded after it is done, a sync before as well: all that is recorded before a sync
 //! has begun is what it made durable once it has ended. Several threads append to the trace by one
 //! `O_APPEND` write each, so that the trace is one order and its length is a clock.
+//!
+//! It can make calls fail, too: see `fail`.
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!("the recorder knows the system calls of 64-bit Linux");
 
+mod fail;
 mod format;
 pub mod hooks;
 mod trace;

@@ -15,6 +15,8 @@ pub struct Tools {
     pub frps: PathBuf,
     /// Stock frpc.
     pub frpc: PathBuf,
+    /// Older releases of it, from the oldest that is promised, with their versions.
+    pub older_frpc: [(&'static str, PathBuf); 2],
     /// The kernel object.
     pub object: PathBuf,
     /// Where labs have their directories.
@@ -40,6 +42,10 @@ impl Tools {
             node: profile.join("totoro-node"),
             frps: target.join("tools/frps"),
             frpc: target.join("tools/frpc"),
+            older_frpc: [
+                ("0.61", target.join("tools/frpc-v0_61")),
+                ("0.65", target.join("tools/frpc-v0_65")),
+            ],
             object: target.join("bpf/totoro-ebpf.o"),
             labs: target.join("lab"),
             demo: target.join("demo"),
@@ -54,6 +60,8 @@ impl Tools {
             (&self.object, "cargo xtask build-ebpf"),
             (&self.frps, "cargo xtask setup"),
             (&self.frpc, "cargo xtask setup"),
+            (&self.older_frpc[0].1, "cargo xtask setup"),
+            (&self.older_frpc[1].1, "cargo xtask setup"),
             (&self.control, "cargo build -p totoro-control"),
             (&self.node, "cargo build -p totoro-node"),
         ] {

@@ -1,6 +1,7 @@
 //! Stock frpc: its files, starting it, and what it says.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -69,8 +70,13 @@ pub(crate) fn with_ticket(user: &str, ticket: &str, more: &str, proxies: &[Proxy
 
 /// Starts frpc on a file's text.
 pub(crate) fn start(world: &World, name: &str, text: &str) -> Result<Process> {
+    start_release(world, &world.lab.tools.frpc, name, text)
+}
+
+/// The same with one release of frpc.
+pub(crate) fn start_release(world: &World, frpc: &Path, name: &str, text: &str) -> Result<Process> {
     let path = world.write_secret(&format!("{name}.toml"), text)?;
-    let mut command = world.lab.command(&world.lab.tools.frpc);
+    let mut command = world.lab.command(frpc);
     command.arg("-c").arg(path);
     world.lab.start(Place::Client, name, command)
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
 
 use super::frpc::{self, Proxy};
 use super::world::{TICKET_TTL_S, World, ms};
@@ -12,6 +13,8 @@ use crate::report::Report;
 
 /// The tcp proxy's port, which the file asks for.
 pub(super) const TCP_PORT: u16 = 20_000;
+/// The first port of the older frpc, which nobody else asks for.
+const OLDER_PORT: u16 = 20_085;
 
 pub(super) fn play(world: &mut World, report: &mut Report) {
     report.check(
@@ -36,6 +39,10 @@ pub(super) fn play(world: &mut World, report: &mut Report) {
     report.check(
         "kill -9, the ticket's exp passes, the same file again: same ports",
         || restart(world),
+    );
+    report.check(
+        "older frpc, from 0.61 on, with the file of their code",
+        || older(world),
     );
 }
 
@@ -115,4 +122,25 @@ fn restart(world: &mut World) -> Result<String> {
         before.1,
         ms(took)
     ))
+}
+
+/// One after the other, with an invite and a port of their own.
+fn older(world: &World) -> Result<String> {
+    let mut figures = Vec::new();
+    for ((version, frpc), port) in world.lab.tools.older_frpc.iter().zip(OLDER_PORT..) {
+        let invite = world.invite(version, json!({ "max_proxies": 1 }))?;
+        let generated = world.resolve(&invite.code)?.frpc_toml;
+        let proxies = [Proxy::new("old", "tcp", world.backend.tcp, port)];
+        let text = frpc::with_proxies(&generated, &proxies);
+        let name = format!("frpc-{version}");
+        let begun = Instant::now();
+        let mut frpc = frpc::start_release(world, frpc, &name, &text)?;
+        frpc.wait_line("old] start proxy success", frpc::PATIENCE)?;
+        let took = begun.elapsed();
+        let ns = world.lab.ns(Place::User);
+        user::fetch(ns, user::at(NODE_USER_V4, port)?)?;
+        frpc.stop();
+        figures.push(format!("{version} after {}", ms(took)));
+    }
+    Ok(figures.join(", "))
 }

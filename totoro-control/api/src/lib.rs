@@ -13,6 +13,8 @@ pub mod code;
 pub mod decide;
 #[cfg(feature = "std")]
 pub mod limits;
+#[cfg(feature = "openapi")]
+pub mod openapi;
 #[cfg(feature = "std")]
 pub mod ports;
 #[cfg(feature = "std")]

@@ -27,37 +27,48 @@ const TYPES: &str = "types";
 /// their names ([`Limits::check`]), and a node that is pushed a limit it does not know refuses that
 /// invite instead of admitting it unlimited.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(from = "Read")]
 pub struct Limits {
     /// Concurrent TCP user connections.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 65_536))]
     pub max_conns: Option<u32>,
     /// Concurrent UDP flows.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 65_536))]
     pub max_flows: Option<u32>,
     /// Concurrent TCP user connections from one IPv4 address or IPv6 /64.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 65_536))]
     pub max_conns_per_source: Option<u32>,
     /// Concurrent frpc sessions.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 4_096))]
     pub max_clients: Option<u32>,
     /// Concurrent proxies, all sessions together.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 4_096))]
     pub max_proxies: Option<u32>,
     /// New TCP user connections per second; the burst is one second's worth.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 100_000))]
     pub conn_rate: Option<u32>,
     /// Allowed proxy types.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(min_items = 1, max_items = 2))]
     pub types: Option<Vec<Protocol>>,
     /// Allowed ports, within the node's pool.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Vec<crate::ports::PortRange>>, min_items = 1))]
     pub ports: Option<PortSet>,
     /// The longest life of one session, seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 10, maximum = 2_592_000))]
     pub session_max: Option<u64>,
     /// What this version does not know.
     #[serde(flatten)]
+    #[cfg_attr(feature = "openapi", schema(ignore))]
     pub unknown: BTreeMap<String, Value>,
 }
 
@@ -198,6 +209,7 @@ impl Limits {
 
 /// Limits as they hold for one tenant: nothing left open.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Effective {
     /// Concurrent TCP user connections.
     pub max_conns: u32,

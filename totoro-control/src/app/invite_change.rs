@@ -162,6 +162,10 @@ impl App {
                 let found = self.get_invite(tx, caller, id)?;
                 let before = found.value;
                 let (mut record, node) = (before.clone(), before.node.clone());
+                // A repeat has to be as complete as the first one.
+                if version == IfMatch::Absent {
+                    version.check(found.revision)?;
+                }
                 if let Some(request) = request
                     && let Seen::Before(seen) = self.seen(tx, &node, request, now)?
                 {

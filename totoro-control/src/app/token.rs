@@ -50,7 +50,8 @@ pub struct Need {
 }
 
 impl Need {
-    fn allowed_by(self, scope: TokenScope) -> bool {
+    /// Whether a scope allows it.
+    pub(crate) fn allowed_by(self, scope: TokenScope) -> bool {
         match scope {
             TokenScope::All => true,
             TokenScope::Read => !self.writes && self.area != Area::Rest,

@@ -106,9 +106,13 @@ impl Store for Bounded {
         let (inner, load) = (Arc::clone(&self.inner), Arc::clone(&self.load));
         async move {
             load.admit().await?;
-            let revision = inner.commit(commit).await?;
+            // Before they are there: whoever sees them has them counted, or counts them.
             load.waiting.fetch_add(events, Ordering::Relaxed);
-            Ok(revision)
+            let committed = inner.commit(commit).await;
+            if committed.is_err() {
+                load.moved(events);
+            }
+            committed
         }
         .boxed()
     }

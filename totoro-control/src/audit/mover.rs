@@ -67,9 +67,11 @@ impl Trail {
             if failed {
                 self.load.is_moving(false);
             }
+            // Anew each time: what is added up in between drifts.
+            self.count().await;
             match moved {
                 Ok(()) => failing.over(),
-                Err(error) => failing.complain(&self, &error).await,
+                Err(error) => failing.complain(&self, &error),
             }
             if Instant::now() >= upkeep_at || self.is_over_size() {
                 let more = self.upkeep().await.unwrap_or_else(|error| {
@@ -160,6 +162,18 @@ impl Trail {
         Ok(())
     }
 
+    /// Counts what waits.
+    async fn count(self: &Arc<Self>) {
+        let counted = self.blocking(|trail| {
+            let waiting = outbox::count(&*trail.store, MAX_WAITING + 1)?;
+            trail.load.set(waiting);
+            Ok(())
+        });
+        if let Err(error) = counted.await {
+            tracing::error!(error = &error as &dyn std::error::Error, "cannot count");
+        }
+    }
+
     fn is_over_size(&self) -> bool {
         self.index().bytes() > self.room()
     }
@@ -186,18 +200,8 @@ impl Failing {
         *self = Failing::default();
     }
 
-    async fn complain(&mut self, trail: &Arc<Trail>, error: &TrailError) {
+    fn complain(&mut self, trail: &Trail, error: &TrailError) {
         self.rest = (self.rest * 2).clamp(RETRY.0, RETRY.1);
-        // Counted anew while it goes on: what is added up in between drifts.
-        let counted = trail.blocking(|trail| {
-            trail
-                .load
-                .set(outbox::count(&*trail.store, MAX_WAITING + 1)?);
-            Ok(())
-        });
-        if let Err(error) = counted.await {
-            tracing::error!(error = &error as &dyn std::error::Error, "cannot count");
-        }
         let silent = |at: Instant| at.elapsed() < COMPLAIN;
         if self.complained.is_some_and(silent)
             || matches!(error, TrailError::Store(StoreError::Closed))

@@ -5,6 +5,7 @@ mod backup;
 mod ban;
 mod batch;
 mod client;
+mod descriptors;
 mod doctor;
 mod error;
 mod frps;

@@ -8,7 +8,7 @@ use clap::{ArgMatches, Args};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::{CliError, systemd};
+use super::{CliError, descriptors, systemd};
 use crate::app::App;
 use crate::audit::Trail;
 use crate::config::{self, Config, Settings};
@@ -53,6 +53,7 @@ impl Serve {
             return Ok(());
         }
         log_to_stderr(self.log_json);
+        descriptors::raise(config.max_connections);
         let secret = ServerSecret::load(&config.secrets_dir.join("server.key"))?;
         let now = time::OffsetDateTime::now_utc().unix_timestamp();
         let ring = KeyRing::load(&config.secrets_dir, now)?;

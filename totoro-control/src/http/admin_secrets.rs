@@ -2,25 +2,72 @@
 
 use std::sync::Arc;
 
-use totoro_api::wire::admin::NewToken;
-use warp::Filter as _;
+use totoro_api::Reason;
+use totoro_api::wire::admin::{NewToken, TicketKeyPage, Token, TokenPage, TokenScope};
 use warp::http::StatusCode;
 
+use super::about::About;
 use super::incoming::{BODY_LIMIT, Incoming};
-use super::route::{Route, any_of, plain, with_id};
+use super::route::{Route, any_of, at, plain, with_id};
 use super::{Answer, Api, Scope, reply};
 
 pub(super) fn routes(api: &Arc<Api>) -> Route {
-    let tokens = || warp::path!("tokens");
-    let token = warp::path!("tokens" / String);
-    let keys = || warp::path!("ticket-keys");
     any_of([
-        plain(api, tokens().and(warp::get()).boxed(), list),
-        plain(api, tokens().and(warp::post()).boxed(), create),
-        with_id(api, token.and(warp::delete()).boxed(), revoke),
-        plain(api, keys().and(warp::get()).boxed(), keys_now),
-        plain(api, keys().and(warp::post()).boxed(), rotate),
+        plain(api, at!(get, "tokens"), listing(), list),
+        plain(api, at!(post, "tokens"), creating(), create),
+        with_id(api, at!(delete, "tokens" / String), revoking(), revoke),
+        plain(api, at!(get, "ticket-keys"), showing_keys(), keys_now),
+        plain(api, at!(post, "ticket-keys"), rotating(), rotate),
     ])
+}
+
+fn about(summary: &'static str) -> About {
+    About::new(Scope::Admin, summary)
+}
+
+fn listing() -> About {
+    about("The admins' tokens")
+        .answer::<TokenPage>(200, "All of them, in the order of their names.")
+        .refuses(&[Reason::RequestMalformed])
+}
+
+fn creating() -> About {
+    let example = NewToken {
+        name: "helpdesk".to_owned(),
+        scopes: vec![TokenScope::Read, TokenScope::Invites],
+        expires_at: Some("2030-01-31T12:00:00Z".to_owned()),
+    };
+    about("Make a token")
+        .says(
+            "Its name is the actor of what it does in the audit trail. A time of expiry must be to \
+               come.",
+        )
+        .body(BODY_LIMIT, &example)
+        .idempotent()
+        .answer::<Token>(201, "The token is shown this once.")
+        .refuses(&[Reason::Conflict, Reason::NotFound])
+}
+
+fn revoking() -> About {
+    about("Revoke a token")
+        .says("The last one that may do everything stays.")
+        .empty(204, "Revoked.")
+        .refuses(&[Reason::NotFound, Reason::Conflict])
+}
+
+fn showing_keys() -> About {
+    about("The keys that tickets are signed with")
+        .says("Their public sides, and which nodes know each.")
+        .answer::<TicketKeyPage>(200, "Those that may sign or still verify, newest first.")
+        .refuses(&[Reason::RequestMalformed])
+}
+
+fn rotating() -> About {
+    about("A new key for tickets")
+        .says("It signs for a node once that node has acknowledged it.")
+        .idempotent()
+        .answer::<TicketKeyPage>(201, "All keys, the new one first.")
+        .refuses(&[Reason::Conflict])
 }
 
 async fn list(api: Arc<Api>, incoming: Incoming) -> Answer {

@@ -9,12 +9,13 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 use totoro_api::Reason;
 use totoro_api::wire::event::AuditPage;
-use warp::Filter as _;
+use utoipa::PartialSchema as _;
 use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use warp::reply::Reply as _;
 
+use super::about::{About, formed, string};
 use super::incoming::{Incoming, Query};
-use super::route::{Route, plain};
+use super::route::{Route, at, plain};
 use super::{Answer, Api, ApiError, Scope, reply};
 use crate::app::{App, Reach};
 use crate::audit::{Ask, Filter, Page, TrailError, read_id, write_id};
@@ -30,11 +31,32 @@ const RETRY_S: u64 = 5;
 const EXPORT_PAGE: usize = 1000;
 
 pub(super) fn routes(api: &Arc<Api>, scope: Scope) -> Route {
-    plain(
-        api,
-        warp::path!("audit").and(warp::get()).boxed(),
-        move |api, incoming| list(api, scope, incoming),
-    )
+    let at = at!(get, "audit");
+    plain(api, at, listing(scope), move |api, incoming| {
+        list(api, scope, incoming)
+    })
+}
+
+fn listing(scope: Scope) -> About {
+    let id = || string().pattern(Some("^[0-9a-f]{28}$"));
+    let flag = || string().enum_values(Some(["true", "false"]));
+    About::new(scope, "The audit trail")
+        .says("Oldest first. As pages; or, with `Accept: application/x-ndjson`, all that matches, one \
+               event a line, as fast as you take it: `limit` is then as large as you like, the last \
+               line's id is the cursor to go on from, and a transfer that breaks off was not whole.")
+        .of_node()
+        .query("invite", "Only what is about this invite.", string())
+        .query("session", "Only what is about this session.", string())
+        .query("kind", "Only this kind, like `session.opened`.", string())
+        .query("reason", "Only refusals for this reason.", Reason::schema())
+        .query("since", "From this time on.", formed("date-time"))
+        .query("until", "Before this time.", formed("date-time"))
+        .query("newest", "`true`: the newest page first, and so on back.", flag())
+        .query("wait", "With the cursor in `follow`: wait so long (55s at most) for what comes next.", formed("span"))
+        .paged(id())
+        .answer::<AuditPage>(200, "A page, or an export.")
+        .media(200, "", NDJSON, string())
+        .refuses(&[Reason::NotFound])
 }
 
 async fn list(api: Arc<Api>, scope: Scope, incoming: Incoming) -> Answer {

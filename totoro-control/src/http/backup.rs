@@ -4,16 +4,32 @@
 use std::sync::Arc;
 
 use futures_util::stream::poll_fn;
-use warp::Filter as _;
+use totoro_api::Reason;
 use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use warp::reply::Reply as _;
 
+use super::about::{About, formed};
 use super::incoming::Incoming;
-use super::route::{Route, plain};
+use super::route::{Route, at, plain};
 use super::{Answer, Api, Scope};
 
 pub(super) fn routes(api: &Arc<Api>) -> Route {
-    plain(api, warp::path!("backup").and(warp::post()).boxed(), backup)
+    plain(api, at!(post, "backup"), making(), backup)
+}
+
+fn making() -> About {
+    About::new(Scope::Admin, "A backup of the store, as it is now")
+        .says(
+            "Without the secret files. Its last frame is the checksum: without it it is not whole. \
+               One at a time.",
+        )
+        .media(
+            200,
+            "The backup.",
+            "application/octet-stream",
+            formed("binary"),
+        )
+        .refuses(&[Reason::RequestMalformed, Reason::Conflict])
 }
 
 async fn backup(api: Arc<Api>, incoming: Incoming) -> Answer {

@@ -2,31 +2,63 @@
 
 use std::sync::Arc;
 
-use totoro_api::wire::ban::NewBan;
-use warp::Filter as _;
+use totoro_api::Reason;
+use totoro_api::wire::ban::{BanEntry, BanPage, NewBan};
 
+use super::about::{About, string};
 use super::incoming::{BODY_LIMIT, Incoming};
-use super::route::{Route, any_of, plain, with_id};
+use super::route::{Route, any_of, at, plain, with_id};
 use super::{Answer, Api, Scope, reply};
 
 pub(super) fn routes(api: &Arc<Api>, scope: Scope) -> Route {
-    let all = || warp::path!("bans");
-    let one = warp::path!("bans" / String);
+    let (post, get) = (at!(post, "bans"), at!(get, "bans"));
     any_of([
-        plain(
-            api,
-            all().and(warp::post()).boxed(),
-            move |api, incoming| add(api, scope, incoming),
-        ),
-        plain(api, all().and(warp::get()).boxed(), move |api, incoming| {
+        plain(api, post, adding(scope), move |api, incoming| {
+            add(api, scope, incoming)
+        }),
+        plain(api, get, listing(scope), move |api, incoming| {
             list(api, scope, incoming)
         }),
         with_id(
             api,
-            one.and(warp::delete()).boxed(),
+            at!(delete, "bans" / String),
+            lifting(scope),
             move |api, id, incoming| lift(api, scope, id, incoming),
         ),
     ])
+}
+
+fn adding(scope: Scope) -> About {
+    let example = NewBan {
+        node: None,
+        prefix: "192.0.2.0/24".to_owned(),
+        until: Some("2030-01-31T12:00:00Z".to_owned()),
+        note: "scans".to_owned(),
+    };
+    About::new(scope, "Ban an address or a prefix")
+        .says(
+            "What comes from it reaches neither the pool nor frps. An admin who names no node bans \
+               on all of them.",
+        )
+        .body(BODY_LIMIT, &example)
+        .idempotent()
+        .answer::<BanEntry>(201, "The ban.")
+        .refuses(&[Reason::NodeUnknown, Reason::Conflict])
+}
+
+fn listing(scope: Scope) -> About {
+    About::new(scope, "Bans that hold")
+        .says("For an admin who names no node: those of all nodes together.")
+        .of_node()
+        .paged(string())
+        .answer::<BanPage>(200, "A page, in the order of the ids.")
+}
+
+fn lifting(scope: Scope) -> About {
+    About::new(scope, "Lift a ban")
+        .of_node()
+        .empty(204, "Lifted.")
+        .refuses(&[Reason::NotFound])
 }
 
 async fn add(api: Arc<Api>, scope: Scope, mut incoming: Incoming) -> Answer {

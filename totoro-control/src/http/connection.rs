@@ -15,14 +15,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use totoro_api::Reason;
 use warp::filters::BoxedFilter;
-use warp::http::header::{ALLOW, HeaderValue};
-use warp::http::{Method, StatusCode};
+use warp::http::Method;
+use warp::http::header::HeaderValue;
 use warp::reply::Response;
 
+use super::forwarded;
 use super::incoming::Origin;
 use super::problem::ApiError;
 use super::tls::Tls;
-use super::{allow, forwarded};
 use crate::app::App;
 use crate::keys::random_hex;
 
@@ -138,15 +138,8 @@ fn finish(
         request_id = id,
         "request"
     );
-    let allow = (response.status() == StatusCode::METHOD_NOT_ALLOWED)
-        .then(|| allow::methods(&path))
-        .flatten();
     if let Some(error) = error {
         response = error.write(id);
-    }
-    if let Some(methods) = allow {
-        let methods = HeaderValue::from_static(methods);
-        response.headers_mut().insert(ALLOW, methods);
     }
     if let Ok(id) = HeaderValue::from_str(id) {
         response.headers_mut().insert("x-request-id", id);

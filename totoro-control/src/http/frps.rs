@@ -9,28 +9,55 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use totoro_api::wire::plugin::Answer as Said;
-use warp::Filter as _;
+use utoipa::openapi::{ContentBuilder, schema::empty};
 use warp::reply::Response;
 
+use super::about::{About, Who, string};
 use super::incoming::{BODY_LIMIT, Incoming};
-use super::route::{Route, any_of, plain};
+use super::route::{Route, any_of, at, plain};
 use super::{Answer, Api, reply};
 use crate::app::callback::{Door, Frps};
 
 pub(super) fn routes(api: &Arc<Api>) -> Route {
-    let door = |path: &'static str, door: Door| {
-        let filter = warp::path("frps")
-            .and(warp::path("auth"))
-            .and(warp::path(path))
-            .and(warp::path::end())
-            .and(warp::post())
-            .boxed();
-        plain(api, filter, move |api, incoming| ask(api, incoming, door))
-    };
+    let handshake = at!(post, "frps" / "auth" / "handshake");
+    let proxy = at!(post, "frps" / "auth" / "proxy");
     any_of([
-        door("handshake", Door::Handshake),
-        door("proxy", Door::Proxy),
+        plain(
+            api,
+            handshake,
+            asking(
+                "frps asks: Login, Ping, NewWorkConn",
+                &["Login", "Ping", "NewWorkConn"],
+            ),
+            |api, incoming| ask(api, incoming, Door::Handshake),
+        ),
+        plain(
+            api,
+            proxy,
+            asking(
+                "frps asks: NewProxy, CloseProxy, NewUserConn",
+                &["NewProxy", "CloseProxy", "NewUserConn"],
+            ),
+            |api, incoming| ask(api, incoming, Door::Proxy),
+        ),
     ])
+}
+
+fn asking(summary: &'static str, ops: &[&'static str]) -> About {
+    // Whatever comes is answered: its form is frps's, and what is wrong with it is a refusal.
+    let content = ContentBuilder::new().schema(Some(empty())).example(Some(
+        serde_json::json!({ "version": "0.1.0", "op": ops[0], "content": {} }),
+    ));
+    let op = string().examples(ops.iter().copied());
+    let mut about = About::new(Who::Frps, summary)
+        .says("frp's HTTP plugin protocol, for a stock frps without our daemon. Answered 200 also where \
+               it refuses, or cannot read what came: `reject_reason` is what frpc prints.")
+        .takes("application/json", BODY_LIMIT, content)
+        .query("op", "The operation, as in the body.", op)
+        .query("version", "The protocol's version.", string())
+        .answer::<Said>(200, "Allowed, or refused.");
+    about.refusals.clear();
+    about
 }
 
 async fn ask(api: Arc<Api>, mut incoming: Incoming, door: Door) -> Answer {

@@ -2,24 +2,62 @@
 
 use std::sync::Arc;
 
-use totoro_api::wire::node::{ChangeSelf, NewKey};
-use warp::Filter as _;
+use totoro_api::Reason;
+use totoro_api::wire::node::{ChangeSelf, KeyRotated, NewKey, Node};
 
+use super::about::About;
 use super::incoming::{BODY_LIMIT, Incoming};
-use super::route::{Route, any_of, plain};
+use super::route::{Route, any_of, at, plain};
 use super::{Answer, Api, Scope, reply};
 
 pub(super) fn routes(api: &Arc<Api>) -> Route {
-    let own = || warp::path!("self");
     any_of([
-        plain(api, own().and(warp::get()).boxed(), show),
-        plain(api, own().and(warp::patch()).boxed(), change),
-        plain(
-            api,
-            warp::path!("self" / "key").and(warp::post()).boxed(),
-            new_key,
-        ),
+        plain(api, at!(get, "self"), showing(), show),
+        plain(api, at!(patch, "self"), changing(), change),
+        plain(api, at!(post, "self" / "key"), rotating(), new_key),
     ])
+}
+
+fn showing() -> About {
+    About::new(Scope::Node, "The node itself")
+        .answer::<Node>(200, "The node.")
+        .versioned(200)
+        .refuses(&[Reason::NodeUnknown])
+}
+
+fn changing() -> About {
+    let change = ChangeSelf {
+        draining: Some(true),
+        ..ChangeSelf::default()
+    };
+    About::new(Scope::Node, "Change what a lender may change")
+        .says(
+            "What is absent stays. Whether the node is public, its addresses and its pool are an \
+               admin's to say.",
+        )
+        .if_match()
+        .body(BODY_LIMIT, &change)
+        .answer::<Node>(200, "The node as it is now.")
+        .versioned(200)
+        .refuses(&[
+            Reason::NotFound,
+            Reason::NodeUnknown,
+            Reason::PortOutsidePool,
+        ])
+}
+
+fn rotating() -> About {
+    let key_hash = blake3::hash(b"the text of the new key")
+        .to_hex()
+        .to_string();
+    About::new(Scope::Node, "A new key, made by the node")
+        .says(
+            "Only its hash travels. The key that comes with this request works on until the new \
+               one's first use, 24 hours at most.",
+        )
+        .body(BODY_LIMIT, &NewKey { key_hash })
+        .answer::<KeyRotated>(200, "The new key is good from now on.")
+        .refuses(&[Reason::Conflict])
 }
 
 async fn show(api: Arc<Api>, incoming: Incoming) -> Answer {

@@ -7,14 +7,14 @@
 use std::sync::Arc;
 
 use totoro_api::Reason;
-use warp::Filter as _;
 use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::{Reply as _, Response};
 
+use super::about::{About, Who, string};
 use super::incoming::Incoming;
 use super::problem::ApiError;
 use super::reply::no_store;
-use super::route::{Route, plain};
+use super::route::{Route, at, plain};
 use super::{Answer, Api, Scope};
 use crate::app::Failure;
 use crate::metrics::Now;
@@ -24,17 +24,30 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 
 /// Where a token is asked for.
 pub(super) fn guarded(api: &Arc<Api>) -> Route {
-    let filter = warp::path!("metrics").and(warp::get()).boxed();
-    plain(api, filter, |api, incoming: Incoming| async move {
-        api.caller(Scope::Admin, &incoming)?;
-        figures(&api).await
-    })
+    let about = about(Scope::Admin);
+    plain(
+        api,
+        at!(get, "metrics"),
+        about,
+        |api, incoming: Incoming| async move {
+            api.caller(Scope::Admin, &incoming)?;
+            figures(&api).await
+        },
+    )
 }
 
 /// Where the address is enough.
 pub(super) fn open(api: &Arc<Api>) -> Route {
-    let filter = warp::path!("metrics").and(warp::get()).boxed();
-    plain(api, filter, |api, _| async move { figures(&api).await })
+    let about = about(Who::Machine);
+    plain(api, at!(get, "metrics"), about, |api, _| async move {
+        figures(&api).await
+    })
+}
+
+fn about(who: impl Into<Who>) -> About {
+    About::new(who, "Figures for Prometheus")
+        .says("In the OpenMetrics text format. Open on an admins' address on loopback alone.")
+        .media(200, "The figures.", OPENMETRICS, string())
 }
 
 async fn figures(api: &Arc<Api>) -> Answer {

@@ -1,22 +1,26 @@
 //! HTTP: one file per resource. A handler reads, calls one use case and answers; it decides nothing.
 
+mod about;
 mod admin_nodes;
 mod admin_secrets;
-mod allow;
 mod audit;
 mod backup;
 mod bans;
 mod connection;
 mod descriptors;
+mod docs;
+mod document;
 mod forwarded;
 mod frps;
 mod health;
 mod incoming;
 mod invites;
+mod json;
 mod lender;
 mod metrics;
 mod nodes;
 mod oauth;
+mod page;
 mod problem;
 mod public;
 mod rate;
@@ -34,7 +38,6 @@ mod watch;
 
 use std::sync::Arc;
 
-use warp::Filter as _;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
@@ -113,19 +116,13 @@ impl Api {
 
 /// All routes, for one address that serves everyone.
 fn routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
-    recovered(route::any_of([
-        under_v1(route::any_of([for_everyone(api), for_admins(api)])),
-        health::routes(api),
-        metrics::guarded(api),
-    ]))
+    let v1 = [for_everyone(api), for_admins(api)];
+    whole(api, v1, [health::routes(api), metrics::guarded(api)])
 }
 
 /// All but the admins', where those have an address of their own.
 fn public_routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
-    recovered(route::any_of([
-        under_v1(for_everyone(api)),
-        health::routes(api),
-    ]))
+    whole(api, [for_everyone(api)], [health::routes(api)])
 }
 
 /// The admins' alone.
@@ -135,11 +132,7 @@ fn admin_routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
         true => metrics::open(api),
         false => metrics::guarded(api),
     };
-    recovered(route::any_of([
-        under_v1(for_admins(api)),
-        health::routes(api),
-        figures,
-    ]))
+    whole(api, [for_admins(api)], [health::routes(api), figures])
 }
 
 /// Grouped by their first segments: warp tries routes one by one.
@@ -154,11 +147,11 @@ fn for_everyone(api: &Arc<Api>) -> Route {
         audit::routes(api, Scope::Node),
     ]);
     route::any_of([
-        warp::path("nodes").and(node).boxed(),
+        route::under("nodes", node),
         frps::routes(api),
         oauth::routes(api),
         resolve::routes(api),
-        warp::path("public").and(public::routes(api)).boxed(),
+        route::under("public", public::routes(api)),
     ])
 }
 
@@ -172,16 +165,21 @@ fn for_admins(api: &Arc<Api>) -> Route {
         audit::routes(api, Scope::Admin),
         backup::routes(api),
     ]);
-    warp::path("admin").and(admin).boxed()
+    route::under("admin", admin)
 }
 
-fn under_v1(v1: Route) -> Route {
-    warp::path("api").and(warp::path("v1")).and(v1).boxed()
-}
-
-/// With every rejection answered.
-fn recovered(all: Route) -> BoxedFilter<(Response,)> {
-    all.recover(problem::recover).unify().boxed()
+/// All that one address serves, with its description, and an answer for all that it does not serve.
+fn whole<const N: usize, const M: usize>(
+    api: &Arc<Api>,
+    v1: [Route; N],
+    others: [Route; M],
+) -> BoxedFilter<(Response,)> {
+    let (described, pages) = docs::routes(api);
+    let v1 = route::any_of([route::any_of(v1), described]);
+    let all = route::any_of([route::v1(v1), route::any_of(others)]);
+    let (filter, served) = all.into_parts();
+    pages.write(&served);
+    route::with_the_rest(filter, &served)
 }
 
 /// A handler's result.

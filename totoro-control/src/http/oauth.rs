@@ -7,23 +7,62 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use totoro_api::wire::invite::{AccessToken, OauthError};
 use totoro_api::{Reason, Refusal};
-use warp::Filter as _;
+use utoipa::openapi::{ContentBuilder, schema::ObjectBuilder};
 use warp::http::StatusCode;
 use warp::http::header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use warp::reply::Response;
 
+use super::about::{About, Who, string};
 use super::incoming::{BODY_LIMIT, Incoming};
-use super::problem::{ApiError, status_of};
-use super::route::{Route, plain};
+use super::problem::ApiError;
+use super::route::{Route, at, plain};
 use super::{Answer, Api, reply};
 use crate::app::holder::Visitor;
 
 pub(super) fn routes(api: &Arc<Api>) -> Route {
-    plain(
-        api,
-        warp::path!("oauth" / "token").and(warp::post()).boxed(),
-        token,
-    )
+    plain(api, at!(post, "oauth" / "token"), asking(), token)
+}
+
+fn asking() -> About {
+    let form = ObjectBuilder::new()
+        .property(
+            "grant_type",
+            string().enum_values(Some(["client_credentials"])),
+        )
+        .required("grant_type")
+        .property("client_id", string().examples(["totoro"]))
+        .property(
+            "client_secret",
+            string().description(Some(
+                "The invite's code, or `public:` and a public node's id.",
+            )),
+        );
+    let form = ContentBuilder::new()
+        .schema(Some(form))
+        .example(Some(serde_json::json!({
+            "grant_type": "client_credentials",
+            "client_id": "totoro",
+            "client_secret": "tn1-0123-4567-89ab-cdef-ghjk-0",
+        })));
+    let retry = "Seconds until it is worth another try.";
+    let mut about = About::new(Who::Frpc, "A ticket, in OAuth2's form")
+        .says("Client credentials (RFC 6749, 4.4), so that a stock frpc fetches its tickets by itself: \
+               in the form or as Basic, which comes first. What else a form has is ignored. \
+               `error_description` is the line that frpc prints, with the reason and the next step.")
+        .takes("application/x-www-form-urlencoded", BODY_LIMIT, form)
+        .answer::<AccessToken>(200, "The ticket.")
+        .answer::<OauthError>(400, "`invalid_request` or `unsupported_grant_type`.")
+        .answer::<OauthError>(401, "`invalid_client`: whatever is wrong with the code or what it grants.")
+        .answer::<OauthError>(408, "`invalid_request`: the body came too slowly.")
+        .answer::<OauthError>(413, "`invalid_request`: the body is too large.")
+        .answer::<OauthError>(429, "`temporarily_unavailable`: too many requests from this address.")
+        .answer::<OauthError>(500, "`server_error`.")
+        .answer::<OauthError>(503, "`temporarily_unavailable`: the node is away, full or draining.")
+        .tells(401, "WWW-Authenticate", "How to authenticate.")
+        .tells(429, "Retry-After", retry)
+        .tells(503, "Retry-After", retry);
+    about.refusals.clear();
+    about
 }
 
 async fn token(api: Arc<Api>, mut incoming: Incoming) -> Answer {
@@ -64,14 +103,14 @@ async fn token(api: Arc<Api>, mut incoming: Incoming) -> Answer {
 /// A refusal in OAuth's form, with the line that frpc prints.
 fn refused(error: &ApiError) -> Response {
     let reason = error.refusal.reason;
-    let (status, code) = match status_of(reason) {
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-            (error.status, "temporarily_unavailable")
+    let (status, code) = match error.status {
+        status @ (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) => {
+            (status, "temporarily_unavailable")
         }
-        StatusCode::INTERNAL_SERVER_ERROR => (error.status, "server_error"),
-        StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => {
-            (error.status, "invalid_request")
-        }
+        status @ StatusCode::INTERNAL_SERVER_ERROR => (status, "server_error"),
+        status @ (StatusCode::BAD_REQUEST
+        | StatusCode::REQUEST_TIMEOUT
+        | StatusCode::PAYLOAD_TOO_LARGE) => (status, "invalid_request"),
         // Whatever is wrong with the secret or what it grants.
         _ => (StatusCode::UNAUTHORIZED, "invalid_client"),
     };
@@ -165,6 +204,8 @@ fn basic_secret(credential: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::app::Failure;
+    use crate::store::StoreError;
 
     #[test]
     fn both_ways_to_send_a_secret() {
@@ -187,5 +228,18 @@ mod tests {
         assert_eq!(error(b""), "invalid_request");
         assert_eq!(error(b"grant_type=password"), "unsupported_grant_type");
         assert_eq!(error(b"grant_type=a&grant_type=b"), "invalid_request");
+    }
+
+    #[test]
+    fn what_is_busy_or_slow_is_no_wrong_secret() {
+        let busy = ApiError::from(Failure::from(StoreError::Conflict));
+        assert_eq!(refused(&busy).status(), StatusCode::SERVICE_UNAVAILABLE);
+        let slow = ApiError {
+            status: StatusCode::REQUEST_TIMEOUT,
+            ..ApiError::malformed("the body came too slowly")
+        };
+        assert_eq!(refused(&slow).status(), StatusCode::REQUEST_TIMEOUT);
+        let unknown = ApiError::from(Failure::from(Reason::InviteUnknown));
+        assert_eq!(refused(&unknown).status(), StatusCode::UNAUTHORIZED);
     }
 }

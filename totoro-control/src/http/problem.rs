@@ -4,16 +4,14 @@
 //! 404 the caller; 408 who sends too slowly; 409, 412, 428 the caller, after reading again; 429 and 503 anyone, later;
 //! 500 the operator.
 
-use std::convert::Infallible;
-
 use totoro_api::reason::Lang;
 use totoro_api::wire::problem::Problem;
 use totoro_api::{Reason, Refusal};
-use warp::Rejection;
 use warp::http::StatusCode;
-use warp::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use warp::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use warp::reply::{Reply as _, Response};
 
+use super::docs::PAGE;
 use super::reply::no_store;
 use crate::app::Failure;
 use crate::store::StoreError;
@@ -26,6 +24,8 @@ pub(super) struct ApiError {
     pub(super) status: StatusCode,
     /// When to come again, seconds.
     pub(super) retry_after: Option<u64>,
+    /// The methods that the path has.
+    pub(super) allow: Option<HeaderValue>,
 }
 
 /// The status of a refusal.
@@ -78,6 +78,26 @@ impl ApiError {
         ApiError::from(Failure::malformed(detail))
     }
 
+    /// Nothing is served at this path, or not by this method.
+    pub(super) fn unserved(methods: Option<&str>) -> Self {
+        let (refusal, status) = match methods {
+            None => (
+                Refusal::with(Reason::NotFound, "there is no such path"),
+                StatusCode::NOT_FOUND,
+            ),
+            Some(_) => (
+                Refusal::with(Reason::Unsupported, "this path has other methods"),
+                StatusCode::METHOD_NOT_ALLOWED,
+            ),
+        };
+        ApiError {
+            refusal,
+            status,
+            retry_after: None,
+            allow: methods.and_then(|methods| methods.parse().ok()),
+        }
+    }
+
     /// Too many requests from one address.
     pub(super) fn rate_limited(retry_after: u64) -> Self {
         ApiError {
@@ -99,10 +119,11 @@ impl ApiError {
             refusal,
             status,
             retry_after,
+            allow,
         } = self;
         let reason = refusal.reason;
         let problem = Problem {
-            kind: format!("/docs/reasons#{reason}"),
+            kind: format!("{PAGE}#{reason}"),
             title: reason.what(Lang::En).to_owned(),
             status: status.as_u16(),
             detail: refusal.what().to_owned(),
@@ -120,6 +141,9 @@ impl ApiError {
         no_store(headers);
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(methods) = allow {
+            headers.insert(ALLOW, methods);
         }
         if let Some(seconds) = retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
@@ -172,6 +196,7 @@ impl From<Failure> for ApiError {
             refusal,
             status,
             retry_after,
+            allow: None,
         }
     }
 }
@@ -186,32 +211,6 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         ApiError::from(Failure::from(error))
     }
-}
-
-/// What no route took. Only paths and methods reject here; everything else is a handler's answer.
-pub(super) async fn recover(rejection: Rejection) -> Result<Response, Infallible> {
-    let (refusal, status) = if rejection.is_not_found() {
-        (
-            Refusal::with(Reason::NotFound, "there is no such path"),
-            StatusCode::NOT_FOUND,
-        )
-    } else if rejection.find::<warp::reject::MethodNotAllowed>().is_some() {
-        (
-            Refusal::with(Reason::Unsupported, "this path has other methods"),
-            StatusCode::METHOD_NOT_ALLOWED,
-        )
-    } else {
-        (
-            Refusal::new(Reason::RequestMalformed),
-            StatusCode::BAD_REQUEST,
-        )
-    };
-    Ok(ApiError {
-        refusal,
-        status,
-        retry_after: None,
-    }
-    .into_response())
 }
 
 #[cfg(test)]

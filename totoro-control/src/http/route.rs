@@ -1,54 +1,237 @@
 //! Gluing warp filters to handlers. Every route is boxed: unboxed filter types cost minutes of
 //! compile time where they meet.
+//!
+//! A route cannot be made without saying what it is: the document of the API, the `Allow` header and
+//! the server are made from the same list.
 
 use std::future::Future;
 use std::sync::Arc;
 
 use warp::Filter as _;
 use warp::filters::BoxedFilter;
+use warp::http::Method;
+use warp::path::FullPath;
 use warp::reply::Response;
 
+use super::about::About;
 use super::incoming::{Incoming, incoming};
-use super::{Answer, Api};
+use super::{Answer, Api, ApiError};
+
+/// A method and a path, as a filter and as a text.
+pub(super) struct At<F> {
+    /// Takes requests for it.
+    pub(super) filter: F,
+    /// The method.
+    pub(super) method: Method,
+    /// The path, `{id}` standing for one segment.
+    pub(super) path: &'static str,
+}
+
+/// [`At`] a method and a path: `at!(get, "bans" / String)`.
+macro_rules! at {
+    ($method:ident, $($piece:tt)+) => {
+        $crate::http::route::At {
+            filter: warp::Filter::boxed(warp::Filter::and(
+                warp::path!($($piece)+),
+                warp::$method(),
+            )),
+            method: $crate::http::route::at!(@method $method),
+            path: concat!($($crate::http::route::at!(@text $piece)),+),
+        }
+    };
+    (@method get) => { warp::http::Method::GET };
+    (@method post) => { warp::http::Method::POST };
+    (@method patch) => { warp::http::Method::PATCH };
+    (@method delete) => { warp::http::Method::DELETE };
+    (@text /) => { "/" };
+    (@text String) => { "{id}" };
+    (@text $name:literal) => { $name };
+}
+pub(super) use at;
+
+/// What one route serves.
+#[derive(Clone)]
+pub(super) struct Served {
+    pub(super) method: Method,
+    /// Below what it is nested in.
+    pub(super) path: String,
+    pub(super) about: About,
+}
 
 /// A route, or several.
-pub(super) type Route = BoxedFilter<(Response,)>;
+pub(super) struct Route {
+    filter: BoxedFilter<(Response,)>,
+    served: Vec<Served>,
+}
+
+impl Route {
+    fn new(method: Method, path: &str, about: About, filter: BoxedFilter<(Response,)>) -> Self {
+        let path = format!("/{path}");
+        let served = vec![Served {
+            method,
+            path,
+            about,
+        }];
+        Route { filter, served }
+    }
+
+    /// The filter that serves, and what it serves.
+    pub(super) fn into_parts(self) -> (BoxedFilter<(Response,)>, Vec<Served>) {
+        (self.filter, self.served)
+    }
+}
 
 /// A method and a path without parameters.
-pub(super) fn plain<F, Fut>(api: &Arc<Api>, filter: BoxedFilter<()>, handler: F) -> Route
+pub(super) fn plain<F, Fut>(
+    api: &Arc<Api>,
+    at: At<BoxedFilter<()>>,
+    about: About,
+    handler: F,
+) -> Route
 where
     F: Fn(Arc<Api>, Incoming) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = Answer> + Send + 'static,
 {
     let api = Arc::clone(api);
-    filter
+    let filter = at
+        .filter
         .and(incoming())
         .then(move |incoming| {
             let answer = handler(Arc::clone(&api), incoming);
-            async move { answer.await.unwrap_or_else(super::ApiError::into_response) }
+            async move { answer.await.unwrap_or_else(ApiError::into_response) }
         })
-        .boxed()
+        .boxed();
+    Route::new(at.method, at.path, about, filter)
 }
 
 /// A method and a path with one id in it.
-pub(super) fn with_id<F, Fut>(api: &Arc<Api>, filter: BoxedFilter<(String,)>, handler: F) -> Route
+pub(super) fn with_id<F, Fut>(
+    api: &Arc<Api>,
+    at: At<BoxedFilter<(String,)>>,
+    about: About,
+    handler: F,
+) -> Route
 where
     F: Fn(Arc<Api>, String, Incoming) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = Answer> + Send + 'static,
 {
     let api = Arc::clone(api);
-    filter
+    let filter = at
+        .filter
         .and(incoming())
         .then(move |id: String, incoming| {
             let answer = handler(Arc::clone(&api), id, incoming);
-            async move { answer.await.unwrap_or_else(super::ApiError::into_response) }
+            async move { answer.await.unwrap_or_else(ApiError::into_response) }
         })
-        .boxed()
+        .boxed();
+    Route::new(at.method, at.path, about, filter)
 }
 
 /// The first of these that matches.
 pub(super) fn any_of<const N: usize>(routes: [Route; N]) -> Route {
     let mut routes = routes.into_iter();
     let first = routes.next().expect("a group has routes");
-    routes.fold(first, |all, route| all.or(route).unify().boxed())
+    routes.fold(first, |mut all, route| {
+        all.filter = all.filter.or(route.filter).unify().boxed();
+        all.served.extend(route.served);
+        all
+    })
+}
+
+/// These below `/api/v1`.
+pub(super) fn v1(mut route: Route) -> Route {
+    let v1 = warp::path("api").and(warp::path("v1"));
+    route.filter = v1.and(route.filter).boxed();
+    for served in &mut route.served {
+        served.path = format!("/api/v1{}", served.path);
+    }
+    route
+}
+
+/// These below a first segment of the path.
+pub(super) fn under(segment: &'static str, mut route: Route) -> Route {
+    route.filter = warp::path(segment).and(route.filter).boxed();
+    for served in &mut route.served {
+        served.path = format!("/{segment}{}", served.path);
+    }
+    route
+}
+
+/// With an answer for every path and method that no route takes: they alone reject.
+pub(super) fn with_the_rest(
+    filter: BoxedFilter<(Response,)>,
+    served: &[Served],
+) -> BoxedFilter<(Response,)> {
+    let table = Table::new(served);
+    let rest = warp::path::full().map(move |path: FullPath| {
+        ApiError::unserved(table.methods(path.as_str())).into_response()
+    });
+    filter.or(rest).unify().boxed()
+}
+
+/// Which methods each path has, for those that no route takes.
+#[derive(Clone)]
+struct Table(Arc<Vec<(String, String)>>);
+
+impl Table {
+    fn new(served: &[Served]) -> Self {
+        let mut table: Vec<(String, String)> = Vec::new();
+        for Served { method, path, .. } in served {
+            let at = table.iter().position(|(known, _)| known == path);
+            let at = at.unwrap_or_else(|| {
+                table.push((path.clone(), String::new()));
+                table.len() - 1
+            });
+            let methods = &mut table[at].1;
+            if !methods.is_empty() {
+                methods.push_str(", ");
+            }
+            methods.push_str(method.as_str());
+            // Served wherever GET is.
+            if *method == Method::GET {
+                methods.push_str(", HEAD");
+            }
+        }
+        Table(Arc::new(table))
+    }
+
+    /// The methods of a path that is served: what `Allow` says.
+    fn methods(&self, path: &str) -> Option<&str> {
+        let found = self.0.iter().find(|(pattern, _)| fits(path, pattern));
+        found.map(|(_, methods)| methods.as_str())
+    }
+}
+
+/// Whether a path is one of a pattern's, as warp matches it: the last `/` may be there or not.
+fn fits(path: &str, pattern: &str) -> bool {
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let (mut path, mut pattern) = (path.split('/'), pattern.split('/'));
+    loop {
+        match (path.next(), pattern.next()) {
+            (None, None) => return true,
+            (Some(segment), Some("{id}")) if !segment.is_empty() => {}
+            (Some(segment), Some(wanted)) if segment == wanted => {}
+            _ => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fits;
+
+    #[test]
+    fn paths() {
+        for (path, pattern, is) in [
+            ("/healthz", "/healthz", true),
+            ("/healthz/", "/healthz", true),
+            ("/bans/b-1", "/bans/{id}", true),
+            ("/bans/", "/bans/{id}", false),
+            ("/bans/b/c", "/bans/{id}", false),
+            ("/nodes/n/token", "/nodes/{id}/token", true),
+            ("/", "/healthz", false),
+        ] {
+            assert_eq!(fits(path, pattern), is, "{path} {pattern}");
+        }
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hyper_util::server::graceful::GracefulShutdown;
 use ipnet::IpNet;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, watch};
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
@@ -22,6 +22,9 @@ use crate::app::App;
 const DRAIN_TIME: Duration = Duration::from_secs(10);
 /// How long to rest when the system has no descriptors left.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// Connections that wait to be accepted: with the usual 128 a burst of clients would lose its
+/// handshakes and try again seconds later. The system may allow less (`net.core.somaxconn`).
+const BACKLOG: u32 = 4096;
 /// How often idle addresses are forgotten.
 const FORGET: Duration = Duration::from_secs(60);
 
@@ -62,9 +65,7 @@ struct Bound {
 
 impl Bound {
     async fn new(address: SocketAddr, tls: Option<Arc<Tls>>) -> Result<Self, ServerError> {
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|source| ServerError::Listen { address, source })?;
+        let listener = listen(address).map_err(|source| ServerError::Listen { address, source })?;
         Ok(Bound { listener, tls })
     }
 
@@ -72,6 +73,18 @@ impl Bound {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         Ok(format!("{scheme}://{}", self.listener.local_addr()?))
     }
+}
+
+/// Listens, with a queue that takes a burst.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A restart need not wait for connections that are still closing.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 impl Server {

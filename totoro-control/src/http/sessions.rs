@@ -2,25 +2,49 @@
 
 use std::sync::Arc;
 
-use warp::Filter as _;
+use totoro_api::Reason;
+use totoro_api::wire::session::SessionPage;
 
+use super::about::{About, string};
 use super::incoming::Incoming;
-use super::route::{Route, any_of, plain, with_id};
+use super::route::{Route, any_of, at, plain, with_id};
 use super::{Answer, Api, Scope, reply};
 
 pub(super) fn routes(api: &Arc<Api>, scope: Scope) -> Route {
-    let all = warp::path!("sessions");
-    let one = warp::path!("sessions" / String);
+    let all = at!(get, "sessions");
     any_of([
-        plain(api, all.and(warp::get()).boxed(), move |api, incoming| {
+        plain(api, all, listing(scope), move |api, incoming| {
             list(api, scope, incoming)
         }),
         with_id(
             api,
-            one.and(warp::delete()).boxed(),
+            at!(delete, "sessions" / String),
+            kicking(scope),
             move |api, id, incoming| kick(api, scope, id, incoming),
         ),
     ])
+}
+
+fn listing(scope: Scope) -> About {
+    About::new(scope, "Who is on")
+        .says("As the nodes last reported it.")
+        .of_node()
+        .paged(string().pattern(Some(r"\.")))
+        .answer::<SessionPage>(
+            200,
+            "A page, in the order of the nodes' ids and the sessions'.",
+        )
+}
+
+fn kicking(scope: Scope) -> About {
+    About::new(scope, "End a session")
+        .says(
+            "Its node does it as soon as it hears of it. An admin names the node. Kicking it again \
+               changes nothing; its ticket still admits a new one.",
+        )
+        .on_node()
+        .empty(204, "It is to end.")
+        .refuses(&[Reason::NotFound, Reason::RateLimited])
 }
 
 async fn list(api: Arc<Api>, scope: Scope, incoming: Incoming) -> Answer {

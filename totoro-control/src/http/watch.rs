@@ -7,10 +7,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 use totoro_api::Reason;
 use totoro_api::ticket::Revision;
-use warp::Filter as _;
+use totoro_api::wire::push::DesiredState;
 
+use super::about::{About, formed, integer, string};
 use super::incoming::{Incoming, Query};
-use super::route::{Route, plain};
+use super::route::{Route, at, plain};
 use super::{Answer, Api, ApiError, Scope, reply, stream};
 use crate::app::Failure;
 use crate::duration::Span;
@@ -23,7 +24,43 @@ const MAX_WAIT: Duration = Duration::from_secs(55);
 const RETRY_S: u64 = 5;
 
 pub(super) fn routes(api: &Arc<Api>) -> Route {
-    plain(api, warp::path!("watch").and(warp::get()).boxed(), watch)
+    plain(api, at!(get, "watch"), about(), watch)
+}
+
+fn about() -> About {
+    let number = || integer(0, usize::MAX);
+    About::new(Scope::Node, "What the node is to be")
+        .says(
+            "A snapshot for who says nothing of where it stands, else what changed since. What a \
+               store that was restored says is always a snapshot. As a long poll; or, with \
+               `Accept: text/event-stream` and no `wait`, as server-sent events: `snapshot` and then \
+               `changes`, whose id is what a node that applied them stands at, and the data is the \
+               JSON of the long poll.",
+        )
+        .header(
+            "Last-Event-ID",
+            "For a stream: the id of the last event that you applied. One that is not ours gets a \
+             snapshot.",
+            string(),
+        )
+        .query(
+            "wait",
+            "Wait so long (55s at most) for something new; not at all when absent.",
+            formed("span"),
+        )
+        .query(
+            "gen",
+            "Where the node stands: the store's incarnation. With `rev` or not at all.",
+            number(),
+        )
+        .query(
+            "rev",
+            "Where the node stands: the policy's revision.",
+            number(),
+        )
+        .answer::<DesiredState>(200, "What is new.")
+        .media(200, "", "text/event-stream", string())
+        .empty(204, "Nothing is new.")
 }
 
 async fn watch(api: Arc<Api>, incoming: Incoming) -> Answer {

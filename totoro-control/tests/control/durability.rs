@@ -3,24 +3,44 @@
 use std::process::Command;
 use std::time::Duration;
 
-use crate::ledger::{Dice, Ledger, Scale};
+use crate::ledger::{Acknowledged, Dice, Ledger, Scale};
 use crate::support::{Control, Node, binary, quiet};
 
 /// Rounds of writing and killing; `cargo xtask soak durability` does more.
 const ROUNDS: Scale = Scale {
     variable: "TOTORO_DURABILITY_ROUNDS",
-    usual: 40,
+    usual: 200,
 };
 /// How long the writers write before the kill, milliseconds.
 const LIFE: std::ops::Range<u64> = 20..150;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn acknowledged_writes_survive_sigkill() {
     let mut dice = Dice::from_env();
+    let lanes = ROUNDS
+        .lanes()
+        .map(|rounds| tokio::spawn(kill_often(rounds, dice.fork())));
+    let (mut kills, mut invites, mut seqs) = (0, 0, 0);
+    for lane in futures_util::future::join_all(lanes).await {
+        let rounds = lane.unwrap_or_else(|error| panic!("{dice}: {error}"));
+        kills += rounds.len();
+        for (_, known) in &rounds {
+            invites += known.invites.len();
+            seqs += known.seqs.len();
+        }
+    }
+    assert!(invites > kills, "{invites}: too few writes");
+    println!(
+        "{kills} kills under load ({dice}): {invites} invites and {seqs} spool positions \
+         acknowledged, all there, nothing half of it"
+    );
+}
+
+/// Kills one server so often; what each round's node had acknowledged.
+async fn kill_often(rounds: u64, mut dice: Dice) -> Vec<(Node, Acknowledged)> {
     let mut control = Control::over(Control::init(&[]), &[quiet()]);
-    let mut rounds = Vec::new();
-    let mut acknowledged = (0, 0);
-    for round in 0..ROUNDS.get() {
+    let mut done = Vec::new();
+    for round in 0..rounds {
         // Each round has a node of its own, so that looking at a round costs what was written in it.
         let node = control.node(&format!("n{round}")).await;
         let ledger = Ledger::default();
@@ -35,25 +55,11 @@ async fn acknowledged_writes_survive_sigkill() {
         let known = ledger.acknowledged();
         known.check(&control, &node).await;
         known.check_code(&control).await;
-        acknowledged.0 += known.invites.len();
-        acknowledged.1 += known.seqs.len();
-        rounds.push((node, known));
+        done.push((node, known));
     }
     // What a later crash may have taken of an earlier round.
-    for (node, known) in &rounds {
-        known.check(&control, node).await;
-    }
-    assert!(
-        acknowledged.0 > rounds.len(),
-        "{acknowledged:?}: too few writes"
-    );
-    println!(
-        "{} kills under load ({dice}): {} invites and {} spool positions acknowledged, all there, \
-         nothing half of it",
-        rounds.len(),
-        acknowledged.0,
-        acknowledged.1
-    );
+    Acknowledged::check_all(&done, &control).await;
+    done
 }
 
 #[tokio::test]

@@ -303,6 +303,10 @@ async fn a_repeated_request_gets_the_same_code() {
     };
     let rotated = rotate().await;
     assert_eq!(rotate().await, rotated);
+    // A repeat is as complete as the first one.
+    let bare = [("idempotency-key", "r-1")];
+    let bare = control.call_with("POST", &path, &node.key, None, &bare);
+    bare.await.refused(428, "request_malformed");
     assert_eq!(control.kinds("&kind=invite.rotated").await.len(), 1);
     assert_eq!(control.kinds("&kind=invite.created").await.len(), 3);
 }

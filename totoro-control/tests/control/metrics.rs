@@ -91,14 +91,8 @@ async fn who_may_look() {
         let told = metrics(&control, &control.api, &token).await;
         assert_eq!(told.status.as_u16(), status, "{scope}: {}", told.text);
     }
-    control.reconfigure(&[(
-        "insecure_http = false",
-        "insecure_http = false\nadmin_listen = \"127.0.0.1:0\"",
-    )]);
-    let log = control.log();
-    let told = log.rsplit("admin_url=").next().unwrap();
-    let admin = told.split_whitespace().next().unwrap().trim_matches('"');
-    let open = metrics(&control, admin, "").await;
+    let admin = control.with_admin_address();
+    let open = metrics(&control, &admin, "").await;
     assert_eq!(open.status.as_u16(), 200, "{}", open.text);
     let public = metrics(&control, &control.api, &control.admin).await;
     public.refused(404, "not_found");

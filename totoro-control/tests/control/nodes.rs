@@ -29,7 +29,7 @@ async fn wrong_missing_and_unknown_keys_get_one_answer() {
         assert_eq!(
             body,
             json!({
-                "type": "/docs/reasons#not_authorized",
+                "type": "/api/v1/docs#not_authorized",
                 "title": "the key or token is missing, wrong or not allowed to do this",
                 "status": 401,
                 "detail": "the key or token is missing, wrong or not allowed to do this",

@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Control};
+use crate::support::{Answer, Control, Node};
 
 #[tokio::test]
 async fn many_changes_of_one_thing_all_happen() {
@@ -72,4 +72,110 @@ async fn nodes_tokens_and_bans_are_made_once_per_key() {
             .refused(409, "conflict");
     }
     assert_eq!(control.kinds("&kind=ban.added").await.len(), 2);
+}
+
+/// As many as ask at once.
+const CLIENTS: usize = 64;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_key_makes_one_invite_and_one_code_however_many_ask() {
+    let control = Control::start();
+    let node = control.node("n1").await;
+    let headers = [("idempotency-key", "k-64")];
+    let ask = |label: &str| {
+        let body = Some(json!({ "label": label }));
+        control.call_with("POST", "/nodes/invites", &node.key, body, &headers)
+    };
+    let made = join_all((0..CLIENTS).map(|_| ask("same"))).await;
+    let mut made: Vec<Value> = made.into_iter().map(|answer| answer.with(201)).collect();
+    made.dedup();
+    assert_eq!(made.len(), 1, "one invite, one code");
+    // The code works, for one client: nobody holds another one.
+    let code = json!({ "code": made[0]["code"] });
+    let resolved = control.post("/invites/resolve", "", code).await.with(200);
+    assert_eq!(resolved["invite"], made[0]["id"]);
+    assert_eq!(control.kinds("&kind=invite.created").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_key_with_many_bodies_takes_exactly_one() {
+    let control = Control::start();
+    let node = control.node("n1").await;
+    let headers = [("idempotency-key", "k-64")];
+    let asking = (0..CLIENTS).map(|index| {
+        let body = Some(json!({ "label": format!("{index}") }));
+        control.call_with("POST", "/nodes/invites", &node.key, body, &headers)
+    });
+    let answers = join_all(asking).await;
+    let won = answers.iter().filter(|answer| answer.status == 201).count();
+    let lost = answers
+        .iter()
+        .filter(|answer| answer.status == 409 && answer.code() == "conflict");
+    assert_eq!((won, lost.count()), (1, CLIENTS - 1));
+    assert_eq!(control.kinds("&kind=invite.created").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_version_is_changed_once_however_many_saw_it() {
+    let control = Control::start();
+    let node = control.node("n1").await;
+    let (id, code) = control.invite(&node, json!({})).await;
+    let path = format!("/nodes/invites/{id}");
+    let seen = control.get(&path, &node.key).await.etag();
+    let headers = [("if-match", seen.as_str())];
+    let rotate = format!("{path}/rotate");
+    let rotating =
+        (0..CLIENTS).map(|_| control.call_with("POST", &rotate, &node.key, None, &headers));
+    let answers = join_all(rotating).await;
+    let won: Vec<&Answer> = answers
+        .iter()
+        .filter(|one| one.status.is_success())
+        .collect();
+    let lost = answers
+        .iter()
+        .filter(|one| one.status == 412 && one.code() == "conflict");
+    assert_eq!((won.len(), lost.count()), (1, CLIENTS - 1));
+    // Exactly one code works: the winner's.
+    control
+        .oauth(won[0].body["code"].as_str().unwrap())
+        .await
+        .with(200);
+    assert_eq!(control.oauth(&code).await.status.as_u16(), 401);
+    assert_eq!(control.kinds("&kind=invite.rotated").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_enrolment_token_enrols_one_key() {
+    let mut control = Control::start();
+    // Losing a race is a wrong token to the limit.
+    control.reconfigure(&[("wrong_key = 120", "wrong_key = 1000")]);
+    let new = json!({
+        "name": "n1", "server_addr": ["192.0.2.1:7000"], "pool": { "tcp": ["20000"] },
+    });
+    let made = control
+        .post("/admin/nodes", &control.admin, new)
+        .await
+        .with(201);
+    let (id, token) = (
+        made["id"].as_str().unwrap(),
+        made["token"].as_str().unwrap(),
+    );
+    let claimants: Vec<Node> = (0..CLIENTS).map(|_| Node::new(id)).collect();
+    let enrolling = claimants
+        .iter()
+        .map(|node| control.post("/nodes/enroll", token, node.enrolment()));
+    let answers = join_all(enrolling).await;
+    let won: Vec<usize> = (0..CLIENTS)
+        .filter(|&at| answers[at].status == 200)
+        .collect();
+    let lost = answers
+        .iter()
+        .filter(|one| one.status.is_client_error())
+        .count();
+    assert_eq!((won.len(), lost), (1, CLIENTS - 1));
+    for (at, node) in claimants.iter().enumerate() {
+        let shown = control.get("/nodes/self", &node.key).await.status.as_u16();
+        assert_eq!(shown, if at == won[0] { 200 } else { 401 });
+    }
+    assert_eq!(control.kinds("&kind=node.enrolled").await.len(), 1);
 }

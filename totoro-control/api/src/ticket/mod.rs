@@ -27,6 +27,7 @@ pub const SKEW_S: i64 = 60;
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Revision {
     /// The store's incarnation: new at each restore.
     #[serde(rename = "gen")]

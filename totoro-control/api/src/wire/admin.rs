@@ -56,19 +56,24 @@ impl std::str::FromStr for TokenScope {
 
 /// `POST /admin/tokens`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewToken {
     /// Who or what has it: the actor in the trail. Letters, digits, `-`, `_`, at most 64.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Id))]
     pub name: String,
     /// What it may do, at least one.
+    #[cfg_attr(feature = "openapi", schema(min_items = 1))]
     pub scopes: Vec<TokenScope>,
     /// RFC 3339; absent = never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::Time>))]
     pub expires_at: Option<String>,
 }
 
 /// An admin's token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Token {
     /// Its id: no secret.
     pub id: String,
@@ -92,6 +97,7 @@ pub struct Token {
 
 /// `GET /admin/tokens`: there are few, so it is one page.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TokenPage {
     /// The tokens, in the order of their names.
     pub items: Vec<Token>,
@@ -99,6 +105,7 @@ pub struct TokenPage {
 
 /// A ticket key: its public side.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TicketKeyEntry {
     /// Its id, in each ticket's footer.
     pub kid: String,
@@ -118,6 +125,7 @@ pub struct TicketKeyEntry {
 
 /// `GET /admin/ticket-keys`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TicketKeyPage {
     /// The keys that may sign or still verify, newest first.
     pub items: Vec<TicketKeyEntry>,

@@ -4,23 +4,28 @@ use serde::{Deserialize, Serialize};
 
 /// `POST /nodes/bans` (and `/admin/bans`, where no node means all nodes).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewBan {
     /// The node, where the caller may choose it (admin); absent = all nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
     /// An address or a prefix: `192.0.2.7`, `2001:db8::/48`.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Prefix))]
     pub prefix: String,
     /// RFC 3339; absent = until lifted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::TimeOrNever>))]
     pub until: Option<String>,
     /// Why, for the lender.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Note200))]
     pub note: String,
 }
 
 /// A ban as the lender sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct BanEntry {
     /// Its id.
     pub id: String,
@@ -28,6 +33,7 @@ pub struct BanEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
     /// The prefix, host bits cleared.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub prefix: ipnet::IpNet,
     /// RFC 3339; absent = until lifted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -40,6 +46,7 @@ pub struct BanEntry {
 
 /// A page of bans.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct BanPage {
     /// The bans, in the order of their ids.
     pub items: Vec<BanEntry>,

@@ -60,6 +60,7 @@ pub mod kind {
 
 /// What an event is about, the same on the node and in the trail.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(from = "Read")]
 pub struct Subject {
     /// `session.opened`, …
@@ -85,9 +86,11 @@ pub struct Subject {
     /// Why it was refused. A reason that the reader does not know stands in `detail`, as
     /// `unknown_reason`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub reason: Option<Reason>,
     /// What else there is to say: a small object of this kind.
     #[serde(skip_serializing_if = "Value::is_null")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Value, required = false))]
     pub detail: Value,
 }
 
@@ -140,6 +143,7 @@ fn with_unknown_reason(code: &str, detail: Value) -> Value {
 
 /// One event as a node spools and sends it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct NodeEvent {
     /// Runs on from 1 within one spool, across boots, without gaps.
     pub seq: u64,
@@ -154,15 +158,19 @@ pub struct NodeEvent {
 
 /// `POST /nodes/events`: the next events of one spool, in order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct EventBatch {
     /// 128 random bits from the spool's creation, hex.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Hex32))]
     pub spool: String,
     /// Rising `seq`, at most 500.
+    #[cfg_attr(feature = "openapi", schema(max_items = 500))]
     pub events: Vec<NodeEvent>,
 }
 
 /// The answer: all up to `seq` are durable. Sending them again does no harm.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct EventsAccepted {
     /// The last seq of this spool that is in the trail; 0 = none.
     pub seq: u64,
@@ -170,6 +178,7 @@ pub struct EventsAccepted {
 
 /// Who did it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Actor {
     /// `admin`, `node`, `invite`, `anyone`, `system`.
     pub kind: String,
@@ -183,6 +192,7 @@ pub struct Actor {
 
 /// One event of the audit trail, as `GET …/audit` shows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AuditEvent {
     /// Sorts by arrival.
     pub id: String,
@@ -212,6 +222,7 @@ pub struct AuditEvent {
 
 /// A page of the trail.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AuditPage {
     /// The events, oldest first.
     pub items: Vec<AuditEvent>,

@@ -23,6 +23,7 @@ const MAX_CA: usize = 16 * 1024;
 
 /// How a node's limits are enforced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Grade {
     /// Our programs run in the node's kernel.
@@ -36,6 +37,7 @@ pub enum Grade {
 
 /// `POST /nodes/heartbeat`. Held in memory by the control plane, with coalesced snapshots.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default)]
 pub struct Heartbeat {
     /// This installation.
@@ -53,6 +55,7 @@ pub struct Heartbeat {
     /// What this node can enforce: `max_conns`, `max_flows`, …
     pub features: Vec<String>,
     /// How limits are enforced.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub grade: Grade,
     /// What is missing for a better grade, one line each.
     pub missing: Vec<String>,
@@ -188,6 +191,7 @@ where
 
 /// One interface's figures.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default)]
 pub struct InterfaceMetrics {
     /// Its name.
@@ -204,6 +208,7 @@ pub struct InterfaceMetrics {
 
 /// What one invite (or one anonymous prefix) does on the node now.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default)]
 pub struct TenantUsage {
     /// The invite's id, or `public:<prefix>`.
@@ -221,6 +226,7 @@ pub struct TenantUsage {
     /// Refusals by reason so far, the kernel's and the plugin's; those that the reader does not know
     /// are left out.
     #[serde(deserialize_with = "known_reasons")]
+    #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, u64>))]
     pub refused: BTreeMap<Reason, u64>,
     /// Sessions now.
     pub sessions: Vec<SessionUsage>,
@@ -230,6 +236,7 @@ pub struct TenantUsage {
 
 /// One frpc session.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default)]
 pub struct SessionUsage {
     /// The session's id.
@@ -244,6 +251,7 @@ pub struct SessionUsage {
 
 /// One leased port.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default)]
 pub struct LeaseUsage {
     /// The proxy's name, without the user prefix.
@@ -261,6 +269,7 @@ pub struct LeaseUsage {
 
 /// The answer to a heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct HeartbeatAnswer {
     /// The node's newest policy revision: a hint to watch again.
     #[serde(flatten)]

@@ -8,23 +8,28 @@ use crate::wire::push::InviteState;
 
 /// `POST /nodes/invites` (and `/admin/invites`, which names the node).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct NewInvite {
     /// The node, where the caller may choose it (admin); a node's own key needs none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
     /// A name for people, at most 80 characters.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Label))]
     pub label: String,
     /// What it allows.
     pub limits: Limits,
     /// RFC 3339; absent = never.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::TimeOrNever>))]
     pub expires_at: Option<String>,
     /// Free text for the lender.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Note))]
     pub note: String,
     /// So many at once, all alike, at most [`MAX_COUNT`]: the answer is then an [`InvitePage`] with
     /// their codes. `{n}` in the label is each one's number, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1000))]
     pub count: Option<u32>,
 }
 
@@ -33,27 +38,33 @@ pub const MAX_COUNT: u32 = 1000;
 
 /// `PATCH /nodes/invites/{id}`: what is absent stays.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct ChangeInvite {
     /// `active` resumes, `paused` pauses.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::Resumable>))]
     pub state: Option<InviteState>,
     /// Replaces the limits whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
     /// RFC 3339, or `""` for never.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::TimeOrNever>))]
     pub expires_at: Option<String>,
     /// A new label.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::Label>))]
     pub label: Option<String>,
     /// A new note.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::Note>))]
     pub note: Option<String>,
 }
 
 /// An invite as the lender sees it. The ETag of a single one is its `version`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Invite {
     /// Its id; also frpc's `user`.
     pub id: String,
@@ -87,6 +98,7 @@ pub struct Invite {
 
 /// A page of invites.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct InvitePage {
     /// The invites, in the order of their ids.
     pub items: Vec<Invite>,
@@ -97,6 +109,7 @@ pub struct InvitePage {
 
 /// `POST /invites/resolve` and `POST /invites/usage`: the code travels in the body only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Code {
     /// `tn1-…`
@@ -105,6 +118,7 @@ pub struct Code {
 
 /// The answer to `POST /invites/resolve`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Resolved {
     /// The invite's id.
     pub invite: String,
@@ -140,6 +154,7 @@ pub struct Resolved {
 
 /// The answer to `POST /public/nodes/{id}/ticket`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PublicTicket {
     /// The node's id.
     pub node: String,
@@ -169,6 +184,7 @@ pub struct PublicTicket {
 
 /// The answer to `POST /oauth/token` (RFC 6749, 5.1).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AccessToken {
     /// The ticket.
     pub access_token: String,
@@ -180,6 +196,7 @@ pub struct AccessToken {
 
 /// An error of `POST /oauth/token` (RFC 6749, 5.2).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct OauthError {
     /// `invalid_client`, `invalid_request`, …
     pub error: String,
@@ -189,6 +206,7 @@ pub struct OauthError {
 
 /// The answer to `POST /invites/usage`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Usage {
     /// The invite's id.
     pub invite: String,

@@ -14,6 +14,7 @@ use crate::wire::push::{Applied, PublicMax, written_public_max};
 
 /// Who may use a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Visibility {
     /// Holders of an invite.
@@ -25,14 +26,17 @@ pub enum Visibility {
 
 /// `POST /admin/nodes`: a node and its one-time enrolment token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewNode {
     /// Its name, unique: letters, digits, `-`, at most 63.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::NodeName))]
     pub name: String,
     /// Who may use it.
     #[serde(default)]
     pub visibility: Visibility,
     /// Where clients reach frps: `host:port`, `[v6]:port`.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<crate::openapi::HostPort>, min_items = 1, max_items = 8))]
     pub server_addr: Vec<String>,
     /// The ports it lends.
     pub pool: Pool,
@@ -47,20 +51,25 @@ pub struct NewNode {
     pub public_max: PublicMax,
     /// Where it stands, e.g. `eu-west`.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Text120))]
     pub region: String,
     /// Whose network it is in.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Text120))]
     pub isp: String,
     /// Free words.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<crate::openapi::Tag>, max_items = 16))]
     pub tags: Vec<String>,
     /// Whom a banned or abused person may write to.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Text120))]
     pub abuse_contact: String,
 }
 
 /// The answer: the token is shown once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct NodeCreated {
     /// The node's id.
     pub id: String,
@@ -73,10 +82,13 @@ pub struct NodeCreated {
 /// `POST /nodes/enroll`, with the token as Bearer. The key is made by the node; only its hash
 /// travels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Enroll {
     /// BLAKE3 of the node key's text, hex. The control plane stores a keyed hash of it.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Hex64))]
     pub key_hash: String,
     /// 128 random bits of this installation, hex.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Hex32))]
     pub instance: String,
     /// The key is for a stock frps without our daemon (grade `callback`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -85,6 +97,7 @@ pub struct Enroll {
 
 /// `PATCH /admin/nodes/{id}`: what is absent stays.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct ChangeNode {
     /// Who may use it.
@@ -98,6 +111,7 @@ pub struct ChangeNode {
     pub disabled: Option<bool>,
     /// Where clients reach frps.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Vec<crate::openapi::HostPort>>, min_items = 1, max_items = 8))]
     pub server_addr: Option<Vec<String>>,
     /// The ports it lends.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -113,24 +127,30 @@ pub struct ChangeNode {
         skip_serializing_if = "Option::is_none",
         deserialize_with = "maybe_written"
     )]
+    #[cfg_attr(feature = "openapi", schema(value_type = PublicMax, required = false))]
     pub public_max: Option<PublicMax>,
     /// Where it stands.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::Text120>))]
     pub region: Option<String>,
     /// Whose network it is in.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::Text120>))]
     pub isp: Option<String>,
     /// Free words.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Vec<crate::openapi::Tag>>, max_items = 16))]
     pub tags: Option<Vec<String>>,
     /// Whom a banned or abused person may write to.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::Text120>))]
     pub abuse_contact: Option<String>,
 }
 
 /// `PATCH /nodes/self`: what a lender may change of the own node; what is absent stays. Whether it
 /// is public, its addresses, its pool and all that concerns others are an admin's to say.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct ChangeSelf {
     /// Takes nothing new.
@@ -144,15 +164,19 @@ pub struct ChangeSelf {
     pub public_limits: Option<Limits>,
     /// Where it stands.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::Text120>))]
     pub region: Option<String>,
     /// Whose network it is in.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::Text120>))]
     pub isp: Option<String>,
     /// Free words.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Vec<crate::openapi::Tag>>, max_items = 16))]
     pub tags: Option<Vec<String>>,
     /// Whom a banned or abused person may write to.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::Text120>))]
     pub abuse_contact: Option<String>,
 }
 
@@ -182,14 +206,17 @@ impl From<ChangeSelf> for ChangeNode {
 
 /// `POST /nodes/self/key`: a new key, made by the node; only its hash travels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewKey {
     /// BLAKE3 of the key's text, hex.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Hex64))]
     pub key_hash: String,
 }
 
 /// The answer: the new key is good from now on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct KeyRotated {
     /// Until when the old key works, RFC 3339, if the new one is not used before; absent when it no
     /// longer does.
@@ -206,6 +233,7 @@ where
 
 /// Whether a node serves, as everyone sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum NodeState {
     /// Heartbeats arrive and nothing is wrong.
@@ -223,6 +251,7 @@ pub enum NodeState {
 
 /// A node as its lender and the admins see it. The ETag of a single one is its `version`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Node {
     /// Its id.
     pub id: String,
@@ -278,6 +307,7 @@ pub struct Node {
 
 /// A page of nodes, in the order of their ids.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct NodePage {
     /// The nodes.
     pub items: Vec<Node>,
@@ -288,6 +318,7 @@ pub struct NodePage {
 
 /// A page of `GET /public/nodes`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PublicNodePage {
     /// The nodes.
     pub items: Vec<PublicNode>,
@@ -298,6 +329,7 @@ pub struct PublicNodePage {
 
 /// The answer to `POST /nodes/enroll`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Enrolled {
     /// The node's id.
     pub node: String,
@@ -311,6 +343,7 @@ pub struct Enrolled {
 
 /// One entry of `GET /public/nodes`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PublicNode {
     /// The node's id.
     pub id: String,

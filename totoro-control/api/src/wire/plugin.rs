@@ -110,6 +110,7 @@ pub struct NewUserConn {
 /// Build it by the constructors: frps replaces the content by zeros unless `unchange` is true or
 /// the whole content is sent, and takes a refusal without a reason for success.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Answer {
     /// Refused?
     pub reject: bool,

@@ -6,8 +6,9 @@ use crate::Reason;
 
 /// The body of every error of the REST API.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Problem {
-    /// A URI reference for the kind of problem: `/docs/reasons#<code>`.
+    /// Where the reason is explained: `/api/v1/docs#<code>`.
     #[serde(rename = "type")]
     pub kind: String,
     /// The reason's own line.

@@ -28,6 +28,7 @@ pub enum InviteState {
 
 /// One invite as a node is told of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DesiredInvite {
     /// The invite's id.
     pub id: String,
@@ -44,10 +45,12 @@ pub struct DesiredInvite {
 
 /// A source that may not reach the node's pool or frps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Ban {
     /// The ban's id.
     pub id: String,
     /// An address or a prefix.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub prefix: ipnet::IpNet,
     /// Unix seconds; `None` = until lifted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -56,6 +59,7 @@ pub struct Ban {
 
 /// A public key that tickets for this node may be signed with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TicketKey {
     /// The key's id, in the ticket's footer.
     pub kid: String,
@@ -69,6 +73,7 @@ pub struct TicketKey {
 
 /// What the node itself may do and lends.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DesiredNode {
     /// Takes nothing new.
     #[serde(default)]
@@ -95,6 +100,7 @@ pub struct DesiredNode {
 /// Ceilings of all anonymous tenants together. Those of a newer control plane that a node does not
 /// know are ignored: they bound what it lends, not what it promised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default)]
 pub struct PublicMax {
     /// Anonymous tenants at once.
@@ -143,6 +149,7 @@ where
 /// `snapshot = true`: this is everything, what is not in it is gone. Otherwise: upserts in
 /// `invites`, tombstones in `gone`, and the other members only where they changed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DesiredState {
     /// What a node that applied this stands at.
     #[serde(flatten)]
@@ -172,11 +179,13 @@ pub struct DesiredState {
 
 /// `POST /nodes/applied`, and what the node's view shows of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Applied {
     /// What the node stands at now.
     #[serde(flatten)]
     pub revision: Revision,
     /// Ids of the ticket keys that it knows.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<crate::openapi::Kid>, max_items = 16))]
     pub keys: Vec<String>,
     /// Why the pushed state could not be applied; the last good one holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// One frpc session.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SessionEntry {
     /// Its id.
     pub id: String,
@@ -25,6 +26,7 @@ pub struct SessionEntry {
 
 /// A page of sessions, in the order of their nodes and ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SessionPage {
     /// The sessions, as the nodes last reported them.
     pub items: Vec<SessionEntry>,

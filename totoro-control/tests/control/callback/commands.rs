@@ -9,12 +9,16 @@ use serde_json::json;
 use crate::support::{Control, binary};
 
 pub(super) fn run(control: &Control, arguments: &[&str]) -> Output {
-    Command::new(binary())
+    let mut command = Command::new(binary());
+    command
         .args(arguments)
         .env("TOTORO_API", &control.api)
-        .env("TOTORO_TOKEN_FILE", control.at().join("admin.token"))
-        .output()
-        .unwrap()
+        .env("TOTORO_TOKEN_FILE", control.at().join("admin.token"));
+    let ca = control.dir.path().join("ca.pem");
+    if ca.exists() {
+        command.env("SSL_CERT_FILE", ca);
+    }
+    command.output().unwrap()
 }
 
 #[track_caller]

@@ -150,3 +150,48 @@ async fn presence_comes_from_what_frps_asks() {
         ]
     );
 }
+
+#[tokio::test]
+async fn a_session_that_never_pinged_is_bound_by_its_tickets_word_alone() {
+    let mut control = Control::start();
+    hasten(&mut control, "1h", "1h");
+    let frps = Frps::new(&control, "n1", json!({})).await;
+    let limits = json!({ "limits": { "session_max": 10 } });
+    let invite = control.invite(&frps.node, limits).await;
+    let other = control.invite(&frps.node, json!({})).await;
+    let silent = frps.session(&control, &invite, FROM).await;
+    allowed(&frps.new_proxy(&control, &silent, ("web", "tcp", 0)).await);
+    // The invite allows an hour since: its word would let the session live, the ticket's ends it.
+    let path = format!("/admin/invites/{}", invite.0);
+    let longer = json!({ "limits": { "session_max": 3600 } });
+    control.patch(&path, &control.admin, longer).await.with(200);
+    let quiet = frps.session(&control, &other, FROM).await;
+    let closed = told(&control, "session.closed").await;
+    assert_eq!(
+        (&closed["invite"], &closed["reason"]),
+        (&json!(invite.0), &json!("session_expired"))
+    );
+    assert_eq!(told(&control, "proxy.closed").await["proxy"], "web");
+    refused(&frps.ping(&control, &silent).await, "session_expired");
+    allowed(&frps.ping(&control, &quiet).await);
+}
+
+#[tokio::test]
+async fn one_that_pings_is_bound_by_its_invite_and_not_by_its_ticket() {
+    let mut control = Control::start();
+    hasten(&mut control, "1h", "1h");
+    let frps = Frps::new(&control, "n1", json!({})).await;
+    let limits = json!({ "limits": { "session_max": 10 } });
+    let invite = control.invite(&frps.node, limits).await;
+    let session = frps.session(&control, &invite, FROM).await;
+    allowed(&frps.ping(&control, &session).await);
+    let path = format!("/admin/invites/{}", invite.0);
+    let longer = json!({ "limits": { "session_max": 3600 } });
+    control.patch(&path, &control.admin, longer).await.with(200);
+    // Past the ticket's word, and some rounds of the janitor.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(12) {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        allowed(&frps.ping(&control, &session).await);
+    }
+}

@@ -19,8 +19,8 @@ use serde_json::{Value, json};
 use crate::support::{Control, Node};
 
 /// A stock frps: its node, and how it shows the node's key.
-struct Frps {
-    node: Node,
+pub(crate) struct Frps {
+    pub(crate) node: Node,
 }
 
 /// A frpc that has logged in, as frps knows it.
@@ -31,7 +31,7 @@ struct Session {
 
 impl Frps {
     /// A node enrolled without a daemon.
-    async fn new(control: &Control, name: &str, more: Value) -> Self {
+    pub(crate) async fn new(control: &Control, name: &str, more: Value) -> Self {
         let mut new = json!({
             "name": name,
             "server_addr": ["192.0.2.1:7000"],

@@ -214,3 +214,40 @@ async fn a_session_without_proxies_gives_its_place() {
     );
     allowed(&frps.new_proxy(&control, &session, ("b", "tcp", 0)).await);
 }
+
+#[tokio::test]
+async fn a_session_that_asks_without_end_is_held_up_and_no_other() {
+    let control = Control::start();
+    let frps = Frps::new(&control, "n1", json!({})).await;
+    let limits = json!({ "limits": { "max_proxies": 1 } });
+    let invite = control.invite(&frps.node, limits.clone()).await;
+    let other = control.invite(&frps.node, limits).await;
+    let session = frps.session(&control, &invite, FROM).await;
+    let calm = frps.session(&control, &other, "198.51.100.2:1").await;
+    // 50 at once, two for its one proxy, and 10 a second: the rest costs next to nothing.
+    let asking = (0..120).map(|_| frps.new_proxy(&control, &session, ("x", "stcp", 0)));
+    let answers = futures_util::future::join_all(asking).await;
+    let of = |reason: &str| {
+        let begin = format!("totoro[{reason}]: ");
+        let said = |answer: &&Value| {
+            answer["reject_reason"]
+                .as_str()
+                .unwrap()
+                .starts_with(&begin)
+        };
+        answers.iter().filter(said).count()
+    };
+    let (judged, limited) = (of("proxy_type_denied"), of("rate_limited"));
+    assert_eq!(judged + limited, 120);
+    assert!(
+        judged >= 52 && limited > 0,
+        "{judged} judged, {limited} limited"
+    );
+    allowed(&frps.new_proxy(&control, &calm, ("web", "tcp", 0)).await);
+    // It gets more as time goes by.
+    let began = std::time::Instant::now();
+    while frps.new_proxy(&control, &session, ("web", "tcp", 0)).await["reject"] == true {
+        assert!(began.elapsed() < crate::support::PATIENCE);
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}

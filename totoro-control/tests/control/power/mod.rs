@@ -11,16 +11,17 @@ use std::time::Duration;
 use disk::{Disk, Unsynced};
 use trace::{Call, Record};
 
+use crate::faults::recorder;
 use crate::ledger::{Acknowledged, Dice, Ledger, Scale};
-use crate::support::{Control, Node, quiet};
+use crate::support::{Control, Node, change, quiet};
 
 /// Cuts; `cargo xtask soak power` does more.
 const ROUNDS: Scale = Scale {
     variable: "TOTORO_POWER_ROUNDS",
-    usual: 24,
+    usual: 100,
 };
 /// Cuts of one recording.
-const CUTS: u64 = 24;
+const CUTS: u64 = 25;
 /// How long each of a recording's two servers is written to.
 const LIFE: Duration = Duration::from_millis(500);
 
@@ -48,20 +49,16 @@ struct Tally {
     mid_log: usize,
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn acknowledged_writes_survive_a_power_cut() {
     let mut dice = Dice::from_env();
-    let (rounds, mut tally) = (ROUNDS.get(), Tally::default());
-    let mut done = 0;
-    while done < rounds {
-        let recording = Recording::make(done).await;
-        if done == 0 {
-            recording.needs_its_syncs(&mut dice).await;
-        }
-        for _ in 0..CUTS.min(rounds - done) {
-            recording.cut(&mut dice, &mut tally).await;
-            done += 1;
-        }
+    Recording::make(0).await.needs_its_syncs(&mut dice).await;
+    let lanes = ROUNDS
+        .lanes()
+        .map(|rounds| tokio::spawn(cut_often(rounds, dice.fork())));
+    let mut tally = Tally::default();
+    for lane in futures_util::future::join_all(lanes).await {
+        tally.add(&lane.unwrap_or_else(|error| panic!("{dice}: {error}")));
     }
     println!(
         "{} power cuts ({dice}), {} of them between a write to the log and its sync: {} invites and \
@@ -71,16 +68,36 @@ async fn acknowledged_writes_survive_a_power_cut() {
     );
 }
 
+/// So many cuts, some of each recording.
+async fn cut_often(rounds: u64, mut dice: Dice) -> Tally {
+    let (mut tally, mut done) = (Tally::default(), 0);
+    while done < rounds {
+        let recording = Recording::make(done).await;
+        for _ in 0..CUTS.min(rounds - done) {
+            recording.cut(&mut dice, &mut tally).await;
+            done += 1;
+        }
+    }
+    tally
+}
+
+impl Tally {
+    fn add(&mut self, other: &Tally) {
+        self.cuts += other.cuts;
+        self.invites += other.invites;
+        self.seqs += other.seqs;
+        self.unsynced += other.unsynced;
+        self.kept += other.kept;
+        self.mid_log += other.mid_log;
+    }
+}
+
 impl Recording {
     async fn make(round: u64) -> Self {
         let made = Control::init(&[]);
         let at = made.path().join("control");
         // Events move to segments all the time, so that cuts fall into moves too.
-        let file = at.join("control.toml");
-        let text = std::fs::read_to_string(&file).unwrap();
-        let faster = text.replace("move_every = \"1s\"", "move_every = \"20ms\"");
-        assert_ne!(faster, text, "no move_every to change");
-        std::fs::write(&file, faster).unwrap();
+        change(&at, &[("move_every = \"1s\"", "move_every = \"20ms\"")]);
 
         let dir = tempfile::tempdir().unwrap();
         let (base, to) = (dir.path().join("base"), dir.path().join("trace"));
@@ -185,14 +202,6 @@ fn start(disk: &Disk) -> Control {
     std::fs::create_dir(&at).unwrap();
     disk.build(&at);
     Control::over(dir, &[quiet()])
-}
-
-/// The recorder, which cargo builds beside this program since it is one of its dependencies.
-fn recorder() -> PathBuf {
-    let program = std::env::current_exe().unwrap();
-    let path = program.with_file_name("libtotoro_recorder.so");
-    assert!(path.is_file(), "{} is not there", path.display());
-    path
 }
 
 fn utf8(path: &Path) -> String {

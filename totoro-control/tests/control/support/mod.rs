@@ -1,6 +1,8 @@
 //! The real server as a child process on an ephemeral loopback port, and a node's daemon as far as
 //! the control plane sees one.
 
+mod answer;
+pub(crate) mod ca;
 mod node;
 
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -8,9 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use reqwest::{Method, StatusCode};
+use reqwest::Method;
 use serde_json::{Value, json};
 
+pub(crate) use answer::{Answer, answer};
 pub(crate) use node::Node;
 
 /// How long anything here may take.
@@ -26,59 +29,6 @@ pub(crate) struct Control {
     child: Child,
     log: PathBuf,
     env: Vec<(&'static str, String)>,
-}
-
-/// An answer.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
-    pub(crate) body: Value,
-    pub(crate) text: String,
-    pub(crate) headers: reqwest::header::HeaderMap,
-}
-
-impl Answer {
-    /// The problem's code.
-    pub(crate) fn code(&self) -> &str {
-        self.body["code"].as_str().unwrap_or("")
-    }
-
-    /// The ETag.
-    pub(crate) fn etag(&self) -> String {
-        self.headers["etag"].to_str().unwrap().to_owned()
-    }
-
-    /// The body, which must have come with this status.
-    #[track_caller]
-    pub(crate) fn with(self, status: u16) -> Value {
-        assert_eq!(self.status.as_u16(), status, "{}", self.text);
-        self.body
-    }
-
-    /// A refusal with this status and code; every problem has all its members.
-    #[track_caller]
-    pub(crate) fn refused(self, status: u16, code: &str) -> Value {
-        assert_eq!(
-            (self.status.as_u16(), self.code()),
-            (status, code),
-            "{}",
-            self.text
-        );
-        assert_eq!(self.headers["content-type"], "application/problem+json");
-        assert_eq!(
-            self.headers["x-request-id"],
-            self.body["request_id"].as_str().unwrap()
-        );
-        for member in ["type", "title", "detail", "next", "request_id"] {
-            assert!(
-                !self.body[member].as_str().unwrap_or("").is_empty(),
-                "{member}: {}",
-                self.text
-            );
-        }
-        assert_eq!(self.body["status"], status);
-        self.body
-    }
 }
 
 pub(crate) fn binary() -> &'static str {
@@ -102,7 +52,11 @@ impl Control {
 
     /// A new installation in `control`, not running.
     pub(crate) fn init(init: &[&str]) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
+        Self::init_in(tempfile::tempdir().unwrap(), init)
+    }
+
+    /// The same in a directory that is there.
+    pub(crate) fn init_in(dir: tempfile::TempDir, init: &[&str]) -> tempfile::TempDir {
         let at = dir.path().join("control");
         let done = Command::new(binary())
             .args([
@@ -123,9 +77,7 @@ impl Control {
             String::from_utf8_lossy(&done.stderr)
         );
         // Nobody is at the nodes' addresses; the tests of listing switch it on again.
-        let settings = at.join("control.toml");
-        let text = std::fs::read_to_string(&settings).unwrap();
-        std::fs::write(&settings, text.replace("probe = true", "probe = false")).unwrap();
+        change(&at, &[("probe = true", "probe = false")]);
         dir
     }
 
@@ -163,14 +115,20 @@ impl Control {
     /// Ends the server, changes its settings and starts it again.
     pub(crate) fn reconfigure(&mut self, changes: &[(&str, &str)]) {
         assert!(self.terminate().success());
-        let file = self.at().join("control.toml");
-        let mut text = std::fs::read_to_string(&file).unwrap();
-        for (from, to) in changes {
-            assert!(text.contains(from), "{from} is not in {text}");
-            text = text.replace(from, to);
-        }
-        std::fs::write(&file, text).unwrap();
+        change(&self.at(), changes);
         self.restart();
+    }
+
+    /// Gives admins an address of their own: where it is.
+    pub(crate) fn with_admin_address(&mut self) -> String {
+        self.reconfigure(&[(
+            "insecure_http = false",
+            "insecure_http = false\nadmin_listen = \"127.0.0.1:0\"",
+        )]);
+        let log = self.log();
+        let told = log.rsplit("admin_url=").next().unwrap();
+        let admin = told.split_whitespace().next().unwrap();
+        admin.trim_matches('"').to_owned()
     }
 
     /// Starts the server again after it has ended.
@@ -179,20 +137,45 @@ impl Control {
         (self.child, self.api) = (child, api);
     }
 
+    /// The same without what the environment had said.
+    pub(crate) fn restart_plainly(&mut self) {
+        self.env = vec![quiet()];
+        self.restart();
+    }
+
     /// SIGKILL.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
+    /// The most memory it had at once, KiB.
+    pub(crate) fn peak_kib(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.unwrap().trim().trim_end_matches(" kB");
+        peak.parse().unwrap()
+    }
+
     pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        let pid = nix::unistd::Pid::from_raw(self.pid());
         nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
     }
 
     /// SIGTERM, and the end.
     pub(crate) fn terminate(&mut self) -> ExitStatus {
         self.signal(nix::sys::signal::Signal::SIGTERM);
+        self.ended()
+    }
+
+    /// Waits until it has ended, for whatever reason.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
         let began = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -332,6 +315,17 @@ impl Drop for Control {
     }
 }
 
+/// Changes the settings of the installation there.
+pub(crate) fn change(at: &Path, changes: &[(&str, &str)]) {
+    let file = at.join("control.toml");
+    let mut text = std::fs::read_to_string(&file).unwrap();
+    for (from, to) in changes {
+        assert!(text.contains(from), "{from} is not in {text}");
+        text = text.replace(from, to);
+    }
+    std::fs::write(&file, text).unwrap();
+}
+
 fn serve(at: &Path, log: &Path, env: &[(&'static str, String)]) -> (Child, String) {
     let path = log;
     let log = std::fs::File::options()
@@ -373,17 +367,4 @@ pub(crate) fn http() -> reqwest::Client {
         .timeout(PATIENCE)
         .build()
         .unwrap()
-}
-
-pub(crate) async fn answer(request: reqwest::RequestBuilder) -> Answer {
-    let response = request.send().await.unwrap();
-    let (status, headers) = (response.status(), response.headers().clone());
-    let text = response.text().await.unwrap();
-    let body = serde_json::from_str(&text).unwrap_or(Value::Null);
-    Answer {
-        status,
-        body,
-        text,
-        headers,
-    }
 }
