@@ -1,6 +1,7 @@
 //! `control.toml`: what an operator sets. Secrets are files beside it, never values in it.
 
 mod defaults;
+mod rates;
 mod settings;
 mod url;
 
@@ -11,13 +12,14 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use self::rates::Rates;
 pub use self::settings::{Settings, print};
 pub(crate) use self::url::is_loopback_url;
 
 use self::defaults::{
     default_cache, default_connections, default_connections_per_address, default_data,
     default_heartbeat, default_layer, default_ping, default_port_time, default_secrets,
-    default_ticket_ttl,
+    default_stream_life, default_ticket_ttl,
 };
 use self::url::url_problem;
 use crate::audit::AuditSettings;
@@ -56,6 +58,9 @@ pub struct Config {
     /// leases.
     #[serde(default = "default_ping")]
     pub callback_ping: Span,
+    /// How long a node's stream of its policy lives at most; each ends by chance in the second half.
+    #[serde(default = "default_stream_life")]
+    pub stream_life: Span,
     /// How long a lost session's ports wait for it, on nodes without our daemon.
     #[serde(default = "default_port_time")]
     pub port_reserve: Span,
@@ -99,35 +104,6 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// Its private key, mode 0600.
     pub key: PathBuf,
-}
-
-/// Requests per minute and address (IPv4) or /64 (IPv6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Rates {
-    /// `POST /invites/resolve` and `/invites/usage`.
-    pub resolve: u32,
-    /// `POST /oauth/token`.
-    pub token: u32,
-    /// `GET /public/nodes` and `POST /public/nodes/{id}/ticket`.
-    pub public: u32,
-    /// Requests with a wrong key or token: past it a lockout begins that grows.
-    pub wrong_key: u32,
-    /// Requests with a code that nobody has: the same.
-    pub wrong_code: u32,
-}
-
-impl Default for Rates {
-    fn default() -> Self {
-        // An frpc that is refused asks twice per try and tries every few seconds.
-        Rates {
-            resolve: 120,
-            token: 240,
-            public: 240,
-            wrong_key: 120,
-            wrong_code: 120,
-        }
-    }
 }
 
 /// Why the settings cannot be used.
@@ -174,6 +150,7 @@ impl Config {
             ticket_ttl: default_ticket_ttl(),
             heartbeat_interval: default_heartbeat(),
             callback_ping: default_ping(),
+            stream_life: default_stream_life(),
             port_reserve: default_port_time(),
             port_cool: default_port_time(),
             max_connections: default_connections(),
@@ -276,6 +253,9 @@ impl Config {
         }
         if !(1..=3600).contains(&self.callback_ping.secs()) {
             return bad("callback_ping", "must be 1s to 1h".to_owned());
+        }
+        if !(1..=86_400).contains(&self.stream_life.secs()) {
+            return bad("stream_life", "must be 1s to 1d".to_owned());
         }
         for (key, span) in [
             ("port_reserve", self.port_reserve),

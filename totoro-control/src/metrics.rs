@@ -49,7 +49,7 @@ struct State {
 pub struct Now {
     /// Nodes, by every state there is.
     pub nodes: Vec<(&'static str, i64)>,
-    /// Open long polls of nodes.
+    /// Open streams and long polls of nodes.
     pub watchers: usize,
     /// Commits that wait for the store's writer.
     pub queued: usize,
@@ -117,7 +117,11 @@ impl Metrics {
         all.register("tickets_issued", "Tickets issued", self.tickets.clone());
         all.register("nodes", "Nodes by state", self.nodes.clone());
         for (name, help, gauge) in [
-            ("watchers", "Open long polls of nodes", &self.watchers),
+            (
+                "watchers",
+                "Open streams and long polls of nodes",
+                &self.watchers,
+            ),
             ("store_queue", "Commits that wait", &self.queued),
             (
                 "audit_waiting",

@@ -19,21 +19,53 @@ pub(crate) enum Bench {
         #[arg(last = true)]
         more: Vec<String>,
     },
+    /// The control plane with 10,000 nodes that watch and report, and 1,000,000 invites: processor
+    /// time, memory, cold start, the way of a change to its node; without TLS and with it.
+    Scale {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        /// Nodes, invites, changes: see `-- --help`.
+        #[arg(last = true)]
+        more: Vec<String>,
+    },
 }
 
 /// Measures.
 pub(crate) fn run(bench: &Bench) -> Result<()> {
-    let Bench::Control { json, more } = bench;
+    match bench {
+        Bench::Control { json, more } => {
+            let mut bench = cargo(&["bench", "--locked", "--package", "totoro-control"]);
+            bench.args(["--bench", "control", "--"]);
+            ended(bench.args(json.then_some("--json")).args(more))
+        }
+        Bench::Scale { json, more } => {
+            let packages = ["--package", "totoro-control", "--package", "totoro-load"];
+            let mut build = cargo(&["build", "--release", "--locked", "--bins"]);
+            ended(build.args(packages))?;
+            let mut load = Command::new(target().join("release/totoro-load"));
+            load.current_dir(root());
+            ended(load.args(json.then_some("--json")).args(more))
+        }
+    }
+}
+
+fn cargo(args: &[&str]) -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
         .current_dir(root())
-        .args(["bench", "--locked", "--package", "totoro-control"])
-        .args(["--bench", "control", "--"])
-        .args(json.then_some("--json"))
-        .args(more)
+        .args(args)
         .env("CARGO_TARGET_DIR", target());
-    let status = command.status().context("start cargo bench")?;
+    command
+}
+
+/// Runs it; that it failed is an error.
+fn ended(command: &mut Command) -> Result<()> {
+    let name = command.get_program().to_owned();
+    let status = command
+        .status()
+        .with_context(|| format!("start {}", name.display()))?;
     if !status.success() {
         bail!("the bench failed ({status})");
     }

@@ -10,7 +10,7 @@ use super::{App, Failure};
 use crate::audit::Author;
 use crate::keys::{Purpose, TokenKind};
 use crate::records::{NodeRecord, key};
-use crate::store::read;
+use crate::store::{StoreError, read};
 
 /// What a caller may reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,19 +64,26 @@ impl App {
     /// `not_authorized`, whatever is wrong with it.
     pub fn node_by_key(&self, text: &str) -> Result<Arc<NodeRecord>, Failure> {
         let hash = self.node_key_hash(blake3::hash(text.as_bytes()).to_hex().as_str());
-        let found = read::<String>(&*self.store, &key::node_key(&hash))?;
-        let node = match found {
-            Some(id) => self.node_now(&id.value)?.map(|found| found.value),
-            None => None,
-        };
-        match node.filter(|node| self.is_key_of(node, &hash)) {
+        match self.node_of_hash(&hash)? {
             Some(node) if TokenKind::NodeKey.fits(text) => Ok(node),
             _ => Err(Reason::NotAuthorized.into()),
         }
     }
 
+    /// The node of which this is the keyed hash of a key that is good now.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(crate) fn node_of_hash(&self, hash: &str) -> Result<Option<Arc<NodeRecord>>, StoreError> {
+        let Some(id) = read::<String>(&*self.store, &key::node_key(hash))? else {
+            return Ok(None);
+        };
+        let node = self.node_now(&id.value)?.map(|found| found.value);
+        Ok(node.filter(|node| self.is_key_of(node, hash)))
+    }
+
     /// The keyed hash that a node is found by, from the hash that it sends at enrolment.
-    pub(super) fn node_key_hash(&self, key_hash: &str) -> String {
+    pub(crate) fn node_key_hash(&self, key_hash: &str) -> String {
         self.secret.hash_hex(Purpose::NodeKey, key_hash)
     }
 

@@ -89,6 +89,10 @@ impl App {
     /// Leaves `node.offline` for nodes that missed their heartbeats.
     async fn mark_lost(&self) -> Result<(), Failure> {
         for id in names(&*self.store, "presence/")? {
+            // Heard a moment ago, as most are: their records are not read every second.
+            if self.live.is_online(&id) {
+                continue;
+            }
             let at = key::presence(&id);
             let online = |record: crate::store::Record<PresenceRecord>| record.value.online;
             let node = read::<NodeRecord>(&*self.store, &key::node(&id))?;

@@ -106,7 +106,7 @@ pub struct App {
     turns: Turns,
     /// The store's incarnation.
     generation: u64,
-    /// Turns true once, when the process is asked to end: long polls answer at once.
+    /// Turns true once, when the process is asked to end: streams and long polls end at once.
     stopping: watch::Sender<bool>,
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use totoro_api::ports::Pool;
 use totoro_api::wire::node::{Grade, Heartbeat, Node, NodePage, NodeState};
+use totoro_api::wire::push::Applied;
 use totoro_api::{Reason, limits::Limits};
 
 use super::{App, Failure, fields};
@@ -151,7 +152,11 @@ impl App {
             versions: heartbeat.map(versions).unwrap_or_default(),
             seen_s: heard.map(|heard| heard.as_secs()),
             policy,
-            applied: applied.revision,
+            applied: Applied {
+                revision: applied.revision,
+                keys: applied.keys,
+                error: applied.error,
+            },
             version,
         })
     }

@@ -48,6 +48,8 @@ impl App {
             tx.delete(&key::presence(id));
             tx.delete(&key::reach(id));
             tx.delete(&key::applied(id));
+            // Whoever follows it is told at once that there is nothing to follow any more.
+            tx.delete(&key::policy_head(id));
             let Author { actor, request_id } = caller.author.clone();
             tx.put(&key::gone(id), &GoneRecord { actor, request_id })?;
             let event = caller.author.event(kind::ADMIN_NODE_DELETED).node(id);

@@ -278,7 +278,7 @@ fn print_table(nodes: &[Node]) -> Result<(), CliError> {
             word(&node.grade),
             word(&node.visibility),
             node.policy.rev.to_string(),
-            node.applied.rev.to_string(),
+            node.applied.revision.rev.to_string(),
             node.seen_s
                 .map_or_else(|| "never".to_owned(), |seconds| format!("{seconds}s ago")),
         ]);
@@ -305,8 +305,12 @@ fn print_node(node: &Node, as_json: bool) -> Result<(), CliError> {
     );
     row(
         "policy",
-        format!("{} (applied {})", node.policy.rev, node.applied.rev),
+        format!(
+            "{} (applied {})",
+            node.policy.rev, node.applied.revision.rev
+        ),
     );
+    row("ticket keys", node.applied.keys.join(" "));
     for (name, version) in &node.versions {
         row(name, version.clone());
     }

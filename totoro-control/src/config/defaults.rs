@@ -25,6 +25,10 @@ pub(super) fn default_ping() -> Span {
     Span(Duration::from_secs(30))
 }
 
+pub(super) fn default_stream_life() -> Span {
+    Span(Duration::from_secs(3600))
+}
+
 pub(super) fn default_port_time() -> Span {
     Span(Duration::from_secs(600))
 }

@@ -72,6 +72,8 @@ settings! {
     heartbeat_interval: Span = "heartbeat_interval", "TOTORO_CONTROL_HEARTBEAT_INTERVAL";
     /// How often clients of a node without our daemon ping, 1s to 1h.
     callback_ping: Span = "callback_ping", "TOTORO_CONTROL_CALLBACK_PING";
+    /// How long a node's stream of its policy lives at most, 1s to 1d.
+    stream_life: Span = "stream_life", "TOTORO_CONTROL_STREAM_LIFE";
     /// How long a lost session's ports wait for it there, at most 7d.
     port_reserve: Span = "port_reserve", "TOTORO_CONTROL_PORT_RESERVE";
     /// How long after that no other tenant may have them, at most 7d.

@@ -10,7 +10,7 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::Watcher;
 use hyper_util::service::TowerToHyperService;
-use nix::sys::socket::{setsockopt, sockopt};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use totoro_api::Reason;
@@ -26,12 +26,18 @@ use super::tls::Tls;
 use crate::app::App;
 use crate::keys::random_hex;
 
-/// How long a request's headers may take, and how long an idle connection is kept.
+/// How long a request's headers may take, and how long an idle connection is kept, at least.
 const HEADER_TIME: Duration = Duration::from_secs(15);
+/// How much longer than from one heartbeat to the next: a connection, and a handshake, less for each.
+const BEAT_SLACK: Duration = Duration::from_secs(5);
 /// How long a peer may leave what we send unread, or unacknowledged.
 const UNREAD_TIME: Duration = Duration::from_secs(30);
 /// A connection's buffers, bytes; headers must fit.
 const BUFFER: usize = 32 * 1024;
+
+/// What the system takes of us before the peer has taken it, bytes: what waits there costs memory
+/// for each slow reader, up to 4 MiB by default, and grows stale.
+const UNSENT: u32 = 64 * 1024;
 
 /// One connection, whose peer may be a proxy that is trusted.
 pub(super) async fn serve(
@@ -65,6 +71,7 @@ async fn speak<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let idle = HEADER_TIME.max(app.config.heartbeat_interval.0 + BEAT_SLACK);
     let warp = TowerToHyperService::new(warp::service(routes));
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         let origin = Origin {
@@ -87,7 +94,7 @@ async fn speak<S>(
     // HTTP/1 alone: its header timer runs from the first moment, also where nothing is sent.
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME)
+        .header_read_timeout(idle)
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(stream), service);
     if let Err(error) = watcher.watch(connection).await {
@@ -100,8 +107,9 @@ async fn speak<S>(
 fn tune(stream: &TcpStream) -> std::io::Result<()> {
     // A revocation's push must not wait for the peer's delayed acknowledgement.
     stream.set_nodelay(true)?;
-    let ms = u32::try_from(UNREAD_TIME.as_millis()).unwrap_or(u32::MAX);
-    Ok(setsockopt(stream, sockopt::TcpUserTimeout, &ms)?)
+    let socket = SockRef::from(stream);
+    socket.set_tcp_notsent_lowat(UNSENT)?;
+    socket.set_tcp_user_timeout(Some(UNREAD_TIME))
 }
 
 /// Writes the body of an error, stamps the request id and leaves a line in the log: the path only,
@@ -142,7 +150,6 @@ fn finish(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::sys::socket::getsockopt;
     use tokio::net::TcpListener;
 
     #[tokio::test]
@@ -152,8 +159,9 @@ mod tests {
         let _client = TcpStream::connect(address).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         tune(&stream).unwrap();
-        let timeout = getsockopt(&stream, sockopt::TcpUserTimeout).unwrap();
-        assert_eq!(timeout, 30_000);
+        let socket = SockRef::from(&stream);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNREAD_TIME));
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), UNSENT);
         assert!(stream.nodelay().unwrap());
     }
 }

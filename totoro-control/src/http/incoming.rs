@@ -109,6 +109,11 @@ impl Incoming {
         named.eq_ignore_ascii_case(scheme).then(|| rest.trim())
     }
 
+    /// A header that is text.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
     /// Whether the client asks for this media type by name.
     pub(super) fn accepts(&self, media: &str) -> bool {
         self.names(&ACCEPT, media)

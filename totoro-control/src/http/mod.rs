@@ -7,6 +7,7 @@ mod audit;
 mod backup;
 mod bans;
 mod connection;
+mod descriptors;
 mod docs;
 mod document;
 mod forwarded;
@@ -31,6 +32,7 @@ mod seats;
 mod server;
 mod sessions;
 mod sources;
+mod stream;
 mod tls;
 mod watch;
 
@@ -49,14 +51,14 @@ use rate::Limiters;
 use route::Route;
 use seats::Seats;
 
-/// Long polls that one node may have open: its daemon has one, and a lost one may linger.
+/// Streams and long polls that one node may have open: its daemon has one, and a lost one may linger.
 const MAX_POLLS: usize = 4;
 
 /// What handlers share.
 struct Api {
     app: Arc<App>,
     limiters: Limiters,
-    /// Open long polls, by node.
+    /// Open streams and long polls, by node.
     polls: Arc<Seats<String>>,
 }
 

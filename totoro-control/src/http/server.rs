@@ -15,7 +15,7 @@ use warp::reply::Response;
 use super::seats::Seats;
 use super::sources::source;
 use super::tls::{Tls, TlsError};
-use super::{Api, admin_routes, connection, forwarded, public_routes, routes};
+use super::{Api, admin_routes, connection, descriptors, forwarded, public_routes, routes};
 use crate::app::App;
 
 /// How long running requests get when the process is asked to end.
@@ -147,7 +147,8 @@ impl Server {
             permits: Arc::new(Semaphore::new(most)),
             seats: Seats::new(app.config.connections_per_address as usize),
         };
-        let most = app.config.max_connections as usize;
+        let admins = admin.as_ref().map_or(0, |_| ADMIN_CONNECTIONS);
+        let most = descriptors::for_connections(app.config.max_connections as usize, admins);
         match admin {
             None => door(main, routes(&api), most).run(app.stopping()).await,
             Some(admin) => {

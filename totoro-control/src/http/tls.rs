@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use rustls::ServerConfig;
-use rustls::crypto::ring::default_provider;
+use rustls::crypto::ring::{Ticketer, default_provider};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
+use rustls::server::NoServerSessionStorage;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::version::TLS13;
+use rustls::{ServerConfig, SupportedCipherSuite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -61,7 +62,7 @@ pub enum TlsError {
 
 /// Certificate and key as they were read.
 pub struct Loaded {
-    pair: Arc<CertifiedKey>,
+    pair: CertifiedKey,
     /// When the first certificate of the chain ends, Unix seconds.
     pub expires: i64,
 }
@@ -94,7 +95,6 @@ pub fn load(files: &TlsFiles) -> Result<Loaded, TlsError> {
         key: files.key.clone(),
         source,
     })?;
-    let pair = Arc::new(pair);
     Ok(Loaded { pair, expires })
 }
 
@@ -103,22 +103,11 @@ fn ends(certificate: &CertificateDer<'_>) -> Option<i64> {
     Some(parsed.validity().not_after.timestamp())
 }
 
-/// What new connections are served with.
-#[derive(Debug)]
-struct Current(RwLock<Arc<CertifiedKey>>);
-
-impl ResolvesServerCert for Current {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let pair = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        Some(Arc::clone(&pair))
-    }
-}
-
 /// The server's side of TLS.
 pub struct Tls {
     files: TlsFiles,
-    current: Arc<Current>,
-    acceptor: TlsAcceptor,
+    /// What new connections are served with.
+    acceptor: RwLock<TlsAcceptor>,
 }
 
 impl Tls {
@@ -127,41 +116,59 @@ impl Tls {
     /// # Errors
     /// As [`load`].
     pub fn new(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
-        let loaded = load(&files)?;
-        let current = Arc::new(Current(RwLock::new(loaded.pair)));
-        let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(TlsError::Setup)?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(&current) as Arc<dyn ResolvesServerCert>);
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Arc::new(Tls {
-            files,
-            current,
-            acceptor: TlsAcceptor::from(Arc::new(config)),
-        }))
+        let acceptor = RwLock::new(acceptor(load(&files)?.pair)?);
+        Ok(Arc::new(Tls { files, acceptor }))
     }
 
     /// Reads the files again, for the connections that come; answers when the certificate ends,
-    /// Unix seconds. Those that are open go on as they began.
+    /// Unix seconds. Those that are open go on as they began; TLS sessions are not resumed across it,
+    /// so that each new connection has seen the new certificate.
     ///
     /// # Errors
     /// As [`load`]; what was used before stays in use.
     pub fn reload(&self) -> Result<i64, TlsError> {
         let loaded = load(&self.files)?;
-        let current = self.current.0.write();
-        *current.unwrap_or_else(PoisonError::into_inner) = loaded.pair;
+        let renewed = acceptor(loaded.pair)?;
+        let current = self.acceptor.write();
+        *current.unwrap_or_else(PoisonError::into_inner) = renewed;
         Ok(loaded.expires)
     }
 
     /// The handshake, cut when it takes too long.
     pub(super) async fn accept(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
-        let handshake = self.acceptor.accept(stream);
+        let current = self.acceptor.read();
+        let handshake = current
+            .unwrap_or_else(PoisonError::into_inner)
+            .accept(stream);
         match tokio::time::timeout(HANDSHAKE_TIME, handshake).await {
             Ok(done) => done,
             Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
         }
     }
+}
+
+/// Serves with this pair. Sessions are resumed by tickets, which the clients keep: a server's table
+/// for 10,000 nodes would cost memory, and a handshake without either costs twice the processor time.
+fn acceptor(pair: CertifiedKey) -> Result<TlsAcceptor, TlsError> {
+    let mut provider = default_provider();
+    // SHA-256 first: processors have instructions for it, and for SHA-384 ring has none.
+    let hash = |suite: &SupportedCipherSuite| match suite {
+        SupportedCipherSuite::Tls13(suite) => suite.common.hash_provider.output_len(),
+        SupportedCipherSuite::Tls12(suite) => suite.common.hash_provider.output_len(),
+    };
+    provider
+        .cipher_suites
+        .sort_by_key(|suite| (suite.version() != &TLS13, hash(suite)));
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Setup)?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
+    config.ignore_client_order = true;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.ticketer = Ticketer::new().map_err(TlsError::Setup)?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 #[cfg(test)]

@@ -4,9 +4,8 @@
 //! under `policy/<node>/log/` says what each touched. One node's change costs no other node
 //! anything.
 
-use std::time::Duration;
+mod follow;
 
-use tokio::time::timeout_at;
 use totoro_api::ticket::Revision;
 use totoro_api::wire::push::{Ban, DesiredInvite, DesiredNode, DesiredState, InviteState};
 
@@ -17,6 +16,8 @@ use crate::store::{
 };
 
 use totoro_api::wire::node::Visibility;
+
+pub(crate) use self::follow::{Follower, Next};
 
 /// Entries of a log that a change is made from at most; what is longer is a snapshot.
 const MAX_DELTA: usize = 512;
@@ -36,38 +37,6 @@ pub fn touch(tx: &mut Tx<'_>, node: &str, change: &Change) -> Result<(), StoreEr
 }
 
 impl App {
-    /// Waits until there is something newer for the node than what it stands at, `None` when
-    /// nothing came in time.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub async fn watch(
-        &self,
-        node: &str,
-        stands: Option<Revision>,
-        wait: Duration,
-    ) -> Result<Option<DesiredState>, StoreError> {
-        let deadline = tokio::time::Instant::now() + wait;
-        // Subscribed before the first look, so nothing between look and wait is missed.
-        let mut changes = self.store.watch(key::policy(node).as_bytes());
-        let mut stopping = self.stopping();
-        loop {
-            changes.borrow_and_update();
-            if let Some(state) = self.newer(node, stands)? {
-                return Ok(Some(state));
-            }
-            let change = async {
-                tokio::select! {
-                    changed = changes.changed() => changed.is_ok(),
-                    _ = stopping.wait_for(|&stop| stop) => false,
-                }
-            };
-            if !timeout_at(deadline, change).await.unwrap_or(false) {
-                return Ok(None);
-            }
-        }
-    }
-
     /// What is newer than what the node stands at.
     fn newer(
         &self,

@@ -27,6 +27,7 @@ mod misfits;
 mod nodes;
 mod power;
 mod repeats;
+mod streams;
 mod support;
 mod systemd;
 mod tickets;

@@ -1,4 +1,7 @@
 //! Desired state: watch → apply → acknowledge.
+//!
+//! By long polls, not by the stream of events: they pass every proxy, where a node would have to find
+//! out that one keeps a stream back and poll then all the same. They are told as fast.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -6,6 +6,9 @@
 mod key;
 mod paseto;
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -31,6 +34,34 @@ pub struct Revision {
     pub generation: u64,
     /// The node's policy revision within the incarnation.
     pub rev: u64,
+}
+
+/// `GEN-REV`: the id of an event that brings a node there.
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.generation, self.rev)
+    }
+}
+
+/// Text that is no revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not GEN-REV")]
+pub struct BadRevision;
+
+impl FromStr for Revision {
+    type Err = BadRevision;
+
+    fn from_str(text: &str) -> Result<Self, BadRevision> {
+        let (generation, rev) = text.split_once('-').ok_or(BadRevision)?;
+        let number = |digits: &str| match digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            true => digits.parse().map_err(|_| BadRevision),
+            false => Err(BadRevision),
+        };
+        Ok(Revision {
+            generation: number(generation)?,
+            rev: number(rev)?,
+        })
+    }
 }
 
 /// Whom a ticket admits.

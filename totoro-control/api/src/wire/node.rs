@@ -10,7 +10,7 @@ use crate::ticket::Revision;
 pub use crate::wire::heartbeat::{
     Grade, Heartbeat, HeartbeatAnswer, InterfaceMetrics, LeaseUsage, SessionUsage, TenantUsage,
 };
-use crate::wire::push::{PublicMax, written_public_max};
+use crate::wire::push::{Applied, PublicMax, written_public_max};
 
 /// Who may use a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -299,8 +299,8 @@ pub struct Node {
     pub seen_s: Option<u64>,
     /// The newest policy.
     pub policy: Revision,
-    /// What the node has applied of it.
-    pub applied: Revision,
+    /// What the node has applied of it, which ticket keys it knows, and what it could not apply.
+    pub applied: Applied,
     /// For `If-Match`.
     pub version: u64,
 }

@@ -177,8 +177,8 @@ pub struct DesiredState {
     pub kicks: Vec<String>,
 }
 
-/// `POST /nodes/applied`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// `POST /nodes/applied`, and what the node's view shows of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Applied {
     /// What the node stands at now.

@@ -1,0 +1,32 @@
+//! How often anyone may ask.
+
+use serde::{Deserialize, Serialize};
+
+/// Requests per minute and address (IPv4) or /64 (IPv6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rates {
+    /// `POST /invites/resolve` and `/invites/usage`.
+    pub resolve: u32,
+    /// `POST /oauth/token`.
+    pub token: u32,
+    /// `GET /public/nodes` and `POST /public/nodes/{id}/ticket`.
+    pub public: u32,
+    /// Requests with a wrong key or token: past it a lockout begins that grows.
+    pub wrong_key: u32,
+    /// Requests with a code that nobody has: the same.
+    pub wrong_code: u32,
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        // An frpc that is refused asks twice per try and tries every few seconds.
+        Rates {
+            resolve: 120,
+            token: 240,
+            public: 240,
+            wrong_key: 120,
+            wrong_code: 120,
+        }
+    }
+}
