@@ -14,7 +14,6 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use totoro_api::Reason;
-use warp::filters::BoxedFilter;
 use warp::http::Method;
 use warp::http::header::HeaderValue;
 use warp::reply::Response;
@@ -22,6 +21,7 @@ use warp::reply::Response;
 use super::forwarded;
 use super::incoming::Origin;
 use super::problem::ApiError;
+use super::route::Routes;
 use super::tls::Tls;
 use crate::app::App;
 use crate::keys::random_hex;
@@ -44,7 +44,7 @@ pub(super) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     tls: Option<Arc<Tls>>,
-    routes: BoxedFilter<(Response,)>,
+    routes: Routes,
     watcher: Watcher,
     app: Arc<App>,
 ) {
@@ -62,17 +62,11 @@ pub(super) async fn serve(
 }
 
 /// HTTP over what the peer is connected by.
-async fn speak<S>(
-    stream: S,
-    peer: SocketAddr,
-    routes: BoxedFilter<(Response,)>,
-    watcher: Watcher,
-    app: Arc<App>,
-) where
+async fn speak<S>(stream: S, peer: SocketAddr, routes: Routes, watcher: Watcher, app: Arc<App>)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let idle = HEADER_TIME.max(app.config.heartbeat_interval.0 + BEAT_SLACK);
-    let warp = TowerToHyperService::new(warp::service(routes));
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         let origin = Origin {
             client: forwarded::client(peer.ip(), request.headers(), &app.config.trusted_proxies),
@@ -83,6 +77,7 @@ async fn speak<S>(
             request.uri().path().to_owned(),
             Instant::now(),
         );
+        let warp = TowerToHyperService::new(warp::service(routes.of(&line.1)));
         request.extensions_mut().insert(origin.clone());
         // Answered like GET; hyper, which remembers what was asked, leaves out the body.
         if request.method() == Method::HEAD {

@@ -38,7 +38,6 @@ mod watch;
 
 use std::sync::Arc;
 
-use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
 pub use server::{Server, ServerError};
@@ -48,7 +47,7 @@ use crate::app::{App, Caller, Failure};
 use incoming::Incoming;
 use problem::ApiError;
 use rate::Limiters;
-use route::Route;
+use route::{Route, Routes};
 use seats::Seats;
 
 /// Streams and long polls that one node may have open: its daemon has one, and a lost one may linger.
@@ -115,18 +114,18 @@ impl Api {
 }
 
 /// All routes, for one address that serves everyone.
-fn routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
+fn routes(api: &Arc<Api>) -> Routes {
     let v1 = [for_everyone(api), for_admins(api)];
     whole(api, v1, [health::routes(api), metrics::guarded(api)])
 }
 
 /// All but the admins', where those have an address of their own.
-fn public_routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
+fn public_routes(api: &Arc<Api>) -> Routes {
     whole(api, [for_everyone(api)], [health::routes(api)])
 }
 
 /// The admins' alone.
-fn admin_routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
+fn admin_routes(api: &Arc<Api>) -> Routes {
     let address = api.app.config.admin_listen;
     let figures = match address.is_some_and(|at| at.ip().is_loopback()) {
         true => metrics::open(api),
@@ -173,13 +172,12 @@ fn whole<const N: usize, const M: usize>(
     api: &Arc<Api>,
     v1: [Route; N],
     others: [Route; M],
-) -> BoxedFilter<(Response,)> {
+) -> Routes {
     let (described, pages) = docs::routes(api);
     let v1 = route::any_of([route::any_of(v1), described]);
     let all = route::any_of([route::v1(v1), route::any_of(others)]);
-    let (filter, served) = all.into_parts();
-    pages.write(&served);
-    route::with_the_rest(filter, &served)
+    pages.write(all.served());
+    Routes::new(all)
 }
 
 /// A handler's result.

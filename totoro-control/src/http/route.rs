@@ -4,6 +4,7 @@
 //! A route cannot be made without saying what it is: the document of the API, the `Allow` header and
 //! the server are made from the same list.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -62,6 +63,8 @@ pub(super) struct Served {
 pub(super) struct Route {
     filter: BoxedFilter<(Response,)>,
     served: Vec<Served>,
+    /// One for each that is served.
+    leaves: Vec<BoxedFilter<(Response,)>>,
 }
 
 impl Route {
@@ -72,12 +75,72 @@ impl Route {
             path,
             about,
         }];
-        Route { filter, served }
+        let leaves = vec![filter.clone()];
+        Route {
+            filter,
+            served,
+            leaves,
+        }
     }
 
-    /// The filter that serves, and what it serves.
-    pub(super) fn into_parts(self) -> (BoxedFilter<(Response,)>, Vec<Served>) {
-        (self.filter, self.served)
+    /// These below what a filter takes off the path, which `prefix` is the text of.
+    fn below(mut self, filter: &BoxedFilter<()>, prefix: &str) -> Self {
+        for route in self.leaves.iter_mut().chain([&mut self.filter]) {
+            *route = filter.clone().and(route.clone()).boxed();
+        }
+        for served in &mut self.served {
+            served.path = format!("{prefix}{}", served.path);
+        }
+        self
+    }
+
+    /// What it serves.
+    pub(super) fn served(&self) -> &[Served] {
+        &self.served
+    }
+}
+
+/// All that an address serves, and an answer for what it does not.
+#[derive(Clone)]
+pub(super) struct Routes(Arc<Dispatch>);
+
+struct Dispatch {
+    /// Those of a path without parameters: warp tries routes one by one, and each costs something.
+    whole_paths: HashMap<String, BoxedFilter<(Response,)>>,
+    all: BoxedFilter<(Response,)>,
+}
+
+impl Routes {
+    /// These and no others.
+    pub(super) fn new(routes: Route) -> Self {
+        let Route {
+            filter,
+            served,
+            leaves,
+        } = routes;
+        let table = Table::new(&served);
+        let mut whole_paths = HashMap::<String, BoxedFilter<(Response,)>>::new();
+        for (Served { path, .. }, leaf) in served.into_iter().zip(leaves) {
+            if path.contains('{') {
+                continue;
+            }
+            let leaf = match whole_paths.remove(&path) {
+                Some(other) => other.or(leaf).unify().boxed(),
+                None => leaf,
+            };
+            whole_paths.insert(path, leaf);
+        }
+        let with_rest = |(path, filter)| (path, with_the_rest(filter, table.clone()));
+        Routes(Arc::new(Dispatch {
+            whole_paths: whole_paths.into_iter().map(with_rest).collect(),
+            all: with_the_rest(filter, table),
+        }))
+    }
+
+    /// Those that a request with this path goes to.
+    pub(super) fn of(&self, path: &str) -> BoxedFilter<(Response,)> {
+        let Dispatch { whole_paths, all } = &*self.0;
+        whole_paths.get(path).unwrap_or(all).clone()
     }
 }
 
@@ -134,35 +197,25 @@ pub(super) fn any_of<const N: usize>(routes: [Route; N]) -> Route {
     routes.fold(first, |mut all, route| {
         all.filter = all.filter.or(route.filter).unify().boxed();
         all.served.extend(route.served);
+        all.leaves.extend(route.leaves);
         all
     })
 }
 
 /// These below `/api/v1`.
-pub(super) fn v1(mut route: Route) -> Route {
-    let v1 = warp::path("api").and(warp::path("v1"));
-    route.filter = v1.and(route.filter).boxed();
-    for served in &mut route.served {
-        served.path = format!("/api/v1{}", served.path);
-    }
-    route
+pub(super) fn v1(route: Route) -> Route {
+    let v1 = warp::path("api").and(warp::path("v1")).boxed();
+    route.below(&v1, "/api/v1")
 }
 
 /// These below a first segment of the path.
-pub(super) fn under(segment: &'static str, mut route: Route) -> Route {
-    route.filter = warp::path(segment).and(route.filter).boxed();
-    for served in &mut route.served {
-        served.path = format!("/{segment}{}", served.path);
-    }
-    route
+pub(super) fn under(segment: &'static str, route: Route) -> Route {
+    let first = warp::path(segment).boxed();
+    route.below(&first, &format!("/{segment}"))
 }
 
 /// With an answer for every path and method that no route takes: they alone reject.
-pub(super) fn with_the_rest(
-    filter: BoxedFilter<(Response,)>,
-    served: &[Served],
-) -> BoxedFilter<(Response,)> {
-    let table = Table::new(served);
+fn with_the_rest(filter: BoxedFilter<(Response,)>, table: Table) -> BoxedFilter<(Response,)> {
     let rest = warp::path::full().map(move |path: FullPath| {
         ApiError::unserved(table.methods(path.as_str())).into_response()
     });

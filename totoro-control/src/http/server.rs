@@ -9,9 +9,8 @@ use hyper_util::server::graceful::GracefulShutdown;
 use ipnet::IpNet;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, watch};
-use warp::filters::BoxedFilter;
-use warp::reply::Response;
 
+use super::route::Routes;
 use super::seats::Seats;
 use super::sources::source;
 use super::tls::{Tls, TlsError};
@@ -165,7 +164,7 @@ impl Server {
 struct Door {
     app: Arc<App>,
     bound: Bound,
-    routes: BoxedFilter<(Response,)>,
+    routes: Routes,
     permits: Arc<Semaphore>,
     seats: Arc<Seats<IpNet>>,
 }
