@@ -6,7 +6,7 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::ground;
 use super::load::is_unfinished;
@@ -31,6 +31,8 @@ pub struct Examined {
     pub revision: u64,
     /// Whether it was closed in order.
     pub sealed: bool,
+    /// The sum of what sled has, where all of it was read.
+    pub(super) sum: Option<Sum>,
 }
 
 /// Looks at a store that nobody has open. `None` where there is none, or no room to look at it.
@@ -75,6 +77,7 @@ pub fn examine(dir: &Path) -> Result<Option<Examined>, StoreError> {
                 schema: seal.schema,
                 revision: seal.revision,
                 sealed: true,
+                sum: None,
             })),
             Some(problem) => Err(damaged(
                 dir,
@@ -84,15 +87,18 @@ pub fn examine(dir: &Path) -> Result<Option<Examined>, StoreError> {
                 ),
             )),
         },
-        Ok(None) => match copied(dir) {
+        Ok(None) => match copied_aloud(dir) {
             Err(error) if is_full(&error) => {
                 tracing::warn!(%error, "no room to examine the store before it is opened");
                 Ok(None)
             }
             Err(error) => Err(failed(error)),
             Ok(()) => {
+                let began = Instant::now();
                 let examined = read_through(dir);
+                let read_ms = ms_since(began);
                 remove_copy(dir);
+                tracing::info!(read_ms, "the store was read from end to end");
                 examined.map(Some)
             }
         },
@@ -101,8 +107,8 @@ pub fn examine(dir: &Path) -> Result<Option<Examined>, StoreError> {
     .inspect_err(|_| remove_copy(dir))
 }
 
-/// [`examine`], and then the files may change.
-pub(super) fn before_opening(dir: &Path) -> Result<(), StoreError> {
+/// [`examine`], and then the files may change. The sum of what sled has, where that is known.
+pub(super) fn before_opening(dir: &Path) -> Result<Option<Sum>, StoreError> {
     let examined = examine(dir)?;
     if let Some(Examined { schema, .. }) = examined
         && schema > SCHEMA
@@ -121,7 +127,30 @@ pub(super) fn before_opening(dir: &Path) -> Result<(), StoreError> {
             source,
         })?;
     }
+    // A migration makes other entries of them.
+    let same = examined.filter(|examined| examined.schema == SCHEMA);
+    Ok(same.and_then(|examined| examined.sum))
+}
+
+/// [`copied`], and says so: it takes seconds where there is much.
+fn copied_aloud(dir: &Path) -> io::Result<()> {
+    let sizes = files(dir)?.into_iter().map(std::fs::metadata);
+    let bytes = sizes
+        .map(|about| Ok::<_, io::Error>(about?.len()))
+        .sum::<io::Result<u64>>()?;
+    tracing::info!(
+        mib = bytes >> 20,
+        "the store was not closed in order: a copy of it is examined first"
+    );
+    let began = Instant::now();
+    copied(dir)?;
+    tracing::info!(copy_ms = ms_since(began), "the store was copied");
     Ok(())
+}
+
+/// Milliseconds since then.
+pub(super) fn ms_since(began: Instant) -> u64 {
+    u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 fn copied(dir: &Path) -> io::Result<()> {
@@ -148,7 +177,7 @@ fn remove_copy(dir: &Path) {
 /// Opens the copy and reads all of it: each page is decoded and its checksum compared.
 fn read_through(dir: &Path) -> Result<Examined, StoreError> {
     let read = catch_unwind(AssertUnwindSafe(|| read_copy(&dir.join(COPY))));
-    let (schema, revision) = match read {
+    let (schema, revision, sum) = match read {
         Ok(Ok(read)) => read,
         Ok(Err(problem)) => return Err(damaged(dir, &problem)),
         // The panic's hook has said where.
@@ -165,10 +194,11 @@ fn read_through(dir: &Path) -> Result<Examined, StoreError> {
         schema,
         revision,
         sealed: false,
+        sum: Some(sum),
     })
 }
 
-fn read_copy(copy: &Path) -> Result<(u32, u64), String> {
+fn read_copy(copy: &Path) -> Result<(u32, u64, Sum), String> {
     let text = |error: ::sled::Error| error.to_string();
     let db = ::sled::Config::new()
         .path(copy)
@@ -193,7 +223,7 @@ fn read_copy(copy: &Path) -> Result<(u32, u64), String> {
     }
     if db.is_empty() {
         // Killed before it was made ours, or all of it is lost: the witness knows.
-        return Ok((SCHEMA, 0));
+        return Ok((SCHEMA, 0, found));
     }
     let schema = ground::schema(&db).map_err(text)?;
     let schema = schema.ok_or_else(|| "it is not a Totoro store".to_owned())?;
@@ -206,7 +236,7 @@ fn read_copy(copy: &Path) -> Result<(u32, u64), String> {
         return Err("some of its pages are missing, or old".to_owned());
     }
     let end = wal::replay(copy, head, drop).map_err(|error| error.to_string())?;
-    Ok((schema, end.head.revision))
+    Ok((schema, end.head.revision, found))
 }
 
 fn is_full(error: &io::Error) -> bool {

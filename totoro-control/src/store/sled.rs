@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -79,7 +80,8 @@ impl SledStore {
             path: dir.to_owned(),
             problem,
         };
-        examine::before_opening(dir)?;
+        let examined = examine::before_opening(dir)?;
+        let began = Instant::now();
         let db = ::sled::Config::new()
             .path(dir)
             .cache_capacity(cache_bytes)
@@ -93,6 +95,7 @@ impl SledStore {
                 ::sled::Error::Io(source) => io("open", source),
                 other => unusable(format!("{other}; restore it from a backup")),
             })?;
+        let sled_ms = examine::ms_since(began);
         let tree = (*db).clone();
         ground::settle(&tree, dir)?;
         let head = match tree.get(HEAD_KEY).map_err(StoreError::Engine)? {
@@ -102,11 +105,20 @@ impl SledStore {
         let sum = match Sum::read(&tree, head).map_err(StoreError::Engine)? {
             Some(sum) => sum,
             // Killed while layers went to sled, or none ever did.
-            None => Sum::of(&tree)?,
+            None => match examined {
+                Some(sum) => sum,
+                None => Sum::of(&tree)?,
+            },
         };
         // What says that the store is ours may be new.
         tree.flush().map_err(StoreError::Engine)?;
         let (layer, wal, head) = recover(dir, head)?;
+        tracing::info!(
+            revision = head.revision,
+            sled_ms,
+            all_ms = examine::ms_since(began),
+            "the store is open"
+        );
         let durable = Arc::new(AtomicU64::new(head.revision));
         let watchers = Arc::new(Watchers::default());
         let view = Arc::new(View::new(tree.clone(), layer));
