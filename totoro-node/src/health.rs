@@ -13,11 +13,22 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
 use crate::clock::{boot_ms, machine_ms};
+use crate::kernel::Kernel;
+use crate::session::Desk;
 
 /// Problems that are remembered.
 const REMEMBERED: usize = 20;
 /// The longest text of one, bytes.
 const MAX_TEXT: usize = 400;
+
+/// Parts of the enforcement that are not there: what is not attached, and what the canary found not
+/// to hold. One line each; empty = complete.
+#[must_use]
+pub fn missing(kernel: &Kernel, desk: &Desk) -> Vec<String> {
+    let mut missing = kernel.missing();
+    missing.extend(desk.canary_problem());
+    missing
+}
 
 /// A warning or an error of the daemon's log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -82,12 +82,7 @@ pub fn serve(path: &Path, sources: Arc<Sources>) -> Result<()> {
     std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
         .with_context(|| format!("close {} to others", dir.display()))?;
-    // Left by a daemon that was killed; a live one holds the state's lock, so it is not here.
-    let _ = std::fs::remove_file(path);
-    let listener =
-        UnixListener::bind(path).with_context(|| format!("listen on {}", path.display()))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
-        .with_context(|| format!("close {} to others", path.display()))?;
+    let listener = bind(path)?;
     tokio::spawn(async move {
         let slots = Arc::new(Semaphore::new(AT_ONCE));
         loop {
@@ -106,6 +101,20 @@ pub fn serve(path: &Path, sources: Arc<Sources>) -> Result<()> {
         }
     });
     Ok(())
+}
+
+/// A unix socket that is its owner's alone, in a directory that is there.
+///
+/// # Errors
+/// The socket can't be made.
+pub(crate) fn bind(path: &Path) -> Result<UnixListener> {
+    // Left by a daemon that was killed; a live one holds the state's lock, so it is not here.
+    let _ = std::fs::remove_file(path);
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("listen on {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("close {} to others", path.display()))?;
+    Ok(listener)
 }
 
 async fn answer(stream: UnixStream, sources: Arc<Sources>) -> Result<()> {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use totoro_api::ticket::Revision;
 
 use super::Sources;
-use crate::health::Problem;
+use crate::health::{Problem, missing};
 
 /// How a running daemon is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,11 +38,7 @@ impl Sources {
         let filters = self.kernel.filters().into_iter();
         let mended = self.desk.mended.counts().into_iter();
         Ok(Condition {
-            missing: {
-                let mut missing = self.kernel.missing().to_vec();
-                missing.extend(self.desk.canary_problem());
-                missing
-            },
+            missing: missing(&self.kernel, &self.desk),
             untidy: self.desk.untidy(),
             filters: filters
                 .map(|filter| (filter.interface, filter.mode.to_owned()))

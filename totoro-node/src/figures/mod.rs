@@ -14,7 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::clock::Clock;
-use crate::health::Health;
+use crate::health::{Health, missing};
 use crate::kernel::Kernel;
 use crate::plugin::Meter;
 use crate::session::{Desk, Report};
@@ -83,8 +83,7 @@ impl Sources {
                 .into_iter()
                 .map(|one| (one.interface, one.mode))
                 .collect(),
-            missing: self.kernel.missing().len()
-                + usize::from(self.desk.canary_problem().is_some()),
+            missing: missing(&self.kernel, &self.desk).len(),
             untidy: self.desk.untidy().is_some(),
             spool_depth: self.spool.depth()?,
             clock_offset_ms: self.clock.offset_ms(),

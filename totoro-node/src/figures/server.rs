@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +15,11 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use super::Sources;
+use crate::local;
 
 /// Scrapes at once.
 const AT_ONCE: usize = 8;
@@ -33,12 +33,7 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 /// # Errors
 /// A socket can't be made.
 pub fn serve(sources: &Arc<Sources>, socket: &Path, listen: Option<SocketAddr>) -> Result<()> {
-    let shown = socket.display().to_string();
-    // Left by a daemon that was killed; a live one holds the state's lock, so it is not here.
-    let _ = std::fs::remove_file(socket);
-    let unix = UnixListener::bind(socket).with_context(|| format!("listen on {shown}"))?;
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))
-        .with_context(|| format!("close {shown} to others"))?;
+    let unix = local::bind(socket)?;
     let tcp = listen.map(|at| {
         let bound = std::net::TcpListener::bind(at).and_then(|bound| {
             bound.set_nonblocking(true)?;

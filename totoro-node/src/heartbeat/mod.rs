@@ -11,7 +11,7 @@ use totoro_api::wire::node::{Grade, Heartbeat, HeartbeatAnswer, InterfaceMetrics
 use crate::clock::{Clock, boot_ms};
 use crate::control::{Backoff, CallError, Control};
 use crate::frps::{Frps, ServerInfo};
-use crate::health::Health;
+use crate::health::{self, Health};
 use crate::kernel::Kernel;
 use crate::session::Desk;
 use crate::spool::Spool;
@@ -156,8 +156,7 @@ impl Pulse {
                 ..interface
             }
         });
-        let mut missing = self.kernel.missing().to_vec();
-        missing.extend(self.desk.canary_problem());
+        let mut missing = health::missing(&self.kernel, &self.desk);
         match &frps {
             None => missing.push("frps's admin API does not answer".to_owned()),
             Some(frps) => {
