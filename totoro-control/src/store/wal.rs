@@ -3,7 +3,8 @@
 //!
 //! A file `wal.<number>` is a run of records: length and CRC-32 of the payload, four bytes each and
 //! little-endian, then the payload. The first record of a file says after which revision it goes on.
-//! A record that does not hold ends the log: a batch that was not synced was not acknowledged.
+//! A record that does not hold ends the log: a batch that was not synced was not acknowledged. Behind
+//! the records there may be zeros, which are room for more of them.
 
 use std::fs::File;
 use std::io;
@@ -12,6 +13,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
+use super::examine::is_full;
 use super::writer::Head;
 
 /// Begins the names of its files.
@@ -20,6 +22,12 @@ pub(super) const NAME: &str = "wal.";
 const FRAME: usize = 8;
 /// No record is longer, bytes: 512 commits are far below it.
 const MAX_RECORD: usize = 1 << 31;
+/// What a record keeps of its memory for the next one, bytes: more than most batches take.
+const KEPT: usize = 1 << 20;
+/// Room that is made behind the records, bytes: what is written into it needs no more than the disk's
+/// own write to be durable, where a file that grows also needs its length and its blocks to be.
+const ROOM: u64 = 1 << 20;
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 /// Stands for the length of a value that was removed.
 const REMOVED: u32 = u32::MAX;
 
@@ -45,6 +53,13 @@ impl Record {
             bytes: vec![0; FRAME + Head::LEN],
             keys: Vec::new(),
         }
+    }
+
+    /// Makes it empty again; what memory it has it keeps.
+    pub(super) fn clear(&mut self) {
+        self.bytes.truncate(FRAME + Head::LEN);
+        self.bytes.shrink_to(KEPT);
+        self.keys.clear();
     }
 
     /// Adds a change.
@@ -88,8 +103,10 @@ pub(super) struct Wal {
     file: File,
     path: PathBuf,
     number: u64,
-    /// Its length, bytes.
+    /// What is written to it, bytes.
     length: u64,
+    /// Up to where the file has its blocks already.
+    room: u64,
     /// What the files before it take that are still needed, bytes.
     before: u64,
 }
@@ -112,6 +129,7 @@ impl Wal {
             path,
             number,
             length: 0,
+            room: 0,
             before,
         };
         wal.append(&mut Record::new(), head)?;
@@ -128,6 +146,32 @@ impl Wal {
         let written = self.file.write_all_at(bytes, self.length);
         written.map_err(io_error("write", &self.path))?;
         self.length += bytes.len() as u64;
+        self.make_room()
+    }
+
+    /// Writes zeros behind the records, where there is no room any more. The next sync makes them
+    /// durable too.
+    fn make_room(&mut self) -> Result<(), StoreError> {
+        if self.length <= self.room {
+            return Ok(());
+        }
+        let end = (self.length + 1).next_multiple_of(ROOM);
+        let mut at = self.length;
+        while at < end {
+            let part = ZEROS
+                .len()
+                .min(usize::try_from(end - at).unwrap_or(usize::MAX));
+            match self.file.write_all_at(&ZEROS[..part], at) {
+                Ok(()) => at += part as u64,
+                Err(error) if is_full(&error) => {
+                    // What is still to come may fit all the same: it is up to its own write.
+                    self.room = u64::MAX;
+                    return Ok(());
+                }
+                Err(error) => return Err(io_error("write", &self.path)(error)),
+            }
+        }
+        self.room = end;
         Ok(())
     }
 
@@ -239,7 +283,7 @@ pub(super) fn replay(
             }
             (rest, first) = (after, false);
         }
-        if !rest.is_empty() && Some(number) != newest {
+        if Some(number) != newest && rest.iter().any(|&byte| byte != 0) {
             return Err(damaged(&path, "it ends in the middle"));
         }
         newest_holds = (bytes.len() - rest.len()) as u64;
