@@ -402,7 +402,14 @@ mod tests {
         let all = written(dir.path());
         let files = list(dir.path()).unwrap();
         let (older, newest) = (&files[0].1, &files[1].1);
-        let whole = std::fs::read(newest).unwrap();
+        let records = |path: &Path| {
+            let mut bytes = std::fs::read(path).unwrap();
+            assert_eq!(bytes.len() as u64, ROOM);
+            let end = bytes.iter().rposition(|&byte| byte != 0).unwrap() + 1;
+            bytes.truncate(end);
+            bytes
+        };
+        let whole = records(newest);
         for end in 0..whole.len() {
             std::fs::write(newest, &whole[..end]).unwrap();
             let (at, found) = read(dir.path(), 0).unwrap();
@@ -428,9 +435,35 @@ mod tests {
             assert!(found.len() < 6 && found[..] == all[..found.len()], "{at}");
             changed[at] ^= 0x10;
         }
-        let whole = std::fs::read(older).unwrap();
-        std::fs::write(older, &whole[..whole.len() - 1]).unwrap();
-        let damaged = read(dir.path(), 0).unwrap_err().to_string();
-        assert!(damaged.contains("ends in the middle"), "{damaged}");
+        std::fs::write(newest, &whole).unwrap();
+        let whole = records(older);
+        for room in [0, 9000] {
+            let mut older_is = |end: usize| {
+                let mut bytes = whole[..end].to_vec();
+                bytes.extend(vec![0; room]);
+                std::fs::write(older, bytes).unwrap();
+                read(dir.path(), 0)
+            };
+            assert_eq!(older_is(whole.len()).unwrap().1, all);
+            let damaged = older_is(whole.len() - 1).unwrap_err().to_string();
+            assert!(damaged.contains("ends in the middle"), "{damaged}");
+        }
+    }
+
+    #[test]
+    fn room_is_made_again_where_there_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut wal = Wal::create(dir.path(), 1, head(0), 0).unwrap();
+        let mut record = Record::new();
+        let value = vec![b'v'; 300_000];
+        for revision in 1..=8 {
+            record.clear();
+            record.push(b"k", revision, Some(&value));
+            wal.append(&mut record, head(revision)).unwrap();
+            let length = std::fs::metadata(&wal.path).unwrap().len();
+            assert!(length.is_multiple_of(ROOM) && length > wal.length());
+        }
+        let (at, found) = read(dir.path(), 0).unwrap();
+        assert_eq!((at.revision, found.len()), (8, 8));
     }
 }
