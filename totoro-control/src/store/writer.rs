@@ -12,9 +12,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot};
 
 use super::checkpoint::Checkpoints;
+use super::record::Record;
 use super::snapshot::{Ask, Keeper};
 use super::view::View;
-use super::wal::{Record, Wal};
+use super::wal::Wal;
 use super::watchers::Watchers;
 use super::witness::Witness;
 use super::{Commit, Expect, MAX_KEY, MAX_OPS, MAX_VALUE, Meter, Op, Position, StoreError};
