@@ -1,10 +1,12 @@
 //! The kernel programs: packets through `BPF_PROG_TEST_RUN`, and real sockets in namespaces.
 
+mod abis;
 mod bans;
 mod canary;
 mod control;
 mod daemon;
 mod figures;
+mod flood;
 mod forged;
 mod frames;
 mod full;
@@ -20,5 +22,6 @@ mod surplus;
 mod table;
 mod tcp;
 mod udp;
+mod upgrade;
 mod watch;
 mod wire;

@@ -10,6 +10,7 @@ use totoro_ebpf::abi;
 
 use super::maps::{Maps, PINNED};
 use super::mend::Suspects;
+use super::migrate::{self, Predecessors};
 use super::pins::PinDir;
 use super::sockets::Destroyer;
 use super::sweep::Due;
@@ -98,10 +99,14 @@ impl Kernel {
             "parse the kernel object",
             options.object.display().to_string(),
         )?;
-        let pins = PinDir::lock(&options.pin_root)?;
-        pins::refuse_other_abis(&options.pin_root)?;
-        pins.check(&parsed)?;
+        let mut pins = PinDir::lock(&options.pin_root, options.abi.version)?;
+        pins::refuse_foreign(&options.pin_root)?;
+        let predecessors = Predecessors::find(&options.pin_root, options.abi)?;
+        predecessors.share(&pins, &parsed)?;
+        pins.check(&parsed, PINNED)?;
+        pins.inherit_from(predecessors.links());
         let mut ebpf = load_object(&object, &pins)?;
+        predecessors.copy(&pins)?;
         let ring = take(&mut ebpf, "EVENTS")?
             .try_into()
             .on("use map", "EVENTS")?;
@@ -114,10 +119,12 @@ impl Kernel {
             maps: Mutex::new(maps),
             destroyer: Mutex::new(Destroyer::open()?),
         });
+        let loaded = Loaded::attach(ebpf, pins, options)?;
+        predecessors.retire();
         Ok(Kernel {
             shared,
             ring: Some(ring),
-            loaded: Mutex::new(Loaded::attach(ebpf, pins, options)?),
+            loaded: Mutex::new(loaded),
             due: Mutex::default(),
             suspects: Mutex::default(),
         })
@@ -246,24 +253,15 @@ pub fn uninstall(pin_root: &Path) -> Result<Vec<String>> {
     if !pin_root.exists() {
         return Ok(removed);
     }
-    // Refuses under a live daemon.
-    let lock = PinDir::lock(pin_root)?;
-    let dir = pins::map_dir(pin_root);
-    for dir in [dir.join("links"), dir] {
-        let listing = std::fs::read_dir(&dir).on("list", dir.display().to_string())?;
-        for entry in listing {
-            let entry = entry.on("list", dir.display().to_string())?;
-            if entry.path().is_dir() {
-                continue;
-            }
-            std::fs::remove_file(entry.path()).on("unpin", entry.path().display().to_string())?;
-            removed.push(entry.path().display().to_string());
-        }
-        std::fs::remove_dir(&dir).on("remove", dir.display().to_string())?;
+    // All of them locked before the first is removed: it refuses under a live daemon.
+    let all: Vec<_> = migrate::versions(pin_root)?
+        .into_iter()
+        .map(|(version, _)| PinDir::lock(pin_root, version))
+        .collect::<Result<_>>()?;
+    for pins in all {
+        removed.extend(pins.remove()?.iter().map(|path| path.display().to_string()));
     }
     removed.extend(filter::remove_clsact());
-    drop(lock);
-    // Other ABIs' directories stay, and then so does the root.
     let _ = std::fs::remove_dir(pin_root);
     Ok(removed)
 }

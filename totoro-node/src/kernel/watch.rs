@@ -55,9 +55,7 @@ impl Loaded {
     }
 
     fn attach_all(&mut self) -> Result<()> {
-        let name = "totoro_mend";
-        links::load(links::program(&mut self.ebpf, name)?)
-            .map_err(|error| super::failed("load", name, error))?;
+        links::load_all(&mut self.ebpf)?;
         links::attach_all(&mut self.ebpf, &self.pins, &self.cgroup)?;
         self.filter();
         self.forget_stale()
