@@ -15,6 +15,8 @@ use super::pins::PinDir;
 use super::sockets::Destroyer;
 use super::sweep::Due;
 use super::watch::Loaded;
+use crate::privilege;
+
 use super::{
     Context, Event, KernelOptions, Result, events, failed, filter, from_addr, locals, pins, sweep,
     sys,
@@ -91,6 +93,7 @@ impl Kernel {
     /// With the operation, its subject and the next step: no privilege, no object, a pin that is
     /// not ours, another daemon on the pin directory, a program that the kernel refuses.
     pub fn load(options: &KernelOptions) -> Result<Kernel> {
+        privilege::require().on("load", "the kernel programs")?;
         let object = std::fs::read(&options.object).on(
             "read the kernel object (make it with: cargo xtask build-ebpf)",
             options.object.display().to_string(),
@@ -178,15 +181,7 @@ fn load_object(object: &[u8], pins: &PinDir) -> Result<Ebpf> {
     // Where it is off for the namespace it can be switched on later, so only its absence counts.
     let has_mptcp = u32::from(Path::new("/proc/sys/net/mptcp").exists());
     loader.override_global("HAS_MPTCP", &has_mptcp, true);
-    loader.load(object).map_err(|error| {
-        let error = error.to_string();
-        let hint = if nix::unistd::geteuid().is_root() {
-            ""
-        } else {
-            " (run as root)"
-        };
-        failed("load", "the kernel object", format!("{error}{hint}"))
-    })
+    loader.load(object).on("load", "the kernel object")
 }
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map> {

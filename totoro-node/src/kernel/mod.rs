@@ -15,6 +15,7 @@ mod locals;
 mod maps;
 mod mend;
 mod migrate;
+mod neighbours;
 mod pins;
 mod policy;
 mod sockets;
@@ -33,6 +34,7 @@ pub use inspect::Inspector;
 pub use load::{Kernel, dead_links, uninstall};
 pub use mend::Compared;
 pub use migrate::{Abi, Changed, Convert, Older};
+pub use neighbours::{Neighbour, neighbours};
 pub use pins::{is_on_bpffs, refuse_foreign};
 pub use sockets::can_destroy;
 

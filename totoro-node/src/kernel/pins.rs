@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::MapInfo;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::{Context, Result, failed, sys};
+use super::{Context, Result, failed, neighbours, sys};
 
 /// `<root>/v<ABI>`: maps; `<root>/v<ABI>/links`: links.
 #[derive(Debug)]
@@ -250,7 +250,7 @@ pub fn refuse_foreign(root: &Path) -> Result<()> {
                 continue;
             };
             match programs.get(&link.program) {
-                Some(theirs) if !theirs.starts_with("totoro_") => {
+                Some(theirs) if !theirs.starts_with(neighbours::OURS) => {
                     let shown = path.display();
                     let problem = format!(
                         "it runs {theirs:?} (bpftool prog show id {}), which is not Totoro's; \
