@@ -26,7 +26,7 @@ enum Command {
     #[command(hide = true)]
     Headless {
         /// How long both are away.
-        #[arg(long, default_value_t = 16)]
+        #[arg(long, default_value_t = 18)]
         seconds: u64,
     },
     /// Serves behind frpc in a kept lab.

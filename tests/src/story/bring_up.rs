@@ -138,7 +138,7 @@ fn node(world: &mut World) -> Result<String> {
     let mut node = world
         .lab
         .start(Place::Node, "node", world.node_command(&["run"]))?;
-    node.wait_line("ready", Duration::from_secs(15))?;
+    node.wait_line("ready", Duration::from_secs(30))?;
     world.node = Some(node);
     let took = begun.elapsed();
     let pins = fs::read_dir(world.lab.pin_root()).context("the pins' directory")?;

@@ -1,7 +1,7 @@
 //! A node whose daemon is killed under load, the control plane with it: the kernel goes on admitting,
 //! limiting and ending by itself, and the daemon that returns goes on from there.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -30,8 +30,11 @@ const ROOM: usize = 3;
 /// How long the invite and the session live that are to end while nobody is there.
 const BRIEF_S: u64 = 12;
 /// The shortest outage in which they do.
-const SHORTEST: Duration = Duration::from_secs(BRIEF_S + 4);
-/// How long a login waits for the daemon. frpc gives up after ten seconds.
+const SHORTEST: Duration = Duration::from_secs(BRIEF_S + 6);
+/// How often a user begins a UDP flow. The daemon closes idle ones: without it they add up until the
+/// invite's `max_flows` are open.
+const NEW_FLOW: Duration = Duration::from_secs(10);
+/// How long a login waits for the daemon. frpc gives up after ten seconds, and tries again.
 const WAIT: Duration = Duration::from_secs(3);
 
 /// Who is on when the daemon is killed.
@@ -40,6 +43,10 @@ struct Scene {
     socket: TcpListener,
     frpcs: Vec<Process>,
     held: Vec<TcpStream>,
+    /// A UDP flow that goes on.
+    flow: UdpSocket,
+    /// When a user last began one.
+    begun: Instant,
     users: Users,
     /// Live connections of what ends in the meantime, by port.
     brief: Vec<(u16, TcpStream)>,
@@ -49,7 +56,7 @@ struct Scene {
     killed: Instant,
 }
 
-/// Plays it in a raised lab, with an outage of that length (at least 16 s); the world, to be dropped.
+/// Plays it in a raised lab, with an outage of that length (at least 18 s); the world, to be dropped.
 ///
 /// # Errors
 /// The services behind frpc can't be started.
@@ -67,10 +74,9 @@ pub fn play(lab: Lab, report: &mut Report, lasts: Duration) -> Result<World> {
         return Ok(world);
     };
     report.item("SIGKILL of daemon and control plane, with users on");
-    let name = format!("for {} s: {}", lasts.as_secs(), WITHOUT);
-    report.check(&name, || {
-        outage(&mut world, &mut scene, lasts.max(SHORTEST))
-    });
+    let lasts = lasts.max(SHORTEST);
+    let name = format!("for {} s: {WITHOUT}", lasts.as_secs());
+    report.check(&name, || outage(&mut world, &mut scene, lasts));
     report.check("no lease opens, and a login waits", || {
         login_waits(&mut world, &mut scene)
     });
@@ -117,6 +123,7 @@ fn prepare(world: &mut World) -> Result<Scene> {
     let late = world.invite("late", json!({}))?;
     let proxies = [Proxy::new("late", "tcp", tcp, LATE)];
     let late = frpc::with_proxies(&world.resolve(&late.code)?.frpc_toml, &proxies);
+    let late = format!("loginFailExit = false\n{late}");
 
     // Last, since they end.
     let brief = world.invite("brief", json!({}))?;
@@ -151,8 +158,13 @@ fn prepare(world: &mut World) -> Result<Scene> {
         .into_iter()
         .map(|port| Ok((port, connect(port)?)))
         .collect::<Result<_>>()?;
+    let flow = user::datagrams(world.lab.ns(Place::User), at(BUSY_UDP)?)?;
+    flow.set_read_timeout(Some(Duration::from_secs(1)))?;
+    datagram(&flow)?;
     Ok(Scene {
         held,
+        flow,
+        begun: Instant::now(),
         brief,
         late,
         frpcs,
@@ -183,7 +195,7 @@ fn start_node(world: &mut World, socket: &TcpListener) -> Result<()> {
         .map_or(0, |log| log.len());
     spawn_node(world, socket)?;
     let node = world.node.as_mut().context("the daemon was just started")?;
-    node.wait_after(mark, "ready", Duration::from_secs(20))
+    node.wait_after(mark, "ready", Duration::from_secs(30))
         .map(drop)
 }
 
@@ -248,7 +260,11 @@ fn round(world: &World, scene: &mut Scene) -> Result<()> {
         user::exchange(stream, b"still here").context("a connection that was held")?;
     }
     let ns = world.lab.ns(Place::User);
-    user::echo(ns, at(BUSY_UDP)?, b"anyone").context("UDP")?;
+    datagram(&scene.flow)?;
+    if scene.begun.elapsed() > NEW_FLOW {
+        scene.begun = Instant::now();
+        user::echo(ns, at(BUSY_UDP)?, b"anyone").context("a new UDP flow")?;
+    }
     within(PATIENCE, || {
         Ok((figure(world, SMALL, "conns")? == 0).then_some(()))
     })
@@ -265,6 +281,18 @@ fn round(world: &World, scene: &mut Scene) -> Result<()> {
         Denied::Dropped => bail!("one too many was dropped instead of refused"),
     }
     scene.users.well()
+}
+
+/// A word there and back, tried three times: UDP may lose one.
+fn datagram(flow: &UdpSocket) -> Result<()> {
+    let mut buffer = [0; 64];
+    for _ in 0..3 {
+        flow.send(b"still here").context("the UDP flow")?;
+        if flow.recv(&mut buffer).is_ok() {
+            return Ok(());
+        }
+    }
+    bail!("the UDP flow passes nothing")
 }
 
 fn outage(world: &mut World, scene: &mut Scene, lasts: Duration) -> Result<String> {
@@ -290,7 +318,7 @@ fn outage(world: &mut World, scene: &mut Scene, lasts: Duration) -> Result<Strin
                 scene.killed.elapsed().as_secs_f64()
             );
         }
-        if scene.killed.elapsed() > SHORTEST - WAIT {
+        if scene.killed.elapsed() > Duration::from_secs(BRIEF_S + 1) {
             for (port, stream) in scene.brief.iter_mut() {
                 over(world, *port, stream)?;
             }
@@ -342,7 +370,7 @@ fn returns(world: &mut World, scene: &mut Scene) -> Result<String> {
     start_node(world, &scene.socket)?;
     let ready = begun.elapsed();
     let frpc = scene.frpcs.last_mut().context("no frpc waits")?;
-    frpc.wait_line("late] start proxy success", PATIENCE)?;
+    frpc.wait_line("late] start proxy success", 3 * PATIENCE)?;
     user::fetch(world.lab.ns(Place::User), at(LATE)?)?;
     round(world, scene)?;
     Ok(format!(

@@ -74,9 +74,14 @@ fn state_goes_on_under_the_next_version() {
         let before = map_ids(&options.pin_root, 1);
         let config = Inspector::open(&options.pin_root).expect("pins").config();
         let seed = config.expect("config").sketch_seed;
+        options.abi = SAME;
+        let why = refusal(&options);
+        assert!(
+            why.contains("another totoro-node"),
+            "the older one runs: {why}"
+        );
         drop(kernel);
 
-        options.abi = SAME;
         let kernel = Kernel::load(&options).unwrap_or_else(|error| panic!("{}", error.whole()));
         assert!(
             !options.pin_root.join("v1").exists(),
@@ -105,6 +110,8 @@ fn state_goes_on_under_the_next_version() {
         for word in ["newer", "ABI 2", "uninstall", "go on enforcing"] {
             assert!(why.contains(word), "{word}: {why}");
         }
+        let why = Inspector::open(&options.pin_root).err().expect("another's");
+        assert!(support::chain(&why).contains("has ABI 2"), "{why}");
         connect(v4(PORT + 1)).expect_err("no lease");
         totoro_node::kernel::uninstall(&options.pin_root).expect("uninstall");
         assert!(!options.pin_root.exists(), "of every version");

@@ -26,5 +26,6 @@ mod tcp;
 mod theirs;
 mod udp;
 mod upgrade;
+mod verified;
 mod watch;
 mod wire;

@@ -205,6 +205,12 @@ impl Peer {
     }
 }
 
+/// Whether this kernel has TCX (from 6.6 on), where TC programs are links too.
+pub(crate) fn has_tcx() -> bool {
+    use aya::util::KernelVersion;
+    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
+}
+
 /// Key of a port.
 pub(crate) fn key(proto: u8, port: u16) -> abi::PortKey {
     abi::PortKey {

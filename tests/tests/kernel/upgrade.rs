@@ -181,7 +181,9 @@ fn programs_in_tc_are_replaced_without_a_gap() {
             through.syns > 0,
             "TC is behind the tap: it can see the flood"
         );
-        assert_eq!((through.resets, through.accepts), (0, 0));
+        // Without TCX the filter is removed and added again; in between the lookup guards alone.
+        assert!(through.resets == 0 || !support::has_tcx(), "{through:?}");
+        assert_eq!(through.accepts, 0);
     }
 }
 

@@ -230,7 +230,7 @@ fn random() -> Result<u64> {
 pub fn dead_links(pin_root: &Path, cgroup: &Path) -> Result<(usize, Vec<&'static str>)> {
     let dir = pins::map_dir(pin_root).join("links");
     if !dir.is_dir() {
-        let problem = "no programs are loaded there; start it: systemctl start totoro-node";
+        let problem = pins::not_loaded(pin_root, "start it: systemctl start totoro-node");
         return Err(failed("find", dir.display().to_string(), problem));
     }
     Ok((

@@ -236,6 +236,12 @@ pub struct Swept {
     pub mended: usize,
     /// Connections destroyed because nothing counted them.
     pub untracked: usize,
+    /// Links that were dead or gone, attached afresh.
+    pub links: usize,
+    /// Interfaces that came, or came back: filtered anew.
+    pub interfaces: usize,
+    /// Addresses that the node got or lost since the last sweep.
+    pub addresses: usize,
 }
 
 type Result<T> = std::result::Result<T, KernelError>;

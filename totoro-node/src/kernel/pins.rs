@@ -214,6 +214,21 @@ fn ours(dir: &Path) -> Result<()> {
     Err(failed("trust", shown, problem))
 }
 
+/// That nothing of this build's ABI is pinned, and what to do.
+pub(super) fn not_loaded(root: &Path, otherwise: &str) -> String {
+    let others = super::migrate::versions(root).unwrap_or_default();
+    let others: Vec<String> = others.iter().map(|(one, _)| one.to_string()).collect();
+    if others.is_empty() {
+        return format!("no programs are loaded there; {otherwise}");
+    }
+    format!(
+        "what is loaded there has ABI {}, this build's is {}: ask the build that loaded it, or \
+         restart the daemon, which takes over from versions that it knows",
+        others.join(" and "),
+        totoro_ebpf::abi::VERSION
+    )
+}
+
 /// The names in a directory.
 pub(super) fn names(dir: &Path) -> Result<BTreeSet<String>> {
     let shown = || dir.display().to_string();
