@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{root, schemathesis, target, vm};
+use crate::{demo, root, schemathesis, target, vm};
 
 /// Long runs.
 #[derive(Debug, clap::Subcommand)]
@@ -22,6 +22,12 @@ pub(crate) enum Soak {
         /// How often.
         #[arg(long, default_value_t = 400)]
         rounds: u32,
+    },
+    /// SIGKILL of the node's daemon and of the control plane, with users on: the kernel goes on.
+    Headless {
+        /// How long both are away.
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
     },
     /// schemathesis against the control plane: does it answer what it documents, and nothing else?
     Api {
@@ -43,6 +49,7 @@ pub(crate) fn run(soak: &Soak) -> Result<()> {
             let env = [("TOTORO_POWER_ROUNDS", rounds.to_string())];
             control("power::acknowledged", &[], &env)
         }
+        Soak::Headless { minutes } => demo::headless(*minutes),
         Soak::Api { cases } => {
             schemathesis::install()?;
             schemathesis::run(*cases)

@@ -1,6 +1,6 @@
 //! `soak old-kernel`: the kernel tests on Debian 12's own kernel (6.1), in qemu.
 //!
-//! The machine is an initramfs: busybox, `ip`, `bpftool`, the test binary with its libraries, and
+//! The machine is an initramfs: busybox, `ip`, `tc`, `bpftool`, the test binary with its libraries, and
 //! the modules that the tests need. Emulated (no /dev/kvm), it takes about two minutes.
 
 use std::fs;
@@ -118,7 +118,7 @@ fn initrd(dir: &Path, kernel: &Path, tests: &Path) -> Result<PathBuf> {
     }
     let busybox = path::find("busybox").context("busybox is not in PATH")?;
     fs::copy(busybox, tree.join("bin/busybox")).context("copy busybox")?;
-    for tool in ["ip", "bpftool"] {
+    for tool in ["ip", "tc", "bpftool"] {
         let path = path::find(tool).with_context(|| format!("{tool} is not in PATH"))?;
         install(&path, &tree.join("bin").join(tool), &tree)?;
     }

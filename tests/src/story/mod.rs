@@ -6,6 +6,7 @@ mod bring_up;
 mod closed_ports;
 mod conns;
 mod frpc;
+pub mod headless;
 mod health;
 mod inspect;
 mod invites;
@@ -15,6 +16,7 @@ mod revoke;
 mod tickets;
 mod tunnel;
 mod usage;
+mod users;
 mod world;
 
 use anyhow::Result;

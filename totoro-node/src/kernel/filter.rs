@@ -4,11 +4,13 @@ use std::path::Path;
 
 use aya::Ebpf;
 use aya::programs::links::FdLink;
-use aya::programs::{Program, SchedClassifier, TcAttachType, Xdp, tc, xdp};
+use aya::programs::tc::TcAttachOptions;
+use aya::programs::{LinkOrder, Program, SchedClassifier, TcAttachType, Xdp, tc, xdp};
 use aya::util::KernelVersion;
 use aya_obj::generated::{bpf_attach_type, bpf_link_type};
 
 use super::links::{Place, adopt_or, program};
+use super::neighbours::holder;
 use super::pins::{PinDir, pin_name};
 use super::{Context, Result, XdpMode, failed};
 
@@ -53,8 +55,10 @@ pub(super) fn attach(
         match xdp(ebpf, pins, interface, index, xdp::XdpMode::Driver, "native") {
             Ok(()) => return Ok("native"),
             Err(error) => missing.push(format!(
-                "{interface}: no native XDP ({}); generic XDP instead, which costs more CPU under a flood",
-                error.source
+                "{interface}: no native XDP ({}{}); generic XDP instead, which costs more CPU under a \
+                 flood",
+                error.source,
+                holder(index)
             )),
         }
     }
@@ -62,8 +66,9 @@ pub(super) fn attach(
         match xdp(ebpf, pins, interface, index, xdp::XdpMode::Skb, "generic") {
             Ok(()) => return Ok("generic"),
             Err(error) => missing.push(format!(
-                "{interface}: no XDP ({}); TC instead",
-                error.source
+                "{interface}: no XDP ({}{}); TC instead",
+                error.source,
+                holder(index)
             )),
         }
     }
@@ -136,7 +141,9 @@ fn traffic_control(
     }
     adopt_or(ebpf, pins, name, &pin, place, |program| {
         let program: &mut SchedClassifier = program.try_into()?;
-        let id = program.attach(interface, way)?;
+        // First, so that nobody's verdict passes what ours would drop; ours ends nobody's chain.
+        let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let id = program.attach_with_options(interface, way, order)?;
         Ok(FdLink::try_from(program.take_link(id)?)?)
     })
 }

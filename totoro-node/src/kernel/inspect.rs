@@ -20,7 +20,7 @@ impl Inspector {
     pub fn open(pin_root: &Path) -> Result<Inspector> {
         let dir = pins::map_dir(pin_root);
         if !dir.is_dir() {
-            let problem = "no programs are loaded there; start totoro-node run, or give --pin-root";
+            let problem = pins::not_loaded(pin_root, "start totoro-node run, or give --pin-root");
             return Err(failed("inspect", dir.display().to_string(), problem));
         }
         Ok(Inspector {

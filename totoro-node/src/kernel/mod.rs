@@ -14,6 +14,8 @@ mod load;
 mod locals;
 mod maps;
 mod mend;
+mod migrate;
+mod neighbours;
 mod pins;
 mod policy;
 mod sockets;
@@ -31,7 +33,9 @@ use totoro_ebpf::abi;
 pub use inspect::Inspector;
 pub use load::{Kernel, dead_links, uninstall};
 pub use mend::Compared;
-pub use pins::is_on_bpffs;
+pub use migrate::{Abi, Changed, Convert, Older};
+pub use neighbours::{Neighbour, neighbours};
+pub use pins::{is_on_bpffs, refuse_foreign};
 pub use sockets::can_destroy;
 
 /// A failure of the kernel side: what was done to what, and why it failed.
@@ -108,6 +112,8 @@ pub enum XdpMode {
 pub struct KernelOptions {
     /// The kernel object (built by `cargo xtask build-ebpf`).
     pub object: PathBuf,
+    /// Which of the pins there are ours: [`Abi::CURRENT`].
+    pub abi: Abi,
     /// The directory of the pins, without the ABI's: `/sys/fs/bpf/totoro`.
     pub pin_root: PathBuf,
     /// The cgroup (v2) whose sockets are counted; its root by default.
@@ -230,6 +236,12 @@ pub struct Swept {
     pub mended: usize,
     /// Connections destroyed because nothing counted them.
     pub untracked: usize,
+    /// Links that were dead or gone, attached afresh.
+    pub links: usize,
+    /// Interfaces that came, or came back: filtered anew.
+    pub interfaces: usize,
+    /// Addresses that the node got or lost since the last sweep.
+    pub addresses: usize,
 }
 
 type Result<T> = std::result::Result<T, KernelError>;

@@ -1,5 +1,6 @@
 //! The few system calls that no crate wraps: replacing the program of a pinned link (aya 0.14 can't
-//! for sock_ops), reading what a link is attached to, and a network namespace's cookie.
+//! for sock_ops), reading what a link is attached to, maps whose layout is only known at run time,
+//! and a network namespace's cookie.
 
 #![expect(unsafe_code, reason = "bpf(2) and getsockopt(2) take raw structures")]
 
@@ -9,6 +10,9 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_UPDATE: libc::c_long = 29;
@@ -71,6 +75,57 @@ pub(super) fn update_link(link: impl AsFd, program: impl AsFd) -> io::Result<()>
         old_program: 0,
     };
     bpf(BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// What the map commands take; `value` is the next key's place for one of them.
+#[repr(C)]
+struct Element {
+    map: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+impl Element {
+    fn new(map: impl AsFd, key: Option<&[u8]>, value: u64) -> Element {
+        Element {
+            map: map.as_fd().as_raw_fd() as u32,
+            pad: 0,
+            key: key.map_or(0, |key| key.as_ptr() as u64),
+            value,
+            flags: 0,
+        }
+    }
+}
+
+/// Whether what was looked for is there.
+fn there(answer: io::Result<libc::c_long>) -> io::Result<bool> {
+    match answer {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        other => other.map(|_| true),
+    }
+}
+
+// The three below: keys and values have the map's own sizes, as the caller has looked up; it is no
+// per-CPU map.
+
+/// The key after `key` (`None` = the first), or false after the last.
+pub(super) fn next_key(map: impl AsFd, key: Option<&[u8]>, next: &mut [u8]) -> io::Result<bool> {
+    let mut attr = Element::new(map, key, next.as_mut_ptr() as u64);
+    there(bpf(BPF_MAP_GET_NEXT_KEY, &mut attr))
+}
+
+/// Reads a value; false when there is none.
+pub(super) fn lookup(map: impl AsFd, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
+    let mut attr = Element::new(map, Some(key), value.as_mut_ptr() as u64);
+    there(bpf(BPF_MAP_LOOKUP_ELEM, &mut attr))
+}
+
+/// Writes a value.
+pub(super) fn update(map: impl AsFd, key: &[u8], value: &[u8]) -> io::Result<()> {
+    let mut attr = Element::new(map, Some(key), value.as_ptr() as u64);
+    bpf(BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
 
 /// `struct bpf_link_info` as far as every kind of link has it, and the first words of the union.

@@ -54,6 +54,7 @@ pub(super) fn lines(config: &Config, pool: &Pool) -> Vec<Line> {
     lines.push(apart(config, pool));
     lines.push(ephemeral(pool));
     lines.extend(config.interfaces.iter().map(|name| interface(name)));
+    lines.extend(config.interfaces.iter().flat_map(|name| neighbours(name)));
     if config.interfaces.is_empty() {
         lines.push(Line::new(
             "interface",
@@ -133,6 +134,28 @@ fn interface(name: &str) -> Line {
             "not there now; it is guarded by the socket lookup only",
         )
     }
+}
+
+/// Other owners' programs that judge before ours.
+pub(in crate::cli) fn neighbours(name: &str) -> Vec<Line> {
+    let found = kernel::neighbours(name).unwrap_or_default();
+    let line = |one: kernel::Neighbour| {
+        let means = match one.hook {
+            "xdp" => "is on the hook, which takes one only: the filter is in TC instead",
+            _ => {
+                "runs before Totoro's and may let pass what that would drop; the socket lookup \
+                 refuses it all the same. To have ours first, attach that one again after it"
+            }
+        };
+        let detail = format!("another owner's {one} {means}");
+        Line::new(
+            "neighbour",
+            format!("{name} {}", one.hook),
+            Status::Warn,
+            detail,
+        )
+    };
+    found.into_iter().map(line).collect()
 }
 
 /// The pool against the ports that the kernel hands out by itself.

@@ -78,7 +78,7 @@ pub(super) async fn run(config: &Config, pool: Pool, enrolled: bool, as_json: bo
 }
 
 pub(super) use frps::lines as frps;
-pub(super) use machine::secrets;
+pub(super) use machine::{neighbours, secrets};
 
 /// Prints the lines; fails when one does.
 pub(super) fn conclude(lines: &[Line], as_json: bool) -> Result<()> {
