@@ -2,13 +2,13 @@
 //! limiting and ending by itself, and the daemon that returns goes on from there.
 
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::frpc::{self, PATIENCE, Proxy};
+use super::kernel::{figure, leases, links};
 use super::users::Users;
 use super::world::{Tenant, World, ms, within};
 use super::{bring_up, public};
@@ -214,43 +214,6 @@ fn spawn_node(world: &mut World, socket: &TcpListener) -> Result<()> {
     let socket = socket.try_clone().context("the plugin's socket")?;
     world.node = Some(world.lab.start_with(Place::Node, "node", command, socket)?);
     Ok(())
-}
-
-/// Leases as the maps have them.
-fn leases(world: &World) -> Result<Vec<Value>> {
-    let ports = world.inspect("ports")?;
-    Ok(ports
-        .iter()
-        .map(|row| json!([row["proto"], row["port"], row["lease"]]))
-        .collect())
-}
-
-/// The ids of the pinned links, by name.
-fn links(world: &World) -> Result<Vec<Value>> {
-    let dir = world.lab.pin_root().join("v1/links");
-    let mut pins: Vec<_> = std::fs::read_dir(&dir)
-        .context("the links")?
-        .map(|pin| Ok(pin?.path()))
-        .collect::<Result<_>>()?;
-    pins.sort();
-    let id = |path| -> Result<Value> {
-        let mut bpftool = Command::new("bpftool");
-        bpftool.args(["-j", "link", "show", "pinned"]).arg(path);
-        let said = bpftool.output().context("run bpftool")?.stdout;
-        let link: Value = serde_json::from_slice(&said).context("read what bpftool said")?;
-        Ok(json!([path, link["id"]]))
-    };
-    pins.iter().map(id).collect()
-}
-
-/// A figure of a port, as the maps have it.
-fn figure(world: &World, port: u16, what: &str) -> Result<u64> {
-    let ports = world.inspect("ports")?;
-    let row = ports.iter().find(|row| row["port"] == port);
-    let row = row.with_context(|| format!("{port} is not leased"))?;
-    row[what]
-        .as_u64()
-        .with_context(|| format!("no {what} in {row}"))
 }
 
 /// What must be so at any moment: what is held passes bytes, so does UDP, and the small tenant has

@@ -10,6 +10,7 @@ pub mod headless;
 mod health;
 mod inspect;
 mod invites;
+mod kernel;
 mod public;
 mod refusals;
 mod revoke;

@@ -19,7 +19,7 @@ impl Inspector {
     /// When nothing is pinned there, or what is pinned is not ours.
     pub fn open(pin_root: &Path) -> Result<Inspector> {
         let dir = pins::map_dir(pin_root);
-        if !dir.is_dir() {
+        if !pins::is_loaded(pin_root) {
             let problem = pins::not_loaded(pin_root, "start totoro-node run, or give --pin-root");
             return Err(failed("inspect", dir.display().to_string(), problem));
         }

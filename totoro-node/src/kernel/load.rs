@@ -229,7 +229,7 @@ fn random() -> Result<u64> {
 /// When nothing is pinned there, or the cgroup is not there.
 pub fn dead_links(pin_root: &Path, cgroup: &Path) -> Result<(usize, Vec<&'static str>)> {
     let dir = pins::map_dir(pin_root).join("links");
-    if !dir.is_dir() {
+    if !pins::is_loaded(pin_root) {
         let problem = pins::not_loaded(pin_root, "start it: systemctl start totoro-node");
         return Err(failed("find", dir.display().to_string(), problem));
     }

@@ -214,10 +214,19 @@ fn ours(dir: &Path) -> Result<()> {
     Err(failed("trust", shown, problem))
 }
 
+/// Whether anything of this build's ABI is pinned. A start that was refused leaves an empty directory.
+pub(super) fn is_loaded(root: &Path) -> bool {
+    map_dir(root).join("CONFIG").exists()
+}
+
 /// That nothing of this build's ABI is pinned, and what to do.
 pub(super) fn not_loaded(root: &Path, otherwise: &str) -> String {
     let others = super::migrate::versions(root).unwrap_or_default();
-    let others: Vec<String> = others.iter().map(|(one, _)| one.to_string()).collect();
+    let others: Vec<String> = others
+        .iter()
+        .filter(|(_, dir)| dir.join("CONFIG").exists())
+        .map(|(one, _)| one.to_string())
+        .collect();
     if others.is_empty() {
         return format!("no programs are loaded there; {otherwise}");
     }
