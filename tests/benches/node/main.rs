@@ -3,18 +3,12 @@
 //! many tenants and leases. `cargo xtask bench node`; `docs/benchmarks.md` has the figures.
 
 mod bare;
-#[path = "../../../totoro-control/benches/control/client.rs"]
-#[expect(
-    dead_code,
-    reason = "shared with the control plane's bench, which uses all of it"
-)]
 mod client;
 mod daemons;
 mod full;
 mod logins;
 mod place;
 mod rounds;
-#[path = "../../../totoro-control/benches/control/series.rs"]
 mod series;
 
 use std::time::Duration;
