@@ -9,6 +9,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+use super::check;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::Control;
@@ -46,6 +47,7 @@ pub(super) fn prepare(config: &Config, allow_unprivileged: bool) -> Result<TcpLi
 
 /// Runs until a signal ends it. Enforcement goes on without it.
 pub(super) async fn run(config: Config, health: Health, listener: TcpListener) -> Result<()> {
+    check::require_secrets(&config)?;
     let plugin_secret = secret::read(&config.plugin_secret_file)?;
     let instance = config.key_file.with_file_name("instance");
     let instance = secret::read(&instance)?;

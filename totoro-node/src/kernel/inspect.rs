@@ -55,6 +55,14 @@ impl Inspector {
         Ok(tenants)
     }
 
+    /// One tenant, by its number.
+    ///
+    /// # Errors
+    /// When the map can't be read.
+    pub fn tenant(&self, number: u32) -> Result<Option<abi::Tenant>> {
+        found(self.maps.tenants.get(&number, 0)).on("read", "TENANTS")
+    }
+
     /// Live user connections.
     ///
     /// # Errors

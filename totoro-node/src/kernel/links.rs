@@ -29,7 +29,7 @@ const CGROUP: &[(&str, bpf_attach_type)] = &[
     ("totoro_send4", bpf_attach_type::BPF_CGROUP_UDP4_SENDMSG),
     ("totoro_send6", bpf_attach_type::BPF_CGROUP_UDP6_SENDMSG),
 ];
-const LOOKUP: &str = "totoro_admit";
+pub(super) const LOOKUP: &str = "totoro_admit";
 
 /// Where a link is to be: on what, and as what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +69,7 @@ fn cgroup_place(cgroup: &Path, attach: bpf_attach_type) -> Result<Place> {
     })
 }
 
-fn lookup_place() -> Result<Place> {
+pub(super) fn lookup_place() -> Result<Place> {
     let about = fs::metadata(NETNS).on("look at", "the network namespace")?;
     Ok(Place {
         kind: bpf_link_type::BPF_LINK_TYPE_NETNS,

@@ -18,8 +18,8 @@ use super::watch::Loaded;
 use crate::privilege;
 
 use super::{
-    Context, Event, KernelOptions, Result, events, failed, filter, from_addr, locals, pins, sweep,
-    sys,
+    Context, Event, KernelOptions, Result, clsact, events, failed, from_addr, locals, object, pins,
+    sweep, sys,
 };
 
 /// New flows per second, and burst, that one source may open towards the pool before the shield
@@ -94,14 +94,9 @@ impl Kernel {
     /// not ours, another daemon on the pin directory, a program that the kernel refuses.
     pub fn load(options: &KernelOptions) -> Result<Kernel> {
         privilege::require().on("load", "the kernel programs")?;
-        let object = std::fs::read(&options.object).on(
-            "read the kernel object (make it with: cargo xtask build-ebpf)",
-            options.object.display().to_string(),
-        )?;
-        let parsed = aya_obj::Object::parse(&object).on(
-            "parse the kernel object",
-            options.object.display().to_string(),
-        )?;
+        let object = object::read(&options.object)?;
+        let parsed = aya_obj::Object::parse(&object)
+            .on("parse the kernel object", object::shown(&options.object))?;
         let mut pins = PinDir::lock(&options.pin_root, options.abi.version)?;
         pins::refuse_foreign(&options.pin_root)?;
         let predecessors = Predecessors::find(&options.pin_root, options.abi)?;
@@ -256,7 +251,7 @@ pub fn uninstall(pin_root: &Path) -> Result<Vec<String>> {
     for pins in all {
         removed.extend(pins.remove()?.iter().map(|path| path.display().to_string()));
     }
-    removed.extend(filter::remove_clsact());
+    removed.extend(clsact::remove(pin_root));
     let _ = std::fs::remove_dir(pin_root);
     Ok(removed)
 }

@@ -4,11 +4,13 @@
 //! microsecond; destroying sockets a netlink round trip each), so callers call it directly.
 
 mod bans;
+mod clsact;
 mod controls;
 mod dump;
 mod events;
 mod filter;
 mod inspect;
+mod left;
 mod links;
 mod load;
 mod locals;
@@ -16,6 +18,8 @@ mod maps;
 mod mend;
 mod migrate;
 mod neighbours;
+pub mod object;
+mod others;
 mod pins;
 mod policy;
 mod sockets;
@@ -30,11 +34,14 @@ use totoro_api::Reason;
 use totoro_api::ports::Pool;
 use totoro_ebpf::abi;
 
+pub use filter::{Planned, planned};
 pub use inspect::Inspector;
+pub use left::{attached_programs, still_loaded};
 pub use load::{Kernel, dead_links, uninstall};
 pub use mend::Compared;
 pub use migrate::{Abi, Changed, Convert, Older};
 pub use neighbours::{Neighbour, neighbours};
+pub use others::other_lookups;
 pub use pins::{is_on_bpffs, refuse_foreign};
 pub use sockets::can_destroy;
 
@@ -107,10 +114,21 @@ pub enum XdpMode {
     Off,
 }
 
+impl std::fmt::Display for XdpMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            XdpMode::Auto => "auto",
+            XdpMode::Native => "native",
+            XdpMode::Generic => "generic",
+            XdpMode::Off => "off",
+        })
+    }
+}
+
 /// What to load and where.
 #[derive(Clone, Debug)]
 pub struct KernelOptions {
-    /// The kernel object (built by `cargo xtask build-ebpf`).
+    /// The kernel object (built by `cargo xtask build-ebpf`); empty: the one that is built in.
     pub object: PathBuf,
     /// Which of the pins there are ours: [`Abi::CURRENT`].
     pub abi: Abi,

@@ -16,6 +16,8 @@ const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_UPDATE: libc::c_long = 29;
+const BPF_LINK_GET_FD_BY_ID: libc::c_long = 30;
+const BPF_LINK_GET_NEXT_ID: libc::c_long = 31;
 /// `enum bpf_link_type` (include/uapi/linux/bpf.h).
 const BPF_LINK_TYPE_CGROUP: u32 = 3;
 const BPF_LINK_TYPE_XDP: u32 = 6;
@@ -183,6 +185,44 @@ pub(super) fn link_info(link: impl AsFd) -> io::Result<LinkInfo> {
     };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
     Ok(info)
+}
+
+/// The id of the link that comes after this id, of whomever; `None` after the last.
+pub(super) fn next_link(after: u32) -> io::Result<Option<u32>> {
+    #[repr(C)]
+    struct Attr {
+        start: u32,
+        next: u32,
+        flags: u32,
+    }
+    let mut attr = Attr {
+        start: after,
+        next: 0,
+        flags: 0,
+    };
+    match bpf(BPF_LINK_GET_NEXT_ID, &mut attr) {
+        Ok(_) => Ok(Some(attr.next)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens a link by its id.
+pub(super) fn link_by_id(id: u32) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attr {
+        id: u32,
+        next: u32,
+        flags: u32,
+    }
+    let mut attr = Attr {
+        id,
+        next: 0,
+        flags: 0,
+    };
+    let fd = bpf(BPF_LINK_GET_FD_BY_ID, &mut attr)?;
+    // SAFETY: a descriptor that the kernel just made for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 /// The cookie of the network namespace that this thread is in.
