@@ -44,7 +44,7 @@ pub const HELD: Records = Records("held");
 /// Bans made on this node, by prefix.
 pub const BANS: Records = Records("bans");
 
-/// The most events that wait in memory while the disk takes none.
+/// The most events that wait in memory while the disk takes none, samples and sums least of all.
 const MAX_WAITING: usize = 10_000;
 
 /// Changes that become durable together, and the events that tell of them.
@@ -95,9 +95,17 @@ impl Changes {
         if self.events.len() <= MAX_WAITING {
             return;
         }
-        let oldest: Vec<_> = self.events.drain(..MAX_WAITING / 2).collect();
-        let at_ms = oldest.last().map_or(0, |(at_ms, _)| *at_ms);
-        let by_kind = spool::by_kind(oldest.iter().map(|(_, subject)| subject));
+        let sampled = |subject: &Subject| spool::is_sampled(&subject.kind);
+        let any = self.events.iter().any(|(_, subject)| sampled(subject));
+        let mut room = 0;
+        let (lost, kept): (Vec<_>, Vec<_>) = self.events.drain(..).partition(|(_, subject)| {
+            let goes = room < MAX_WAITING / 2 && (!any || sampled(subject));
+            room += usize::from(goes);
+            goes
+        });
+        self.events = kept;
+        let at_ms = lost.last().map_or(0, |(at_ms, _)| *at_ms);
+        let by_kind = spool::by_kind(lost.iter().map(|(_, subject)| subject));
         let lost = Subject {
             kind: kind::AUDIT_LOST.to_owned(),
             detail: serde_json::json!({ "by_kind": by_kind }),
@@ -117,6 +125,8 @@ pub struct Store {
     db: Mutex<Option<Database>>,
     open: Opener,
     boot: String,
+    /// What the spool may take, bytes.
+    spool_max: u64,
     _lock: Flock<File>,
 }
 
@@ -147,6 +157,21 @@ impl Store {
         )
     }
 
+    /// The same, with a spool that takes so many bytes at most.
+    #[must_use]
+    pub fn with_spool(self, max: u64) -> Store {
+        Store {
+            spool_max: max,
+            ..self
+        }
+    }
+
+    /// What the spool may take, bytes.
+    #[must_use]
+    pub const fn spool_max(&self) -> u64 {
+        self.spool_max
+    }
+
     fn open_by(dir: &Path, open: Opener) -> Result<Store> {
         let shown = dir.display();
         std::fs::create_dir_all(dir).with_context(|| format!("create {shown}"))?;
@@ -166,6 +191,7 @@ impl Store {
             db: Mutex::new(None),
             open,
             boot: crate::machine::boot_id(),
+            spool_max: u64::from(spool::DEFAULT_MIB) << 20,
             _lock: lock,
         };
         store.write(|txn| {
@@ -208,7 +234,7 @@ impl Store {
                 }
                 .context("write a record")?;
             }
-            spool::append(txn, &self.boot, &changes.events)
+            spool::append(txn, &self.boot, &changes.events, self.spool_max)
         })
     }
 
@@ -403,5 +429,25 @@ mod tests {
         let told = waiting.events.len() as u64 - 1;
         let lost = first.detail["by_kind"]["x"].as_u64().unwrap();
         assert_eq!(lost + told, 3 * MAX_WAITING as u64);
+    }
+
+    #[test]
+    fn samples_that_wait_for_the_disk_are_the_first_to_go() {
+        let mut waiting = Changes::default();
+        for n in 0..=MAX_WAITING as i64 {
+            let mut changes = Changes::default();
+            let of = [kind::SESSION_OPENED, kind::CONN_REFUSED][usize::from(n % 4 == 3)];
+            let subject = Subject {
+                kind: of.to_owned(),
+                ..Subject::default()
+            };
+            changes.tell(n, subject);
+            waiting.append(changes);
+        }
+        let lost = &waiting.events[0].1.detail["by_kind"];
+        assert_eq!(
+            lost,
+            &serde_json::json!({ "conn.refused": MAX_WAITING / 4 })
+        );
     }
 }
