@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
+use totoro_tests::faults;
 use totoro_tests::lab::{self, Lab, Options, Tools};
 use totoro_tests::net::backend::Backend;
 use totoro_tests::report::Report;
@@ -22,6 +23,10 @@ struct Cli {
 enum Command {
     /// Plays the story, each line a check with a measured figure.
     Demo(Demo),
+    /// Plays an outage of the control plane.
+    Outage(Outage),
+    /// Kills and breaks the lab's parts at random, and looks whether all converges.
+    Faults(Faults),
     /// Serves behind frpc in a kept lab.
     #[command(hide = true)]
     Backend {
@@ -53,10 +58,38 @@ struct Demo {
     items: usize,
 }
 
+#[derive(Debug, Args)]
+struct Outage {
+    /// Names the lab in the kernel; by default after the process id.
+    #[arg(long, env = "TOTORO_TEST_TAG", hide = true)]
+    tag: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Faults {
+    /// Rounds at most.
+    #[arg(long, default_value_t = 1000)]
+    rounds: u32,
+    /// No round begins after so many seconds.
+    #[arg(long, default_value_t = u64::MAX)]
+    seconds: u64,
+    /// How many frpc, 2 to 10.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u8).range(2..=10))]
+    clients: u8,
+    /// Repeats the chance of a run.
+    #[arg(long, env = "TOTORO_SEED")]
+    seed: Option<u64>,
+    /// Names the lab in the kernel; by default after the process id.
+    #[arg(long, env = "TOTORO_TEST_TAG", hide = true)]
+    tag: Option<String>,
+}
+
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Demo(demo) if demo.what.is_some() => down(demo.lab),
         Command::Demo(demo) => play(&demo),
+        Command::Outage(asked) => be_away(asked),
+        Command::Faults(asked) => break_things(&asked),
         Command::Backend { tcp, udp } => Backend::serve_for_ever(tcp, udp).map(|()| true),
     };
     // A signal's exit code goes before ours.
@@ -71,7 +104,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn play(demo: &Demo) -> Result<bool> {
+/// A lab for the whole process.
+fn raise(tag: String, keep: bool) -> Result<Lab> {
     let tools = Tools::locate()?;
     tools.require()?;
     lab::watch_signals()?;
@@ -79,15 +113,34 @@ fn play(demo: &Demo) -> Result<bool> {
     rustls::crypto::ring::default_provider()
         .install_default()
         .ok();
+    Lab::raise(tools, Options { tag, keep })
+}
+
+fn be_away(asked: Outage) -> Result<bool> {
+    let lab = raise(asked.tag.unwrap_or_else(|| lab::new_tag('o')), false)?;
+    let mut report = Report::new(false);
+    story::outage::play(lab, &mut report)?;
+    Ok(report.finish())
+}
+
+fn break_things(asked: &Faults) -> Result<bool> {
+    let tag = asked.tag.clone().unwrap_or_else(|| lab::new_tag('f'));
+    let plan = faults::Plan {
+        rounds: asked.rounds,
+        seconds: asked.seconds,
+        clients: usize::from(asked.clients),
+        seed: match asked.seed {
+            Some(seed) => seed,
+            None => getrandom::u64().context("a seed")?,
+        },
+    };
+    faults::run(raise(tag, false)?, plan)
+}
+
+fn play(demo: &Demo) -> Result<bool> {
     let begun = Instant::now();
     let tag = demo.tag.clone().unwrap_or_else(|| lab::new_tag('d'));
-    let lab = Lab::raise(
-        tools,
-        Options {
-            tag,
-            keep: demo.keep,
-        },
-    )?;
+    let lab = raise(tag, demo.keep)?;
     let mut report = Report::new(demo.json);
     if !demo.json {
         println!(

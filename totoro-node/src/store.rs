@@ -2,6 +2,7 @@
 //! that what happened and the event that tells of it become durable in one transaction.
 
 mod changes;
+mod reserve;
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -18,6 +19,7 @@ use serde::de::DeserializeOwned;
 use crate::spool;
 
 pub use changes::Changes;
+use reserve::Reserve;
 
 /// A table of records by text key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,6 +59,7 @@ pub struct Store {
     boot: String,
     /// What the spool may take, bytes.
     spool_max: u64,
+    reserve: Reserve,
     _lock: Flock<File>,
 }
 
@@ -122,9 +125,10 @@ impl Store {
             open,
             boot: crate::machine::boot_id(),
             spool_max: u64::from(spool::DEFAULT_MIB) << 20,
+            reserve: Reserve::under(dir),
             _lock: lock,
         };
-        store.write(|txn| {
+        store.shrink(|txn| {
             for records in [META, TENANTS, SESSIONS, TICKETS, LEASES, HELD, BANS] {
                 txn.open_table(records.table()).context("create a table")?;
             }
@@ -179,6 +183,21 @@ impl Store {
             txn.commit().context("commit")?;
             Ok(result)
         })
+    }
+
+    /// The same for what makes room in the end: on a full disk it has the room that is kept for it.
+    ///
+    /// # Errors
+    /// What `work` says, or the disk.
+    pub fn shrink<T>(&self, work: impl Fn(&WriteTransaction) -> Result<T>) -> Result<T> {
+        let done = match self.write(&work) {
+            Err(_) if self.reserve.give() => self.write(&work),
+            done => done,
+        };
+        if done.is_ok() {
+            self.reserve.keep();
+        }
+        done
     }
 
     /// Reads what is durable.

@@ -78,7 +78,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run().map(|()| 0),
         Command::Deny => deny::all().map(|()| 0),
         Command::Bench(which) => bench::run(&which).map(|()| 0),
-        Command::Soak(which) => soak::run(&which).map(|()| 0),
+        Command::Soak(which) => soak::run(&which),
     };
     owner::hand_back();
     match done {

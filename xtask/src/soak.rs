@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{root, schemathesis, target, vm};
+use crate::{demo, root, schemathesis, target, vm};
 
 /// Long runs.
 #[derive(Debug, clap::Subcommand)]
@@ -23,6 +23,18 @@ pub(crate) enum Soak {
         #[arg(long, default_value_t = 400)]
         rounds: u32,
     },
+    /// The whole lab under load, its parts killed and broken at random: does all of it converge?
+    Faults {
+        /// How often.
+        #[arg(long, default_value_t = 1000)]
+        rounds: u32,
+        /// How many frpc, 2 to 10.
+        #[arg(long, default_value_t = 10)]
+        clients: u8,
+        /// Repeats the chance of a run.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// schemathesis against the control plane: does it answer what it documents, and nothing else?
     Api {
         /// Cases of each call and phase.
@@ -32,8 +44,17 @@ pub(crate) enum Soak {
 }
 
 /// Runs one of them.
-pub(crate) fn run(soak: &Soak) -> Result<()> {
+pub(crate) fn run(soak: &Soak) -> Result<u8> {
     match soak {
+        Soak::Faults {
+            rounds,
+            clients,
+            seed,
+        } => {
+            let mut words = vec![format!("--rounds={rounds}"), format!("--clients={clients}")];
+            words.extend(seed.map(|seed| format!("--seed={seed}")));
+            return demo::lab("faults", &words);
+        }
         Soak::OldKernel => vm::run(),
         Soak::Durability { rounds } => {
             let env = [("TOTORO_DURABILITY_ROUNDS", rounds.to_string())];
@@ -48,6 +69,7 @@ pub(crate) fn run(soak: &Soak) -> Result<()> {
             schemathesis::run(*cases)
         }
     }
+    .map(|()| 0)
 }
 
 /// A test of the control plane under this environment; it prints what it counted.

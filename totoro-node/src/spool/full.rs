@@ -101,8 +101,8 @@ fn oldest(tables: &Tables<'_>, kept: u64) -> Result<Vec<u64>> {
 fn runs(tables: &Tables<'_>, chosen: &[u64]) -> Result<Vec<Vec<u64>>> {
     let mut runs = Vec::<Vec<u64>>::new();
     for seq in chosen {
-        let before = tables.events.range(..*seq).context("read the spool")?;
-        let before = before.rev().next().transpose().context("read the spool")?;
+        let mut before = tables.events.range(..*seq).context("read the spool")?;
+        let before = before.next_back().transpose().context("read the spool")?;
         let before = before.map(|(seq, _)| seq.value());
         match runs.last_mut() {
             Some(run) if run.last().copied() == before => run.push(*seq),

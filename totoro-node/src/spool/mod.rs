@@ -224,7 +224,7 @@ impl Spool {
     /// # Errors
     /// The disk.
     pub fn accepted(&self, seq: u64) -> Result<()> {
-        self.store.write(|txn| {
+        self.store.shrink(|txn| {
             let mut tables = Tables::open(txn)?;
             let mut freed = 0;
             let forget = |_, value: &[u8]| {
