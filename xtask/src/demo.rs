@@ -72,7 +72,7 @@ fn start(what: &str, words: &[String]) -> Result<u8> {
 
 /// Builds the whole workspace, as the tests do: with a part of it cargo would choose other features
 /// of the dependencies, and each of the two commands would build anew after the other.
-fn build() -> Result<()> {
+pub(crate) fn build() -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build

@@ -35,6 +35,12 @@ pub(crate) enum Soak {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// SIGKILL of the control plane and of a node's spool: does every event land once, in order?
+    Spool {
+        /// How often.
+        #[arg(long, default_value_t = 500)]
+        rounds: u32,
+    },
     /// schemathesis against the control plane: does it answer what it documents, and nothing else?
     Api {
         /// Cases of each call and phase.
@@ -56,6 +62,15 @@ pub(crate) fn run(soak: &Soak) -> Result<u8> {
             return demo::lab("faults", &words);
         }
         Soak::OldKernel => vm::run(),
+        Soak::Spool { rounds } => {
+            demo::build()?;
+            let env = [("TOTORO_SPOOL_ROUNDS", rounds.to_string())];
+            test(
+                ["totoro-tests", "spool", "kills::every_event_lands"],
+                &[],
+                &env,
+            )
+        }
         Soak::Durability { rounds } => {
             let env = [("TOTORO_DURABILITY_ROUNDS", rounds.to_string())];
             control("durability::acknowledged", &[], &env)
@@ -73,12 +88,18 @@ pub(crate) fn run(soak: &Soak) -> Result<u8> {
 }
 
 /// A test of the control plane under this environment; it prints what it counted.
-pub(crate) fn control(test: &str, words: &[&str], env: &[(&str, String)]) -> Result<()> {
+pub(crate) fn control(name: &str, words: &[&str], env: &[(&str, String)]) -> Result<()> {
+    test(["totoro-control", "control", name], words, env)
+}
+
+/// A test by its package, binary and name.
+fn test(of: [&str; 3], words: &[&str], env: &[(&str, String)]) -> Result<()> {
+    let [package, binary, test] = of;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
         .current_dir(root())
-        .args(["test", "--package", "totoro-control", "--test", "control"])
+        .args(["test", "--package", package, "--test", binary])
         .args(["--locked", "--", test, "--nocapture"])
         .args(words)
         .env("CARGO_TARGET_DIR", target())

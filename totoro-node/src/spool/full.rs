@@ -1,5 +1,6 @@
 //! What gives way in a full spool: first the oldest samples and sums, then the oldest of all. One
-//! `audit.lost` closes each gap, and says what was in it.
+//! `audit.lost` stands where the first of them was and says up to where some are missing, and how
+//! many of each kind; what is left in between follows it.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +8,11 @@ use anyhow::{Context, Result};
 use redb::ReadableTable;
 use totoro_api::wire::event::{NodeEvent, Subject, kind};
 
-use super::{MAX_BATCH, Tables, parse};
+use super::{LOSS, MAX_BATCH, Tables, number};
 
-/// How much room is made at once: this part of the bound.
+/// How much room is made at once: this part of the bound, and so many bytes at most.
 const PART: u64 = 16;
+const MOST: u64 = 4 << 20;
 /// How many events give way in one go.
 const GO: usize = 1000;
 
@@ -47,30 +49,61 @@ pub(super) fn give_way(tables: &mut Tables<'_>, max: u64) -> Result<()> {
     let Some(kept) = last_of_batch(tables)? else {
         return Ok(());
     };
-    let wanted = max - max / PART;
-    let mut lost = 0;
+    let mut lost = Vec::new();
+    // What was lost before and is not told of yet is told of together with what is lost now.
+    let earlier = number(&tables.meta, LOSS)?.filter(|seq| *seq > kept);
+    if let Some(seq) = earlier {
+        lost.extend(tables.take(seq)?);
+    }
+    let (begun, wanted) = (lost.len(), max - (max / PART).min(MOST));
     while tables.bytes > wanted {
-        let before = tables.bytes;
         let mut chosen = samples(tables, kept)?;
-        let no_samples = chosen.is_empty();
-        if no_samples {
+        if chosen.is_empty() {
             chosen = oldest(tables, kept)?;
         }
-        lost += chosen.len();
-        for run in runs(tables, &chosen)? {
-            replace(tables, &run, kept)?;
-        }
-        // What is left is one batch, and one event that tells of all the rest.
-        if no_samples && tables.bytes >= before {
+        if chosen.is_empty() {
             break;
+        }
+        for seq in chosen {
+            lost.extend(tables.take(seq)?);
+            if tables.bytes <= wanted {
+                break;
+            }
         }
     }
     tracing::error!(
-        events = lost,
+        events = lost.len() - begun,
         left_bytes = tables.bytes,
         "the spool is full; its oldest events give way, samples first"
     );
-    Ok(())
+    tell(tables, &lost)
+}
+
+/// Puts one event where the first of the lost ones was.
+fn tell(tables: &mut Tables<'_>, lost: &[NodeEvent]) -> Result<()> {
+    let Some(first) = lost.iter().min_by_key(|event| event.seq) else {
+        return Ok(());
+    };
+    let to = lost.iter().map(end).max().unwrap_or(first.seq);
+    let by_kind = by_kind(lost.iter().map(|event| &event.subject));
+    let told = NodeEvent {
+        subject: Subject {
+            kind: kind::AUDIT_LOST.to_owned(),
+            detail: serde_json::json!({ "from": first.seq, "to": to, "by_kind": by_kind }),
+            ..Subject::default()
+        },
+        ..first.clone()
+    };
+    tables.insert(&told)?;
+    tables.put_number(LOSS, told.seq)
+}
+
+/// Up to where something is missing that an event tells of; of any other, its own place.
+fn end(event: &NodeEvent) -> u64 {
+    match event.subject.detail["to"].as_u64() {
+        Some(to) if event.subject.kind == kind::AUDIT_LOST => to.max(event.seq),
+        _ => event.seq,
+    }
 }
 
 /// The seq of the oldest batch's last event; `None` where there is no more than that.
@@ -95,74 +128,4 @@ fn oldest(tables: &Tables<'_>, kept: u64) -> Result<Vec<u64>> {
     let first = all.context("read the spool")?.take(GO);
     let seqs = first.map(|entry| Ok(entry.context("read the spool")?.0.value()));
     seqs.collect()
-}
-
-/// The chosen ones in runs between which something stays.
-fn runs(tables: &Tables<'_>, chosen: &[u64]) -> Result<Vec<Vec<u64>>> {
-    let mut runs = Vec::<Vec<u64>>::new();
-    for seq in chosen {
-        let mut before = tables.events.range(..*seq).context("read the spool")?;
-        let before = before.next_back().transpose().context("read the spool")?;
-        let before = before.map(|(seq, _)| seq.value());
-        match runs.last_mut() {
-            Some(run) if run.last().copied() == before => run.push(*seq),
-            _ => runs.push(vec![*seq]),
-        }
-    }
-    Ok(runs)
-}
-
-/// Replaces a run, and the losses on both sides of it, by one event that counts them.
-fn replace(tables: &mut Tables<'_>, run: &[u64], kept: u64) -> Result<()> {
-    let (Some(&first), Some(&last)) = (run.first(), run.last()) else {
-        return Ok(());
-    };
-    let mut gone = Vec::with_capacity(run.len() + 2);
-    gone.extend(loss(tables, kept + 1..first, true)?);
-    gone.extend(run);
-    gone.extend(loss(tables, last + 1..u64::MAX, false)?);
-    let mut events = Vec::with_capacity(gone.len());
-    for seq in gone {
-        events.extend(tables.take(seq)?);
-    }
-    let (Some(oldest), Some(newest)) = (events.first(), events.last()) else {
-        return Ok(());
-    };
-    let (from, to) = (beginning(oldest), newest.seq);
-    let by_kind = by_kind(events.iter().map(|event| &event.subject));
-    let lost = NodeEvent {
-        subject: Subject {
-            kind: kind::AUDIT_LOST.to_owned(),
-            detail: serde_json::json!({ "from": from, "to": to, "by_kind": by_kind }),
-            ..Subject::default()
-        },
-        ..newest.clone()
-    };
-    tables.insert(&lost)
-}
-
-/// The seq of the event at one end of a range, if it is a loss.
-fn loss(tables: &Tables<'_>, range: std::ops::Range<u64>, at_end: bool) -> Result<Option<u64>> {
-    if range.is_empty() {
-        return Ok(None);
-    }
-    let mut events = tables.events.range(range).context("read the spool")?;
-    let event = if at_end {
-        events.next_back()
-    } else {
-        events.next()
-    };
-    let Some((seq, value)) = event.transpose().context("read the spool")? else {
-        return Ok(None);
-    };
-    let event = parse(seq.value(), value.value())?;
-    Ok((event.subject.kind == kind::AUDIT_LOST).then_some(event.seq))
-}
-
-/// Where the gap begins that an event closes; an event that is there begins at itself.
-fn beginning(event: &NodeEvent) -> u64 {
-    match event.subject.detail["from"].as_u64() {
-        Some(from) if event.subject.kind == kind::AUDIT_LOST => from.min(event.seq),
-        _ => event.seq,
-    }
 }

@@ -34,6 +34,8 @@ const SAMPLED: TableDefinition<'static, u64, ()> = TableDefinition::new("spool_s
 const ID: &str = "spool_id";
 /// Key in `META`: the seq of the next event.
 const NEXT: &str = "spool_next";
+/// Key in `META`: the seq of the newest event that tells of a loss.
+const LOSS: &str = "spool_loss";
 /// Key in `META`: what the events take, bytes.
 const BYTES: &str = "spool_bytes";
 
