@@ -123,20 +123,19 @@ impl Pulse {
     /// clock. What becomes more than is tolerated, or is it no more, is told.
     async fn keep_clock(&self, kept: &mut Kept) -> Result<()> {
         let now = self.clock.kept(&crate::machine::boot_id());
-        let moved = |a: i64, b: i64| (a - b).abs() > KEEP;
-        let same = !moved(now.offset_ms, kept.offset_ms) && !moved(now.base_ms, kept.base_ms);
-        if same && now.boot == kept.boot && now.is_far() == kept.is_far() {
+        let (differs, event) = news(kept, &now);
+        if !differs {
             return Ok(());
         }
         let mut changes = Changes::default();
         changes.put(META, CLOCK, &now);
-        if now.is_far() != kept.is_far() {
-            changes.tell(self.clock.now_ms(), clock_event(&now));
+        if let Some(event) = event {
             tracing::warn!(
                 offset_ms = now.offset_ms,
                 far = now.is_far(),
                 "this machine's clock against the control plane's, by which times are judged"
             );
+            changes.tell(self.clock.now_ms(), event);
         }
         let store = Arc::clone(&self.store);
         tokio::task::spawn_blocking(move || store.commit(&changes))
@@ -209,10 +208,41 @@ impl Pulse {
     }
 }
 
-fn clock_event(now: &Kept) -> Subject {
-    Subject {
+/// Whether the clock is to be kept anew, and what there is to tell of it.
+fn news(kept: &Kept, now: &Kept) -> (bool, Option<Subject>) {
+    let moved = |a: i64, b: i64| (a - b).abs() > KEEP;
+    let event = (now.is_far() != kept.is_far()).then(|| Subject {
         kind: kind::NODE_CLOCK.to_owned(),
         detail: serde_json::json!({ "offset_ms": now.offset_ms, "far": now.is_far() }),
         ..Subject::default()
+    });
+    let differs = event.is_some()
+        || now.boot != kept.boot
+        || moved(now.offset_ms, kept.offset_ms)
+        || moved(now.base_ms, kept.base_ms);
+    (differs, event)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_far_off_is_told_when_it_begins_and_when_it_ends() {
+        let at = |offset_ms| Kept {
+            boot: "this".to_owned(),
+            base_ms: 1_000_000,
+            offset_ms,
+        };
+        let told = |kept, now| {
+            let (differs, event) = news(&at(kept), &at(now));
+            (differs, event.map(|event| event.detail["far"].clone()))
+        };
+        assert_eq!(told(0, 0), (false, None));
+        assert_eq!(told(0, KEEP), (false, None), "within the doubt");
+        assert_eq!(told(0, 60_000), (true, None), "tolerated");
+        assert_eq!(told(60_000, 60_001), (true, Some(true.into())));
+        assert_eq!(told(-90_000, -120_000), (true, None), "once");
+        assert_eq!(told(-90_000, 500), (true, Some(false.into())));
     }
 }
