@@ -12,6 +12,9 @@ use super::world::{CONTROL, FRPS_PORT, POOL, World, ms, within};
 use crate::lab::{NODE_CLIENT_V4, Place};
 use crate::report::Report;
 
+/// The longest that a start may take, where everybody else is busy, too.
+const START: Duration = Duration::from_secs(60);
+
 pub(super) fn play(world: &mut World, report: &mut Report) {
     report.check("control plane on sled answers", || control(world));
     report.check("node enrolled with a one-time token", || enrol(world));
@@ -67,7 +70,7 @@ pub(crate) fn serve(world: &mut World) -> Result<()> {
         .arg("--config")
         .arg(world.lab.file("control/control.toml"));
     let mut control = world.lab.start(Place::Node, "control", serve)?;
-    control.wait_new("listening", Duration::from_secs(10))?;
+    control.wait_new("listening", START)?;
     world.control = Some(control);
     Ok(())
 }
@@ -144,8 +147,7 @@ pub(crate) fn configure(world: &World, more: &[(&str, &str)]) -> Result<()> {
 /// Starts the daemon by this command, at first or again.
 pub(crate) fn run_node(world: &mut World, command: Command) -> Result<()> {
     let mut node = world.lab.start(Place::Node, "node", command)?;
-    // Loading the programs takes a while where everybody else is busy, too.
-    node.wait_new("ready", Duration::from_secs(60))?;
+    node.wait_new("ready", START)?;
     world.node = Some(node);
     Ok(())
 }
@@ -199,7 +201,7 @@ pub(crate) fn run_frps(world: &mut World) -> Result<()> {
         .arg(config)
         .env("GODEBUG", "multipathtcp=0");
     let mut frps = world.lab.start(Place::Node, "frps", command)?;
-    frps.wait_new("frps started successfully", Duration::from_secs(10))?;
+    frps.wait_new("frps started successfully", START)?;
     world.frps = Some(frps);
     Ok(())
 }

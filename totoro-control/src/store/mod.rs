@@ -16,6 +16,7 @@ mod ground;
 mod load;
 mod meter;
 mod migrate;
+mod record;
 mod seal;
 mod sled;
 mod snapshot;

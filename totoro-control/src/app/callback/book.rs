@@ -70,7 +70,7 @@ pub(super) struct Head {
 
 /// One frpc login under a ticket, and its resumptions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Session {
+pub(in crate::app) struct Session {
     /// What the audit calls it. (The run_id is a bearer secret in frp.)
     pub(super) id: String,
     /// The tenant's id.
