@@ -1,7 +1,7 @@
 //! `totoro-lab`: the demo.
 
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
@@ -27,6 +27,13 @@ enum Command {
     Outage(Outage),
     /// Kills and breaks the lab's parts at random, and looks whether all converges.
     Faults(Faults),
+    /// SIGKILL of daemon and control plane under load: the kernel goes on by itself.
+    #[command(hide = true)]
+    Headless {
+        /// How long both are away.
+        #[arg(long, default_value_t = 18)]
+        seconds: u64,
+    },
     /// Serves behind frpc in a kept lab.
     #[command(hide = true)]
     Backend {
@@ -90,6 +97,7 @@ fn main() -> ExitCode {
         Command::Demo(demo) => play(&demo),
         Command::Outage(asked) => be_away(asked),
         Command::Faults(asked) => break_things(&asked),
+        Command::Headless { seconds } => headless(Duration::from_secs(seconds)),
         Command::Backend { tcp, udp } => Backend::serve_for_ever(tcp, udp).map(|()| true),
     };
     // A signal's exit code goes before ours.
@@ -104,8 +112,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// A lab for the whole process.
-fn raise(tag: String, keep: bool) -> Result<Lab> {
+/// A lab, whose name is `tag` or made up.
+fn raise(tag: Option<String>, keep: bool) -> Result<Lab> {
     let tools = Tools::locate()?;
     tools.require()?;
     lab::watch_signals()?;
@@ -113,18 +121,18 @@ fn raise(tag: String, keep: bool) -> Result<Lab> {
     rustls::crypto::ring::default_provider()
         .install_default()
         .ok();
+    let tag = tag.unwrap_or_else(|| lab::new_tag('d'));
     Lab::raise(tools, Options { tag, keep })
 }
 
 fn be_away(asked: Outage) -> Result<bool> {
-    let lab = raise(asked.tag.unwrap_or_else(|| lab::new_tag('o')), false)?;
+    let lab = raise(asked.tag, false)?;
     let mut report = Report::new(false);
     story::outage::play(lab, &mut report)?;
     Ok(report.finish())
 }
 
 fn break_things(asked: &Faults) -> Result<bool> {
-    let tag = asked.tag.clone().unwrap_or_else(|| lab::new_tag('f'));
     let plan = faults::Plan {
         rounds: asked.rounds,
         seconds: asked.seconds,
@@ -134,13 +142,20 @@ fn break_things(asked: &Faults) -> Result<bool> {
             None => getrandom::u64().context("a seed")?,
         },
     };
-    faults::run(raise(tag, false)?, plan)
+    faults::run(raise(asked.tag.clone(), false)?, plan)
+}
+
+fn headless(lasts: Duration) -> Result<bool> {
+    let lab = raise(std::env::var("TOTORO_TEST_TAG").ok(), false)?;
+    println!("logs in {}", lab.dir.display());
+    let mut report = Report::new(false);
+    drop(story::headless::play(lab, &mut report, lasts)?);
+    Ok(report.finish())
 }
 
 fn play(demo: &Demo) -> Result<bool> {
     let begun = Instant::now();
-    let tag = demo.tag.clone().unwrap_or_else(|| lab::new_tag('d'));
-    let lab = raise(tag, demo.keep)?;
+    let lab = raise(demo.tag.clone(), demo.keep)?;
     let mut report = Report::new(demo.json);
     if !demo.json {
         println!(

@@ -46,7 +46,6 @@ impl Process {
             .with_context(|| format!("create {}", log.display()))?;
         let begun = out.metadata().map_or(0, |meta| meta.len());
         command
-            .stdin(Stdio::null())
             .stderr(out.try_clone().context("clone the log")?)
             .stdout(out);
         place.apply(&mut command);

@@ -1,16 +1,19 @@
 //! The kernel programs: packets through `BPF_PROG_TEST_RUN`, and real sockets in namespaces.
 
+mod abis;
 mod bans;
 mod canary;
 mod control;
 mod daemon;
 mod figures;
+mod flood;
 mod forged;
 mod frames;
 mod full;
 mod interfaces;
 mod lapse;
 mod mending;
+mod neighbours;
 mod packets;
 mod page;
 mod pins;
@@ -18,7 +21,11 @@ mod sockets;
 mod support;
 mod surplus;
 mod table;
+mod tampered;
 mod tcp;
+mod theirs;
 mod udp;
+mod upgrade;
+mod verified;
 mod watch;
 mod wire;

@@ -217,11 +217,7 @@ impl Writer {
         }
         let end = record.len();
         self.snapshots.keep(&self.view, record.keys(begin..end))?;
-        self.view.change(|layer| {
-            for (key, value, alone) in changes {
-                layer.apply(key, head.revision, value, alone);
-            }
-        });
+        self.view.change(head.revision, changes);
         Ok(begin..end)
     }
 

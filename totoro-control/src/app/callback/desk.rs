@@ -138,6 +138,16 @@ impl<'a, 'tx> Desk<'a, 'tx> {
         self.touch()
     }
 
+    /// The ports that wait for a session are its tenant's.
+    pub(super) fn move_ports(&mut self, run_id: &str, tenant: &str) -> Result<(), StoreError> {
+        for (port, waiting) in self.ports.moved(run_id, tenant) {
+            self.tx.put(&book::waiting(self.node, port), &waiting)?;
+            self.ports.wait(port, waiting);
+            self.touch()?;
+        }
+        Ok(())
+    }
+
     /// Takes a lease away: its port waits for its proxy, then cools down.
     pub(super) fn close_lease(&mut self, port: PortId) -> Result<Option<Lease>, StoreError> {
         let closed = self.ports.close(port, self.now_ms, self.patience);
@@ -190,6 +200,9 @@ impl App {
             _ => None,
         };
         if let Some(table) = table {
+            // All tests of this grade try it.
+            #[cfg(debug_assertions)]
+            table.assert_stands(&*self.store, node);
             self.callback.tables.give_back(node, table);
         }
         done.map(|(done, _)| done)

@@ -243,9 +243,7 @@ impl App {
         // frps closes the replaced connection's proxies; the new one asks for them again.
         desk.give_up_leases(&run_id, "connection_lost")?;
         // An anonymous tenant moves with its session, and its ports with it.
-        for (port, waiting) in desk.ports.moved(&run_id, &session.tenant) {
-            desk.tx.put(&book::waiting(desk.node, port), &waiting)?;
-        }
+        desk.move_ports(&run_id, &session.tenant)?;
         desk.tx.put(&book::ticket(desk.node, hash), ticket)?;
         let granted = Granted {
             run_id: run_id.clone(),

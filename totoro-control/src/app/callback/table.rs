@@ -14,6 +14,7 @@ const MAX_NODES: usize = 1000;
 
 /// All that one node has, as of one commit: every change of it writes the node's head, so the head's
 /// revision tells whether it still stands.
+#[derive(Debug, PartialEq)]
 pub(super) struct Table {
     /// The commit that wrote the head; `None` where nothing was ever written.
     pub(super) revision: Option<u64>,
@@ -34,6 +35,19 @@ impl Table {
             sessions: sessions.collect(),
             ports: ports(store, node)?,
         })
+    }
+
+    /// That this is what the store has, unless that has changed since.
+    #[cfg(debug_assertions)]
+    pub(super) fn assert_stands(&self, store: &dyn Store, node: &str) {
+        let head = book::head(node);
+        let (Ok(stands), Ok(after)) = (Table::read(store, node), store.revision(head.as_bytes()))
+        else {
+            return;
+        };
+        if stands.revision == self.revision && after == self.revision {
+            assert_eq!(*self, stands, "the table of {node} in memory");
+        }
     }
 }
 
