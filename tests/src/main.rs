@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
+use totoro_tests::faults;
 use totoro_tests::lab::{self, Lab, Options, Tools};
 use totoro_tests::net::backend::Backend;
 use totoro_tests::report::Report;
@@ -22,6 +23,10 @@ struct Cli {
 enum Command {
     /// Plays the story, each line a check with a measured figure.
     Demo(Demo),
+    /// Plays an outage of the control plane.
+    Outage(Outage),
+    /// Kills and breaks the lab's parts at random, and looks whether all converges.
+    Faults(Faults),
     /// SIGKILL of daemon and control plane under load: the kernel goes on by itself.
     #[command(hide = true)]
     Headless {
@@ -60,10 +65,38 @@ struct Demo {
     items: usize,
 }
 
+#[derive(Debug, Args)]
+struct Outage {
+    /// Names the lab in the kernel; by default after the process id.
+    #[arg(long, env = "TOTORO_TEST_TAG", hide = true)]
+    tag: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Faults {
+    /// Rounds at most.
+    #[arg(long, default_value_t = 1000)]
+    rounds: u32,
+    /// No round begins after so many seconds.
+    #[arg(long, default_value_t = u64::MAX)]
+    seconds: u64,
+    /// How many frpc, 2 to 10.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u8).range(2..=10))]
+    clients: u8,
+    /// Repeats the chance of a run.
+    #[arg(long, env = "TOTORO_SEED")]
+    seed: Option<u64>,
+    /// Names the lab in the kernel; by default after the process id.
+    #[arg(long, env = "TOTORO_TEST_TAG", hide = true)]
+    tag: Option<String>,
+}
+
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Demo(demo) if demo.what.is_some() => down(demo.lab),
         Command::Demo(demo) => play(&demo),
+        Command::Outage(asked) => be_away(asked),
+        Command::Faults(asked) => break_things(&asked),
         Command::Headless { seconds } => headless(Duration::from_secs(seconds)),
         Command::Backend { tcp, udp } => Backend::serve_for_ever(tcp, udp).map(|()| true),
     };
@@ -90,6 +123,26 @@ fn raise(tag: Option<String>, keep: bool) -> Result<Lab> {
         .ok();
     let tag = tag.unwrap_or_else(|| lab::new_tag('d'));
     Lab::raise(tools, Options { tag, keep })
+}
+
+fn be_away(asked: Outage) -> Result<bool> {
+    let lab = raise(asked.tag, false)?;
+    let mut report = Report::new(false);
+    story::outage::play(lab, &mut report)?;
+    Ok(report.finish())
+}
+
+fn break_things(asked: &Faults) -> Result<bool> {
+    let plan = faults::Plan {
+        rounds: asked.rounds,
+        seconds: asked.seconds,
+        clients: usize::from(asked.clients),
+        seed: match asked.seed {
+            Some(seed) => seed,
+            None => getrandom::u64().context("a seed")?,
+        },
+    };
+    faults::run(raise(asked.tag.clone(), false)?, plan)
 }
 
 fn headless(lasts: Duration) -> Result<bool> {

@@ -1,4 +1,4 @@
-//! The story as an end-to-end test: what the demo shows must hold.
+//! What the lab's programs show, as tests: the story, and the fault run.
 
 use std::process::{Command, Stdio};
 
@@ -52,4 +52,42 @@ fn the_story_holds() {
         last.ends_with(" passed, 0 failed"),
         "the last line is {last:?}"
     );
+}
+
+/// Twenty rounds, or as many as begin within 40 s. (`cargo xtask soak faults` makes 1,000.) It prints
+/// its seed and what it counted.
+#[test]
+fn what_is_killed_and_broken_converges() {
+    if lab::skip("what_is_killed_and_broken_converges").is_none() {
+        return;
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_totoro-lab"))
+        .args(["faults", "--rounds=20", "--seconds=40", "--clients=6"])
+        .args(["--tag", &format!("{}-faults", lab::run_tag())])
+        .stdin(Stdio::null())
+        .output()
+        .expect("totoro-lab starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    println!("{text}");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {error}", output.status);
+    let last = text.lines().next_back().unwrap_or_default();
+    assert!(last.ends_with(" rounds well, 0 failed"), "{last:?}");
+}
+
+/// The control plane is killed under live tunnels, and comes back.
+#[test]
+fn an_outage_of_the_control_plane_cuts_nobody() {
+    if lab::skip("an_outage_of_the_control_plane_cuts_nobody").is_none() {
+        return;
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_totoro-lab"))
+        .args(["outage", "--tag", &format!("{}-outage", lab::run_tag())])
+        .stdin(Stdio::null())
+        .output()
+        .expect("totoro-lab starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    println!("{text}");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {error}", output.status);
 }

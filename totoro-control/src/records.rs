@@ -296,6 +296,17 @@ pub struct KickRecord {
 pub struct SpoolRecord {
     /// The last seq in the trail.
     pub seq: u64,
+    /// Up to this seq events may be missing: an `audit.lost` in the trail tells of them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub missing_to: u64,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands the field by reference"
+)]
+const fn is_zero(value: &u64) -> bool {
+    *value == 0
 }
 
 /// A request with an Idempotency-Key.

@@ -4,6 +4,8 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
+
 use crate::kernel::boot_ns;
 
 /// The machine's own wall clock, Unix milliseconds.
@@ -22,6 +24,38 @@ pub fn boot_ms() -> i64 {
     i64::try_from(boot_ns() / 1_000_000).unwrap_or(i64::MAX)
 }
 
+/// How far the machine's clock may be off before it is told of, ms: what tickets allow for.
+pub const TOLERATED_MS: i64 = totoro_api::ticket::SKEW_S * 1000;
+
+/// What is kept of a clock for the next start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The boot that it was kept in.
+    pub boot: String,
+    /// The control plane's clock less the time since that boot, ms.
+    pub base_ms: i64,
+    /// The control plane's clock less the machine's, ms.
+    pub offset_ms: i64,
+}
+
+impl Kept {
+    /// Whether the machine's clock is further off than is tolerated.
+    #[must_use]
+    pub const fn is_far(&self) -> bool {
+        self.offset_ms.abs() > TOLERATED_MS
+    }
+
+    /// The control plane's clock less the time since `boot`, ms, when the machine's clock less that
+    /// is `machine_ms`. Within one boot the machine's clock is not asked: somebody may have set it.
+    fn base_ms(&self, boot: &str, machine_ms: i64) -> i64 {
+        if self.boot == boot {
+            self.base_ms
+        } else {
+            machine_ms.saturating_add(self.offset_ms)
+        }
+    }
+}
+
 /// The control plane's clock as this node knows it.
 #[derive(Debug)]
 pub struct Clock {
@@ -30,12 +64,32 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock that begins at the machine's own, with the offset that was last known, ms.
+    /// A clock that begins at the machine's own, with an offset, ms.
     #[must_use]
     pub fn new(offset_ms: i64) -> Self {
-        let base_ms = (machine_ms() - boot_ms()).saturating_add(offset_ms);
+        let kept = Kept {
+            offset_ms,
+            ..Kept::default()
+        };
+        Clock::resume(&kept, &crate::machine::boot_id())
+    }
+
+    /// A clock that goes on from what was kept, in this boot.
+    #[must_use]
+    pub fn resume(kept: &Kept, boot: &str) -> Self {
+        let base_ms = kept.base_ms(boot, machine_ms() - boot_ms());
         Clock {
             base_ms: AtomicI64::new(base_ms),
+        }
+    }
+
+    /// What [`Clock::resume`] takes after a restart in `boot` or a later one.
+    #[must_use]
+    pub fn kept(&self, boot: &str) -> Kept {
+        Kept {
+            boot: boot.to_owned(),
+            base_ms: self.base_ms(),
+            offset_ms: self.offset_ms(),
         }
     }
 
@@ -49,8 +103,7 @@ impl Clock {
         self.base_ms.load(Ordering::Relaxed)
     }
 
-    /// The control plane's clock less the machine's now, ms: what [`Clock::new`] takes after a
-    /// restart. A step of the machine's clock moves it.
+    /// The control plane's clock less the machine's now, ms. A step of the machine's clock moves it.
     #[must_use]
     pub fn offset_ms(&self) -> i64 {
         self.now_ms().saturating_sub(machine_ms())
@@ -106,6 +159,24 @@ mod tests {
             "the same again is no news"
         );
         assert!((clock.now_ms() - boot_ms() - before).abs() <= 1);
+    }
+
+    #[test]
+    fn a_restart_does_not_believe_a_clock_that_was_set_meanwhile() {
+        let kept = Kept {
+            boot: "this".to_owned(),
+            base_ms: 1_000_000,
+            offset_ms: -500,
+        };
+        let (as_kept, a_day_ahead) = (1_000_500, 1_000_500 + 86_400_000);
+        assert_eq!(kept.base_ms("this", as_kept), 1_000_000);
+        assert_eq!(kept.base_ms("this", a_day_ahead), 1_000_000);
+        // After a reboot the time since boot begins anew, and there is nothing better to go by.
+        assert_eq!(kept.base_ms("next", 7_000_500), 7_000_000);
+
+        let clock = Clock::resume(&kept, "this");
+        assert_eq!(clock.kept("this").base_ms, 1_000_000);
+        assert_eq!(clock.now_ms() - boot_ms(), 1_000_000);
     }
 
     #[test]

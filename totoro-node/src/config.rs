@@ -12,6 +12,10 @@ use totoro_api::ports::Pool;
 
 pub use self::span::Span;
 use crate::kernel::XdpMode;
+use crate::spool;
+
+/// The most that `spool_mib` may be.
+const MAX_SPOOL_MIB: u32 = 16_384;
 
 /// Declares every setting once: the optional form that flags, environment and file share, and how
 /// they go over each other.
@@ -101,6 +105,8 @@ settings! {
     port_cool: Span, "TOTORO_NODE_PORT_COOL";
     /// How long a session outlives its connection, e.g. `30s`.
     session_grace: Span, "TOTORO_NODE_SESSION_GRACE";
+    /// The most that audit events take which wait for the control plane, MiB.
+    spool_mib: u32, "TOTORO_NODE_SPOOL_MIB";
     /// Where clients reach frps.
     #[arg(value_delimiter = ',')]
     server_addr: Vec<String>, "TOTORO_NODE_SERVER_ADDR";
@@ -156,6 +162,8 @@ pub struct Config {
     pub port_cool: Span,
     /// How long a session outlives its connection.
     pub session_grace: Span,
+    /// The most that waiting audit events take, MiB.
+    pub spool_mib: u32,
     /// Where clients reach frps.
     pub server_addr: Vec<String>,
     /// Ports lent at enrolment.
@@ -216,6 +224,12 @@ impl Config {
         for (name, at) in listens.into_iter().chain(metrics) {
             ensure!(at.ip().is_loopback(), "{name} = {at} is not on loopback");
         }
+        let spool_mib = all.spool_mib.unwrap_or(spool::DEFAULT_MIB);
+        ensure!(
+            (spool::LEAST_MIB..=MAX_SPOOL_MIB).contains(&spool_mib),
+            "spool_mib = {spool_mib} is not {} to {MAX_SPOOL_MIB}",
+            spool::LEAST_MIB
+        );
         Ok(Config {
             control,
             node: all.node.with_context(|| missing("node"))?,
@@ -250,6 +264,7 @@ impl Config {
             port_reserve: all.port_reserve.unwrap_or(Span::seconds(600)),
             port_cool: all.port_cool.unwrap_or(Span::seconds(600)),
             session_grace: all.session_grace.unwrap_or(Span::seconds(30)),
+            spool_mib,
             server_addr: all.server_addr.unwrap_or_default(),
             pool: all.pool.unwrap_or_default(),
             sources,
@@ -355,6 +370,7 @@ mod tests {
             ),
             (format!("{LEAST}port_cool = \"10\""), "no time"),
             (format!("{LEAST}port_cool = \"31d\""), "no time"),
+            (format!("{LEAST}spool_mib = 3"), "spool_mib"),
         ] {
             let error = format!("{:#}", read(&text).unwrap_err());
             assert!(error.contains(named), "{text:?}: {error}");

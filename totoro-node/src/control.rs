@@ -1,15 +1,18 @@
 //! The control plane's REST API, as this node calls it.
 
+mod backoff;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rand::Rng;
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use totoro_api::wire::problem::Problem;
+
+pub use backoff::Backoff;
 
 /// Every call but the long poll ends within this time.
 const CALL: Duration = Duration::from_secs(20);
@@ -267,8 +270,7 @@ impl Control {
         let retry_after = response
             .headers()
             .get("retry-after")
-            .and_then(|value| value.to_str().ok()?.parse().ok())
-            .map(Duration::from_secs);
+            .and_then(|value| backoff::retry_after(value.to_str().ok()?));
         let body = self.body(response).await.unwrap_or_default();
         let problem = serde_json::from_slice::<Problem>(&body);
         let (code, detail, next) = match problem {
@@ -312,64 +314,5 @@ impl Control {
             body.extend_from_slice(&chunk);
         }
         Ok(body)
-    }
-}
-
-/// Full-jitter backoff, 1 s to 120 s; `Retry-After` is honoured.
-#[derive(Debug, Default)]
-pub struct Backoff {
-    failures: u32,
-}
-
-impl Backoff {
-    const CAP: Duration = Duration::from_secs(120);
-
-    /// It worked.
-    pub const fn reset(&mut self) {
-        self.failures = 0;
-    }
-
-    /// How long to wait after one more failure.
-    pub fn next(&mut self, error: Option<&CallError>) -> Duration {
-        let ceiling = Duration::from_secs(1u64 << self.failures.min(7)).min(Self::CAP);
-        self.failures += 1;
-        // Never at once: a jitter of zero would be a busy loop.
-        let least = Duration::from_millis(100);
-        let wait = rand::rng().random_range(least..=ceiling);
-        match error {
-            Some(CallError::Refused {
-                retry_after: Some(after),
-                ..
-            }) => wait.max((*after).min(Duration::from_secs(3600))),
-            _ => wait,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_grow_to_their_cap_and_heed_the_server() {
-        let mut backoff = Backoff::default();
-        for failure in 0..20u32 {
-            let wait = backoff.next(None);
-            let ceiling = Duration::from_secs(1 << failure.min(7)).min(Backoff::CAP);
-            assert!(
-                wait <= ceiling && wait >= Duration::from_millis(100),
-                "{failure}: {wait:?}"
-            );
-        }
-        let busy = CallError::Refused {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            code: String::new(),
-            detail: String::new(),
-            next: String::new(),
-            retry_after: Some(Duration::from_secs(300)),
-        };
-        assert!(backoff.next(Some(&busy)) >= Duration::from_secs(300));
-        backoff.reset();
-        assert!(backoff.next(None) <= Duration::from_secs(1));
     }
 }

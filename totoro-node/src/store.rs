@@ -1,7 +1,9 @@
 //! What survives a restart: one redb file for sessions, tickets, leases, policy and the spool, so
 //! that what happened and the event that tells of it become durable in one transaction.
 
-use std::collections::BTreeMap;
+mod changes;
+mod reserve;
+
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -12,11 +14,12 @@ use nix::fcntl::{Flock, FlockArg};
 use redb::{
     Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
 };
-use serde::Serialize;
 use serde::de::DeserializeOwned;
-use totoro_api::wire::event::{Subject, kind};
 
 use crate::spool;
+
+pub use changes::Changes;
+use reserve::Reserve;
 
 /// A table of records by text key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,69 +47,6 @@ pub const HELD: Records = Records("held");
 /// Bans made on this node, by prefix.
 pub const BANS: Records = Records("bans");
 
-/// The most events that wait in memory while the disk takes none.
-const MAX_WAITING: usize = 10_000;
-
-/// Changes that become durable together, and the events that tell of them.
-#[derive(Debug, Default)]
-pub struct Changes {
-    /// Of two writes of one record only the later matters. `None` removes.
-    records: BTreeMap<(Records, String), Option<Vec<u8>>>,
-    events: Vec<(i64, Subject)>,
-}
-
-impl Changes {
-    /// Writes a record.
-    ///
-    /// # Panics
-    /// Never: records are structs with text keys, which JSON has room for.
-    pub fn put(&mut self, table: Records, key: impl Into<String>, value: &impl Serialize) {
-        let value = serde_json::to_vec(value).expect("records have text keys");
-        self.records.insert((table, key.into()), Some(value));
-    }
-
-    /// Removes a record.
-    pub fn remove(&mut self, table: Records, key: impl Into<String>) {
-        self.records.insert((table, key.into()), None);
-    }
-
-    /// Tells of something that happened at `at_ms`.
-    pub fn tell(&mut self, at_ms: i64, subject: Subject) {
-        self.events.push((at_ms, subject));
-    }
-
-    /// Whether there is nothing to do.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.records.is_empty() && self.events.is_empty()
-    }
-
-    /// Whether there is something to deliver.
-    #[must_use]
-    pub fn tells(&self) -> bool {
-        !self.events.is_empty()
-    }
-
-    /// Puts later changes behind these. While the disk takes nothing they gather here, so of too
-    /// many events the oldest give way to one that counts them.
-    pub fn append(&mut self, later: Changes) {
-        self.records.extend(later.records);
-        self.events.extend(later.events);
-        if self.events.len() <= MAX_WAITING {
-            return;
-        }
-        let oldest: Vec<_> = self.events.drain(..MAX_WAITING / 2).collect();
-        let at_ms = oldest.last().map_or(0, |(at_ms, _)| *at_ms);
-        let by_kind = spool::by_kind(oldest.iter().map(|(_, subject)| subject));
-        let lost = Subject {
-            kind: kind::AUDIT_LOST.to_owned(),
-            detail: serde_json::json!({ "by_kind": by_kind }),
-            ..Subject::default()
-        };
-        self.events.insert(0, (at_ms, lost));
-    }
-}
-
 /// Opens the database, at first and after an error.
 type Opener = Box<dyn Fn() -> Result<Database> + Send + Sync>;
 
@@ -117,6 +57,9 @@ pub struct Store {
     db: Mutex<Option<Database>>,
     open: Opener,
     boot: String,
+    /// What the spool may take, bytes.
+    spool_max: u64,
+    reserve: Reserve,
     _lock: Flock<File>,
 }
 
@@ -147,6 +90,21 @@ impl Store {
         )
     }
 
+    /// The same, with a spool that takes so many bytes at most.
+    #[must_use]
+    pub fn with_spool(self, max: u64) -> Store {
+        Store {
+            spool_max: max,
+            ..self
+        }
+    }
+
+    /// What the spool may take, bytes.
+    #[must_use]
+    pub const fn spool_max(&self) -> u64 {
+        self.spool_max
+    }
+
     fn open_by(dir: &Path, open: Opener) -> Result<Store> {
         let shown = dir.display();
         std::fs::create_dir_all(dir).with_context(|| format!("create {shown}"))?;
@@ -166,9 +124,11 @@ impl Store {
             db: Mutex::new(None),
             open,
             boot: crate::machine::boot_id(),
+            spool_max: u64::from(spool::DEFAULT_MIB) << 20,
+            reserve: Reserve::under(dir),
             _lock: lock,
         };
-        store.write(|txn| {
+        store.shrink(|txn| {
             for records in [META, TENANTS, SESSIONS, TICKETS, LEASES, HELD, BANS] {
                 txn.open_table(records.table()).context("create a table")?;
             }
@@ -208,7 +168,7 @@ impl Store {
                 }
                 .context("write a record")?;
             }
-            spool::append(txn, &self.boot, &changes.events)
+            spool::append(txn, &self.boot, &changes.events, self.spool_max)
         })
     }
 
@@ -223,6 +183,21 @@ impl Store {
             txn.commit().context("commit")?;
             Ok(result)
         })
+    }
+
+    /// The same for what makes room in the end: on a full disk it has the room that is kept for it.
+    ///
+    /// # Errors
+    /// What `work` says, or the disk.
+    pub fn shrink<T>(&self, work: impl Fn(&WriteTransaction) -> Result<T>) -> Result<T> {
+        let done = match self.write(&work) {
+            Err(_) if self.reserve.give() => self.write(&work),
+            done => done,
+        };
+        if done.is_ok() {
+            self.reserve.keep();
+        }
+        done
     }
 
     /// Reads what is durable.
@@ -381,27 +356,5 @@ mod tests {
         assert_eq!(store.get::<u64>(META, "a").unwrap(), Some(1), "all or none");
         put(4).unwrap();
         assert_eq!(store.get::<u64>(META, "a").unwrap(), Some(4));
-    }
-
-    #[test]
-    fn what_waits_for_the_disk_is_bounded_and_nothing_is_lost_silently() {
-        let mut waiting = Changes::default();
-        for n in 0..3 * MAX_WAITING as i64 {
-            let mut changes = Changes::default();
-            changes.put(META, "a", &n);
-            let subject = Subject {
-                kind: "x".to_owned(),
-                ..Subject::default()
-            };
-            changes.tell(n, subject);
-            waiting.append(changes);
-        }
-        assert_eq!(waiting.records.len(), 1, "the last write");
-        assert!(waiting.events.len() <= MAX_WAITING);
-        let (_, first) = &waiting.events[0];
-        assert_eq!(first.kind, kind::AUDIT_LOST);
-        let told = waiting.events.len() as u64 - 1;
-        let lost = first.detail["by_kind"]["x"].as_u64().unwrap();
-        assert_eq!(lost + told, 3 * MAX_WAITING as u64);
     }
 }

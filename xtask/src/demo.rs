@@ -1,5 +1,6 @@
 //! `demo`: everything built, then the story.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -26,26 +27,41 @@ pub(crate) struct Args {
 
 /// Builds, then runs the lab; its exit code is ours.
 pub(crate) fn run(args: &Args) -> Result<u8> {
-    let program = target().join("debug/totoro-lab");
-    if args.what.is_some() {
-        machine::require_kernel()?;
-        leftovers::sweep();
-        // Taking down is no time for compiling: the lab that was raised is the one that is there.
-        if !program.is_file() {
-            build()?;
-        }
-    } else {
-        setup::run()?;
-        bpf::build()?;
+    let words: Vec<String> = [
+        args.what.clone(),
+        args.lab.clone(),
+        args.json.then(|| "--json".to_owned()),
+        args.keep.then(|| "--keep".to_owned()),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if args.what.is_none() {
+        return lab("demo", &words);
+    }
+    machine::require_kernel()?;
+    leftovers::sweep();
+    // Taking down is no time for compiling: the lab that was raised is the one that is there.
+    if !program().is_file() {
         build()?;
     }
-    let mut lab = Command::new(&program);
-    lab.arg("demo")
-        .args(args.what.as_deref())
-        .args(args.lab.as_deref())
-        .args(args.json.then_some("--json"))
-        .args(args.keep.then_some("--keep"));
-    match supervise(&mut lab)? {
+    start("demo", &words)
+}
+
+/// Sets up and builds, then has the lab do this; its exit code.
+pub(crate) fn lab(what: &str, words: &[String]) -> Result<u8> {
+    setup::run()?;
+    bpf::build()?;
+    build()?;
+    start(what, words)
+}
+
+fn program() -> PathBuf {
+    target().join("debug/totoro-lab")
+}
+
+fn start(what: &str, words: &[String]) -> Result<u8> {
+    match supervise(Command::new(program()).arg(what).args(words))? {
         Ended::Itself(status) => {
             let code = status.code().and_then(|code| u8::try_from(code).ok());
             code.with_context(|| format!("totoro-lab ended by a signal ({status})"))
@@ -70,7 +86,7 @@ pub(crate) fn headless(minutes: u64) -> Result<()> {
 
 /// Builds the whole workspace, as the tests do: with a part of it cargo would choose other features
 /// of the dependencies, and each of the two commands would build anew after the other.
-fn build() -> Result<()> {
+pub(crate) fn build() -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build

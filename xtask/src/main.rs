@@ -94,7 +94,7 @@ fn main() -> ExitCode {
         Command::Bench(which) => bench::run(&which).map(|()| 0),
         Command::Dist(args) => dist::run(&args).map(|()| 0),
         Command::Deploy(args) => deploy::run(&args).map(|()| 0),
-        Command::Soak(which) => soak::run(&which).map(|()| 0),
+        Command::Soak(which) => soak::run(&which),
     };
     owner::hand_back();
     match done {

@@ -30,6 +30,24 @@ pub(crate) enum Soak {
         #[arg(long, default_value_t = 400)]
         rounds: u32,
     },
+    /// The whole lab under load, its parts killed and broken at random: does all of it converge?
+    Faults {
+        /// How often.
+        #[arg(long, default_value_t = 1000)]
+        rounds: u32,
+        /// How many frpc, 2 to 10.
+        #[arg(long, default_value_t = 10)]
+        clients: u8,
+        /// Repeats the chance of a run.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// SIGKILL of the control plane and of a node's spool: does every event land once, in order?
+    Spool {
+        /// How often.
+        #[arg(long, default_value_t = 500)]
+        rounds: u32,
+    },
     /// SIGKILL of the node's daemon and of the control plane, with users on: the kernel goes on.
     Headless {
         /// How long both are away.
@@ -45,8 +63,26 @@ pub(crate) enum Soak {
 }
 
 /// Runs one of them.
-pub(crate) fn run(soak: &Soak) -> Result<()> {
+pub(crate) fn run(soak: &Soak) -> Result<u8> {
     match soak {
+        Soak::Faults {
+            rounds,
+            clients,
+            seed,
+        } => {
+            let mut words = vec![format!("--rounds={rounds}"), format!("--clients={clients}")];
+            words.extend(seed.map(|seed| format!("--seed={seed}")));
+            return demo::lab("faults", &words);
+        }
+        Soak::Spool { rounds } => {
+            demo::build()?;
+            let env = [("TOTORO_SPOOL_ROUNDS", rounds.to_string())];
+            test(
+                ["totoro-tests", "spool", "kills::every_event_lands"],
+                &[],
+                &env,
+            )
+        }
         Soak::Install { optimised, as_is } => install::run(*optimised, *as_is),
         Soak::Durability { rounds } => {
             let env = [("TOTORO_DURABILITY_ROUNDS", rounds.to_string())];
@@ -62,15 +98,22 @@ pub(crate) fn run(soak: &Soak) -> Result<()> {
             schemathesis::run(*cases)
         }
     }
+    .map(|()| 0)
 }
 
 /// A test of the control plane under this environment; it prints what it counted.
-pub(crate) fn control(test: &str, words: &[&str], env: &[(&str, String)]) -> Result<()> {
+pub(crate) fn control(name: &str, words: &[&str], env: &[(&str, String)]) -> Result<()> {
+    test(["totoro-control", "control", name], words, env)
+}
+
+/// A test by its package, binary and name.
+fn test(of: [&str; 3], words: &[&str], env: &[(&str, String)]) -> Result<()> {
+    let [package, binary, test] = of;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
         .current_dir(root())
-        .args(["test", "--package", "totoro-control", "--test", "control"])
+        .args(["test", "--package", package, "--test", binary])
         .args(["--locked", "--", test, "--nocapture"])
         .args(words)
         .env("CARGO_TARGET_DIR", target())

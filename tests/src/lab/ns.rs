@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow};
 use nix::sched::{CloneFlags, setns};
 
 /// A namespace that we made. It is deleted by name with the lab.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Netns {
     name: String,
 }

@@ -25,6 +25,8 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+    /// How long the log was when it started: others of the same name wrote before.
+    begun: u64,
     left: Arc<AtomicBool>,
 }
 
@@ -42,6 +44,7 @@ impl Process {
             .append(true)
             .open(&log)
             .with_context(|| format!("create {}", log.display()))?;
+        let begun = out.metadata().map_or(0, |meta| meta.len());
         command
             .stderr(out.try_clone().context("clone the log")?)
             .stdout(out);
@@ -51,6 +54,7 @@ impl Process {
             name: name.to_owned(),
             child,
             log,
+            begun,
             left,
         })
     }
@@ -120,6 +124,14 @@ impl Process {
     /// See there.
     pub fn wait_line(&mut self, pattern: &str, timeout: Duration) -> Result<String> {
         self.wait_after(0, pattern, timeout)
+    }
+
+    /// As [`Process::wait_after`], from this process's first line.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn wait_new(&mut self, pattern: &str, timeout: Duration) -> Result<String> {
+        self.wait_after(self.begun, pattern, timeout)
     }
 
     /// Waits for its end.

@@ -19,7 +19,8 @@ pub(super) fn play(world: &mut World, report: &mut Report) {
     report.check("totoro-control audit shows the same", || command(world));
 }
 
-fn events(world: &World, query: &str) -> Result<Vec<AuditEvent>> {
+/// All events that a query finds.
+pub(crate) fn events(world: &World, query: &str) -> Result<Vec<AuditEvent>> {
     let admin = world.admin()?;
     let mut all = Vec::new();
     let mut cursor = String::new();

@@ -1,15 +1,19 @@
 //! Item 1: everything starts, and the node is listed.
 
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use totoro_api::Reason;
 use totoro_api::wire::node::{Enroll, Grade, NodeCreated, PublicNode};
 
-use super::world::{CONTROL, FRPS_PORT, POOL, TICKET_TTL_S, World, ms, within};
+use super::world::{CONTROL, FRPS_PORT, POOL, World, ms, within};
 use crate::lab::{NODE_CLIENT_V4, Place};
 use crate::report::Report;
+
+/// The longest that a start may take, where everybody else is busy, too.
+const START: Duration = Duration::from_secs(60);
 
 pub(super) fn play(world: &mut World, report: &mut Report) {
     report.check("control plane on sled answers", || control(world));
@@ -27,7 +31,7 @@ pub(super) fn play(world: &mut World, report: &mut Report) {
     );
 }
 
-fn control(world: &mut World) -> Result<String> {
+pub(crate) fn control(world: &mut World) -> Result<String> {
     let begun = Instant::now();
     let dir = world.lab.file("control");
     let mut init = world.lab.command(&world.lab.tools.control);
@@ -41,7 +45,7 @@ fn control(world: &mut World) -> Result<String> {
     ]);
     init.args([
         "--ticket-ttl",
-        &format!("{TICKET_TTL_S}s"),
+        &format!("{}s", world.ticket_ttl_s),
         "--heartbeat-interval",
         "1s",
     ]);
@@ -58,25 +62,20 @@ fn control(world: &mut World) -> Result<String> {
     Ok(ms(begun.elapsed()))
 }
 
-/// Starts the control plane on what is there.
-pub(super) fn serve(world: &mut World) -> Result<()> {
-    let mark = world
-        .lab
-        .file("control.log")
-        .metadata()
-        .map_or(0, |log| log.len());
+/// Starts the control plane, at first or again.
+pub(crate) fn serve(world: &mut World) -> Result<()> {
     let mut serve = world.lab.command(&world.lab.tools.control);
     serve
         .arg("serve")
         .arg("--config")
         .arg(world.lab.file("control/control.toml"));
     let mut control = world.lab.start(Place::Node, "control", serve)?;
-    control.wait_after(mark, "listening", Duration::from_secs(10))?;
+    control.wait_new("listening", START)?;
     world.control = Some(control);
     Ok(())
 }
 
-fn enrol(world: &mut World) -> Result<String> {
+pub(crate) fn enrol(world: &mut World) -> Result<String> {
     let limits = r#"{"max_conns":3,"max_proxies":1,"max_clients":1}"#;
     let added = world.control_cli(&[
         "node",
@@ -112,40 +111,45 @@ fn enrol(world: &mut World) -> Result<String> {
 }
 
 fn node(world: &mut World) -> Result<String> {
-    // What differs from a machine of its own: names, and a cgroup that is not the root.
-    let config = world.node_config();
-    let mut text = fs::read_to_string(&config).context("read node.toml")?;
-    for (key, value) in [
-        ("pin_root", world.lab.pin_root().display().to_string()),
-        ("cgroup", world.lab.cgroup().display().to_string()),
-        ("object", world.lab.tools.object.display().to_string()),
-        (
-            "state_dir",
-            world.lab.file("node/state").display().to_string(),
-        ),
-        (
-            "run_dir",
-            world.lab.run_dir().join("node").display().to_string(),
-        ),
-        ("xdp", "native".to_owned()),
-    ] {
-        text = set(&text, key, &format!("{value:?}"));
-    }
-    text = set(&text, "interfaces", r#"["cl0", "us0"]"#);
-    fs::write(&config, text).context("write node.toml")?;
-
+    configure(world, &[("xdp", "\"native\"")])?;
     let begun = Instant::now();
-    let mut node = world
-        .lab
-        .start(Place::Node, "node", world.node_command(&["run"]))?;
-    node.wait_line("ready", Duration::from_secs(30))?;
-    world.node = Some(node);
+    let command = world.node_command(&["run"]);
+    run_node(world, command)?;
     let took = begun.elapsed();
     let pins = fs::read_dir(world.lab.pin_root()).context("the pins' directory")?;
     let names: Vec<_> = pins.flatten().map(|pin| pin.file_name()).collect();
     ensure!(!names.is_empty(), "nothing is pinned");
     let names: Vec<_> = names.iter().map(|name| name.to_string_lossy()).collect();
     Ok(format!("{}, pins under {}", ms(took), names.join(" ")))
+}
+
+/// Sets in node.toml what differs from a machine of its own: names, and a cgroup that is not the
+/// root; and `more`, as TOML.
+pub(crate) fn configure(world: &World, more: &[(&str, &str)]) -> Result<()> {
+    let config = world.node_config();
+    let mut text = fs::read_to_string(&config).context("read node.toml")?;
+    for (key, path) in [
+        ("pin_root", world.lab.pin_root()),
+        ("cgroup", world.lab.cgroup().to_owned()),
+        ("object", world.lab.tools.object.clone()),
+        ("state_dir", world.lab.file("node/state")),
+        ("run_dir", world.lab.run_dir().join("node")),
+    ] {
+        text = set(&text, key, &format!("{:?}", path.display().to_string()));
+    }
+    text = set(&text, "interfaces", r#"["cl0", "us0"]"#);
+    for (key, value) in more {
+        text = set(&text, key, value);
+    }
+    fs::write(&config, text).context("write node.toml")
+}
+
+/// Starts the daemon by this command, at first or again.
+pub(crate) fn run_node(world: &mut World, command: Command) -> Result<()> {
+    let mut node = world.lab.start(Place::Node, "node", command)?;
+    node.wait_new("ready", START)?;
+    world.node = Some(node);
+    Ok(())
 }
 
 /// The same token with another key, once the first one was used: somebody found it in a shell's
@@ -175,21 +179,31 @@ fn set(text: &str, key: &str, value: &str) -> String {
         .join("\n")
 }
 
-fn frps(world: &mut World) -> Result<String> {
+/// Writes the configuration that the node prints, and starts frps on it.
+pub(crate) fn frps(world: &mut World) -> Result<String> {
     let printed = world.node_cli(&["frps-config"])?.ok()?;
     ensure!(
         printed.contains("httpPlugins"),
         "no plugin in the configuration"
     );
-    let path = world.lab.file("node/frps.toml");
-    fs::write(&path, printed).context("write frps.toml")?;
-    let mut command = world.lab.command(&world.lab.tools.frps);
-    command.arg("-c").arg(path).env("GODEBUG", "multipathtcp=0");
+    fs::write(world.lab.file("node/frps.toml"), printed).context("write frps.toml")?;
     let begun = Instant::now();
-    let mut frps = world.lab.start(Place::Node, "frps", command)?;
-    frps.wait_line("frps started successfully", Duration::from_secs(10))?;
-    world.frps = Some(frps);
+    run_frps(world)?;
     Ok(ms(begun.elapsed()))
+}
+
+/// Starts frps on the file that was printed, at first or again.
+pub(crate) fn run_frps(world: &mut World) -> Result<()> {
+    let mut command = world.lab.command(&world.lab.tools.frps);
+    let config = world.lab.file("node/frps.toml");
+    command
+        .arg("-c")
+        .arg(config)
+        .env("GODEBUG", "multipathtcp=0");
+    let mut frps = world.lab.start(Place::Node, "frps", command)?;
+    frps.wait_new("frps started successfully", START)?;
+    world.frps = Some(frps);
+    Ok(())
 }
 
 fn listed(world: &mut World) -> Result<String> {

@@ -61,7 +61,7 @@ struct Scene {
 /// # Errors
 /// The services behind frpc can't be started.
 pub fn play(lab: Lab, report: &mut Report, lasts: Duration) -> Result<World> {
-    let mut world = World::new(lab)?;
+    let mut world = World::new(lab, super::world::TICKET_TTL_S)?;
     report.item("A node whose plugin socket is held by systemd");
     bring_up::play(&mut world, report);
     let mut scene = None;

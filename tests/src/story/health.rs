@@ -58,7 +58,8 @@ pub(super) fn metrics(world: &World) -> Result<String> {
     ))
 }
 
-fn scrape(world: &World) -> Result<String> {
+/// The figures as they are now.
+pub(crate) fn scrape(world: &World) -> Result<String> {
     let path = world.lab.run_dir().join("node/metrics.sock");
     let mut stream = UnixStream::connect(&path).context("connect to the figures' socket")?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;

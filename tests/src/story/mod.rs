@@ -1,16 +1,17 @@
 //! The story: someone without an account pastes an invite code, gets a tunnel on a lent node, and
 //! the node's kernel holds them to the invite. One file per item; each check has a figure.
 
-mod audit;
-mod bring_up;
+pub(crate) mod audit;
+pub(crate) mod bring_up;
 mod closed_ports;
 mod conns;
-mod frpc;
+pub(crate) mod frpc;
 pub mod headless;
-mod health;
+pub(crate) mod health;
 mod inspect;
 mod invites;
 mod kernel;
+pub mod outage;
 mod public;
 mod refusals;
 mod revoke;
@@ -18,7 +19,7 @@ mod tickets;
 mod tunnel;
 mod usage;
 mod users;
-mod world;
+pub(crate) mod world;
 
 use anyhow::Result;
 
@@ -35,7 +36,7 @@ type Item = (&'static str, fn(&mut World, &mut Report));
 /// # Errors
 /// The services behind frpc can't be started.
 pub fn play(lab: Lab, report: &mut Report, count: usize) -> Result<World> {
-    let mut world = World::new(lab)?;
+    let mut world = World::new(lab, world::TICKET_TTL_S)?;
     let items: [Item; 12] = [
         (
             "A control plane, a node, frps, and the node's programs in the kernel",

@@ -43,6 +43,8 @@ pub struct World {
     pub(crate) control: Option<Process>,
     pub(crate) node: Option<Process>,
     pub(crate) frps: Option<Process>,
+    /// Life of a ticket, seconds.
+    pub(crate) ticket_ttl_s: u64,
     pub(crate) node_id: String,
     /// The node's enrolment token, after its use.
     pub(crate) spent_token: String,
@@ -61,7 +63,7 @@ pub struct World {
 }
 
 impl World {
-    pub(crate) fn new(lab: Lab) -> Result<World> {
+    pub(crate) fn new(lab: Lab, ticket_ttl_s: u64) -> Result<World> {
         let backend = Backend::start(lab.ns(Place::Client))?;
         let anyone = Api::new(lab.ns(Place::Client), CONTROL, None)?;
         Ok(World {
@@ -71,6 +73,7 @@ impl World {
             control: None,
             node: None,
             frps: None,
+            ticket_ttl_s,
             node_id: String::new(),
             spent_token: String::new(),
             tenant: None,

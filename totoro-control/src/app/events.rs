@@ -45,10 +45,12 @@ impl App {
         let (seq, _) = self
             .transact(|tx| {
                 let known = tx.get::<SpoolRecord>(&at)?;
-                let stands = known.as_ref().map_or(0, |record| record.value.seq);
-                let fresh = fresh(&batch.events, stands)?;
+                let stands = known
+                    .as_ref()
+                    .map_or_else(SpoolRecord::default, |of| of.value);
+                let (fresh, missing_to) = fresh(&batch.events, &stands)?;
                 let Some(last) = fresh.last().map(|event| event.seq) else {
-                    return Ok(stands);
+                    return Ok(stands.seq);
                 };
                 let mut owners = Owners {
                     node,
@@ -68,7 +70,11 @@ impl App {
                 if known.is_none() {
                     self.forget_spools(tx, node)?;
                 }
-                tx.put(&at, &SpoolRecord { seq: last })?;
+                let stands = SpoolRecord {
+                    seq: last,
+                    missing_to,
+                };
+                tx.put(&at, &stands)?;
                 Ok(last)
             })
             .await?;
@@ -96,17 +102,23 @@ impl App {
     }
 }
 
-/// The events after `stands`, when they go on from it without a gap.
-fn fresh(events: &[NodeEvent], stands: u64) -> Result<&[NodeEvent], Failure> {
+/// The events after those that stand, when they go on from there without a gap that nothing tells
+/// of; and up to where some may be missing, because an event has told that they are.
+fn fresh<'a>(
+    events: &'a [NodeEvent],
+    stands: &SpoolRecord,
+) -> Result<(&'a [NodeEvent], u64), Failure> {
     for pair in events.windows(2) {
         if pair[1].seq <= pair[0].seq {
             return Err(Failure::malformed("events: seq must rise"));
         }
     }
-    let fresh = &events[events.partition_point(|event| event.seq <= stands)..];
-    let mut expected = stands + 1;
+    let fresh = &events[events.partition_point(|event| event.seq <= stands.seq)..];
+    let mut expected = stands.seq + 1;
+    let mut missing_to = stands.missing_to;
     for event in fresh {
-        if event.seq != expected && !closes_gap(event, expected) {
+        let told = missing_to.checked_add(1).is_some_and(|to| event.seq <= to);
+        if event.seq != expected && !told && !closes_gap(event, expected) {
             return Err(Failure::refused(
                 Reason::Conflict,
                 format!(
@@ -116,8 +128,16 @@ fn fresh(events: &[NodeEvent], stands: u64) -> Result<&[NodeEvent], Failure> {
             ));
         }
         expected = event.seq.checked_add(1).ok_or(Reason::RequestMalformed)?;
+        missing_to = missing_to.max(lost_to(event));
     }
-    Ok(fresh)
+    Ok((fresh, missing_to))
+}
+
+/// Up to where events are missing, as this one tells.
+fn lost_to(event: &NodeEvent) -> u64 {
+    let to = event.subject.detail.get("to").and_then(Value::as_u64);
+    to.filter(|_| event.subject.kind == kind::AUDIT_LOST)
+        .unwrap_or(0)
 }
 
 /// Whether the event says that a full spool lost all from `expected` up to itself.
@@ -211,9 +231,10 @@ mod tests {
         event
     }
 
-    fn seqs(events: &[NodeEvent], stands: u64) -> Result<Vec<u64>, Reason> {
-        fresh(events, stands)
-            .map(|events| events.iter().map(|event| event.seq).collect())
+    fn seqs(events: &[NodeEvent], seq: u64) -> Result<Vec<u64>, Reason> {
+        let stands = SpoolRecord { seq, missing_to: 0 };
+        fresh(events, &stands)
+            .map(|(events, _)| events.iter().map(|event| event.seq).collect())
             .map_err(|failure| failure.refusal().expect("a refusal").reason)
     }
 
@@ -256,5 +277,21 @@ mod tests {
             Err(Reason::Conflict),
             "9 to 11 neither"
         );
+    }
+
+    #[test]
+    fn what_a_full_spool_kept_follows_what_tells_of_the_rest() {
+        let kept = [event(1), lost(2, 2, 8), event(5), event(7)];
+        assert_eq!(seqs(&kept, 0), Ok(vec![1, 2, 5, 7]));
+        // And in the next batch.
+        let stands = SpoolRecord {
+            seq: 7,
+            missing_to: 8,
+        };
+        let next = [event(9), event(10)];
+        assert_eq!(fresh(&next, &stands).unwrap().0.len(), 2);
+        let too_far = [event(10)];
+        assert!(fresh(&too_far, &stands).is_err(), "9 is not accounted for");
+        assert_eq!(seqs(&[lost(2, 2, 8), event(10)], 1), Err(Reason::Conflict));
     }
 }

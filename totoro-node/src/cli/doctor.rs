@@ -10,12 +10,12 @@ use crate::config::Config;
 use crate::figures::Condition;
 use crate::kernel;
 use crate::local::{Ask, NotRunning, ask};
-use crate::spool::MAX_EVENTS;
+use crate::spool::Size;
 
 /// Silence of the control plane that is worth a warning, seconds: some heartbeats.
 const SILENT_S: u64 = 60;
 /// How far clocks may be apart, ms.
-const CLOCKS_MS: i64 = 60_000;
+const CLOCKS_MS: i64 = crate::clock::TOLERATED_MS;
 /// The problems that are shown, newest first.
 const PROBLEMS: usize = 5;
 
@@ -88,7 +88,7 @@ fn of(condition: &Condition) -> Vec<Line> {
         lines.push(Line::new("interface", interface, Status::Ok, detail));
         lines.extend(check::neighbours(interface));
     }
-    lines.push(spool(condition.spool_depth));
+    lines.push(spool(condition.spool));
     lines.push(drift(&condition.mended));
     for problem in condition.problems.iter().rev().take(PROBLEMS) {
         let status = if problem.error {
@@ -144,18 +144,21 @@ fn clock(offset_ms: i64) -> Line {
     Line::new("clock", format!("{offset_ms} ms"), status, detail)
 }
 
-fn spool(depth: u64) -> Line {
-    let (status, detail) = match depth {
-        0..10_000 => (Status::Ok, "room for all".to_owned()),
-        _ => (
+fn spool(size: Size) -> Line {
+    // Half full is early enough to look for the cause.
+    let (status, detail) = match size.bytes > size.max / 2 {
+        false => (Status::Ok, "room for all".to_owned()),
+        true => (
             Status::Warn,
             format!(
-                "many wait for the control plane; from {MAX_EVENTS} on the oldest give way to one \
-                 audit.lost"
+                "{} of {} KiB are taken; when all are, the oldest samples give way to one \
+                 audit.lost, then the oldest of all (spool_mib in node.toml)",
+                size.bytes >> 10,
+                size.max >> 10
             ),
         ),
     };
-    Line::new("spool", format!("{depth} events"), status, detail)
+    Line::new("spool", format!("{} events", size.events), status, detail)
 }
 
 fn drift(mended: &[(String, u64)]) -> Line {
@@ -239,7 +242,11 @@ mod tests {
             ),
             (
                 Condition {
-                    spool_depth: 20_000,
+                    spool: Size {
+                        bytes: 51,
+                        max: 100,
+                        ..Size::default()
+                    },
                     ..well.clone()
                 },
                 "spool",

@@ -16,7 +16,7 @@ use crate::control::Control;
 use crate::figures::{self, Sources};
 use crate::frps::{self, Frps};
 use crate::health::Health;
-use crate::heartbeat::{OFFSET, Pulse};
+use crate::heartbeat::{CLOCK, Pulse};
 use crate::kernel::{Abi, Event, Kernel, KernelOptions};
 use crate::plugin::{Limits, Server, bind};
 use crate::session::policy::apart;
@@ -51,8 +51,10 @@ pub(super) async fn run(config: Config, health: Health, listener: TcpListener) -
     let plugin_secret = secret::read(&config.plugin_secret_file)?;
     let instance = config.key_file.with_file_name("instance");
     let instance = secret::read(&instance)?;
-    let store = Arc::new(Store::open(&config.state_dir)?);
-    let clock = Arc::new(Clock::new(store.get(META, OFFSET)?.unwrap_or(0)));
+    let store = Store::open(&config.state_dir)?.with_spool(u64::from(config.spool_mib) << 20);
+    let store = Arc::new(store);
+    let kept = store.get(META, CLOCK)?.unwrap_or_default();
+    let clock = Arc::new(Clock::resume(&kept, &machine::boot_id()));
     let pool = stored_pool(&store, &config.pool)?;
     apart(&pool, &own_ports(&config)).map_err(|why| {
         anyhow::anyhow!("{why}; change the pool (control plane) or that port (node.toml)")

@@ -5,6 +5,7 @@ use totoro_api::ticket::Revision;
 
 use super::Sources;
 use crate::health::{Problem, missing};
+use crate::spool::Size;
 
 /// How a running daemon is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,7 +17,7 @@ pub struct Condition {
     /// Interfaces and how they are filtered.
     pub filters: Vec<(String, String)>,
     /// Audit events that wait for the control plane.
-    pub spool_depth: u64,
+    pub spool: Size,
     /// The applied policy.
     pub applied: Revision,
     /// The control plane's clock less this machine's, ms.
@@ -43,7 +44,7 @@ impl Sources {
             filters: filters
                 .map(|filter| (filter.interface, filter.mode.to_owned()))
                 .collect(),
-            spool_depth: self.spool.depth()?,
+            spool: self.spool.size()?,
             applied: self.desk.revision(),
             clock_offset_ms: self.clock.offset_ms(),
             silent_s: self.health.silent_s(),

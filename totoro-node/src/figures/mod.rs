@@ -18,7 +18,7 @@ use crate::health::{Health, missing};
 use crate::kernel::Kernel;
 use crate::plugin::Meter;
 use crate::session::{Desk, Report};
-use crate::spool::Spool;
+use crate::spool::{Size, Spool};
 
 pub use condition::Condition;
 pub use server::serve;
@@ -62,7 +62,7 @@ struct Now {
     interfaces: Vec<(String, &'static str)>,
     missing: usize,
     untidy: bool,
-    spool_depth: u64,
+    spool: Size,
     clock_offset_ms: i64,
     silent_s: Option<u64>,
     generation: u64,
@@ -85,7 +85,7 @@ impl Sources {
                 .collect(),
             missing: missing(&self.kernel, &self.desk).len(),
             untidy: self.desk.untidy().is_some(),
-            spool_depth: self.spool.depth()?,
+            spool: self.spool.size()?,
             clock_offset_ms: self.clock.offset_ms(),
             silent_s: self.health.silent_s(),
             generation: revision.generation,
@@ -123,7 +123,12 @@ impl Now {
             (
                 "spool_events",
                 "Audit events that wait for the control plane",
-                wide(self.spool_depth),
+                wide(self.spool.events),
+            ),
+            (
+                "spool_bytes",
+                "What those events take",
+                wide(self.spool.bytes),
             ),
             (
                 "clock_offset_milliseconds",

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use totoro_api::wire::event::{Subject, kind};
 use totoro_api::wire::node::{Grade, Heartbeat, HeartbeatAnswer, InterfaceMetrics};
 
-use crate::clock::{Clock, boot_ms};
+use crate::clock::{Clock, Kept, boot_ms};
 use crate::control::{Backoff, CallError, Control};
 use crate::frps::{Frps, ServerInfo};
 use crate::health::{self, Health};
@@ -18,9 +19,9 @@ use crate::spool::Spool;
 use crate::store::{Changes, META, Store};
 use machine::Sampler;
 
-/// Key in `META`: the control plane's clock less ours, ms.
-pub const OFFSET: &str = "clock_offset_ms";
-/// The offset is kept anew when it moved by more than this, ms.
+/// Key in `META`: what is [`Kept`] of the clock.
+pub const CLOCK: &str = "clock";
+/// The clock is kept anew when it moved by more than this, ms.
 const KEEP: i64 = 100;
 /// The interval before the control plane said one.
 const FIRST: Duration = Duration::from_secs(10);
@@ -67,14 +68,17 @@ impl Pulse {
         let mut sampler = Sampler::default();
         let mut backoff = Backoff::default();
         let mut interval = FIRST;
-        let mut kept = None;
+        // What can't be read is kept anew.
+        let mut kept: Kept = self
+            .store
+            .get(META, CLOCK)
+            .ok()
+            .flatten()
+            .unwrap_or_default();
         loop {
             let beaten = self.beat(&mut sampler).await;
-            if let Err(error) = self.keep_offset(&mut kept).await {
-                tracing::warn!(
-                    error = format!("{error:#}"),
-                    "the clock's offset can't be kept"
-                );
+            if let Err(error) = self.keep_clock(&mut kept).await {
+                tracing::warn!(error = format!("{error:#}"), "the clock can't be kept");
             }
             match beaten {
                 Ok(answer) => {
@@ -115,33 +119,36 @@ impl Pulse {
         Ok(answer)
     }
 
-    /// Keeps the clock's offset for the next start, when it moved: by an answer, or by a step of the
-    /// machine's clock.
-    async fn keep_offset(&self, kept: &mut Option<i64>) -> Result<()> {
-        let offset = self.clock.offset_ms();
-        if kept.is_some_and(|kept| (offset - kept).abs() <= KEEP) {
+    /// Keeps the clock for the next start, when it moved: by an answer, or by a step of the machine's
+    /// clock. What becomes more than is tolerated, or is it no more, is told.
+    async fn keep_clock(&self, kept: &mut Kept) -> Result<()> {
+        let now = self.clock.kept(&crate::machine::boot_id());
+        let (differs, event) = news(kept, &now);
+        if !differs {
             return Ok(());
         }
-        if offset.abs() > 60_000 {
-            tracing::warn!(
-                offset_ms = offset,
-                "this machine's clock is more than a minute off"
-            );
-        }
         let mut changes = Changes::default();
-        changes.put(META, OFFSET, &offset);
+        changes.put(META, CLOCK, &now);
+        if let Some(event) = event {
+            tracing::warn!(
+                offset_ms = now.offset_ms,
+                far = now.is_far(),
+                "this machine's clock against the control plane's, by which times are judged"
+            );
+            changes.tell(self.clock.now_ms(), event);
+        }
         let store = Arc::clone(&self.store);
         tokio::task::spawn_blocking(move || store.commit(&changes))
             .await
             .context("the clock's task ended")??;
-        *kept = Some(offset);
+        *kept = now;
         Ok(())
     }
 
     async fn body(&self, sampler: &mut Sampler, frps: Option<ServerInfo>) -> Result<Heartbeat> {
         let (desk, spool) = (Arc::clone(&self.desk), self.spool.clone());
         let (report, depth) = tokio::task::spawn_blocking(move || {
-            Ok::<_, anyhow::Error>((desk.report()?, spool.depth()?))
+            Ok::<_, anyhow::Error>((desk.report()?, spool.size()?.events))
         })
         .await
         .context("the report's task ended")??;
@@ -198,5 +205,44 @@ impl Pulse {
             tls_ca: self.tls_ca.clone(),
             tenants: report.tenants,
         })
+    }
+}
+
+/// Whether the clock is to be kept anew, and what there is to tell of it.
+fn news(kept: &Kept, now: &Kept) -> (bool, Option<Subject>) {
+    let moved = |a: i64, b: i64| (a - b).abs() > KEEP;
+    let event = (now.is_far() != kept.is_far()).then(|| Subject {
+        kind: kind::NODE_CLOCK.to_owned(),
+        detail: serde_json::json!({ "offset_ms": now.offset_ms, "far": now.is_far() }),
+        ..Subject::default()
+    });
+    let differs = event.is_some()
+        || now.boot != kept.boot
+        || moved(now.offset_ms, kept.offset_ms)
+        || moved(now.base_ms, kept.base_ms);
+    (differs, event)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_far_off_is_told_when_it_begins_and_when_it_ends() {
+        let at = |offset_ms| Kept {
+            boot: "this".to_owned(),
+            base_ms: 1_000_000,
+            offset_ms,
+        };
+        let told = |kept, now| {
+            let (differs, event) = news(&at(kept), &at(now));
+            (differs, event.map(|event| event.detail["far"].clone()))
+        };
+        assert_eq!(told(0, 0), (false, None));
+        assert_eq!(told(0, KEEP), (false, None), "within the doubt");
+        assert_eq!(told(0, 60_000), (true, None), "tolerated");
+        assert_eq!(told(60_000, 60_001), (true, Some(true.into())));
+        assert_eq!(told(-90_000, -120_000), (true, None), "once");
+        assert_eq!(told(-90_000, 500), (true, Some(false.into())));
     }
 }

@@ -41,6 +41,7 @@ pub mod kind {
     pub const NODE_KEY_ROTATED: &str = "node.key_rotated";
     pub const NODE_REACHED: &str = "node.reached";
     pub const NODE_CONFLICT: &str = "node.conflict";
+    pub const NODE_CLOCK: &str = "node.clock";
     pub const ADMIN_NODE_CREATED: &str = "admin.node_created";
     pub const ADMIN_NODE_CHANGED: &str = "admin.node_changed";
     pub const ADMIN_NODE_DELETED: &str = "admin.node_deleted";

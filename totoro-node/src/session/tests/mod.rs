@@ -4,4 +4,6 @@ mod failing;
 mod fake;
 mod kicking;
 mod living;
+mod offline;
+mod races;
 mod world;

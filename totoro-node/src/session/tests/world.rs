@@ -139,6 +139,17 @@ impl World {
 
     /// The control plane pushes everything anew, with these invites.
     pub(super) fn push(&mut self, invites: &[(&str, InviteState)]) -> Applied {
+        let pushed = self.snapshot(invites);
+        self.desk.apply(pushed).unwrap()
+    }
+
+    /// The control plane signs with another key from now on; a push brings it to the node.
+    pub(super) fn rotate_key(&mut self) {
+        self.key = SigningKey::generate().unwrap();
+    }
+
+    /// Everything anew, at the next revision.
+    pub(super) fn snapshot(&mut self, invites: &[(&str, InviteState)]) -> DesiredState {
         self.rev += 1;
         let now = self.clock.now_ms() / 1000;
         let invite = |(id, state): &(&str, InviteState)| DesiredInvite {
@@ -158,15 +169,23 @@ impl World {
             not_before: now - 100_000,
             expires: now + 100_000,
         };
-        let pushed = DesiredState {
+        DesiredState {
             revision: self.revision(),
             snapshot: true,
             node: Some(self.node.clone()),
             invites: invites.iter().map(invite).collect(),
             keys: Some(vec![key]),
             ..DesiredState::default()
-        };
-        self.desk.apply(pushed).unwrap()
+        }
+    }
+
+    /// A change at the next revision.
+    pub(super) fn change(&mut self) -> DesiredState {
+        self.rev += 1;
+        DesiredState {
+            revision: self.revision(),
+            ..DesiredState::default()
+        }
     }
 
     pub(super) const fn revision(&self) -> Revision {
@@ -178,12 +197,17 @@ impl World {
 
     /// A ticket for an invite, or for anybody.
     pub(super) fn ticket(&self, invite: &str) -> String {
+        self.ticket_with(invite, |_| {})
+    }
+
+    /// A ticket that differs from the usual one.
+    pub(super) fn ticket_with(&self, invite: &str, differs: impl FnOnce(&mut Claims)) -> String {
         let now = self.clock.now_ms() / 1000;
         let grant = match invite {
             "" => Grant::Public(true),
             invite => Grant::Invite(invite.to_owned()),
         };
-        let claims = Claims {
+        let mut claims = Claims {
             jti: random_hex(),
             node: NODE.to_owned(),
             grant,
@@ -195,6 +219,7 @@ impl World {
             exp: now + 3_600,
             session_until: now + 86_400,
         };
+        differs(&mut claims);
         sign(&self.key, &claims)
     }
 

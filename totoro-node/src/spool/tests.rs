@@ -1,0 +1,221 @@
+//! The spool on a real disk.
+
+use super::*;
+use crate::store::Changes;
+
+fn told(kind: &str) -> Changes {
+    let mut changes = Changes::default();
+    let subject = Subject {
+        kind: kind.to_owned(),
+        ..Subject::default()
+    };
+    changes.tell(7, subject);
+    changes
+}
+
+fn seqs(spool: &Spool) -> Vec<u64> {
+    spool
+        .batch()
+        .unwrap()
+        .events
+        .iter()
+        .map(|event| event.seq)
+        .collect()
+}
+
+#[test]
+fn numbers_run_on_across_deliveries_and_restarts() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(dir.path()).unwrap());
+    let spool = Spool::of(Arc::clone(&store));
+    for _ in 0..3 {
+        store.commit(&told("x")).unwrap();
+    }
+    assert_eq!(seqs(&spool), [1, 2, 3]);
+    assert_eq!(
+        seqs(&spool),
+        [1, 2, 3],
+        "what is not accepted is offered again"
+    );
+    spool.accepted(2).unwrap();
+    let id = spool.batch().unwrap().spool;
+    drop((store, spool));
+
+    let store = Arc::new(Store::open(dir.path()).unwrap());
+    let spool = Spool::of(Arc::clone(&store));
+    assert_eq!(spool.batch().unwrap().spool, id);
+    assert_eq!(seqs(&spool), [3]);
+    spool.accepted(3).unwrap();
+    store.commit(&told("y")).unwrap();
+    assert_eq!(seqs(&spool), [4], "an empty spool remembers its place");
+    assert_eq!(spool.size().unwrap().events, 1);
+}
+
+#[test]
+fn a_failed_transaction_leaves_no_number_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(dir.path()).unwrap());
+    let failed: Result<()> = store.write(|txn| {
+        append(txn, "boot", &[(1, Subject::default())], 1000)?;
+        anyhow::bail!("no")
+    });
+    assert!(failed.is_err());
+    store.commit(&told("x")).unwrap();
+    assert_eq!(seqs(&Spool::of(store)), [1]);
+}
+
+/// Fills a store's spool, within `max` bytes, with events whose kinds repeat.
+fn fill(store: &Store, kinds: &[&str], count: usize, max: u64) {
+    let events: Vec<(i64, Subject)> = (0..count)
+        .map(|n| {
+            let subject = Subject {
+                kind: kinds[n % kinds.len()].to_owned(),
+                detail: serde_json::json!({ "text": "x".repeat(200) }),
+                ..Subject::default()
+            };
+            (n as i64, subject)
+        })
+        .collect();
+    store
+        .write(|txn| append(txn, "boot", &events, max))
+        .unwrap();
+}
+
+/// Everything in a spool, delivered as to a control plane that insists on gapless numbers.
+fn deliver_all(spool: &Spool) -> Vec<NodeEvent> {
+    let (mut all, mut stands, mut excused) = (Vec::new(), 0, 0);
+    loop {
+        let batch = spool.batch().unwrap().events;
+        let Some(last) = batch.last().map(|event| event.seq) else {
+            return all;
+        };
+        for event in batch {
+            assert!(
+                event.seq == stands + 1 || (event.seq > stands && event.seq <= excused + 1),
+                "{} after {stands}: {:?}",
+                event.seq,
+                event.subject
+            );
+            stands = event.seq;
+            if event.subject.kind == kind::AUDIT_LOST {
+                excused = event.subject.detail["to"].as_u64().unwrap();
+            }
+            all.push(event);
+        }
+        spool.accepted(last).unwrap();
+    }
+}
+
+/// How many there are of each kind, told and lost.
+fn counts(events: &[NodeEvent]) -> [BTreeMap<String, u64>; 2] {
+    let (lost, told): (Vec<_>, Vec<_>) = events
+        .iter()
+        .map(|event| &event.subject)
+        .partition(|subject| subject.kind == kind::AUDIT_LOST);
+    [by_kind(told.into_iter()), by_kind(lost.into_iter())]
+}
+
+#[test]
+fn in_a_full_spool_samples_give_way_first_and_every_gap_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(dir.path()).unwrap());
+    let spool = Spool::of(Arc::clone(&store));
+    let kinds = [kind::SESSION_OPENED, kind::CONN_CLOSED, kind::CONN_REFUSED];
+    let max = 1_000_000;
+    for _ in 0..10 {
+        fill(&store, &kinds, 600, max);
+        let size = spool.size().unwrap();
+        assert!(size.bytes <= max, "{size:?}");
+    }
+    let all = deliver_all(&spool);
+    let losses = all
+        .iter()
+        .filter(|event| event.subject.kind == kind::AUDIT_LOST);
+    assert_eq!(losses.count(), 1, "which tells of all gaps");
+    let [told, lost] = counts(&all);
+    assert_eq!(told[kind::SESSION_OPENED], 2000, "all of them");
+    assert!(!lost.contains_key(kind::SESSION_OPENED));
+    for sampled in &kinds[1..] {
+        assert_eq!(told[*sampled] + lost[*sampled], 2000, "{sampled}");
+    }
+    assert_eq!(spool.size().unwrap().bytes, 0, "nothing is left");
+}
+
+#[test]
+fn without_samples_the_oldest_give_way_and_one_event_tells() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(dir.path()).unwrap());
+    let spool = Spool::of(Arc::clone(&store));
+    for _ in 0..10 {
+        fill(&store, &[kind::SESSION_OPENED], 600, 500_000);
+    }
+    let size = spool.size().unwrap();
+    assert!(size.bytes <= 500_000, "{size:?}");
+    // The oldest batch may have arrived already: it is not lost.
+    let batch = spool.batch().unwrap().events;
+    assert_eq!(batch.last().unwrap().seq, MAX_BATCH as u64);
+    let all = deliver_all(&spool);
+    let losses = all
+        .iter()
+        .filter(|event| event.subject.kind == kind::AUDIT_LOST);
+    assert_eq!(losses.count(), 1);
+    assert_eq!(all[MAX_BATCH].subject.detail["from"], MAX_BATCH + 1);
+    let [told, lost] = counts(&all);
+    assert_eq!(
+        told[kind::SESSION_OPENED] + lost[kind::SESSION_OPENED],
+        6000
+    );
+}
+
+#[test]
+fn what_one_batch_holds_never_gives_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(dir.path()).unwrap());
+    fill(&store, &[kind::CONN_REFUSED], 1000, 10);
+    let all = deliver_all(&Spool::of(store));
+    assert_eq!(all.len(), MAX_BATCH + 1);
+    assert_eq!(counts(&all)[1][kind::CONN_REFUSED], 500);
+}
+
+#[test]
+fn a_bound_counts_what_an_earlier_version_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(dir.path()).unwrap());
+    fill(&store, &[kind::SESSION_OPENED], 10, 1_000_000);
+    let bytes = Spool::of(Arc::clone(&store)).size().unwrap().bytes;
+    let mut changes = Changes::default();
+    changes.remove(META, BYTES);
+    store.commit(&changes).unwrap();
+    drop(store);
+    let store = Arc::new(Store::open(dir.path()).unwrap());
+    assert_eq!(Spool::of(store).size().unwrap().bytes, bytes);
+}
+
+#[test]
+fn a_restored_control_plane_gets_a_new_spool_that_says_what_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(dir.path()).unwrap());
+    let spool = Spool::of(Arc::clone(&store));
+    for kind in ["a", "b", "c", "d"] {
+        store.commit(&told(kind)).unwrap();
+    }
+    spool.accepted(2).unwrap();
+    let before = spool.batch().unwrap();
+    spool.renew().unwrap();
+    store.commit(&told("e")).unwrap();
+
+    let after = spool.batch().unwrap();
+    assert_ne!(after.spool, before.spool);
+    assert_eq!(seqs(&spool), [2, 3, 4, 5]);
+    let kinds: Vec<&str> = after
+        .events
+        .iter()
+        .map(|event| event.subject.kind.as_str())
+        .collect();
+    assert_eq!(kinds, [kind::AUDIT_LOST, "c", "d", "e"]);
+    let detail = &after.events[0].subject.detail;
+    assert_eq!(
+        (&detail["spool"], &detail["from"], &detail["to"]),
+        (&before.spool.into(), &1.into(), &2.into())
+    );
+}

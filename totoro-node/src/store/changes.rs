@@ -1,0 +1,128 @@
+//! What becomes durable in one go.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use totoro_api::wire::event::{Subject, kind};
+
+use super::Records;
+use crate::spool;
+
+/// The most events that wait in memory while the disk takes none, samples and sums least of all.
+const MAX_WAITING: usize = 10_000;
+
+/// Changes that become durable together, and the events that tell of them.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Of two writes of one record only the later matters. `None` removes.
+    pub(super) records: BTreeMap<(Records, String), Option<Vec<u8>>>,
+    pub(super) events: Vec<(i64, Subject)>,
+}
+
+impl Changes {
+    /// Writes a record.
+    ///
+    /// # Panics
+    /// Never: records are structs with text keys, which JSON has room for.
+    pub fn put(&mut self, table: Records, key: impl Into<String>, value: &impl Serialize) {
+        let value = serde_json::to_vec(value).expect("records have text keys");
+        self.records.insert((table, key.into()), Some(value));
+    }
+
+    /// Removes a record.
+    pub fn remove(&mut self, table: Records, key: impl Into<String>) {
+        self.records.insert((table, key.into()), None);
+    }
+
+    /// Tells of something that happened at `at_ms`.
+    pub fn tell(&mut self, at_ms: i64, subject: Subject) {
+        self.events.push((at_ms, subject));
+    }
+
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.events.is_empty()
+    }
+
+    /// Whether there is something to deliver.
+    #[must_use]
+    pub fn tells(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// Puts later changes behind these. While the disk takes nothing they gather here, so of too
+    /// many events the oldest give way to one that counts them.
+    pub fn append(&mut self, later: Changes) {
+        self.records.extend(later.records);
+        self.events.extend(later.events);
+        if self.events.len() <= MAX_WAITING {
+            return;
+        }
+        let sampled = |subject: &Subject| spool::is_sampled(&subject.kind);
+        let any = self.events.iter().any(|(_, subject)| sampled(subject));
+        let mut room = 0;
+        let (lost, kept): (Vec<_>, Vec<_>) = self.events.drain(..).partition(|(_, subject)| {
+            let goes = room < MAX_WAITING / 2 && (!any || sampled(subject));
+            room += usize::from(goes);
+            goes
+        });
+        self.events = kept;
+        let at_ms = lost.last().map_or(0, |(at_ms, _)| *at_ms);
+        let by_kind = spool::by_kind(lost.iter().map(|(_, subject)| subject));
+        let lost = Subject {
+            kind: kind::AUDIT_LOST.to_owned(),
+            detail: serde_json::json!({ "by_kind": by_kind }),
+            ..Subject::default()
+        };
+        self.events.insert(0, (at_ms, lost));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::META;
+
+    #[test]
+    fn what_waits_for_the_disk_is_bounded_and_nothing_is_lost_silently() {
+        let mut waiting = Changes::default();
+        for n in 0..3 * MAX_WAITING as i64 {
+            let mut changes = Changes::default();
+            changes.put(META, "a", &n);
+            let subject = Subject {
+                kind: "x".to_owned(),
+                ..Subject::default()
+            };
+            changes.tell(n, subject);
+            waiting.append(changes);
+        }
+        assert_eq!(waiting.records.len(), 1, "the last write");
+        assert!(waiting.events.len() <= MAX_WAITING);
+        let (_, first) = &waiting.events[0];
+        assert_eq!(first.kind, kind::AUDIT_LOST);
+        let told = waiting.events.len() as u64 - 1;
+        let lost = first.detail["by_kind"]["x"].as_u64().unwrap();
+        assert_eq!(lost + told, 3 * MAX_WAITING as u64);
+    }
+
+    #[test]
+    fn samples_that_wait_for_the_disk_are_the_first_to_go() {
+        let mut waiting = Changes::default();
+        for n in 0..=MAX_WAITING as i64 {
+            let mut changes = Changes::default();
+            let of = [kind::SESSION_OPENED, kind::CONN_REFUSED][usize::from(n % 4 == 3)];
+            let subject = Subject {
+                kind: of.to_owned(),
+                ..Subject::default()
+            };
+            changes.tell(n, subject);
+            waiting.append(changes);
+        }
+        let lost = &waiting.events[0].1.detail["by_kind"];
+        assert_eq!(
+            lost,
+            &serde_json::json!({ "conn.refused": MAX_WAITING / 4 })
+        );
+    }
+}
