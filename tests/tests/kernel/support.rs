@@ -52,6 +52,7 @@ impl Node {
             },
             bind_port: BIND_PORT,
             control_per_source: 0,
+            max_conns_total: 0,
             flow_idle_s: 1,
         };
         Some(Node { options, cgroup })

@@ -1,8 +1,10 @@
-//! What a connection is charged with: its tenant, the tenant's parent, its source, the rate. All of it
-//! or nothing.
+//! What a connection is charged with: its tenant, the tenant's parent, the node, its source, the
+//! rate. All of it or nothing.
 
 use totoro_api::Reason;
-use totoro_ebpf::abi::{Addr, Config, PortKey, SockTag, Source, SourceKey, TCP};
+use totoro_ebpf::abi::{
+    Addr, Config, NODE, PortKey, SOURCE_CONNS, SockTag, Source, SourceKey, TCP,
+};
 use totoro_ebpf::logic::admit::open;
 use totoro_ebpf::logic::{bucket, prefix};
 
@@ -57,11 +59,19 @@ pub(super) fn admit(config: &Config, tag: &mut SockTag, ends: &Ends, at: u64) ->
         }
         tag.parent = tenant.parent;
     }
-    let reason = charge_source(&ends.remote, lease.tenant, tenant.max_conns_per_source, at);
+    if !charge_node(config.max_conns_total) {
+        // SAFETY: charged just above.
+        unsafe { atomic::sub(conns, 1) };
+        discharge_parent(tag.parent);
+        return Reason::NodeFull.number();
+    }
+    let per_source = tenant.max_conns_per_source;
+    let reason = charge_source(&ends.remote, lease.tenant, SOURCE_CONNS, per_source, at);
     if reason != 0 {
         // SAFETY: charged just above.
         unsafe { atomic::sub(conns, 1) };
         discharge_parent(tag.parent);
+        discharge_node();
         return reason;
     }
     let (interval, burst) = (tenant.conn_interval_ns, tenant.conn_burst_ns);
@@ -72,7 +82,8 @@ pub(super) fn admit(config: &Config, tag: &mut SockTag, ends: &Ends, at: u64) ->
         // SAFETY: charged just above.
         unsafe { atomic::sub(conns, 1) };
         discharge_parent(tag.parent);
-        discharge_source(&ends.remote, lease.tenant, at);
+        discharge_node();
+        discharge_source(&ends.remote, lease.tenant, SOURCE_CONNS, at);
         return Reason::ConnRate.number();
     }
     // SAFETY: as above.
@@ -101,7 +112,8 @@ pub(super) fn discharge(tag: &SockTag, remote: &Addr, at: u64) {
         }
     }
     discharge_parent(tag.parent);
-    discharge_source(remote, tag.tenant, at);
+    discharge_node();
+    discharge_source(remote, tag.tenant, SOURCE_CONNS, at);
     let key = PortKey {
         port: tag.port,
         proto: TCP,
@@ -144,10 +156,32 @@ fn discharge_parent(parent: u32) {
     }
 }
 
-/// Counts a connection on its source (tenant 0: frps's own port): the reason's number when it is
-/// one too many, or 0.
+/// Counts a connection on the node, which has `max` of them (0 = no limit); whether there was room.
+#[inline(always)]
+fn charge_node(max: u32) -> bool {
+    let max = if max == 0 { u64::MAX } else { max as u64 };
+    // On the stack: a reference to a constant is one into a section that is not loaded as it is.
+    let node = NODE;
+    let Some(usage) = USAGE.get_ptr_mut(&node) else {
+        return false;
+    };
+    // SAFETY: an aligned u64 of a live map value.
+    unsafe { atomic::update(&raw mut (*usage).conns, |n| (n < max).then_some(n + 1)) }
+}
+
+#[inline(always)]
+fn discharge_node() {
+    let node = NODE;
+    if let Some(usage) = USAGE.get_ptr_mut(&node) {
+        // SAFETY: an aligned u64 of a live map value, charged before.
+        unsafe { atomic::take_back(&raw mut (*usage).conns) };
+    }
+}
+
+/// Counts a connection (or flow, by `kind`) on its source (tenant 0: frps's own port): the reason's
+/// number when it is one too many, or 0.
 #[inline(never)]
-pub(super) fn charge_source(remote: &Addr, tenant: u32, max: u32, at: u64) -> u32 {
+pub(super) fn charge_source(remote: &Addr, tenant: u32, kind: u32, max: u32, at: u64) -> u32 {
     let over = if tenant == 0 {
         Reason::RateLimited.number()
     } else {
@@ -159,7 +193,7 @@ pub(super) fn charge_source(remote: &Addr, tenant: u32, max: u32, at: u64) -> u3
     let key = SourceKey {
         prefix: prefix::source(remote),
         tenant,
-        pad: 0,
+        kind,
     };
     let fresh = Source {
         conns: 1,
@@ -205,17 +239,25 @@ pub(super) fn forget_source(key: &SourceKey) -> bool {
 }
 
 #[inline(never)]
-pub(super) fn discharge_source(remote: &Addr, tenant: u32, at: u64) {
+pub(super) fn discharge_source(remote: &Addr, tenant: u32, kind: u32, at: u64) {
     let key = SourceKey {
         prefix: prefix::source(remote),
         tenant,
-        pad: 0,
+        kind,
     };
-    if let Some(source) = SOURCES.get_ptr_mut(&key) {
-        // SAFETY: aligned fields of a live map value.
-        unsafe {
-            atomic::take_back(&raw mut (*source).conns);
-            (*source).last_ns = at;
-        }
+    discharge_key(&key, at);
+}
+
+/// Takes one back from a source; whether it was there.
+#[inline(always)]
+pub(super) fn discharge_key(key: &SourceKey, at: u64) -> bool {
+    let Some(source) = SOURCES.get_ptr_mut(key) else {
+        return false;
+    };
+    // SAFETY: aligned fields of a live map value.
+    unsafe {
+        atomic::take_back(&raw mut (*source).conns);
+        (*source).last_ns = at;
     }
+    true
 }
