@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
+use totoro_tests::hostile::{flood, logins, readers, revoke};
 use totoro_tests::lab::{self, Lab, Options, Tools};
 use totoro_tests::net::backend::Backend;
 use totoro_tests::report::Report;
@@ -22,6 +23,21 @@ struct Cli {
 enum Command {
     /// Plays the story, each line a check with a measured figure.
     Demo(Demo),
+    /// Revokes invites in use, by every way that frpc may take: how long until the last byte?
+    Revoke {
+        /// Rounds of each way.
+        #[arg(long, default_value_t = 200)]
+        rounds: u16,
+    },
+    /// Floods: SYNs to one invite's port, readers that read nothing, logins; how do others fare?
+    Flood {
+        /// SYNs per second.
+        #[arg(long, default_value_t = 50_000)]
+        rate: u32,
+        /// New connections of the neighbour's, in each of four runs.
+        #[arg(long, default_value_t = 1_000)]
+        rounds: u32,
+    },
     /// Serves behind frpc in a kept lab.
     #[command(hide = true)]
     Backend {
@@ -57,6 +73,12 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Demo(demo) if demo.what.is_some() => down(demo.lab),
         Command::Demo(demo) => play(&demo),
+        Command::Revoke { rounds } => hostile(|| revoke::play(rounds)),
+        Command::Flood { rate, rounds } => hostile(|| {
+            logins::play(std::time::Duration::from_secs(10))?;
+            readers::play(1000, 100)?;
+            flood::play(rate, rounds)
+        }),
         Command::Backend { tcp, udp } => Backend::serve_for_ever(tcp, udp).map(|()| true),
     };
     // A signal's exit code goes before ours.
@@ -69,6 +91,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Plays what has a lab of its own.
+fn hostile(play: impl FnOnce() -> Result<()>) -> Result<bool> {
+    lab::watch_signals()?;
+    play().map(|()| true)
 }
 
 fn play(demo: &Demo) -> Result<bool> {

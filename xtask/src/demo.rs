@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::signals::{Ended, supervise};
 use crate::{bpf, leftovers, machine, root, setup, step, target};
@@ -51,6 +51,19 @@ pub(crate) fn run(args: &Args) -> Result<u8> {
             code.with_context(|| format!("totoro-lab ended by a signal ({status})"))
         }
         Ended::Signal(signal) => Ok(128 + signal as u8),
+    }
+}
+
+/// Builds everything, then has `totoro-lab` play one of its long runs.
+pub(crate) fn lab(what: &str, args: &[&str]) -> Result<()> {
+    setup::run()?;
+    bpf::build()?;
+    build()?;
+    let mut lab = Command::new(target().join("debug/totoro-lab"));
+    match supervise(lab.arg(what).args(args))? {
+        Ended::Itself(status) if status.success() => Ok(()),
+        Ended::Itself(status) => bail!("{what} failed ({status})"),
+        Ended::Signal(signal) => bail!("ended by {signal}"),
     }
 }
 

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{root, schemathesis, target, vm};
+use crate::{demo, root, schemathesis, target, vm};
 
 /// Long runs.
 #[derive(Debug, clap::Subcommand)]
@@ -21,6 +21,21 @@ pub(crate) enum Soak {
     Power {
         /// How often.
         #[arg(long, default_value_t = 400)]
+        rounds: u32,
+    },
+    /// Invites revoked in use, by every way that frpc may take: from the answer to the last byte.
+    Revoke {
+        /// Rounds of each way.
+        #[arg(long, default_value_t = 200)]
+        rounds: u16,
+    },
+    /// Floods of SYNs, logins, and readers that read nothing: how do an invite's neighbours fare?
+    Flood {
+        /// SYNs per second.
+        #[arg(long, default_value_t = 50_000)]
+        rate: u32,
+        /// New connections of the neighbour's, in each run.
+        #[arg(long, default_value_t = 1000)]
         rounds: u32,
     },
     /// schemathesis against the control plane: does it answer what it documents, and nothing else?
@@ -42,6 +57,11 @@ pub(crate) fn run(soak: &Soak) -> Result<()> {
         Soak::Power { rounds } => {
             let env = [("TOTORO_POWER_ROUNDS", rounds.to_string())];
             control("power::acknowledged", &[], &env)
+        }
+        Soak::Revoke { rounds } => demo::lab("revoke", &["--rounds", &rounds.to_string()]),
+        Soak::Flood { rate, rounds } => {
+            let (rate, rounds) = (rate.to_string(), rounds.to_string());
+            demo::lab("flood", &["--rate", &rate, "--rounds", &rounds])
         }
         Soak::Api { cases } => {
             schemathesis::install()?;

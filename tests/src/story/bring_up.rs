@@ -11,7 +11,7 @@ use super::world::{CONTROL, FRPS_PORT, POOL, TICKET_TTL_S, World, ms, within};
 use crate::lab::{NODE_CLIENT_V4, Place};
 use crate::report::Report;
 
-pub(super) fn play(world: &mut World, report: &mut Report) {
+pub(crate) fn play(world: &mut World, report: &mut Report) {
     report.check("control plane on sled answers", || control(world));
     report.check("node enrolled with a one-time token", || enrol(world));
     report.check("the token is good only once", || token_again(world));
@@ -121,6 +121,9 @@ fn node(world: &mut World) -> Result<String> {
         text = set(&text, key, &format!("{value:?}"));
     }
     text = set(&text, "interfaces", r#"["cl0", "us0"]"#);
+    for (key, value) in &world.settings {
+        text = set(&text, key, value);
+    }
     fs::write(&config, text).context("write node.toml")?;
 
     let begun = Instant::now();
@@ -164,13 +167,14 @@ fn set(text: &str, key: &str, value: &str) -> String {
         .join("\n")
 }
 
-fn frps(world: &mut World) -> Result<String> {
+pub(crate) fn frps(world: &mut World) -> Result<String> {
     let printed = world.node_cli(&["frps-config"])?.ok()?;
     ensure!(
         printed.contains("httpPlugins"),
         "no plugin in the configuration"
     );
     let path = world.lab.file("node/frps.toml");
+    let printed = format!("{}{printed}", world.frps_more);
     fs::write(&path, printed).context("write frps.toml")?;
     let mut command = world.lab.command(&world.lab.tools.frps);
     command.arg("-c").arg(path).env("GODEBUG", "multipathtcp=0");

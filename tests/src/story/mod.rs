@@ -5,7 +5,7 @@ mod audit;
 mod bring_up;
 mod closed_ports;
 mod conns;
-mod frpc;
+pub(crate) mod frpc;
 mod health;
 mod inspect;
 mod invites;
@@ -21,7 +21,9 @@ use anyhow::Result;
 
 use crate::lab::Lab;
 use crate::report::Report;
+pub(crate) use bring_up::{frps as start_frps, play as bring_up};
 pub use world::World;
+pub(crate) use world::{CONTROL, FRPS_PORT, within};
 
 /// One item: what it shows, and how.
 type Item = (&'static str, fn(&mut World, &mut Report));
