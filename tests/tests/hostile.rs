@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use totoro_tests::hostile::{aim, logins, revoke};
+use totoro_tests::hostile::{aim, logins, plugin, revoke};
 use totoro_tests::lab;
 
 #[test]
@@ -31,5 +31,12 @@ fn a_client_cannot_aim_the_node_at_anyone() {
 fn a_flood_of_logins_is_held_back_and_another_client_gets_in() {
     if lab::skip("a_flood_of_logins").is_some() {
         logins::play(Duration::from_secs(3)).expect("only the flood is held back");
+    }
+}
+
+#[test]
+fn hostile_input_is_refused_for_what_it_is_and_hurts_nobody() {
+    if lab::skip("hostile_input").is_some() {
+        plugin::play().expect("refused, each with its reason");
     }
 }

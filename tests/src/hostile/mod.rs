@@ -6,6 +6,7 @@ mod client;
 pub mod flood;
 mod handmade;
 pub mod logins;
+pub mod plugin;
 pub mod readers;
 pub mod revoke;
 

@@ -84,33 +84,31 @@ struct Figures {
 /// # Errors
 /// Something outlived its invite, or the lab can't be had.
 pub fn play(rounds: u16) -> Result<()> {
-    let mut table = Vec::new();
-    let muxed = world("mux", &SOON)?;
-    for (nth, case) in (0..).zip(&MUXED) {
-        table.push((case.name, series(&muxed, case, nth * rounds, rounds)?));
-    }
-    leftovers(&muxed)?;
-    drop(muxed);
+    println!("ms from the answer to a revocation, p50 / p99 of {rounds} rounds");
+    lab("mux", &SOON, &MUXED, rounds)?;
     let settings = [SOON[0], SOON[1], ("frps_tcp_mux", "false")];
-    let plain = world("nomux", &settings)?;
-    for case in &PLAIN {
-        table.push((case.name, series(&plain, case, 0, rounds)?));
-    }
-    leftovers(&plain)?;
-    drop(plain);
-    println!(
-        "\nms from the answer to a revocation, p50 / p99 of {rounds} rounds\n{:<30} {:>18} {:>18} {:>18}",
-        "way", "last byte, TCP", "last datagram", "frpc disconnected"
-    );
-    for (name, mut figures) in table {
+    lab("nomux", &settings, &PLAIN, rounds)
+}
+
+/// The cases of one lab.
+fn lab(
+    name: &str,
+    settings: &[(&'static str, &'static str)],
+    cases: &[Case],
+    rounds: u16,
+) -> Result<()> {
+    let world = world(name, settings)?;
+    for (nth, case) in (0..).zip(cases) {
+        let mut figures = series(&world, case, nth * rounds, rounds)?;
         println!(
-            "{name:<30} {:>18} {:>18} {:>18}",
+            "{}: last byte {}, last datagram {}, frpc disconnected {}",
+            case.name,
             quantiles(&mut figures.tcp),
             quantiles(&mut figures.udp),
             quantiles(&mut figures.gone)
         );
     }
-    Ok(())
+    leftovers(&world)
 }
 
 /// Ways that can't be enforced are refused at the login, and frpc says why.
@@ -185,12 +183,12 @@ fn round(world: &World, case: &Case, nth: u16) -> Result<[Duration; 3]> {
         Ok((first == [wanted]).then_some(stream))
     })?;
     let datagrams = user::datagrams(ns, to)?;
-    user::echo(ns, to, b"before").context("UDP before")?;
+    let first = within(PATIENCE, || pinged(&datagrams))?;
     let mark = client.frpc.mark();
     let stop = AtomicBool::new(false);
     let (answered, last, udp, gone) = std::thread::scope(|scope| {
         let reader = scope.spawn(|| user::read_to_death(&mut stream, Duration::from_secs(10)));
-        let pinger = scope.spawn(|| ping(&datagrams, &stop));
+        let pinger = scope.spawn(|| ping(&datagrams, first, &stop));
         std::thread::sleep(Duration::from_millis(30));
         let revoked = client.revoke(world).map(|()| Instant::now());
         let gone = client
@@ -204,7 +202,7 @@ fn round(world: &World, case: &Case, nth: u16) -> Result<[Duration; 3]> {
     });
     let (answered, gone) = (answered?, gone?);
     let (last, _) = last.ok().context("the reader panicked")??;
-    let udp = udp.ok().context("the pinger panicked")??;
+    let udp = udp.ok().context("the pinger panicked")?;
     client.frpc.kill();
     if let Some(second) = second {
         no_way_back(world, &second, &client.run_id, to)?;
@@ -245,18 +243,22 @@ fn no_way_back(world: &World, second: &HandMade, run_id: &str, to: SocketAddr) -
     Ok(())
 }
 
-/// Sends a datagram every millisecond until told to stop; when the last answer came.
-fn ping(socket: &UdpSocket, stop: &AtomicBool) -> Result<Instant> {
+/// Sends a datagram and waits a millisecond for an answer; when it came.
+fn pinged(socket: &UdpSocket) -> Result<Option<Instant>> {
     socket.set_read_timeout(Some(Duration::from_millis(1)))?;
-    let mut last = None;
+    // A refusal by ICMP is an error of the next call.
+    let _ = socket.send(b"ping");
+    Ok(socket.recv(&mut [0; 16]).is_ok().then(Instant::now))
+}
+
+/// Does so until told to stop; when the last answer came.
+fn ping(socket: &UdpSocket, mut last: Instant, stop: &AtomicBool) -> Instant {
     while !stop.load(Ordering::SeqCst) {
-        // A refusal by ICMP is an error of the next call.
-        let _ = socket.send(b"ping");
-        if socket.recv(&mut [0; 16]).is_ok() {
-            last = Some(Instant::now());
+        if let Ok(Some(at)) = pinged(socket) {
+            last = at;
         }
     }
-    last.context("UDP was never answered")
+    last
 }
 
 /// After all of it nobody's connection is left, and frps's port listens.

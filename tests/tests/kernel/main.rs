@@ -11,6 +11,7 @@ mod frames;
 mod full;
 mod interfaces;
 mod lapse;
+mod memory;
 mod mending;
 mod packets;
 mod page;

@@ -46,12 +46,12 @@ pub(in crate::cli) async fn lines(config: &Config, pool: &Pool) -> Vec<Line> {
             format!("{error:#}; start it with what `totoro-node frps-config` prints"),
         )),
     }
-    lines.extend(processes());
+    lines.extend(processes(config.max_conns_total));
     lines
 }
 
 /// What the running frps processes are like. Others' can't be looked into without root.
-fn processes() -> Vec<Line> {
+fn processes(max_conns_total: u32) -> Vec<Line> {
     let Ok(all) = procfs::process::all_processes() else {
         return Vec::new();
     };
@@ -59,7 +59,7 @@ fn processes() -> Vec<Line> {
     let ours = |process: &Process| same_netns(process).unwrap_or(false);
     all.filter_map(Result::ok)
         .filter(|process| is_frps(process) && ours(process))
-        .flat_map(|process| [mptcp(&process), memory(&process)])
+        .flat_map(|process| [mptcp(&process), memory(&process, max_conns_total)])
         .collect()
 }
 
@@ -89,23 +89,37 @@ fn mptcp(process: &Process) -> Line {
     )
 }
 
-/// How many connections fit the memory that frps may use.
-fn memory(process: &Process) -> Line {
+/// Whether the connections that the node bears fit the memory that frps may use.
+fn memory(process: &Process, max_conns_total: u32) -> Line {
     let limit = memory_limit(process)
         .or_else(|| {
             let memory = procfs::Current::current().ok();
             memory.map(|memory: procfs::Meminfo| memory.mem_total)
         })
         .unwrap_or(0);
-    Line::new(
-        "frps memory",
-        format!("{} MiB", limit >> 20),
-        Status::Ok,
-        format!(
-            "fits {} connections that read nothing (12 MiB each); keep the sum of max_conns below",
-            limit / PER_CONNECTION
+    let target = format!("{} MiB", limit >> 20);
+    let fit = limit / PER_CONNECTION;
+    match u64::from(max_conns_total) {
+        0 => Line::new(
+            "frps memory",
+            target,
+            Status::Ok,
+            format!(
+                "fits {fit} connections that read nothing (12 MiB each); set max_conns_total to no \
+                 more, or keep the sum of max_conns below"
+            ),
         ),
-    )
+        total => Line::must(
+            "frps memory",
+            target,
+            total <= fit,
+            &format!("fits {fit} connections that read nothing; max_conns_total is {total}"),
+            &format!(
+                "fits {fit} connections that read nothing (12 MiB each), and max_conns_total is \
+                 {total}; lower it, or raise frps's MemoryMax"
+            ),
+        ),
+    }
 }
 
 /// `memory.max` of the process's cgroup, or of the nearest one above it that has one.
