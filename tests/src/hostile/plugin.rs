@@ -227,7 +227,7 @@ fn many(world: &World) -> Result<()> {
             .map(|_| {
                 scope.spawn(|| {
                     let asked = (0..EACH).map(|_| ask(world, "Login", body.as_bytes()));
-                    asked.filter(|answer| is_refusal(answer)).count()
+                    asked.filter(is_refusal).count()
                 })
             })
             .collect();
