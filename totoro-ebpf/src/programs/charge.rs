@@ -15,8 +15,8 @@ use crate::maps::{PORT_USAGE, PORTS, SOURCES, TENANTS, USAGE};
 pub(super) const BPF_NOEXIST: u64 = 1;
 /// What an insert with `BPF_NOEXIST` says of a key that is there.
 pub(super) const EEXIST: i32 = -17;
-/// Count of a source that is being removed: above any limit.
-const FORGOTTEN: u64 = u64::MAX;
+/// Count of a source that is being removed: above any limit, and far from both ends.
+const FORGOTTEN: u64 = 1 << 63;
 
 /// Judges again and charges: the reason why the connection is one too many, or 0. Nothing stays
 /// charged when it is.
@@ -187,6 +187,22 @@ fn discharge_node() {
     }
 }
 
+/// The key of a source. Copied first and narrowed then: bytes that are picked from a pointer of unknown
+/// alignment would take the stack that the meter does not have.
+#[inline(always)]
+fn source_key(remote: &Addr, tenant: u32, kind: u32) -> SourceKey {
+    let mut key = SourceKey {
+        prefix: *remote,
+        tenant,
+        kind,
+    };
+    if !prefix::is_v4(&key.prefix) {
+        let [a, b, c, d, e, f, g, h, ..] = key.prefix;
+        key.prefix = [a, b, c, d, e, f, g, h, 0, 0, 0, 0, 0, 0, 0, 0];
+    }
+    key
+}
+
 /// Counts a connection (or flow, by `kind`) on its source (tenant 0: frps's own port): the reason's
 /// number when it is one too many, or 0.
 #[inline(never)]
@@ -199,11 +215,7 @@ pub(super) fn charge_source(remote: &Addr, tenant: u32, kind: u32, max: u32, at:
     if max == 0 {
         return over;
     }
-    let key = SourceKey {
-        prefix: prefix::source(remote),
-        tenant,
-        kind,
-    };
+    let key = source_key(remote, tenant, kind);
     let fresh = Source {
         conns: 1,
         last_ns: at,
@@ -219,14 +231,18 @@ pub(super) fn charge_source(remote: &Addr, tenant: u32, kind: u32, max: u32, at:
         let Some(source) = SOURCES.get_ptr_mut(&key) else {
             continue;
         };
-        // SAFETY: aligned fields of a live map value.
+        // SAFETY: aligned fields of a live map value. Added and taken back, without a loop of tries:
+        // those cost the stack of the meter, which calls this. What stands too high for a moment
+        // refuses somebody at worst.
         unsafe {
-            (*source).last_ns = at;
             let conns = &raw mut (*source).conns;
-            if atomic::update(conns, |n| (n < max as u64).then_some(n + 1)) {
+            let before = atomic::add(conns, 1);
+            if before < max as u64 {
+                (*source).last_ns = at;
                 return 0;
             }
-            if atomic::load(conns) != FORGOTTEN {
+            atomic::sub(conns, 1);
+            if before < FORGOTTEN {
                 return over;
             }
         }
@@ -249,11 +265,7 @@ pub(super) fn forget_source(key: &SourceKey) -> bool {
 
 #[inline(never)]
 pub(super) fn discharge_source(remote: &Addr, tenant: u32, kind: u32, at: u64) {
-    let key = SourceKey {
-        prefix: prefix::source(remote),
-        tenant,
-        kind,
-    };
+    let key = source_key(remote, tenant, kind);
     discharge_key(&key, at);
 }
 

@@ -130,10 +130,22 @@ fn answer(key: &FlowKey, lease: &Lease, tenant: &Tenant, at: u64) -> u32 {
 /// [`ANSWERED_ELSEWHERE`].
 #[inline(never)]
 fn promote(key: &FlowKey, lease: &Lease, tenant: &Tenant) -> u32 {
-    // SAFETY: copied at once.
-    let Some(candidate) = (unsafe { CANDIDATES.get(key) }).copied() else {
+    // The flow is built in one place, before anything else: a copy of the candidate beside it would
+    // pass the 512 bytes of stack.
+    let mut flow = Flow {
+        tenant: lease.tenant,
+        lease: lease.lease,
+        state: FLOW_ANSWERED,
+        parent: tenant.parent,
+        ..Flow::default()
+    };
+    // SAFETY: each field is read once.
+    let Some(candidate) = (unsafe { CANDIDATES.get(key) }) else {
         return Reason::ReplyOnly.number();
     };
+    flow.opened_ns = candidate.opened_ns;
+    flow.last_ns = candidate.last_ns;
+    flow.bytes_in = candidate.bytes_in;
     if !charge(lease.tenant, tenant.max_flows) {
         return Reason::MaxFlows.number();
     }
@@ -146,13 +158,6 @@ fn promote(key: &FlowKey, lease: &Lease, tenant: &Tenant) -> u32 {
             return Reason::PublicFull.number();
         }
     }
-    let flow = Flow {
-        tenant: lease.tenant,
-        lease: lease.lease,
-        state: FLOW_ANSWERED,
-        parent: tenant.parent,
-        ..candidate
-    };
     if FLOWS.insert(key, &flow, BPF_NOEXIST).is_err() {
         // Another CPU was first, or the table is full.
         discharge(lease.tenant);
