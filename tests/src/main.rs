@@ -1,7 +1,7 @@
 //! `totoro-lab`: the demo.
 
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
@@ -37,6 +37,13 @@ enum Command {
         /// New connections of the neighbour's, in each of four runs.
         #[arg(long, default_value_t = 1_000)]
         rounds: u32,
+    },
+    /// SIGKILL of daemon and control plane under load: the kernel goes on by itself.
+    #[command(hide = true)]
+    Headless {
+        /// How long both are away.
+        #[arg(long, default_value_t = 18)]
+        seconds: u64,
     },
     /// Serves behind frpc in a kept lab.
     #[command(hide = true)]
@@ -75,10 +82,11 @@ fn main() -> ExitCode {
         Command::Demo(demo) => play(&demo),
         Command::Revoke { rounds } => hostile(|| revoke::play(rounds)),
         Command::Flood { rate, rounds } => hostile(|| {
-            logins::play(std::time::Duration::from_secs(10))?;
+            logins::play(Duration::from_secs(10))?;
             readers::play(1000, 100)?;
             flood::play(rate, rounds)
         }),
+        Command::Headless { seconds } => headless(Duration::from_secs(seconds)),
         Command::Backend { tcp, udp } => Backend::serve_for_ever(tcp, udp).map(|()| true),
     };
     // A signal's exit code goes before ours.
@@ -99,7 +107,8 @@ fn hostile(play: impl FnOnce() -> Result<()>) -> Result<bool> {
     play().map(|()| true)
 }
 
-fn play(demo: &Demo) -> Result<bool> {
+/// A lab, whose name is `tag` or made up.
+fn raise(tag: Option<String>, keep: bool) -> Result<Lab> {
     let tools = Tools::locate()?;
     tools.require()?;
     lab::watch_signals()?;
@@ -107,15 +116,21 @@ fn play(demo: &Demo) -> Result<bool> {
     rustls::crypto::ring::default_provider()
         .install_default()
         .ok();
+    let tag = tag.unwrap_or_else(|| lab::new_tag('d'));
+    Lab::raise(tools, Options { tag, keep })
+}
+
+fn headless(lasts: Duration) -> Result<bool> {
+    let lab = raise(std::env::var("TOTORO_TEST_TAG").ok(), false)?;
+    println!("logs in {}", lab.dir.display());
+    let mut report = Report::new(false);
+    drop(story::headless::play(lab, &mut report, lasts)?);
+    Ok(report.finish())
+}
+
+fn play(demo: &Demo) -> Result<bool> {
     let begun = Instant::now();
-    let tag = demo.tag.clone().unwrap_or_else(|| lab::new_tag('d'));
-    let lab = Lab::raise(
-        tools,
-        Options {
-            tag,
-            keep: demo.keep,
-        },
-    )?;
+    let lab = raise(demo.tag.clone(), demo.keep)?;
     let mut report = Report::new(demo.json);
     if !demo.json {
         println!(

@@ -4,6 +4,25 @@ use std::process::{Command, Stdio};
 
 use totoro_tests::lab;
 
+/// The short form of `cargo xtask soak headless`.
+#[test]
+fn users_do_not_notice_that_nobody_is_there() {
+    if lab::skip("users_do_not_notice_that_nobody_is_there").is_none() {
+        return;
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_totoro-lab"))
+        .arg("headless")
+        .env("TOTORO_TEST_TAG", format!("{}-hl", lab::run_tag()))
+        .stdin(Stdio::null())
+        .output()
+        .expect("totoro-lab starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    println!("{text}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}\n{said}");
+    assert!(text.trim_end().ends_with(" 0 failed"), "{text}");
+}
+
 /// Plays it in a process of its own, as `cargo xtask demo` does: exit code and last line count.
 #[test]
 fn the_story_holds() {

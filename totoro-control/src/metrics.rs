@@ -40,6 +40,11 @@ struct To {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Kind {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct State {
     state: &'static str,
 }
@@ -49,6 +54,8 @@ struct State {
 pub struct Now {
     /// Nodes, by every state there is.
     pub nodes: Vec<(&'static str, i64)>,
+    /// Records that are kept decoded, by kind.
+    pub decoded: Vec<(&'static str, usize)>,
     /// Open streams and long polls of nodes.
     pub watchers: usize,
     /// Commits that wait for the store's writer.
@@ -71,6 +78,7 @@ pub struct Metrics {
     refusals: Family<ByReason, Counter>,
     tickets: Family<To, Counter>,
     nodes: Family<State, Gauge>,
+    decoded: Family<Kind, Gauge>,
     watchers: Gauge,
     queued: Gauge,
     audit_waiting: Gauge,
@@ -92,6 +100,7 @@ impl Metrics {
             refusals: Family::default(),
             tickets: Family::default(),
             nodes: Family::default(),
+            decoded: Family::default(),
             watchers: Gauge::default(),
             queued: Gauge::default(),
             audit_waiting: Gauge::default(),
@@ -116,6 +125,8 @@ impl Metrics {
         all.register("refusals", "Requests refused", self.refusals.clone());
         all.register("tickets_issued", "Tickets issued", self.tickets.clone());
         all.register("nodes", "Nodes by state", self.nodes.clone());
+        let help = "Records that the read model keeps decoded";
+        all.register("read_model_records", help, self.decoded.clone());
         for (name, help, gauge) in [
             (
                 "watchers",
@@ -151,12 +162,15 @@ impl Metrics {
             commits,
             batches,
             syncs,
+            layer,
         }) = store
         {
             all.register("store_commits", "Commits made durable", commits);
             all.register("store_batch_size", "Commits per batch", batches);
             let help = "Writing a batch and syncing it";
             all.register_with_unit("store_sync", help, Unit::Seconds, syncs);
+            let help = "Changes in memory that go to sled next";
+            all.register_with_unit("store_layer", help, Unit::Bytes, layer);
         }
     }
 
@@ -195,6 +209,10 @@ impl Metrics {
     pub fn text(&self, now: &Now) -> Result<String, std::fmt::Error> {
         for &(state, count) in &now.nodes {
             self.nodes.get_or_create(&State { state }).set(count);
+        }
+        for &(kind, count) in &now.decoded {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.decoded.get_or_create(&Kind { kind }).set(count);
         }
         for (gauge, value) in [
             (&self.watchers, now.watchers as u64),

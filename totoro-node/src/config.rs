@@ -76,7 +76,7 @@ settings! {
     pin_root: PathBuf, "TOTORO_NODE_PIN_ROOT";
     /// The cgroup (v2) whose sockets are counted.
     cgroup: PathBuf, "TOTORO_NODE_CGROUP";
-    /// The kernel object.
+    /// The kernel object; empty: the one that is built in.
     object: PathBuf, "TOTORO_NODE_OBJECT";
     /// Interfaces to filter; those with a default route when absent.
     #[arg(value_delimiter = ',')]
@@ -241,8 +241,9 @@ impl Config {
                 None => crate::machine::cgroup2_root().unwrap_or_else(|| "/sys/fs/cgroup".into()),
             },
             object: match all.object {
+                // Not one beside the settings: empty is the one that is built in.
                 Some(path) => path,
-                None => find_object(),
+                None => crate::kernel::object::find(),
             },
             interfaces_found: all.interfaces.is_none(),
             interfaces: match all.interfaces {
@@ -309,17 +310,6 @@ pub fn check_control(control: &str, insecure_http: bool) -> Result<String> {
         bail!("control = {control} is no address: https://HOST[:PORT]");
     }
     Ok(control.to_owned())
-}
-
-fn find_object() -> PathBuf {
-    const NAME: &str = "totoro-ebpf.o";
-    let beside = std::env::current_exe().ok().and_then(|exe| {
-        let dir = exe.parent()?;
-        // Installed, or built in place: target/<profile>/ and target/bpf/.
-        let places = [dir.join(NAME), dir.join("../bpf").join(NAME)];
-        places.into_iter().find(|path| path.exists())
-    });
-    beside.unwrap_or_else(|| Path::new("/usr/lib/totoro").join(NAME))
 }
 
 #[cfg(test)]

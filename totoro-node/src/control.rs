@@ -13,6 +13,8 @@ use totoro_api::wire::problem::Problem;
 
 /// Every call but the long poll ends within this time.
 const CALL: Duration = Duration::from_secs(20);
+/// How long a look may take.
+const PROBE: Duration = Duration::from_secs(6);
 /// The longest body that is read, bytes.
 const MAX_BODY: usize = 32 << 20;
 
@@ -73,7 +75,10 @@ impl Control {
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("totoro-node/", env!("CARGO_PKG_VERSION")))
             .build()
-            .context("make an HTTP client")?;
+            .context(
+                "make an HTTP client (where the system has no certificates of authorities: apt-get \
+                 install ca-certificates)",
+            )?;
         Ok(Control {
             client,
             base: base.to_owned(),
@@ -133,6 +138,22 @@ impl Control {
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         let response = self.send(self.request(Method::GET, path)).await?;
         self.read(response).await
+    }
+
+    /// The control plane's time in an answer to this node's key, seconds since the epoch; `None` when
+    /// it does not tell.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn date(&self) -> Result<Option<i64>> {
+        let request = self.request(Method::GET, "/nodes/self").timeout(PROBE);
+        let response = self.send(request).await?;
+        let date = response.headers().get("date").and_then(|date| {
+            let at = httpdate::parse_http_date(date.to_str().ok()?).ok()?;
+            let since = at.duration_since(std::time::UNIX_EPOCH).ok()?;
+            i64::try_from(since.as_secs()).ok()
+        });
+        Ok(date)
     }
 
     /// GET, with the entity's tag.

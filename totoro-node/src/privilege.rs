@@ -42,6 +42,32 @@ pub fn shed() -> Result<()> {
     nix::sys::prctl::set_no_new_privs().context("give up new privileges")
 }
 
+/// Whether this thread may do what the kernel side takes.
+///
+/// # Errors
+/// Names what it lacks, and how it gets it.
+pub fn require() -> std::result::Result<(), String> {
+    let held = caps::read(None, CapSet::Effective).unwrap_or_default();
+    let lacking: Vec<String> = KEPT
+        .iter()
+        // Older than the other two, and stands for them.
+        .filter(|one| {
+            !held.contains(one)
+                && (**one == Capability::CAP_NET_ADMIN
+                    || !held.contains(&Capability::CAP_SYS_ADMIN))
+        })
+        .map(ToString::to_string)
+        .collect();
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "this process lacks {}; start it as root, or by its systemd unit, and give a container \
+         these capabilities",
+        lacking.join(", ")
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

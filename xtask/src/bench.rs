@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{root, target};
+use crate::{dist, root, target};
 
 /// What is measured.
 #[derive(Debug, clap::Subcommand)]
@@ -16,6 +16,16 @@ pub(crate) enum Bench {
         #[arg(long)]
         json: bool,
         /// Rounds, clients, events: see `-- --help`.
+        #[arg(last = true)]
+        more: Vec<String>,
+    },
+    /// The node: logins and proxies against a bare handler, changes on their way to the kernel, a node
+    /// with 10,000 tenants and 65,536 leases. As root.
+    Node {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        /// Rounds, tenants, leases: see `-- --help`.
         #[arg(last = true)]
         more: Vec<String>,
     },
@@ -37,6 +47,15 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Control { json, more } => {
             let mut bench = cargo(&["bench", "--locked", "--package", "totoro-control"]);
             bench.args(["--bench", "control", "--"]);
+            ended(bench.args(json.then_some("--json")).args(more))
+        }
+        Bench::Node { json, more } => {
+            dist::daemons(&dist::Args {
+                revision: 1,
+                dev: false,
+            })?;
+            let mut bench = cargo(&["bench", "--locked", "--package", "totoro-tests"]);
+            bench.args(["--bench", "node", "--"]);
             ended(bench.args(json.then_some("--json")).args(more))
         }
         Bench::Scale { json, more } => {

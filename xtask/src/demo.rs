@@ -54,6 +54,11 @@ pub(crate) fn run(args: &Args) -> Result<u8> {
     }
 }
 
+/// The lab without daemon and control plane, for so long.
+pub(crate) fn headless(minutes: u64) -> Result<()> {
+    lab("headless", &["--seconds", &(60 * minutes).to_string()])
+}
+
 /// Builds everything, then has `totoro-lab` play one of its long runs.
 pub(crate) fn lab(what: &str, args: &[&str]) -> Result<()> {
     setup::run()?;

@@ -1,10 +1,18 @@
-//! The workspace's commands: `cargo xtask setup|build-ebpf|demo|test|check|tidy|deny|soak|bench`.
+//! The workspace's commands: `cargo xtask setup|build-ebpf|demo|test|check|tidy|deny|soak|bench|
+//! dist|deploy`.
 
 mod bench;
 mod bpf;
 mod demo;
 mod deny;
+mod deploy;
+
+mod dist;
+mod fresh;
+
 mod frp;
+mod install;
+
 mod leftovers;
 mod machine;
 mod owner;
@@ -35,7 +43,9 @@ Examples:
   cargo xtask demo                 the whole story on this machine, in network namespaces
   cargo xtask test                 every test; needs root and a kernel with BPF
   cargo xtask test --quick         what needs no root
-  cargo xtask test --no-setup expiry   only the tests whose name has `expiry`"
+  cargo xtask test --no-setup expiry   only the tests whose name has `expiry`
+  cargo xtask dist                 packages for Debian and a tarball, in target/dist
+  cargo xtask deploy --dry-run n1.example.org   would that machine take it?"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -65,6 +75,10 @@ enum Command {
     /// How fast it is, in a release build.
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Release builds as packages (.deb) and as a tarball, with their checksums, in target/dist.
+    Dist(dist::Args),
+    /// Installs a package of target/dist on machines, over ssh; rolls back where it is not well then.
+    Deploy(deploy::Args),
 }
 
 fn main() -> ExitCode {
@@ -78,6 +92,8 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run().map(|()| 0),
         Command::Deny => deny::all().map(|()| 0),
         Command::Bench(which) => bench::run(&which).map(|()| 0),
+        Command::Dist(args) => dist::run(&args).map(|()| 0),
+        Command::Deploy(args) => deploy::run(&args).map(|()| 0),
         Command::Soak(which) => soak::run(&which).map(|()| 0),
     };
     owner::hand_back();

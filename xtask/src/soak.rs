@@ -4,13 +4,20 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{demo, root, schemathesis, target, vm};
+use crate::{demo, install, root, schemathesis, target};
 
 /// Long runs.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Soak {
-    /// The kernel tests on Debian 12's own kernel (6.1), in qemu.
-    OldKernel,
+    /// Packages on a fresh Debian with its own systemd: install, run, upgrade by ssh, roll back, purge.
+    Install {
+        /// Packages of a release build, as they are shipped.
+        #[arg(long)]
+        optimised: bool,
+        /// Packages that an earlier run left in target/dist, as they are.
+        #[arg(long, conflicts_with = "optimised")]
+        as_is: bool,
+    },
     /// SIGKILL of the control plane under load: is all there that was acknowledged?
     Durability {
         /// How often.
@@ -38,6 +45,12 @@ pub(crate) enum Soak {
         #[arg(long, default_value_t = 1000)]
         rounds: u32,
     },
+    /// SIGKILL of the node's daemon and of the control plane, with users on: the kernel goes on.
+    Headless {
+        /// How long both are away.
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+    },
     /// schemathesis against the control plane: does it answer what it documents, and nothing else?
     Api {
         /// Cases of each call and phase.
@@ -49,7 +62,7 @@ pub(crate) enum Soak {
 /// Runs one of them.
 pub(crate) fn run(soak: &Soak) -> Result<()> {
     match soak {
-        Soak::OldKernel => vm::run(),
+        Soak::Install { optimised, as_is } => install::run(*optimised, *as_is),
         Soak::Durability { rounds } => {
             let env = [("TOTORO_DURABILITY_ROUNDS", rounds.to_string())];
             control("durability::acknowledged", &[], &env)
@@ -63,6 +76,7 @@ pub(crate) fn run(soak: &Soak) -> Result<()> {
             let (rate, rounds) = (rate.to_string(), rounds.to_string());
             demo::lab("flood", &["--rate", &rate, "--rounds", &rounds])
         }
+        Soak::Headless { minutes } => demo::headless(*minutes),
         Soak::Api { cases } => {
             schemathesis::install()?;
             schemathesis::run(*cases)

@@ -1,6 +1,6 @@
-//! `soak old-kernel`: the kernel tests on Debian 12's own kernel (6.1), in qemu.
+//! `test --kernel 6.1`: the kernel tests on Debian 12's own kernel, in qemu.
 //!
-//! The machine is an initramfs: busybox, `ip`, `bpftool`, the test binary with its libraries, and
+//! The machine is an initramfs: busybox, `ip`, `tc`, `bpftool`, the test binary with its libraries, and
 //! the modules that the tests need. Emulated (no /dev/kvm), it takes about two minutes.
 
 use std::fs;
@@ -23,11 +23,14 @@ const MODULES: &[&str] = &[
     "net/sched/cls_bpf",
 ];
 
-/// Longer than the slowest run seen (75 s of tests) on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(1800);
+/// The kernels that there are.
+pub(crate) const KERNELS: [&str; 1] = ["6.1"];
 
-/// Runs the tests there.
-pub(crate) fn run() -> Result<()> {
+/// Longer than the slowest run seen on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(1200);
+
+/// Runs the tests there whose names have one of these words; all without any.
+pub(crate) fn run(words: &[String]) -> Result<()> {
     let mut apt = Apt::default();
     for (tool, package) in [
         ("qemu-system-x86_64", "qemu-system-x86"),
@@ -42,7 +45,7 @@ pub(crate) fn run() -> Result<()> {
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     let kernel = kernel(&dir, &mut apt)?;
     bpf::build()?;
-    let initrd = initrd(&dir, &kernel, &test_binary()?)?;
+    let initrd = initrd(&dir, &kernel, &test_binary()?, words)?;
     boot(&dir, &kernel, &initrd)
 }
 
@@ -110,7 +113,7 @@ fn test_binary() -> Result<PathBuf> {
 }
 
 /// Packs the machine.
-fn initrd(dir: &Path, kernel: &Path, tests: &Path) -> Result<PathBuf> {
+fn initrd(dir: &Path, kernel: &Path, tests: &Path, words: &[String]) -> Result<PathBuf> {
     let tree = dir.join("root");
     fs::remove_dir_all(&tree).ok();
     for sub in ["bin", "proc", "sys", "dev", "tmp", "modules"] {
@@ -118,7 +121,7 @@ fn initrd(dir: &Path, kernel: &Path, tests: &Path) -> Result<PathBuf> {
     }
     let busybox = path::find("busybox").context("busybox is not in PATH")?;
     fs::copy(busybox, tree.join("bin/busybox")).context("copy busybox")?;
-    for tool in ["ip", "bpftool"] {
+    for tool in ["ip", "tc", "bpftool"] {
         let path = path::find(tool).with_context(|| format!("{tool} is not in PATH"))?;
         install(&path, &tree.join("bin").join(tool), &tree)?;
     }
@@ -138,13 +141,19 @@ fn initrd(dir: &Path, kernel: &Path, tests: &Path) -> Result<PathBuf> {
         load += &format!("busybox insmod /modules/{name}\n");
     }
     let init = tree.join("init");
+    let plain = |word: &&String| {
+        word.bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_:".contains(&b))
+    };
+    let words: Vec<&str> = words.iter().filter(plain).map(String::as_str).collect();
+    let words = words.join(" ");
     let script = format!(
         "#!/bin/busybox sh\nexport PATH=/bin\n\
          busybox mount -t proc proc /proc; busybox mount -t sysfs sys /sys\n\
          busybox mount -t devtmpfs dev /dev\n\
          busybox mount -t cgroup2 cgroup2 /sys/fs/cgroup; busybox mount -t bpf bpf /sys/fs/bpf\n\
          {load}busybox uname -r\n\
-         TOTORO_REQUIRE_KERNEL=1 TOTORO_OBJECT=/totoro-ebpf.o kernel-tests --test-threads 1 2>&1\n\
+         TOTORO_REQUIRE_KERNEL=1 TOTORO_OBJECT=/totoro-ebpf.o kernel-tests --test-threads 1 {words} 2>&1\n\
          echo \"machine-done $?\"\nbusybox poweroff -f\n"
     );
     fs::write(&init, script).context("write the machine's init")?;

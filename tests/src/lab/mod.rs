@@ -22,8 +22,10 @@ mod tools;
 
 use std::ffi::OsStr;
 use std::fs;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -215,7 +217,27 @@ impl Lab {
     ///
     /// # Errors
     /// It can't be started.
-    pub fn start(&self, place: Place, name: &str, command: Command) -> Result<Process> {
+    pub fn start(&self, place: Place, name: &str, mut command: Command) -> Result<Process> {
+        command.stdin(Stdio::null());
+        self.start_command(place, name, command)
+    }
+
+    /// The same, with a socket as its standard input.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub fn start_with(
+        &self,
+        place: Place,
+        name: &str,
+        mut command: Command,
+        socket: TcpListener,
+    ) -> Result<Process> {
+        command.stdin(OwnedFd::from(socket));
+        self.start_command(place, name, command)
+    }
+
+    fn start_command(&self, place: Place, name: &str, command: Command) -> Result<Process> {
         let (place, left) = (self.place(place)?, Arc::clone(&self.left));
         Process::start(place, name, &self.dir, command, left)
     }

@@ -43,7 +43,6 @@ impl Process {
             .open(&log)
             .with_context(|| format!("create {}", log.display()))?;
         command
-            .stdin(Stdio::null())
             .stderr(out.try_clone().context("clone the log")?)
             .stdout(out);
         place.apply(&mut command);

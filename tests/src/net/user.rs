@@ -28,9 +28,16 @@ pub fn at(ip: &str, port: u16) -> Result<SocketAddr> {
 /// # Errors
 /// Refused, dropped, or no route.
 pub fn connect(ns: &Netns, to: SocketAddr) -> Result<TcpStream> {
-    let stream = ns.run(|| {
-        TcpStream::connect_timeout(&to, PATIENCE).with_context(|| format!("connect to {to}"))
-    })?;
+    ns.run(|| connect_here(to))
+}
+
+/// The same, from where the calling thread is.
+///
+/// # Errors
+/// Refused, dropped, or no route.
+pub fn connect_here(to: SocketAddr) -> Result<TcpStream> {
+    let stream =
+        TcpStream::connect_timeout(&to, PATIENCE).with_context(|| format!("connect to {to}"))?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;

@@ -52,17 +52,28 @@ fn control(world: &mut World) -> Result<String> {
             init
         })?
         .ok()?;
+    serve(world)?;
+    let db = dir.join("data");
+    ensure!(db.is_dir(), "{} is not there", db.display());
+    Ok(ms(begun.elapsed()))
+}
+
+/// Starts the control plane on what is there.
+pub(super) fn serve(world: &mut World) -> Result<()> {
+    let mark = world
+        .lab
+        .file("control.log")
+        .metadata()
+        .map_or(0, |log| log.len());
     let mut serve = world.lab.command(&world.lab.tools.control);
     serve
         .arg("serve")
         .arg("--config")
-        .arg(dir.join("control.toml"));
+        .arg(world.lab.file("control/control.toml"));
     let mut control = world.lab.start(Place::Node, "control", serve)?;
-    control.wait_line("listening", Duration::from_secs(10))?;
+    control.wait_after(mark, "listening", Duration::from_secs(10))?;
     world.control = Some(control);
-    let db = dir.join("data");
-    ensure!(db.is_dir(), "{} is not there", db.display());
-    Ok(ms(begun.elapsed()))
+    Ok(())
 }
 
 fn enrol(world: &mut World) -> Result<String> {
@@ -130,7 +141,7 @@ fn node(world: &mut World) -> Result<String> {
     let mut node = world
         .lab
         .start(Place::Node, "node", world.node_command(&["run"]))?;
-    node.wait_line("ready", Duration::from_secs(15))?;
+    node.wait_line("ready", Duration::from_secs(30))?;
     world.node = Some(node);
     let took = begun.elapsed();
     let pins = fs::read_dir(world.lab.pin_root()).context("the pins' directory")?;

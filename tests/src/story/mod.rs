@@ -6,15 +6,18 @@ mod bring_up;
 mod closed_ports;
 mod conns;
 pub(crate) mod frpc;
+pub mod headless;
 mod health;
 mod inspect;
 mod invites;
+mod kernel;
 mod public;
 mod refusals;
 mod revoke;
 mod tickets;
 mod tunnel;
 mod usage;
+mod users;
 mod world;
 
 use anyhow::Result;

@@ -46,7 +46,7 @@ pub(super) fn play(world: &mut World, report: &mut Report) {
 }
 
 /// A visitor's file: no code, the node's name as the secret.
-fn file(world: &World, proxies: &[Proxy]) -> String {
+pub(super) fn file(world: &World, proxies: &[Proxy]) -> String {
     let head = format!(
         "serverAddr = \"{NODE_CLIENT_V4}\"\nserverPort = {FRPS_PORT}\nuser = \"visitor\"\n\
          auth.method = \"oidc\"\nauth.oidc.clientID = \"totoro\"\n\

@@ -186,3 +186,48 @@ fn an_interface_that_vanishes_costs_its_filter_and_nothing_else() {
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     });
 }
+
+/// What the interface has for queues and filters, as an operator sees it.
+fn qdiscs(interface: &str) -> String {
+    let shown = std::process::Command::new("tc")
+        .args(["qdisc", "show", "dev", interface])
+        .output()
+        .expect("tc runs");
+    String::from_utf8_lossy(&shown.stdout).into_owned()
+}
+
+#[test]
+fn an_uninstallation_takes_back_the_qdiscs_that_were_added_and_leaves_an_operators() {
+    let Some(node) = Node::new("qdiscs") else {
+        return;
+    };
+    // Interfaces that come after the first load, so that there is a before.
+    let options = node.options();
+    node.run(move |kernel| {
+        drop(kernel);
+        totoro_node::kernel::uninstall(&options.pin_root).expect("uninstall");
+        ip(&[
+            "link", "add", "ours0", "type", "veth", "peer", "name", "theirs0",
+        ]);
+        let add = ["qdisc", "add", "dev", "theirs0", "clsact"];
+        assert!(
+            std::process::Command::new("tc")
+                .args(add)
+                .status()
+                .expect("tc")
+                .success()
+        );
+        let before = ["ours0", "theirs0"].map(qdiscs);
+        let mut options = options.clone();
+        options.interfaces = ["ours0", "theirs0"].map(str::to_owned).into();
+        options.xdp = XdpMode::Off;
+        drop(Kernel::load(&options).expect("loads"));
+        let programs = totoro_node::kernel::attached_programs(&options.pin_root);
+        assert!(!programs.is_empty());
+        totoro_node::kernel::uninstall(&options.pin_root).expect("uninstall");
+        assert_eq!(["ours0", "theirs0"].map(qdiscs), before);
+        assert!(!options.pin_root.exists(), "nothing is pinned");
+        let left = totoro_node::kernel::still_loaded(&programs).expect("listed");
+        assert!(left.is_empty(), "{left:?}");
+    });
+}

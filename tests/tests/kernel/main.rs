@@ -1,10 +1,12 @@
 //! The kernel programs: packets through `BPF_PROG_TEST_RUN`, and real sockets in namespaces.
 
+mod abis;
 mod bans;
 mod canary;
 mod control;
 mod daemon;
 mod figures;
+mod flood;
 mod flows;
 mod forged;
 mod frames;
@@ -13,6 +15,7 @@ mod interfaces;
 mod lapse;
 mod memory;
 mod mending;
+mod neighbours;
 mod packets;
 mod page;
 mod pins;
@@ -21,8 +24,12 @@ mod sockets;
 mod support;
 mod surplus;
 mod table;
+mod tampered;
 mod tcp;
+mod theirs;
 mod total;
 mod udp;
+mod upgrade;
+mod verified;
 mod watch;
 mod wire;

@@ -10,13 +10,13 @@ use totoro_node::kernel::{Inspector, Kernel, KernelOptions};
 use crate::support::{self, Node};
 
 /// Why it does not load.
-fn refusal(options: &KernelOptions) -> String {
+pub(crate) fn refusal(options: &KernelOptions) -> String {
     let error = Kernel::load(options).err().expect("refused");
     support::chain(&error)
 }
 
 /// Creates a map and pins it in the place of another.
-fn pin_map(root: &Path, name: &str, def: aya_obj::maps::bpf_map_def) {
+pub(crate) fn pin_map(root: &Path, name: &str, def: aya_obj::maps::bpf_map_def) {
     let object = aya_obj::Map::Legacy(aya_obj::maps::LegacyMap {
         section_index: 0,
         section_kind: aya_obj::EbpfSectionKind::Maps,
@@ -116,28 +116,9 @@ fn a_directory_that_is_somebody_elses_is_refused() {
     });
 }
 
-fn link(root: &Path, name: &str) -> FdLink {
+pub(crate) fn link(root: &Path, name: &str) -> FdLink {
     let path = root.join("v1/links").join(name);
     PinnedLink::from_pin(path).expect("pinned").into()
-}
-
-#[test]
-fn programs_of_another_version_are_not_joined() {
-    let Some(node) = Node::new("abis") else {
-        return;
-    };
-    let options = node.options();
-    node.run(move |kernel| {
-        let other = options.pin_root.join("v0/links");
-        std::fs::create_dir_all(&other).expect("directory");
-        // One that holds nothing is no harm.
-        drop(kernel);
-        drop(Kernel::load(&options).expect("nothing is attached there"));
-        let pin = link(&options.pin_root, "totoro_conns").pin(other.join("totoro_conns"));
-        pin.expect("pin");
-        let why = refusal(&options);
-        assert!(why.contains("v0") && why.contains("uninstall"), "{why}");
-    });
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use aya::maps::{MapData, MapInfo};
 use totoro_api::ports::{Pool, PortRange};
 use totoro_ebpf::abi;
-use totoro_node::kernel::{Kernel, KernelOptions, XdpMode};
+use totoro_node::kernel::{Abi, Kernel, KernelOptions, XdpMode};
 use totoro_tests::lab;
 
 /// frps's own port in these tests.
@@ -29,6 +29,28 @@ pub(crate) fn object(test: &str) -> Option<PathBuf> {
     lab::able(test, &missing).then_some(path)
 }
 
+/// What a node loads with: ports 20000 to 20009 of both protocols, no interface.
+pub(crate) fn options(object: PathBuf, pin_root: PathBuf, cgroup: PathBuf) -> KernelOptions {
+    let range = PortRange::new(20_000, 20_009).expect("range");
+    KernelOptions {
+        object,
+        abi: Abi::CURRENT,
+        pin_root,
+        cgroup,
+        interfaces: vec![],
+        find_interfaces: None,
+        xdp: XdpMode::Off,
+        pool: Pool {
+            tcp: [range].into_iter().collect(),
+            udp: [range].into_iter().collect(),
+        },
+        bind_port: BIND_PORT,
+        control_per_source: 0,
+        max_conns_total: 0,
+        flow_idle_s: 1,
+    }
+}
+
 impl Node {
     /// Prepares a node; `None` (said on stderr) where kernel tests can't run.
     pub(crate) fn new(name: &str) -> Option<Node> {
@@ -38,23 +60,8 @@ impl Node {
         let cgroup = lab::own_cgroup().expect("our cgroup").join(&tag);
         std::fs::create_dir(&cgroup).expect("make a cgroup");
         std::fs::write(cgroup.join("cgroup.type"), "threaded").expect("thread the cgroup");
-        let range = PortRange::new(20_000, 20_009).expect("range");
-        let options = KernelOptions {
-            object,
-            pin_root: Path::new("/sys/fs/bpf").join(&tag),
-            cgroup: cgroup.clone(),
-            interfaces: vec![],
-            find_interfaces: None,
-            xdp: XdpMode::Off,
-            pool: Pool {
-                tcp: [range].into_iter().collect(),
-                udp: [range].into_iter().collect(),
-            },
-            bind_port: BIND_PORT,
-            control_per_source: 0,
-            max_conns_total: 0,
-            flow_idle_s: 1,
-        };
+        let pin_root = Path::new("/sys/fs/bpf").join(&tag);
+        let options = options(object, pin_root, cgroup.clone());
         Some(Node { options, cgroup })
     }
 
@@ -197,6 +204,12 @@ impl Peer {
             .expect("the peer lives");
         told.recv().expect("the job did not panic")
     }
+}
+
+/// Whether this kernel has TCX (from 6.6 on), where TC programs are links too.
+pub(crate) fn has_tcx() -> bool {
+    use aya::util::KernelVersion;
+    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
 }
 
 /// Key of a port.

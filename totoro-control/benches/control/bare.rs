@@ -1,10 +1,13 @@
-//! The baseline: a bare warp server whose handlers parse the same body, do the call's one signature
-//! on a ticket that no other has, and answer. No store, no audit, no limits, no log.
+//! The baselines: a bare warp server whose handlers parse the same body, do the call's one signature
+//! on a ticket that no other has, and answer. No audit, no limits, no log; and no store, or else one
+//! commit of one small record to the store's own group commit before each answer.
 
 use std::convert::Infallible;
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,9 +16,11 @@ use serde::Deserialize;
 use serde_json::json;
 use totoro_api::limits::Limits;
 use totoro_api::ticket::{Claims, Grant, Revision, SigningKey, sign, verify};
+use totoro_api::wire::invite::NewInvite;
 use totoro_api::wire::node::Heartbeat;
 use totoro_api::wire::plugin;
 use totoro_api::wire::push::TicketKey;
+use totoro_control::store::{Commit, Op, SledStore, Store};
 use warp::Filter as _;
 
 /// The bare server in a process of its own, ended when dropped.
@@ -25,10 +30,16 @@ pub(crate) struct Bare {
 }
 
 impl Bare {
-    /// One that verifies with these keys, which are JSON.
-    pub(crate) fn start(keys: &str) -> Self {
+    /// One that verifies with these keys, which are JSON, and writes to a store in this directory.
+    pub(crate) fn start(keys: &str, store: Option<&Path>) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--serve-bare", keys])
+            .args(
+                store
+                    .map(|dir| ["--store".as_ref(), dir.as_os_str()])
+                    .iter()
+                    .flatten(),
+            )
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -39,6 +50,13 @@ impl Bare {
             child,
             address: address.trim().to_owned(),
         }
+    }
+}
+
+impl Bare {
+    /// The process.
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
     }
 }
 
@@ -60,8 +78,38 @@ struct Code {
     code: String,
 }
 
+/// Where each answer waits until one small record is durable, if anywhere.
+#[derive(Clone)]
+struct Durable(Option<(Arc<dyn Store>, Arc<AtomicU64>)>);
+
+impl Durable {
+    async fn write(&self) {
+        let Some((store, next)) = &self.0 else {
+            return;
+        };
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        store.commit(record(&number)).await.unwrap();
+    }
+}
+
+/// What one call's durable part is at the least: a new key of 300 bytes.
+pub(crate) fn record(name: &dyn std::fmt::Display) -> Commit {
+    let ops = vec![Op::Put(
+        format!("bench/{name}").into_bytes(),
+        vec![b'x'; 300],
+    )];
+    let expect = Vec::new();
+    Commit { expect, ops }
+}
+
 /// Serves until killed.
-pub(crate) async fn serve(keys: &str) {
+pub(crate) async fn serve(keys: &str, store: Option<&Path>) {
+    let store = store.map(|dir| {
+        let store: Arc<dyn Store> = Arc::new(SledStore::open(dir, 64 << 20).unwrap());
+        (store, Arc::default())
+    });
+    let durable = Durable(store);
+    let durable = warp::any().map(move || durable.clone());
     let keys: Arc<Vec<TicketKey>> = Arc::new(serde_json::from_str(keys).unwrap());
     let key = Arc::new(SigningKey::generate().unwrap());
     let with_key = warp::any().map(move || Arc::clone(&key));
@@ -69,24 +117,45 @@ pub(crate) async fn serve(keys: &str) {
     let token = warp::path!("api" / "v1" / "oauth" / "token")
         .and(body())
         .and(with_key.clone())
-        .then(|body: Bytes, key: Arc<SigningKey>| async move {
-            let fields = form_urlencoded::parse(&body);
-            let secret = fields
-                .into_owned()
-                .find(|(name, _)| name == "client_secret");
-            let ticket = ticket(&key, &secret.unwrap().1);
-            let answer =
-                json!({ "access_token": ticket, "token_type": "Bearer", "expires_in": 3600 });
-            Ok::<_, Infallible>(warp::reply::json(&answer))
-        })
+        .and(durable.clone())
+        .then(
+            |body: Bytes, key: Arc<SigningKey>, durable: Durable| async move {
+                let fields = form_urlencoded::parse(&body);
+                let secret = fields
+                    .into_owned()
+                    .find(|(name, _)| name == "client_secret");
+                let ticket = ticket(&key, &secret.unwrap().1);
+                durable.write().await;
+                let answer =
+                    json!({ "access_token": ticket, "token_type": "Bearer", "expires_in": 3600 });
+                Ok::<_, Infallible>(warp::reply::json(&answer))
+            },
+        )
         .boxed();
     let resolve = warp::path!("api" / "v1" / "invites" / "resolve")
         .and(body())
         .and(with_key)
-        .then(|body: Bytes, key: Arc<SigningKey>| async move {
-            let Code { code } = serde_json::from_slice(&body).unwrap();
-            Ok::<_, Infallible>(warp::reply::json(&json!({ "ticket": ticket(&key, &code) })))
+        .and(durable.clone())
+        .then(
+            |body: Bytes, key: Arc<SigningKey>, durable: Durable| async move {
+                let Code { code } = serde_json::from_slice(&body).unwrap();
+                let ticket = ticket(&key, &code);
+                durable.write().await;
+                Ok::<_, Infallible>(warp::reply::json(&json!({ "ticket": ticket })))
+            },
+        )
+        .boxed();
+    let creation = warp::path!("api" / "v1" / "nodes" / "invites")
+        .and(body())
+        .and(durable.clone())
+        .then(|body: Bytes, durable: Durable| async move {
+            let new: NewInvite = serde_json::from_slice(&body).unwrap();
+            durable.write().await;
+            let answer = warp::reply::json(&json!({ "label": new.label }));
+            let created = warp::http::StatusCode::CREATED;
+            Ok::<_, Infallible>(warp::reply::with_status(answer, created))
         })
+        .map(|answer: Result<_, Infallible>| answer.map(warp::Reply::into_response))
         .boxed();
     let heartbeat = warp::path!("api" / "v1" / "nodes" / "heartbeat")
         .and(body())
@@ -99,32 +168,41 @@ pub(crate) async fn serve(keys: &str) {
     let handshake = warp::path!("api" / "v1" / "frps" / "auth" / "handshake")
         .and(body())
         .and(warp::any().map(move || Arc::clone(&keys)))
-        .then(|body: Bytes, keys: Arc<Vec<TicketKey>>| async move {
-            let asked: plugin::Request = serde_json::from_slice(&body).unwrap();
-            let login = plugin::Login::deserialize(&asked.content).unwrap();
-            let footer = login.privilege_key.rsplit('.').next().unwrap();
-            let footer = URL_SAFE_NO_PAD.decode(footer).unwrap();
-            let footer: Footer = serde_json::from_slice(&footer).unwrap();
-            verify(&login.privilege_key, &footer.node, &keys, 0).unwrap();
-            Ok::<_, Infallible>(warp::reply::json(&plugin::Answer::allow_with(
-                asked.content,
-            )))
-        })
+        .and(durable.clone())
+        .then(
+            |body: Bytes, keys: Arc<Vec<TicketKey>>, durable: Durable| async move {
+                let asked: plugin::Request = serde_json::from_slice(&body).unwrap();
+                let login = plugin::Login::deserialize(&asked.content).unwrap();
+                let footer = login.privilege_key.rsplit('.').next().unwrap();
+                let footer = URL_SAFE_NO_PAD.decode(footer).unwrap();
+                let footer: Footer = serde_json::from_slice(&footer).unwrap();
+                verify(&login.privilege_key, &footer.node, &keys, 0).unwrap();
+                durable.write().await;
+                Ok::<_, Infallible>(warp::reply::json(&plugin::Answer::allow_with(
+                    asked.content,
+                )))
+            },
+        )
         .boxed();
     let proxy = warp::path!("api" / "v1" / "frps" / "auth" / "proxy")
         .and(body())
-        .then(|body: Bytes| async move {
+        .and(durable)
+        .then(|body: Bytes, durable: Durable| async move {
             let asked: plugin::Request = serde_json::from_slice(&body).unwrap();
             match &*asked.op {
                 "NewProxy" => drop(plugin::NewProxy::deserialize(&asked.content).unwrap()),
                 "CloseProxy" => drop(plugin::CloseProxy::deserialize(&asked.content).unwrap()),
                 _ => drop(plugin::NewUserConn::deserialize(&asked.content).unwrap()),
             }
+            if asked.op != "NewUserConn" {
+                durable.write().await;
+            }
             Ok::<_, Infallible>(warp::reply::json(&plugin::Answer::allow()))
         })
         .boxed();
     let routes = token.or(resolve).unify().or(heartbeat).unify();
-    let routes = routes.or(handshake).unify().or(proxy).unify().boxed();
+    let routes = routes.or(handshake).unify().or(proxy).unify();
+    let routes = routes.or(creation).boxed();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("http://{}", listener.local_addr().unwrap());
     warp::serve(routes).incoming(listener).run().await;

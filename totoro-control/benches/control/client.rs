@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::series::Series;
+use crate::series::{Series, cpu_of};
 
 /// What is asked of a server, as it goes over the wire.
 #[derive(Clone)]
@@ -53,9 +53,10 @@ impl Request {
         }
     }
 
-    /// These ones, each once.
-    pub(crate) fn once(server: &str, bytes: Vec<Vec<u8>>) -> Self {
-        Request::of(server, bytes, Order::Once(Arc::default()), "200")
+    /// The same, each once.
+    pub(crate) fn once(self) -> Self {
+        let order = Order::Once(Arc::default());
+        Request { order, ..self }
     }
 
     /// These ones, over and over.
@@ -79,14 +80,15 @@ impl Request {
     }
 
     /// Asks from so many clients for so long, each again as soon as it is answered.
-    pub(crate) async fn measure(&self, clients: usize, length: Duration) -> Series {
+    /// `server` is the process that answers.
+    pub(crate) async fn measure(&self, clients: usize, length: Duration, server: i32) -> Series {
         let mut connections = Vec::new();
         for _ in 0..clients {
             let stream = TcpStream::connect(&self.address).await.unwrap();
             stream.set_nodelay(true).unwrap();
             connections.push(stream);
         }
-        let began = Instant::now();
+        let (began, before) = (Instant::now(), cpu_of(server));
         let asking = connections
             .into_iter()
             .enumerate()
@@ -111,7 +113,7 @@ impl Request {
             took.extend(asked.await.unwrap());
         }
         assert!(!took.is_empty(), "nothing is left to ask");
-        Series::new(took, began.elapsed())
+        Series::new(took, began.elapsed(), cpu_of(server) - before)
     }
 
     fn is_within(&self, asked: usize) -> bool {

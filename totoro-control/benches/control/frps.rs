@@ -1,4 +1,4 @@
-//! Nodes at grade `callback`: as many as there are clients, each with two sessions, and what their
+//! Nodes at grade `callback`: four for each client, each with two sessions, and what their
 //! stock frps ask. One session logs in again with a new ticket each time, the other has proxies and
 //! user connections.
 
@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::iter;
 use serde_json::{Value, json};
 
-use crate::client::bytes_of;
+use crate::client::{Request, bytes_of};
 use crate::support::{Control, Node, answer};
 
 const JSON: &str = "application/json";
@@ -57,14 +57,14 @@ impl Nodes {
     }
 
     /// Logins that go on with a session, each with a ticket of its own.
-    pub(crate) fn logins(&self, server: &str, tickets: &[Ticket]) -> Vec<Vec<u8>> {
+    pub(crate) fn login_requests(&self, server: &str, tickets: &[Ticket]) -> Request {
         let login = |(number, Ticket { of, ticket }): (usize, &Ticket)| {
             let node = &self.0[*of];
             let (invite, _, run_id) = &node.login;
             let content = login_of(invite, ticket, run_id, number);
             node.bytes(server, "handshake", "Login", &content)
         };
-        tickets.iter().enumerate().map(login).collect()
+        Request::again(server, tickets.iter().enumerate().map(login).collect())
     }
 
     /// For each client the opening of a proxy, and its end.

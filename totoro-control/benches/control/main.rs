@@ -39,12 +39,18 @@ struct Args {
     /// How long each is measured in a round, milliseconds.
     #[arg(long, default_value_t = 300)]
     millis: u64,
+    /// Only calls whose name has this in it, and their baselines.
+    #[arg(long, default_value = "")]
+    only: String,
     /// Events through the audit trail; 0 leaves it out.
     #[arg(long, default_value_t = 1_000_000)]
     events: usize,
     /// Serve the bare handlers, which verify with these keys; how this program starts itself.
     #[arg(long, hide = true)]
     serve_bare: Option<String>,
+    /// The bare handlers write to a store in this directory.
+    #[arg(long, hide = true)]
+    store: Option<std::path::PathBuf>,
     /// What cargo gives every bench.
     #[arg(long, hide = true)]
     bench: bool,
@@ -54,12 +60,13 @@ struct Args {
 async fn main() {
     let args = Args::parse();
     if let Some(keys) = &args.serve_bare {
-        return bare::serve(keys).await;
+        return bare::serve(keys, args.store.as_deref()).await;
     }
     let rounds = Rounds {
         count: args.rounds,
         clients: args.clients,
         length: Duration::from_millis(args.millis),
+        only: args.only.clone(),
     };
     let calls = rounds.run().await;
     let trail = match args.events {

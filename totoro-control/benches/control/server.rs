@@ -72,9 +72,9 @@ impl Real {
         Request::post(server, "/nodes/heartbeat", &key, (JSON, &body), "200")
     }
 
-    pub(crate) fn invite(&self) -> Request {
+    pub(crate) fn invite(&self, server: &str) -> Request {
         let body = json!({ "label": "bench" }).to_string();
         let key = format!("Bearer {}", self.node.key);
-        Request::post(self.address(), "/nodes/invites", &key, (JSON, &body), "201")
+        Request::post(server, "/nodes/invites", &key, (JSON, &body), "201")
     }
 }

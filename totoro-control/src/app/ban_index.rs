@@ -11,6 +11,9 @@ use super::App;
 use crate::records::{BanRecord, key};
 use crate::store::{Store, StoreError, records};
 
+/// Names the bans of all nodes.
+const ALL_NODES: &str = "";
+
 /// The bans under one prefix of the store.
 struct Scope {
     changes: watch::Receiver<u64>,
@@ -47,20 +50,24 @@ impl Table {
     }
 }
 
-/// All scopes that were asked for.
+/// All scopes that were asked for, by node; that of all nodes has no name.
 #[derive(Default)]
 pub(super) struct BanIndex {
     scopes: Mutex<HashMap<String, Scope>>,
 }
 
 impl BanIndex {
-    fn table(&self, store: &dyn Store, prefix: String) -> Result<Arc<Table>, StoreError> {
+    fn table(&self, store: &dyn Store, node: &str) -> Result<Arc<Table>, StoreError> {
         let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(scope) = scopes.get(&prefix)
+        if let Some(scope) = scopes.get(node)
             && !scope.changes.has_changed().unwrap_or(true)
         {
             return Ok(Arc::clone(&scope.table));
         }
+        let prefix = match node {
+            ALL_NODES => key::GLOBAL_BANS.to_owned(),
+            node => key::bans_of(node),
+        };
         // Followed before it is read, so that no change in between is missed.
         let changes = store.watch(prefix.as_bytes());
         let bans = records::<BanRecord>(store, &prefix)?;
@@ -70,7 +77,7 @@ impl BanIndex {
             changes,
             table: Arc::clone(&table),
         };
-        scopes.insert(prefix, scope);
+        scopes.insert(node.to_owned(), scope);
         Ok(table)
     }
 }
@@ -82,8 +89,8 @@ impl App {
     /// When the store fails.
     pub(super) fn is_banned(&self, node: &str, address: IpAddr) -> Result<bool, StoreError> {
         let (address, now) = (address.to_canonical(), self.now());
-        for prefix in [key::GLOBAL_BANS.to_owned(), key::bans_of(node)] {
-            if self.bans.table(&*self.store, prefix)?.holds(address, now) {
+        for scope in [ALL_NODES, node] {
+            if self.bans.table(&*self.store, scope)?.holds(address, now) {
                 return Ok(true);
             }
         }

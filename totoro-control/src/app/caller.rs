@@ -10,7 +10,7 @@ use super::{App, Failure};
 use crate::audit::Author;
 use crate::keys::{Purpose, TokenKind};
 use crate::records::{NodeRecord, key};
-use crate::store::{StoreError, read};
+use crate::store::StoreError;
 
 /// What a caller may reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +75,8 @@ impl App {
     /// # Errors
     /// When the store fails.
     pub(crate) fn node_of_hash(&self, hash: &str) -> Result<Option<Arc<NodeRecord>>, StoreError> {
-        let Some(id) = read::<String>(&*self.store, &key::node_key(hash))? else {
+        let ids = &self.decoded.ids;
+        let Some(id) = ids.read(&*self.store, &key::node_key(hash))? else {
             return Ok(None);
         };
         let node = self.node_now(&id.value)?.map(|found| found.value);

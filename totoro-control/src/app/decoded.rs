@@ -1,62 +1,106 @@
-//! Records that are read with every request, decoded once for each version of them.
+//! The read model: records that are read with every request, decoded once for each version of them.
+//! The store says which version stands; what was decoded of another one is no use.
 
-use std::any::Any;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use quick_cache::sync::Cache;
 use serde::de::DeserializeOwned;
 use totoro_api::Reason;
+use totoro_api::wire::push::DesiredNode;
 
+use super::callback::Session;
 use super::{App, Failure, fields};
-use crate::records::{AppliedRecord, NodeRecord, key};
+use crate::push;
+use crate::records::{AppliedRecord, InviteRecord, NodeRecord, PresenceRecord, key};
 use crate::store::{self, Record, Store, StoreError, Tx};
 
-/// Records that are kept at most: nodes, and what they have applied.
-const MAX_KEPT: usize = 50_000;
+/// Records of one kind that are kept at most; each is 4000 bytes at most in the store, few above 1000.
+const MAX_KEPT: usize = 20_000;
 
-type Kept = (u64, Arc<dyn Any + Send + Sync>);
+/// Records of one kind, by their key in the store.
+pub(super) struct Kept<T>(Cache<String, (u64, Arc<T>)>);
 
-/// What was decoded, by key. The store says which version stands; one that is not it is read anew.
-#[derive(Default)]
-pub(super) struct Decoded(Mutex<HashMap<String, Kept>>);
-
-impl Decoded {
-    fn read<T>(&self, store: &dyn Store, key: &str) -> Result<Option<Record<Arc<T>>>, StoreError>
-    where
-        T: DeserializeOwned + Send + Sync + 'static,
-    {
-        let Some(revision) = store.revision(key.as_bytes())? else {
-            return Ok(None);
-        };
-        let kept = self.lock().get(key).cloned();
-        if let Some((at, kept)) = kept
-            && at == revision
-            && let Ok(value) = kept.downcast::<T>()
-        {
-            return Ok(Some(Record { revision, value }));
-        }
-        let Some(Record { revision, value }) = store::read::<T>(store, key)? else {
-            return Ok(None);
-        };
-        let value = Arc::new(value);
-        let mut kept = self.lock();
-        if kept.len() >= MAX_KEPT {
-            kept.clear();
-        }
-        kept.insert(key.to_owned(), (revision, Arc::clone(&value) as _));
-        Ok(Some(Record { revision, value }))
-    }
-
-    /// Locked for map look-ups only, never across an await.
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Kept>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Kept(Cache::new(MAX_KEPT))
     }
 }
 
+impl<T> Kept<T> {
+    /// The record as it stands.
+    pub(super) fn read(
+        &self,
+        store: &dyn Store,
+        key: &str,
+    ) -> Result<Option<Record<Arc<T>>>, StoreError>
+    where
+        T: DeserializeOwned,
+    {
+        self.read_as(store, key, |value| value)
+    }
+
+    /// What is made of the record as it stands.
+    fn read_as<R: DeserializeOwned>(
+        &self,
+        store: &dyn Store,
+        key: &str,
+        of: impl FnOnce(R) -> T,
+    ) -> Result<Option<Record<Arc<T>>>, StoreError> {
+        let Some(revision) = store.revision(key.as_bytes())? else {
+            return Ok(None);
+        };
+        if let Some((at, value)) = self.0.get(key)
+            && at == revision
+        {
+            return Ok(Some(Record { revision, value }));
+        }
+        let Some(Record { revision, value }) = store::read::<R>(store, key)? else {
+            return Ok(None);
+        };
+        let value = Arc::new(of(value));
+        self.0
+            .insert(key.to_owned(), (revision, Arc::clone(&value)));
+        Ok(Some(Record { revision, value }))
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// What was decoded.
+#[derive(Default)]
+pub(super) struct Decoded {
+    nodes: Kept<NodeRecord>,
+    /// Nodes as they are told of themselves.
+    desired: Kept<DesiredNode>,
+    applied: Kept<AppliedRecord>,
+    presence: Kept<PresenceRecord>,
+    pub(super) invites: Kept<InviteRecord>,
+    /// Whose a node key or a code is.
+    pub(super) ids: Kept<String>,
+    /// Sessions of nodes at grade `callback`.
+    pub(super) sessions: Kept<Session>,
+}
+
 impl App {
+    /// How many records of each kind are kept.
+    #[must_use]
+    pub fn decoded_figures(&self) -> [(&'static str, usize); 6] {
+        let kept = &self.decoded;
+        [
+            ("node", kept.nodes.len() + kept.desired.len()),
+            ("applied", kept.applied.len()),
+            ("presence", kept.presence.len()),
+            ("invite", kept.invites.len()),
+            ("secret", kept.ids.len()),
+            ("session", kept.sessions.len()),
+        ]
+    }
+
     /// A node as it stands, for those who only look at it.
     pub(super) fn node_now(&self, id: &str) -> Result<Option<Record<Arc<NodeRecord>>>, StoreError> {
-        self.decoded.read(&*self.store, &key::node(id))
+        self.decoded.nodes.read(&*self.store, &key::node(id))
     }
 
     /// As [`App::node_now`]; that it stays so becomes the transaction's precondition.
@@ -67,6 +111,38 @@ impl App {
     ) -> Result<Option<Arc<NodeRecord>>, StoreError> {
         let found = self.node_now(id)?;
         tx.expect(&key::node(id), found.as_ref().map(|found| found.revision));
+        Ok(found.map(|found| found.value))
+    }
+
+    /// A node as it is told of itself; that it stays so becomes the transaction's precondition.
+    pub(super) fn desired_held(
+        &self,
+        tx: &mut Tx<'_>,
+        id: &str,
+    ) -> Result<Option<Arc<DesiredNode>>, StoreError> {
+        let at = key::node(id);
+        let desired = &self.decoded.desired;
+        let found = desired.read_as::<NodeRecord>(&*self.store, &at, push::desired)?;
+        tx.expect(&at, found.as_ref().map(|found| found.revision));
+        Ok(found.map(|found| found.value))
+    }
+
+    /// An invite as it stands, for those who only look at it.
+    pub(super) fn invite_now(
+        &self,
+        id: &str,
+    ) -> Result<Option<Record<Arc<InviteRecord>>>, StoreError> {
+        self.decoded.invites.read(&*self.store, &key::invite(id))
+    }
+
+    /// As [`App::invite_now`]; that it stays so becomes the transaction's precondition.
+    pub(super) fn invite_held(
+        &self,
+        tx: &mut Tx<'_>,
+        id: &str,
+    ) -> Result<Option<Arc<InviteRecord>>, StoreError> {
+        let found = self.invite_now(id)?;
+        tx.expect(&key::invite(id), found.as_ref().map(|found| found.revision));
         Ok(found.map(|found| found.value))
     }
 
@@ -84,7 +160,17 @@ impl App {
 
     /// What a node has applied.
     pub(super) fn applied_now(&self, node: &str) -> Result<Option<Arc<AppliedRecord>>, StoreError> {
-        let found = self.decoded.read(&*self.store, &key::applied(node))?;
+        let found = self.decoded.applied.read(&*self.store, &key::applied(node));
+        Ok(found?.map(|found| found.value))
+    }
+
+    /// Whether a node was last known to be online, and what was wrong with it.
+    pub(super) fn presence_now(
+        &self,
+        node: &str,
+    ) -> Result<Option<Arc<PresenceRecord>>, StoreError> {
+        let at = key::presence(node);
+        let found = self.decoded.presence.read(&*self.store, &at)?;
         Ok(found.map(|found| found.value))
     }
 

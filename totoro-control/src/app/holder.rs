@@ -12,7 +12,7 @@ use totoro_api::wire::push::InviteState;
 use super::{App, Failure};
 use crate::audit::Author;
 use crate::records::{InviteRecord, NodeRecord, key};
-use crate::store::{StoreError, read};
+use crate::store::StoreError;
 
 /// What stands in for a code before a public node's name.
 pub(super) const PUBLIC: &str = "public:";
@@ -38,7 +38,7 @@ impl Visitor<'_> {
 pub(super) struct Holder {
     /// The node's policy when the two were read, or a little older.
     pub(super) revision: Revision,
-    pub(super) invite: InviteRecord,
+    pub(super) invite: Arc<InviteRecord>,
     pub(super) node: Arc<NodeRecord>,
 }
 
@@ -81,10 +81,13 @@ impl App {
             .parse()
             .map_err(|bad: BadCode| Failure::refused(Reason::InviteUnknown, bad.to_string()))?;
         let hash = self.code_hash(&code);
-        let id = read::<String>(&*self.store, &key::code(&hash)).map_err(Failure::from)?;
+        let ids = &self.decoded.ids;
+        let id = ids
+            .read(&*self.store, &key::code(&hash))
+            .map_err(Failure::from)?;
         let id = id.ok_or(Reason::InviteUnknown)?.value;
         let at = key::invite(&id);
-        let read_invite = || read::<InviteRecord>(&*self.store, &at);
+        let read_invite = || self.invite_now(&id);
         // The revision comes before what it vouches for: a ticket may claim an older revision than
         // the limits it carries, never a newer one. Which node's it is never changes.
         let before = read_invite().map_err(Failure::from)?;
@@ -123,7 +126,7 @@ impl App {
             Err(failure) => Err(Refused {
                 failure,
                 node: Some(holder.node.id.clone()),
-                invite: Some(holder.invite.id),
+                invite: Some(holder.invite.id.clone()),
             }),
         }
     }

@@ -247,7 +247,7 @@ impl App {
                 Err(failure) => Err(Refused {
                     failure,
                     node: Some(holder.node.id.clone()),
-                    invite: Some(holder.invite.id),
+                    invite: Some(holder.invite.id.clone()),
                 }),
             }
         });

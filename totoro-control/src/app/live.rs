@@ -99,6 +99,11 @@ impl Live {
         calls.insert(node.to_owned(), Instant::now());
     }
 
+    /// Whether the node's frps asked within this time, and it was noted.
+    pub(super) fn called_lately(&self, node: &str, within: Duration) -> bool {
+        self.last_call(node).is_some_and(|ago| ago < within)
+    }
+
     /// How long ago the node's frps last asked, since the start.
     pub(super) fn last_call(&self, node: &str) -> Option<Duration> {
         let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);

@@ -7,8 +7,8 @@ use totoro_api::wire::node::Heartbeat;
 
 use super::{App, Caller, Failure};
 use crate::audit;
-use crate::records::{AppliedRecord, EnrolmentRecord, NodeRecord, PresenceRecord, key};
-use crate::store::{StoreError, Tx, read};
+use crate::records::{EnrolmentRecord, NodeRecord, PresenceRecord, key};
+use crate::store::{StoreError, Tx};
 
 /// Problems that are told, and how much of each: they must fit an event.
 const MAX_PROBLEMS: (usize, usize) = (5, 100);
@@ -24,9 +24,9 @@ impl App {
     ) -> Result<(), Failure> {
         let now = self.presence_of(node)?;
         let at = key::presence(&node.id);
-        let stands = read::<PresenceRecord>(&*self.store, &at)?;
+        let stands = self.presence_now(&node.id)?;
         // A daemon that reports is the authority again, whoever was it before.
-        if node.key_used && !node.callback && stands.is_some_and(|stands| stands.value == now) {
+        if node.key_used && !node.callback && stands.is_some_and(|stands| *stands == now) {
             return Ok(());
         }
         let seen = self.live.last(&node.id);
@@ -65,8 +65,7 @@ impl App {
     }
 
     fn presence_of(&self, node: &NodeRecord) -> Result<PresenceRecord, StoreError> {
-        let applied = read::<AppliedRecord>(&*self.store, &key::applied(&node.id))?;
-        let applied = applied.map(|applied| applied.value).unwrap_or_default();
+        let applied = self.applied_now(&node.id)?.unwrap_or_default();
         let (_, problems) = self.node_state(node, &applied);
         let short = |problem: String| problem.chars().take(MAX_PROBLEMS.1).collect();
         Ok(PresenceRecord {

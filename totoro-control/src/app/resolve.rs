@@ -28,7 +28,7 @@ impl App {
                 Err(failure) => Err(Refused {
                     failure,
                     node: Some(holder.node.id.clone()),
-                    invite: Some(holder.invite.id),
+                    invite: Some(holder.invite.id.clone()),
                 }),
             }
         });
@@ -69,7 +69,7 @@ impl App {
         .map_err(|_| Failure::from(Reason::Internal))?;
         Ok(Resolved {
             usage: self.tenant_usage(&node, &invite.id)?.1,
-            invite: invite.id,
+            invite: invite.id.clone(),
             node: node.id.clone(),
             node_name: node.said.name.clone(),
             server_addr: node.said.server_addr.clone(),

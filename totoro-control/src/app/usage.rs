@@ -22,7 +22,7 @@ impl App {
         Ok(Usage {
             state: holder.invite.state_at(self.now()),
             limits: holder.invite.limits.over(&holder.node.said.defaults),
-            invite: holder.invite.id,
+            invite: holder.invite.id.clone(),
             usage,
             age_s,
             unenforced: unenforced(grade),

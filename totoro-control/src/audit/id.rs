@@ -1,7 +1,5 @@
 //! Ids of events: the position in hex, so that ids sort by arrival. They are the cursors too.
 
-use std::fmt::Write as _;
-
 use crate::store::Position;
 
 /// The length of an id, characters.
@@ -10,32 +8,15 @@ pub(super) const LEN: usize = 2 * Position::LEN;
 /// The id of what stands there.
 #[must_use]
 pub fn write_id(position: Position) -> String {
-    position
-        .encode()
-        .iter()
-        .fold(String::with_capacity(LEN), |mut id, byte| {
-            let _ = write!(id, "{byte:02x}");
-            id
-        })
+    hex::encode(position.encode())
 }
 
 /// Reads what [`write_id`] wrote.
 #[must_use]
 pub fn read_id(id: &str) -> Option<Position> {
-    let id = id.as_bytes();
-    if id.len() != LEN {
-        return None;
-    }
     let mut bytes = [0; Position::LEN];
-    for (byte, pair) in bytes.iter_mut().zip(id.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
-    }
+    hex::decode_to_slice(id, &mut bytes).ok()?;
     Position::decode(&bytes)
-}
-
-fn digit(symbol: u8) -> Option<u8> {
-    let digit = char::from(symbol).to_digit(16)?;
-    u8::try_from(digit).ok()
 }
 
 /// A position as an id in records.

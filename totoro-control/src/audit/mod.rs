@@ -40,7 +40,7 @@ pub use query::{Ask, Filter, Page};
 pub use settings::AuditSettings;
 pub use trail::{Figures, Trail};
 
-use crate::store::{MAX_VALUE, StoreError, Tx};
+use crate::store::{MAX_VALUE, StoreError, Tx, json};
 
 /// Where events wait for the mover: `audit/` ‖ position.
 pub(crate) const PREFIX: &str = "audit/";
@@ -221,7 +221,7 @@ fn encode(event: &mut AuditEvent) -> serde_json::Result<Vec<u8>> {
         }
     }
     if !deeper_than(&event.subject.detail, MAX_DEPTH) {
-        let text = serde_json::to_vec(event)?;
+        let text = json(event)?;
         if text.len() <= MAX_VALUE {
             return Ok(text);
         }
@@ -229,7 +229,7 @@ fn encode(event: &mut AuditEvent) -> serde_json::Result<Vec<u8>> {
     let dropped = event.subject.detail.to_string().len();
     event.subject.detail = serde_json::json!({ "dropped_bytes": dropped });
     // Escapes can make text six times as long in JSON, hence the measured size and not the sum.
-    let text = serde_json::to_vec(event)?;
+    let text = json(event)?;
     if text.len() <= MAX_VALUE {
         return Ok(text);
     }
@@ -241,7 +241,7 @@ fn encode(event: &mut AuditEvent) -> serde_json::Result<Vec<u8>> {
         subject.proxy,
     ) = (None, None, None, None);
     event.boot = None;
-    serde_json::to_vec(event)
+    json(event)
 }
 
 fn deeper_than(value: &Value, depth: usize) -> bool {

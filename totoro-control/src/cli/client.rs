@@ -57,9 +57,12 @@ impl Client {
         if is_loopback_url(api) {
             builder = builder.no_proxy();
         }
-        let http = builder
-            .build()
-            .map_err(|error| CliError::Failed(format!("no HTTP client: {error}")))?;
+        let http = builder.build().map_err(|error| {
+            let cause = std::error::Error::source(&error);
+            let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
+            let next = "where the system has no certificates of authorities: apt-get install ca-certificates";
+            CliError::Failed(format!("no HTTP client: {error}{cause}; {next}"))
+        })?;
         Ok(Client {
             http,
             api: api.trim_end_matches('/').to_owned(),

@@ -96,6 +96,12 @@ struct Remote {
     json: bool,
 }
 
+/// The command line, from which man pages and completions are made.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Parses, runs, and turns the outcome into an exit code.
 pub fn main() -> ExitCode {
     let matches = Cli::command().get_matches();

@@ -68,23 +68,22 @@ where
 {
     let idle = HEADER_TIME.max(app.config.heartbeat_interval.0 + BEAT_SLACK);
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        let origin = Origin {
+        let origin = Arc::new(Origin {
             client: forwarded::client(peer.ip(), request.headers(), &app.config.trusted_proxies),
             request_id: random_hex::<8>(),
-        };
-        let line = (
-            request.method().clone(),
-            request.uri().path().to_owned(),
-            Instant::now(),
-        );
-        let warp = TowerToHyperService::new(warp::service(routes.of(&line.1)));
-        request.extensions_mut().insert(origin.clone());
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            headers: std::mem::take(request.headers_mut()),
+        });
+        let began = Instant::now();
+        let warp = TowerToHyperService::new(warp::service(routes.of(origin.uri.path())));
+        request.extensions_mut().insert(Arc::clone(&origin));
         // Answered like GET; hyper, which remembers what was asked, leaves out the body.
         if request.method() == Method::HEAD {
             *request.method_mut() = Method::GET;
         }
         let (answer, app) = (warp.call(request), Arc::clone(&app));
-        async move { Ok::<_, Infallible>(finish(answer.await, &origin, line, &app)) }
+        async move { Ok::<_, Infallible>(finish(answer.await, &origin, began, &app)) }
     });
     // HTTP/1 alone: its header timer runs from the first moment, also where nothing is sent.
     let connection = http1::Builder::new()
@@ -112,7 +111,7 @@ fn tune(stream: &TcpStream) -> std::io::Result<()> {
 fn finish(
     answer: Result<Response, Infallible>,
     origin: &Origin,
-    (method, path, began): (hyper::Method, String, Instant),
+    began: Instant,
     app: &App,
 ) -> Response {
     let Ok(mut response) = answer;
@@ -121,11 +120,12 @@ fn finish(
     let told = response.extensions_mut().remove::<Reason>();
     let reason = error.as_ref().map(|error| error.refusal.reason).or(told);
     let (status, took) = (response.status().as_u16(), began.elapsed());
-    app.metrics.answered(&path, status, reason, took);
+    let path = origin.uri.path();
+    app.metrics.answered(path, status, reason, took);
     let id = origin.request_id.as_str();
     tracing::debug!(
-        %method,
-        path = path.as_str(),
+        method = %origin.method,
+        path,
         status,
         reason = reason.map_or("", Reason::code),
         took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),

@@ -2,9 +2,9 @@
 //! nobody who is not authorised makes us hold a large one.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,8 +14,7 @@ use totoro_api::Reason;
 use warp::Filter as _;
 use warp::filters::BoxedFilter;
 use warp::http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, HeaderName, IF_MATCH};
-use warp::http::{HeaderMap, Method, StatusCode};
-use warp::path::FullPath;
+use warp::http::{HeaderMap, Method, StatusCode, Uri};
 
 use super::json::{parse, shown};
 use super::problem::ApiError;
@@ -37,42 +36,33 @@ const DISCARD: (usize, Duration) = (4 * 1024 * 1024, Duration::from_secs(2));
 /// The largest page of a list, and the usual one.
 pub(super) const PAGE: (usize, usize) = (1000, 100);
 
-/// What the accept loop knows of a request; set before warp sees it.
-#[derive(Clone, Debug)]
+/// A request but for its body; set before warp sees it.
+#[derive(Debug)]
 pub(super) struct Origin {
     /// The client's address, v4-mapped ones as IPv4.
     pub(super) client: IpAddr,
     pub(super) request_id: String,
+    pub(super) method: Method,
+    pub(super) uri: Uri,
+    /// Taken from the request: nothing on the way to the handler needs them.
+    pub(super) headers: HeaderMap,
 }
 
 type Body = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send>>;
 
 /// A request.
 pub(super) struct Incoming {
-    origin: Origin,
-    headers: HeaderMap,
-    query: String,
+    origin: Arc<Origin>,
     body: Body,
-    method: Method,
-    path: FullPath,
 }
 
 /// The filter that makes one.
 pub(super) fn incoming() -> BoxedFilter<(Incoming,)> {
-    let query = warp::query::raw().or_else(|_| async { Ok::<_, Infallible>((String::new(),)) });
-    warp::ext::get::<Origin>()
-        .and(warp::header::headers_cloned())
-        .and(query)
+    warp::ext::get::<Arc<Origin>>()
         .and(warp::body::stream())
-        .and(warp::method())
-        .and(warp::path::full())
-        .map(|origin, headers, query, body: _, method, path| Incoming {
-            origin,
-            headers,
-            query,
-            body: boxed(body),
-            method,
-            path,
+        .map(|origin, body: _| {
+            let body = boxed(body);
+            Incoming { origin, body }
         })
         .boxed()
 }
@@ -94,7 +84,7 @@ impl Incoming {
 
     /// What the request needs of an admin's token.
     pub(super) fn need(&self) -> Need {
-        scopes::need(&self.method, self.path.as_str())
+        scopes::need(&self.origin.method, self.origin.uri.path())
     }
 
     /// The credential of `Authorization: Bearer`.
@@ -104,14 +94,14 @@ impl Incoming {
 
     /// What follows a scheme in `Authorization`.
     pub(super) fn authorization(&self, scheme: &str) -> Option<&str> {
-        let value = self.headers.get(AUTHORIZATION)?.to_str().ok()?;
+        let value = self.origin.headers.get(AUTHORIZATION)?.to_str().ok()?;
         let (named, rest) = value.split_once(' ')?;
         named.eq_ignore_ascii_case(scheme).then(|| rest.trim())
     }
 
     /// A header that is text.
     pub(super) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name)?.to_str().ok()
+        self.origin.headers.get(name)?.to_str().ok()
     }
 
     /// Whether the client asks for this media type by name.
@@ -127,7 +117,7 @@ impl Incoming {
                 one.trim().eq_ignore_ascii_case(wanted)
             })
         };
-        let mut values = self.headers.get_all(header).into_iter();
+        let mut values = self.origin.headers.get_all(header).into_iter();
         values.any(|value| value.to_str().is_ok_and(named))
     }
 
@@ -136,7 +126,7 @@ impl Incoming {
         &'a self,
         request: &'a str,
     ) -> Result<Option<Idempotency<'a>>, ApiError> {
-        let Some(value) = self.headers.get("idempotency-key") else {
+        let Some(value) = self.origin.headers.get("idempotency-key") else {
             return Ok(None);
         };
         let bad = |_| ApiError::malformed("Idempotency-Key: printable ASCII only");
@@ -146,7 +136,7 @@ impl Incoming {
 
     /// The version that the client saw: `If-Match: "17"` or `*`.
     pub(super) fn if_match(&self) -> Result<IfMatch, ApiError> {
-        let Some(value) = self.headers.get(IF_MATCH) else {
+        let Some(value) = self.origin.headers.get(IF_MATCH) else {
             return Ok(IfMatch::Absent);
         };
         let text = value.to_str().unwrap_or_default().trim();
@@ -168,7 +158,8 @@ impl Incoming {
     /// The query's parameters.
     pub(super) fn query(&self) -> Result<Query, ApiError> {
         let mut values = BTreeMap::new();
-        for (name, value) in form_urlencoded::parse(self.query.as_bytes()) {
+        let query = self.origin.uri.query().unwrap_or_default();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             // What the decoder puts where the text is no UTF-8.
             if [&name, &value].iter().any(|text| text.contains('\u{fffd}')) {
                 return Err(ApiError::malformed("query: is not UTF-8"));
@@ -189,6 +180,7 @@ impl Incoming {
     /// The whole body, at most `limit` bytes.
     pub(super) async fn bytes(&mut self, limit: usize) -> Result<Vec<u8>, ApiError> {
         let announced = self
+            .origin
             .headers
             .get(CONTENT_LENGTH)
             .and_then(|text| text.to_str().ok()?.parse().ok());

@@ -58,6 +58,7 @@ async fn figures(api: &Arc<Api>) -> Answer {
         let audit = app.trail.figures();
         let now = Now {
             nodes: app.nodes_by_state()?,
+            decoded: app.decoded_figures().to_vec(),
             watchers,
             queued: app.store.queued(),
             audit_waiting: audit.waiting,

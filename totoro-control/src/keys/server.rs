@@ -28,6 +28,17 @@ pub enum Purpose {
 }
 
 impl Purpose {
+    const ALL: [Purpose; 8] = [
+        Purpose::NodeKey,
+        Purpose::Enrolment,
+        Purpose::Admin,
+        Purpose::InviteCode,
+        Purpose::DerivedCode,
+        Purpose::BackupCheck,
+        Purpose::DerivedToken,
+        Purpose::Idempotency,
+    ];
+
     /// BLAKE3's key-derivation context: fixed for ever, or nothing stored is found again.
     const fn context(self) -> &'static str {
         match self {
@@ -45,13 +56,22 @@ impl Purpose {
 
 /// 256 random bits. `Debug` hides them.
 #[derive(Clone)]
-pub struct ServerSecret([u8; 32]);
+pub struct ServerSecret {
+    bytes: [u8; 32],
+    /// Each purpose's own key: deriving it costs more than the hash that it is for.
+    keys: [[u8; 32]; Purpose::ALL.len()],
+}
 
 impl ServerSecret {
     /// A new one.
     #[must_use]
     pub fn generate() -> Self {
-        ServerSecret(random())
+        Self::new(random())
+    }
+
+    fn new(bytes: [u8; 32]) -> Self {
+        let keys = Purpose::ALL.map(|purpose| blake3::derive_key(purpose.context(), &bytes));
+        ServerSecret { bytes, keys }
     }
 
     /// Writes it to a new 0600 file.
@@ -59,7 +79,7 @@ impl ServerSecret {
     /// # Errors
     /// When the file exists or the disk fails.
     pub fn create(&self, path: &Path) -> Result<(), FileError> {
-        create_secret(path, &self.0)
+        create_secret(path, &self.bytes)
     }
 
     /// Reads it.
@@ -77,7 +97,7 @@ impl ServerSecret {
     pub fn from_bytes(bytes: &[u8], from: &Path) -> Result<Self, FileError> {
         bytes
             .try_into()
-            .map(ServerSecret)
+            .map(Self::new)
             .map_err(|_| FileError::Content {
                 path: from.to_owned(),
                 expected: "a server secret of 32 bytes",
@@ -87,7 +107,7 @@ impl ServerSecret {
     /// Its bytes, for a secret file.
     #[must_use]
     pub(crate) const fn bytes(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 
     /// Tells nothing of the secret, but whether another one is the same.
@@ -100,8 +120,7 @@ impl ServerSecret {
     /// differ hash alike.
     #[must_use]
     pub fn hash(&self, purpose: Purpose, parts: &[&[u8]]) -> [u8; 32] {
-        let key = blake3::derive_key(purpose.context(), &self.0);
-        let mut hasher = blake3::Hasher::new_keyed(&key);
+        let mut hasher = blake3::Hasher::new_keyed(&self.keys[purpose as usize]);
         for part in parts {
             hasher.update(&(part.len() as u64).to_be_bytes());
             hasher.update(part);
@@ -127,6 +146,16 @@ impl std::fmt::Debug for ServerSecret {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_purpose_has_its_own_key() {
+        let secret = ServerSecret::generate();
+        for (at, purpose) in Purpose::ALL.into_iter().enumerate() {
+            assert_eq!(purpose as usize, at);
+            let key = blake3::derive_key(purpose.context(), secret.bytes());
+            assert_eq!(secret.keys[at], key, "{purpose:?}");
+        }
+    }
 
     #[test]
     fn purposes_secrets_and_parts_all_count() {

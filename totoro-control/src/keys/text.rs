@@ -62,10 +62,7 @@ pub fn random<const N: usize>() -> [u8; N] {
 /// Random bytes in hex.
 #[must_use]
 pub fn random_hex<const N: usize>() -> String {
-    random::<N>()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex::encode(random::<N>())
 }
 
 /// A new id: `prefix-` and 12 symbols (60 bits) of lower-case Crockford base32.

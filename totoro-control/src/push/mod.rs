@@ -118,7 +118,7 @@ impl App {
     /// Adds an invite as it stands now, or that it is no more.
     fn put_invite(&self, state: &mut DesiredState, id: &str, now: i64) -> Result<(), StoreError> {
         let record = read::<InviteRecord>(&*self.store, &key::invite(id))?;
-        match record.and_then(|record| desired_invite(record.value, now)) {
+        match record.and_then(|record| desired_invite(&record.value, now)) {
             Some(invite) => state.invites.push(invite),
             None => state.gone.push(id.to_owned()),
         }
@@ -130,7 +130,7 @@ impl App {
         let mut invites = Vec::new();
         for id in names(&*self.store, &key::invites_of(node))? {
             let record = read::<InviteRecord>(&*self.store, &key::invite(&id))?;
-            invites.extend(record.and_then(|record| desired_invite(record.value, now)));
+            invites.extend(record.and_then(|record| desired_invite(&record.value, now)));
         }
         Ok(DesiredState {
             revision,
@@ -192,7 +192,7 @@ pub(crate) fn desired(record: NodeRecord) -> DesiredNode {
 }
 
 /// The invite as the node is told of it; `None` when it is long over.
-pub(crate) fn desired_invite(record: InviteRecord, now: i64) -> Option<DesiredInvite> {
+pub(crate) fn desired_invite(record: &InviteRecord, now: i64) -> Option<DesiredInvite> {
     let over = match record.state_at(now) {
         InviteState::Revoked => record.revoked_at,
         InviteState::Expired => record.expires_at,
@@ -201,20 +201,12 @@ pub(crate) fn desired_invite(record: InviteRecord, now: i64) -> Option<DesiredIn
     if over.is_some_and(|at| at + REMEMBER_S < now) {
         return None;
     }
-    let InviteRecord {
-        id,
-        state,
-        epoch,
-        limits,
-        expires_at,
-        ..
-    } = record;
     Some(DesiredInvite {
-        id,
-        state,
-        epoch,
-        limits,
-        expires_at,
+        id: record.id.clone(),
+        state: record.state,
+        epoch: record.epoch,
+        limits: record.limits.clone(),
+        expires_at: record.expires_at,
     })
 }
 

@@ -35,19 +35,19 @@ pub const BAN_ENDS: &str = "ban_end/";
 /// A node.
 #[must_use]
 pub fn node(id: &str) -> String {
-    format!("{NODES}{id}")
+    [NODES, id].concat()
 }
 
 /// A node's id by its name.
 #[must_use]
 pub fn node_name(name: &str) -> String {
-    format!("node_name/{name}")
+    ["node_name/", name].concat()
 }
 
 /// A node's id by the keyed hash of its key.
 #[must_use]
 pub fn node_key(hash: &str) -> String {
-    format!("node_key/{hash}")
+    ["node_key/", hash].concat()
 }
 
 /// A mark that this node's old key ends then.
@@ -59,43 +59,43 @@ pub fn key_end(at: i64, node: &str) -> String {
 /// An enrolment token by its keyed hash.
 #[must_use]
 pub fn enrolment(hash: &str) -> String {
-    format!("enrolment/{hash}")
+    ["enrolment/", hash].concat()
 }
 
 /// An admin token by its keyed hash.
 #[must_use]
 pub fn admin_token(hash: &str) -> String {
-    format!("{ADMIN_TOKENS}{hash}")
+    [ADMIN_TOKENS, hash].concat()
 }
 
 /// When an admin token was last used, Unix seconds.
 #[must_use]
 pub fn token_used(hash: &str) -> String {
-    format!("admin_token_used/{hash}")
+    ["admin_token_used/", hash].concat()
 }
 
 /// A mark that what this node left is to be removed.
 #[must_use]
 pub fn gone(node: &str) -> String {
-    format!("{GONE}{node}")
+    [GONE, node].concat()
 }
 
 /// An invite.
 #[must_use]
 pub fn invite(id: &str) -> String {
-    format!("{INVITES}{id}")
+    [INVITES, id].concat()
 }
 
 /// Under it: a node's invites by id.
 #[must_use]
 pub fn invites_of(node: &str) -> String {
-    format!("node_invite/{node}/")
+    ["node_invite/", node, "/"].concat()
 }
 
 /// An invite's id by the keyed hash of its code.
 #[must_use]
 pub fn code(hash: &str) -> String {
-    format!("code/{hash}")
+    ["code/", hash].concat()
 }
 
 /// A mark that an invite ends then.
@@ -107,37 +107,37 @@ pub fn expiry(at: i64, invite: &str) -> String {
 /// Under it: everything about one node's policy; what its watch follows.
 #[must_use]
 pub fn policy(node: &str) -> String {
-    format!("policy/{node}/")
+    ["policy/", node, "/"].concat()
 }
 
 /// The revision of this key is the node's policy revision.
 #[must_use]
 pub fn policy_head(node: &str) -> String {
-    format!("policy/{node}/head")
+    ["policy/", node, "/head"].concat()
 }
 
 /// Under it, appended: what changed.
 #[must_use]
 pub fn policy_log(node: &str) -> String {
-    format!("policy/{node}/log/")
+    ["policy/", node, "/log/"].concat()
 }
 
 /// What the node has applied.
 #[must_use]
 pub fn applied(node: &str) -> String {
-    format!("applied/{node}")
+    ["applied/", node].concat()
 }
 
 /// Whether the node is online, as the trail last said.
 #[must_use]
 pub fn presence(node: &str) -> String {
-    format!("presence/{node}")
+    ["presence/", node].concat()
 }
 
 /// Where a node was reached.
 #[must_use]
 pub fn reach(node: &str) -> String {
-    format!("reach/{node}")
+    ["reach/", node].concat()
 }
 
 /// How far a node's spool has arrived.
@@ -149,13 +149,13 @@ pub fn spool(node: &str, spool: &str) -> String {
 /// Under it: a node's spools.
 #[must_use]
 pub fn spools_of(node: &str) -> String {
-    format!("spool/{node}/")
+    ["spool/", node, "/"].concat()
 }
 
 /// Under it: one node's bans by id.
 #[must_use]
 pub fn bans_of(node: &str) -> String {
-    format!("ban/node/{node}/")
+    ["ban/node/", node, "/"].concat()
 }
 
 /// A mark that the ban under this key ends then.
@@ -185,7 +185,7 @@ pub fn kick_end(at: i64, kick: &str) -> String {
 /// A remembered request by the keyed hash of who and which key.
 #[must_use]
 pub fn idempotency(hash: &str) -> String {
-    format!("idempotency/{hash}")
+    ["idempotency/", hash].concat()
 }
 
 /// A mark that a remembered request is forgotten then.

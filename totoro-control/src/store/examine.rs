@@ -239,7 +239,8 @@ fn read_copy(copy: &Path) -> Result<(u32, u64, Sum), String> {
     Ok((schema, end.head.revision, found))
 }
 
-fn is_full(error: &io::Error) -> bool {
+/// Whether the disk, or what we may have of it, is full.
+pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge

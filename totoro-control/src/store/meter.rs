@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
 /// Bounds of batch sizes, commits; the last is the most there can be.
@@ -19,6 +20,8 @@ pub struct Meter {
     pub batches: Histogram,
     /// How long a batch took until it was durable.
     pub syncs: Histogram,
+    /// What changes take in memory that go to sled next, bytes, about.
+    pub layer: Gauge,
 }
 
 impl Default for Meter {
@@ -27,6 +30,7 @@ impl Default for Meter {
             commits: Counter::default(),
             batches: Histogram::new(SIZES),
             syncs: Histogram::new(TIMES),
+            layer: Gauge::default(),
         }
     }
 }

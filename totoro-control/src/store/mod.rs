@@ -16,6 +16,7 @@ mod ground;
 mod load;
 mod meter;
 mod migrate;
+mod record;
 mod seal;
 mod sled;
 mod snapshot;
@@ -39,7 +40,7 @@ pub use self::meter::Meter;
 pub use self::migrate::SCHEMA;
 pub use self::sled::SledStore;
 pub use self::tx::{Record, Tx};
-pub(crate) use self::tx::{names, read, records};
+pub(crate) use self::tx::{json, names, read, records};
 
 /// The largest value, bytes: larger ones would leave sled's log for blobs, which are never synced.
 pub const MAX_VALUE: usize = 4000;

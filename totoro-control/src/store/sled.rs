@@ -15,12 +15,13 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::checkpoint::Checkpoints;
+use super::record::{Change, Record};
 use super::seal::SealOnDrop;
 use super::snapshot::{Keeper, SledSnapshot};
 use super::sum::Sum;
 use super::sync::{make_dir, sync_all};
 use super::view::{Layer, View};
-use super::wal::{self, LogError, Record, Wal};
+use super::wal::{self, LogError, Wal};
 use super::watchers::Watchers;
 use super::witness::Witness;
 use super::writer::{Bounds, HEAD_KEY, Head, MAX_BATCH, MakeDurable, Request, Writer};
@@ -167,7 +168,7 @@ impl SledStore {
 /// stands.
 fn recover(dir: &Path, head: Head) -> Result<(Layer, Wal, Head), StoreError> {
     let mut layer = Layer::default();
-    let take = |wal::Change {
+    let take = |Change {
                     key,
                     revision,
                     value,

@@ -1,9 +1,11 @@
 //! One attempt at a change: reads that become preconditions, and the changes that follow from them.
 
+use std::cell::RefCell;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Commit, Entry, Expect, Op, Range, Store, StoreError, prefix_end};
+use super::{Commit, Entry, Expect, MAX_VALUE, Op, Range, Store, StoreError, prefix_end};
 
 /// A decoded record and the revision that wrote it.
 #[derive(Clone, Debug, PartialEq)]
@@ -110,9 +112,22 @@ impl<'a> Tx<'a> {
 }
 
 fn encode<T: Serialize>(key: &str, value: &T) -> Result<Vec<u8>, StoreError> {
-    serde_json::to_vec(value).map_err(|source| StoreError::Unreadable {
+    json(value).map_err(|source| StoreError::Unreadable {
         key: key.to_owned(),
         source,
+    })
+}
+
+/// A value as JSON, in no more memory than it takes: it may stay for long.
+pub(crate) fn json<T: Serialize>(value: &T) -> serde_json::Result<Vec<u8>> {
+    thread_local! {
+        static TEXT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    TEXT.with_borrow_mut(|text| {
+        text.clear();
+        text.shrink_to(MAX_VALUE);
+        serde_json::to_writer(&mut *text, value)?;
+        Ok(text.clone())
     })
 }
 

@@ -8,11 +8,15 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use quick_cache::sync::Cache;
+
 use super::writer::{data_key, split};
 use super::{Entry, StoreError, Versioned};
 
 /// Entries of the layers that are looked at under one lock.
 const CHUNK: usize = 1024;
+/// Revisions that are remembered at most.
+const MAX_KNOWN: usize = 50_000;
 /// What a key costs in memory beside its bytes and its value's, about.
 const OVERHEAD: usize = 96;
 
@@ -81,10 +85,21 @@ struct Layers {
     frozen: Option<Arc<Layer>>,
 }
 
+impl Layers {
+    /// What they have to say of a key.
+    fn above(&self, key: &[u8]) -> Option<&Slot> {
+        let frozen = || self.frozen.as_ref()?.entries.get(key);
+        self.active.entries.get(key).or_else(frozen)
+    }
+}
+
 /// The store as readers see it. One thread changes it.
 pub(super) struct View {
     tree: ::sled::Tree,
     layers: RwLock<Layers>,
+    /// Revisions that were asked for, since they are asked for again and again. What is added is read
+    /// under the same lock, and what changes is removed under it: it is never older than the layers.
+    known: Cache<Vec<u8>, u64>,
 }
 
 impl View {
@@ -94,6 +109,7 @@ impl View {
         View {
             tree,
             layers: RwLock::new(Layers { active, frozen }),
+            known: Cache::new(MAX_KNOWN),
         }
     }
 
@@ -105,9 +121,15 @@ impl View {
         self.layers.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the active layer.
-    pub(super) fn change(&self, change: impl FnOnce(&mut Layer)) {
-        change(&mut self.write().active);
+    /// Applies the changes of one commit.
+    pub(super) fn change(&self, revision: u64, changes: Vec<(Vec<u8>, Option<Vec<u8>>, bool)>) {
+        let mut layers = self.write();
+        for (key, value, alone) in changes {
+            if !alone {
+                self.known.remove(&key);
+            }
+            layers.active.apply(key, revision, value, alone);
+        }
     }
 
     /// What the active layer takes, bytes; and whether another is on its way to sled.
@@ -129,13 +151,6 @@ impl View {
         self.write().frozen = None;
     }
 
-    /// What the layers have to say of a key.
-    fn above<T>(&self, key: &[u8], say: impl FnOnce(&Slot) -> T) -> Option<T> {
-        let layers = self.read();
-        let frozen = || layers.frozen.as_ref()?.entries.get(key);
-        layers.active.entries.get(key).or_else(frozen).map(say)
-    }
-
     /// What stands under a key.
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Versioned>, StoreError> {
         let versioned = |slot: &Slot| {
@@ -144,8 +159,8 @@ impl View {
             value.map(|value| Versioned { revision, value })
         };
         // A layer is dropped only after sled has it, so what is not above is below.
-        if let Some(found) = self.above(key, versioned) {
-            return Ok(found);
+        if let Some(slot) = self.read().above(key) {
+            return Ok(versioned(slot));
         }
         let stored = self.tree.get(data_key(key)).map_err(StoreError::Engine)?;
         Ok(stored.map(|stored| under(&stored)))
@@ -153,12 +168,21 @@ impl View {
 
     /// The revision of what stands under a key.
     pub(super) fn revision(&self, key: &[u8]) -> Result<Option<u64>, StoreError> {
-        let revision = |slot: &Slot| slot.value.as_ref().map(|_| slot.revision);
-        if let Some(found) = self.above(key, revision) {
-            return Ok(found);
+        if let Some(known) = self.known.get(key) {
+            return Ok(Some(known));
         }
-        let stored = self.tree.get(data_key(key)).map_err(StoreError::Engine)?;
-        Ok(stored.map(|stored| split(&stored).0))
+        let layers = self.read();
+        let found = match layers.above(key) {
+            Some(slot) => slot.value.as_ref().map(|_| slot.revision),
+            None => {
+                let stored = self.tree.get(data_key(key)).map_err(StoreError::Engine)?;
+                stored.map(|stored| split(&stored).0)
+            }
+        };
+        if let Some(revision) = found {
+            self.known.insert(key.to_owned(), revision);
+        }
+        Ok(found)
     }
 
     /// `from <= key < to`, at most `limit`, in order or backwards.

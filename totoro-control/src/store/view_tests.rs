@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
 
@@ -66,8 +67,12 @@ impl World {
             }
             None => drop(self.model.remove(&key)),
         }
+        // Asked before, so that it is remembered.
+        self.view.revision(&key).unwrap();
+        let stands = value.is_some().then_some(revision);
         self.view
-            .change(|layer| layer.apply(key, revision, value, alone));
+            .change(revision, vec![(key.clone(), value, alone)]);
+        assert_eq!(self.view.revision(&key).unwrap(), stands);
     }
 
     fn step(&mut self, step: Step) {
@@ -154,6 +159,37 @@ proptest! {
         world.step(Step::Look(0, KEYS, usize::MAX, false));
         world.step(Step::Look(0, KEYS, usize::MAX, true));
     }
+}
+
+/// Whoever has seen that a change is applied never gets an older revision.
+#[test]
+fn a_remembered_revision_is_never_old() {
+    const CHANGES: u64 = 20_000;
+    let db = ::sled::Config::new()
+        .temporary(true)
+        .flush_every_ms(None)
+        .open()
+        .unwrap();
+    let view = View::new((*db).clone(), Layer::default());
+    let applied = AtomicU64::new(0);
+    let key = |revision: u64| key(u8::try_from(revision % 3).unwrap());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while applied.load(Ordering::Acquire) < CHANGES {
+                    let at_least = applied.load(Ordering::Acquire).max(3);
+                    for back in 0..3 {
+                        let revision = view.revision(&key(at_least - back)).unwrap();
+                        assert!(at_least == 3 || revision >= Some(at_least - back));
+                    }
+                }
+            });
+        }
+        for revision in 1..=CHANGES {
+            view.change(revision, vec![(key(revision), Some(vec![1]), false)]);
+            applied.store(revision, Ordering::Release);
+        }
+    });
 }
 
 #[test]

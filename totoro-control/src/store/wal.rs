@@ -3,93 +3,35 @@
 //!
 //! A file `wal.<number>` is a run of records: length and CRC-32 of the payload, four bytes each and
 //! little-endian, then the payload. The first record of a file says after which revision it goes on.
-//! A record that does not hold ends the log: a batch that was not synced was not acknowledged.
+//! A record that does not hold ends the log: a batch that was not synced was not acknowledged. Behind
+//! the records there may be zeros, which are room for more of them.
 
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
+use super::examine::is_full;
+use super::record::{self, Change, Record};
 use super::writer::Head;
 
 /// Begins the names of its files.
 pub(super) const NAME: &str = "wal.";
-/// Length and checksum.
-const FRAME: usize = 8;
-/// No record is longer, bytes: 512 commits are far below it.
-const MAX_RECORD: usize = 1 << 31;
-/// Stands for the length of a value that was removed.
-const REMOVED: u32 = u32::MAX;
-
-/// One change in a record.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Change {
-    pub(super) key: Vec<u8>,
-    pub(super) revision: u64,
-    /// `None` = removed.
-    pub(super) value: Option<Vec<u8>>,
-}
-
-/// A record in the making: the changes of one batch, and where the store stands after it.
-pub(super) struct Record {
-    bytes: Vec<u8>,
-    /// Where the keys are in it, in order.
-    keys: Vec<Range<usize>>,
-}
-
-impl Record {
-    pub(super) fn new() -> Self {
-        Record {
-            bytes: vec![0; FRAME + Head::LEN],
-            keys: Vec::new(),
-        }
-    }
-
-    /// Adds a change.
-    pub(super) fn push(&mut self, key: &[u8], revision: u64, value: Option<&[u8]>) {
-        // Keys and values are within the store's limits.
-        let length = |part: &[u8]| u32::try_from(part.len()).unwrap_or(REMOVED - 1);
-        let bytes = &mut self.bytes;
-        bytes.extend_from_slice(&revision.to_le_bytes());
-        bytes.extend_from_slice(&length(key).to_le_bytes());
-        bytes.extend_from_slice(&value.map_or(REMOVED, length).to_le_bytes());
-        let at = bytes.len();
-        bytes.extend_from_slice(key);
-        self.keys.push(at..bytes.len());
-        bytes.extend_from_slice(value.unwrap_or_default());
-    }
-
-    /// How many changes there are.
-    pub(super) const fn len(&self) -> usize {
-        self.keys.len()
-    }
-
-    /// The keys of some of its changes.
-    pub(super) fn keys(&self, changes: Range<usize>) -> impl Iterator<Item = &[u8]> {
-        self.keys[changes].iter().map(|at| &self.bytes[at.clone()])
-    }
-
-    /// As it is written.
-    fn finish(&mut self, head: Head) -> &[u8] {
-        self.bytes[FRAME..FRAME + Head::LEN].copy_from_slice(&head.encode());
-        let payload = &self.bytes[FRAME..];
-        let sum = crc32fast::hash(payload);
-        let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-        self.bytes[..4].copy_from_slice(&length.to_le_bytes());
-        self.bytes[4..FRAME].copy_from_slice(&sum.to_le_bytes());
-        &self.bytes
-    }
-}
+/// Room that is made behind the records, bytes: what is written into it needs no more than the disk's
+/// own write to be durable, where a file that grows also needs its length and its blocks to be.
+const ROOM: u64 = 1 << 20;
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// The file that is appended to.
 pub(super) struct Wal {
     file: File,
     path: PathBuf,
     number: u64,
-    /// Its length, bytes.
+    /// What is written to it, bytes.
     length: u64,
+    /// Up to where the file has its blocks already.
+    room: u64,
     /// What the files before it take that are still needed, bytes.
     before: u64,
 }
@@ -112,6 +54,7 @@ impl Wal {
             path,
             number,
             length: 0,
+            room: 0,
             before,
         };
         wal.append(&mut Record::new(), head)?;
@@ -128,6 +71,32 @@ impl Wal {
         let written = self.file.write_all_at(bytes, self.length);
         written.map_err(io_error("write", &self.path))?;
         self.length += bytes.len() as u64;
+        self.make_room()
+    }
+
+    /// Writes zeros behind the records, where there is no room any more. The next sync makes them
+    /// durable too.
+    fn make_room(&mut self) -> Result<(), StoreError> {
+        if self.length <= self.room {
+            return Ok(());
+        }
+        let end = (self.length + 1).next_multiple_of(ROOM);
+        let mut at = self.length;
+        while at < end {
+            let part = ZEROS
+                .len()
+                .min(usize::try_from(end - at).unwrap_or(usize::MAX));
+            match self.file.write_all_at(&ZEROS[..part], at) {
+                Ok(()) => at += part as u64,
+                Err(error) if is_full(&error) => {
+                    // What is still to come may fit all the same: it is up to its own write.
+                    self.room = u64::MAX;
+                    return Ok(());
+                }
+                Err(error) => return Err(io_error("write", &self.path)(error)),
+            }
+        }
+        self.room = end;
         Ok(())
     }
 
@@ -223,7 +192,7 @@ pub(super) fn replay(
         let bytes = std::fs::read(&path).map_err(io_error("read", &path))?;
         let mut rest = &bytes[..];
         let mut first = true;
-        while let Some((payload, after)) = record(rest) {
+        while let Some((payload, after)) = record::first(rest) {
             let (at, changes) = payload
                 .split_at_checked(Head::LEN)
                 .and_then(|(at, changes)| Some((Head::decode(at)?, changes)))
@@ -233,13 +202,13 @@ pub(super) fn replay(
                 return Err(damaged(&path, &problem));
             }
             if !first && at.revision > head.revision {
-                self::changes(changes, &mut take)
+                record::changes(changes, &mut take)
                     .ok_or_else(|| damaged(&path, "a record that cannot be read"))?;
                 head = at;
             }
             (rest, first) = (after, false);
         }
-        if !rest.is_empty() && Some(number) != newest {
+        if Some(number) != newest && rest.iter().any(|&byte| byte != 0) {
             return Err(damaged(&path, "it ends in the middle"));
         }
         newest_holds = (bytes.len() - rest.len()) as u64;
@@ -251,42 +220,6 @@ pub(super) fn replay(
         length: all,
         newest: newest_holds,
     })
-}
-
-/// The first record of some bytes, and what follows it; `None` where none holds.
-fn record(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, rest) = number(bytes)?;
-    let (sum, rest) = number(rest)?;
-    let length = usize::try_from(length).ok()?;
-    // What was never written may read as zeros, which are no record: each has a head.
-    if !(Head::LEN..MAX_RECORD).contains(&length) {
-        return None;
-    }
-    let (payload, after) = rest.split_at_checked(length)?;
-    (crc32fast::hash(payload) == sum).then_some((payload, after))
-}
-
-fn changes(mut bytes: &[u8], take: &mut impl FnMut(Change)) -> Option<()> {
-    while !bytes.is_empty() {
-        let (revision, rest) = bytes.split_first_chunk::<8>()?;
-        let (key, rest) = number(rest)?;
-        let (value, rest) = number(rest)?;
-        let (key, rest) = rest.split_at_checked(usize::try_from(key).ok()?)?;
-        let length = if value == REMOVED { 0 } else { value };
-        let (bytes_of, rest) = rest.split_at_checked(usize::try_from(length).ok()?)?;
-        take(Change {
-            key: key.to_vec(),
-            revision: u64::from_le_bytes(*revision),
-            value: (value != REMOVED).then(|| bytes_of.to_vec()),
-        });
-        bytes = rest;
-    }
-    Some(())
-}
-
-fn number(bytes: &[u8]) -> Option<(u32, &[u8])> {
-    let (number, rest) = bytes.split_first_chunk::<4>()?;
-    Some((u32::from_le_bytes(*number), rest))
 }
 
 fn damaged(path: &Path, problem: &str) -> LogError {
@@ -358,7 +291,14 @@ mod tests {
         let all = written(dir.path());
         let files = list(dir.path()).unwrap();
         let (older, newest) = (&files[0].1, &files[1].1);
-        let whole = std::fs::read(newest).unwrap();
+        let records = |path: &Path| {
+            let mut bytes = std::fs::read(path).unwrap();
+            assert_eq!(bytes.len() as u64, ROOM);
+            let end = bytes.iter().rposition(|&byte| byte != 0).unwrap() + 1;
+            bytes.truncate(end);
+            bytes
+        };
+        let whole = records(newest);
         for end in 0..whole.len() {
             std::fs::write(newest, &whole[..end]).unwrap();
             let (at, found) = read(dir.path(), 0).unwrap();
@@ -384,9 +324,35 @@ mod tests {
             assert!(found.len() < 6 && found[..] == all[..found.len()], "{at}");
             changed[at] ^= 0x10;
         }
-        let whole = std::fs::read(older).unwrap();
-        std::fs::write(older, &whole[..whole.len() - 1]).unwrap();
-        let damaged = read(dir.path(), 0).unwrap_err().to_string();
-        assert!(damaged.contains("ends in the middle"), "{damaged}");
+        std::fs::write(newest, &whole).unwrap();
+        let whole = records(older);
+        for room in [0, 9000] {
+            let older_is = |end: usize| {
+                let mut bytes = whole[..end].to_vec();
+                bytes.extend(vec![0; room]);
+                std::fs::write(older, bytes).unwrap();
+                read(dir.path(), 0)
+            };
+            assert_eq!(older_is(whole.len()).unwrap().1, all);
+            let damaged = older_is(whole.len() - 1).unwrap_err().to_string();
+            assert!(damaged.contains("ends in the middle"), "{damaged}");
+        }
+    }
+
+    #[test]
+    fn room_is_made_again_where_there_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut wal = Wal::create(dir.path(), 1, head(0), 0).unwrap();
+        let mut record = Record::new();
+        let value = vec![b'v'; 300_000];
+        for revision in 1..=8 {
+            record.clear();
+            record.push(b"k", revision, Some(&value));
+            wal.append(&mut record, head(revision)).unwrap();
+            let length = std::fs::metadata(&wal.path).unwrap().len();
+            assert!(length.is_multiple_of(ROOM) && length > wal.length());
+        }
+        let (at, found) = read(dir.path(), 0).unwrap();
+        assert_eq!((at.revision, found.len()), (8, 8));
     }
 }

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot};
 
 use super::checkpoint::Checkpoints;
+use super::record::Record;
 use super::snapshot::{Ask, Keeper};
 use super::view::View;
-use super::wal::{Record, Wal};
+use super::wal::Wal;
 use super::watchers::Watchers;
 use super::witness::Witness;
 use super::{Commit, Expect, MAX_KEY, MAX_OPS, MAX_VALUE, Meter, Op, Position, StoreError};
@@ -133,6 +134,7 @@ impl Writer {
     /// Until it is closed, or nobody can ask any more.
     fn answer_all(&mut self) {
         let mut queue = Vec::with_capacity(MAX_BATCH);
+        let mut record = Record::new();
         while self.requests.blocking_recv_many(&mut queue, MAX_BATCH) > 0 {
             let (mut closing, mut asks) = (Vec::new(), Vec::new());
             let mut commits = Vec::with_capacity(queue.len());
@@ -143,7 +145,7 @@ impl Writer {
                     Request::Close(done) => closing.push(done),
                 }
             }
-            self.write(commits);
+            self.write(commits, &mut record);
             for ask in asks {
                 self.snapshots.answer(ask, &self.view, self.head);
             }
@@ -163,9 +165,9 @@ impl Writer {
     }
 
     /// Applies what can be applied as one batch and acknowledges all of it.
-    fn write(&mut self, commits: Vec<(Commit, Done)>) {
+    fn write(&mut self, commits: Vec<(Commit, Done)>, record: &mut Record) {
         let began = Instant::now();
-        let mut record = Record::new();
+        record.clear();
         let mut applied = Vec::with_capacity(commits.len());
         self.head.day = today().max(self.head.day);
         for (commit, done) in commits {
@@ -173,7 +175,7 @@ impl Writer {
                 let _ = done.send(Err(error));
                 continue;
             }
-            match self.apply(commit, &mut record) {
+            match self.apply(commit, record) {
                 Ok(keys) => applied.push((keys, self.head.revision, done)),
                 Err(error) => {
                     let asked = applied.into_iter().map(|(_, _, done)| done);
@@ -182,7 +184,7 @@ impl Writer {
             }
         }
         if record.len() > 0 {
-            let written = self.wal.append(&mut record, self.head);
+            let written = self.wal.append(record, self.head);
             if let Err(error) = written.and_then(|()| (self.sync)(&self.wal)) {
                 end(&error, applied.into_iter().map(|(_, _, done)| done));
             }
@@ -215,17 +217,16 @@ impl Writer {
         }
         let end = record.len();
         self.snapshots.keep(&self.view, record.keys(begin..end))?;
-        self.view.change(|layer| {
-            for (key, value, alone) in changes {
-                layer.apply(key, head.revision, value, alone);
-            }
-        });
+        self.view.change(head.revision, changes);
         Ok(begin..end)
     }
 
     /// Sends a large layer on its way to sled, and begins another part of the log.
     fn make_room(&mut self) -> Result<(), StoreError> {
         let (bytes, is_busy) = self.view.load();
+        self.meter
+            .layer
+            .set(i64::try_from(bytes).unwrap_or(i64::MAX));
         let Bounds { layer, log } = self.bounds;
         let large = bytes >= layer || self.wal.length() >= log;
         if !large || (is_busy && bytes < Bounds::PATIENCE * layer) {

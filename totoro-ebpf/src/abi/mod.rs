@@ -4,8 +4,10 @@
 //! Rules: `repr(C)`, integers only, padding explicit, size and alignment asserted. Ports are in
 //! host byte order, addresses 16 bytes in network order (IPv4 as v4-mapped, `::ffff:a.b.c.d`),
 //! times nanoseconds of the boot-time clock (`bpf_ktime_get_boot_ns`, `CLOCK_BOOTTIME`), rates
-//! GCRA intervals in nanoseconds. A change of a layout moves [`VERSION`], which names the pin
-//! directory.
+//! GCRA intervals in nanoseconds. A change of a layout, or of the set of maps, moves [`VERSION`],
+//! which names the pin directory. Values that the kernel writes are frozen: the next version shares
+//! their maps with this one, so that nothing is lost while programs are replaced one by one; they
+//! grow by spare fields, or by a map of their own.
 
 mod event;
 mod mend;

@@ -86,6 +86,7 @@ fn of(condition: &Condition) -> Vec<Line> {
     for (interface, mode) in &condition.filters {
         let detail = format!("filtered by {mode}");
         lines.push(Line::new("interface", interface, Status::Ok, detail));
+        lines.extend(check::neighbours(interface));
     }
     lines.push(spool(condition.spool_depth));
     lines.push(drift(&condition.mended));

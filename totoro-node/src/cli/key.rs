@@ -70,7 +70,7 @@ async fn rotate(config: &Config, as_json: bool) -> Result<()> {
 }
 
 /// Where a new key waits until the control plane has it.
-fn next_to(key: &Path) -> PathBuf {
+pub(super) fn next_to(key: &Path) -> PathBuf {
     let name = key.file_name().unwrap_or_default().to_string_lossy();
     key.with_file_name(format!("{name}.new"))
 }

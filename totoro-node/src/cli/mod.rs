@@ -12,6 +12,7 @@ mod key;
 mod local;
 mod run;
 mod table;
+mod uninstall;
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -26,9 +27,9 @@ use crate::config::{Config, Settings};
 use crate::control::{CallError, Control};
 use crate::health::Health;
 use crate::local::{Ask, NotRunning, ask};
+use crate::secret;
 use crate::session::stored_pool;
 use crate::store::Store;
-use crate::{kernel, secret};
 
 /// Lends this machine's ports through frps, under limits that its kernel holds.
 #[derive(Debug, Parser)]
@@ -120,8 +121,14 @@ Examples:
     Key(key::Command),
     /// Shows this node's part of the audit trail.
     Audit(audit::Args),
-    /// Detaches all programs and removes all pins. The daemon must not run.
-    Uninstall,
+    /// Detaches all programs, removes all pins and reserved ports, and says so. The daemon must not run.
+    Uninstall(uninstall::Args),
+}
+
+/// The command line, from which man pages and completions are made.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
 }
 
 /// Runs the command line.
@@ -163,10 +170,17 @@ async fn act(cli: Cli, health: Health, listener: Option<TcpListener>) -> Result<
     if let Command::Enroll(args) = &cli.command {
         return enroll::run(args, cli.settings).await;
     }
-    if matches!(cli.command, Command::Check) && !cli.config.exists() {
-        let config = Config::unenrolled(&cli.config, cli.settings)?;
-        return check::run(&config, Pool::default(), false, cli.json).await;
+    if !cli.config.exists() {
+        let config = || Config::unenrolled(&cli.config, cli.settings.clone());
+        match &cli.command {
+            Command::Check => {
+                return check::run(&config()?, &cli.config, Pool::default(), false, cli.json).await;
+            }
+            Command::Uninstall(args) => return uninstall::run(&config()?, &cli.config, args),
+            _ => {}
+        }
     }
+    let settings = cli.config.clone();
     let config = Config::load(&cli.config, cli.settings)?;
     if cli.print_config {
         print!("{}", config.print()?);
@@ -181,7 +195,7 @@ async fn act(cli: Cli, health: Health, listener: Option<TcpListener>) -> Result<
         }
         Command::Check => {
             let pool = applied_pool(&config).await?;
-            check::run(&config, pool, true, cli.json).await
+            check::run(&config, &settings, pool, true, cli.json).await
         }
         Command::Doctor => {
             // Without a daemon the pool of the enrolment does: the line on frps is about it.
@@ -212,17 +226,7 @@ async fn act(cli: Cli, health: Health, listener: Option<TcpListener>) -> Result<
         Command::Sessions => local::sessions(&config, cli.json).await,
         Command::Kick { session } => local::kick(&config, session).await,
         Command::Ban(command) => local::bans(&config, command, cli.json).await,
-        Command::Uninstall => {
-            for line in kernel::uninstall(&config.pin_root)? {
-                println!("removed {line}");
-            }
-            let ports = crate::reserve::release(&config.state_dir)?;
-            if !ports.is_empty() {
-                println!("no longer reserved: ports {ports}");
-            }
-            println!("nothing of Totoro is left in the kernel");
-            Ok(())
-        }
+        Command::Uninstall(args) => uninstall::run(&config, &settings, &args),
     }
 }
 

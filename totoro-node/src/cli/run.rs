@@ -9,6 +9,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+use super::check;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::Control;
@@ -16,7 +17,7 @@ use crate::figures::{self, Sources};
 use crate::frps::{self, Frps};
 use crate::health::Health;
 use crate::heartbeat::{OFFSET, Pulse};
-use crate::kernel::{Event, Kernel, KernelOptions};
+use crate::kernel::{Abi, Event, Kernel, KernelOptions};
 use crate::plugin::{Limits, Server, bind};
 use crate::session::policy::apart;
 use crate::session::ports::Patience;
@@ -38,12 +39,15 @@ const EVENTS: usize = 1024;
 /// one thread. It comes before anything is loaded: a daemon that frps can't ask would guard nobody.
 pub(super) fn prepare(config: &Config, allow_unprivileged: bool) -> Result<TcpListener> {
     let listener = bind(config.plugin_listen, allow_unprivileged)?;
+    // Whose programs run is told only to who has every capability.
+    crate::kernel::refuse_foreign(&config.pin_root)?;
     privilege::shed()?;
     Ok(listener)
 }
 
 /// Runs until a signal ends it. Enforcement goes on without it.
 pub(super) async fn run(config: Config, health: Health, listener: TcpListener) -> Result<()> {
+    check::require_secrets(&config)?;
     let plugin_secret = secret::read(&config.plugin_secret_file)?;
     let instance = config.key_file.with_file_name("instance");
     let instance = secret::read(&instance)?;
@@ -160,6 +164,7 @@ pub(super) async fn run(config: Config, health: Health, listener: TcpListener) -
 fn options(config: &Config, pool: totoro_api::ports::Pool) -> KernelOptions {
     KernelOptions {
         object: config.object.clone(),
+        abi: Abi::CURRENT,
         pin_root: config.pin_root.clone(),
         cgroup: config.cgroup.clone(),
         interfaces: config.interfaces.clone(),

@@ -19,8 +19,8 @@ impl Inspector {
     /// When nothing is pinned there, or what is pinned is not ours.
     pub fn open(pin_root: &Path) -> Result<Inspector> {
         let dir = pins::map_dir(pin_root);
-        if !dir.is_dir() {
-            let problem = "no programs are loaded there; start totoro-node run, or give --pin-root";
+        if !pins::is_loaded(pin_root) {
+            let problem = pins::not_loaded(pin_root, "start totoro-node run, or give --pin-root");
             return Err(failed("inspect", dir.display().to_string(), problem));
         }
         Ok(Inspector {
@@ -53,6 +53,14 @@ impl Inspector {
         }
         tenants.sort_by_key(|(number, ..)| *number);
         Ok(tenants)
+    }
+
+    /// One tenant, by its number.
+    ///
+    /// # Errors
+    /// When the map can't be read.
+    pub fn tenant(&self, number: u32) -> Result<Option<abi::Tenant>> {
+        found(self.maps.tenants.get(&number, 0)).on("read", "TENANTS")
     }
 
     /// Live user connections.

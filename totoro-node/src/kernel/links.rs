@@ -9,7 +9,7 @@ use std::path::Path;
 use aya::Ebpf;
 use aya::programs::links::{CgroupAttachMode, FdLink};
 use aya::programs::{
-    CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, SkLookup, SockOps,
+    CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, SkLookup, SkSkb, SockOps,
 };
 
 use aya_obj::generated::{bpf_attach_type, bpf_link_type};
@@ -29,7 +29,7 @@ const CGROUP: &[(&str, bpf_attach_type)] = &[
     ("totoro_send4", bpf_attach_type::BPF_CGROUP_UDP4_SENDMSG),
     ("totoro_send6", bpf_attach_type::BPF_CGROUP_UDP6_SENDMSG),
 ];
-const LOOKUP: &str = "totoro_admit";
+pub(super) const LOOKUP: &str = "totoro_admit";
 
 /// Where a link is to be: on what, and as what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +69,7 @@ fn cgroup_place(cgroup: &Path, attach: bpf_attach_type) -> Result<Place> {
     })
 }
 
-fn lookup_place() -> Result<Place> {
+pub(super) fn lookup_place() -> Result<Place> {
     let about = fs::metadata(NETNS).on("look at", "the network namespace")?;
     Ok(Place {
         kind: bpf_link_type::BPF_LINK_TYPE_NETNS,
@@ -99,7 +99,16 @@ pub(super) fn dead(links: &Path, cgroup: &Path) -> Result<Vec<&'static str>> {
         .collect())
 }
 
-/// Loads and attaches what is not per interface.
+/// Loads every program, before the first link is touched: what the kernel refuses leaves all of an
+/// earlier build's in place, not half of them.
+pub(super) fn load_all(ebpf: &mut Ebpf) -> Result<()> {
+    for (name, program) in ebpf.programs_mut() {
+        load(program).map_err(|error| failed("load", name, error))?;
+    }
+    Ok(())
+}
+
+/// Attaches what is not per interface; programs that are not loaded yet are.
 pub(super) fn attach_all(ebpf: &mut Ebpf, pins: &PinDir, cgroup: &Path) -> Result<()> {
     surplus(ebpf)?;
     let cgroup_file = File::open(cgroup).on("open the cgroup", cgroup.display().to_string())?;
@@ -149,11 +158,9 @@ fn surplus(ebpf: &mut Ebpf) -> Result<()> {
         .ok_or_else(|| failed("find", "SURPLUS", "no such map"))?;
     let map: aya::maps::SockHash<_, u64> = map.try_into().on("use map", "SURPLUS")?;
     let fd = map.fd().try_clone().on("use map", "SURPLUS")?;
-    let program: &mut aya::programs::SkSkb = program(ebpf, name)?.try_into().on("use", name)?;
-    if program.fd().is_ok() {
-        return Ok(());
-    }
-    program.load().on("load", name)?;
+    let program = program(ebpf, name)?;
+    load(program).map_err(|error| failed("load", name, error))?;
+    let program: &mut SkSkb = program.try_into().on("use", name)?;
     let id = program.attach(&fd).on("attach", name)?;
     // Not a link but an attachment, which aya would undo on drop; the pinned map keeps it.
     std::mem::forget(program.take_link(id).on("attach", name)?);
@@ -187,6 +194,7 @@ pub(super) fn adopt_or(
     let program = program(ebpf, name)?;
     load(program).map_err(|error| failed("load", name, error))?;
     let path = pins.link(pin);
+    pins.inherit(pin)?;
     if path.exists() {
         match adopt(&path, program, place) {
             Ok(()) => {
@@ -221,6 +229,7 @@ pub(super) fn load(program: &mut Program) -> std::result::Result<(), AnyError> {
         Program::Xdp(program) => program.load()?,
         Program::SchedClassifier(program) => program.load()?,
         Program::SkLookup(program) => program.load()?,
+        Program::SkSkb(program) => program.load()?,
         Program::SockOps(program) => SockOps::load(program)?,
         Program::CgroupSkb(program) => CgroupSkb::load(program)?,
         Program::CgroupSock(program) => CgroupSock::load(program)?,

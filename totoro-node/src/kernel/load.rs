@@ -10,13 +10,16 @@ use totoro_ebpf::abi;
 
 use super::maps::{Maps, PINNED, found};
 use super::mend::Suspects;
+use super::migrate::{self, Predecessors};
 use super::pins::PinDir;
 use super::sockets::Destroyer;
 use super::sweep::Due;
 use super::watch::Loaded;
+use crate::privilege;
+
 use super::{
-    Context, Event, KernelOptions, Result, events, failed, filter, from_addr, locals, pins, sweep,
-    sys,
+    Context, Event, KernelOptions, Result, clsact, events, failed, from_addr, locals, object, pins,
+    sweep, sys,
 };
 
 /// New flows per second, and burst, that one source may open towards the pool before the shield
@@ -90,18 +93,18 @@ impl Kernel {
     /// With the operation, its subject and the next step: no privilege, no object, a pin that is
     /// not ours, another daemon on the pin directory, a program that the kernel refuses.
     pub fn load(options: &KernelOptions) -> Result<Kernel> {
-        let object = std::fs::read(&options.object).on(
-            "read the kernel object (make it with: cargo xtask build-ebpf)",
-            options.object.display().to_string(),
-        )?;
-        let parsed = aya_obj::Object::parse(&object).on(
-            "parse the kernel object",
-            options.object.display().to_string(),
-        )?;
-        let pins = PinDir::lock(&options.pin_root)?;
-        pins::refuse_other_abis(&options.pin_root)?;
-        pins.check(&parsed)?;
+        privilege::require().on("load", "the kernel programs")?;
+        let object = object::read(&options.object)?;
+        let parsed = aya_obj::Object::parse(&object)
+            .on("parse the kernel object", object::shown(&options.object))?;
+        let mut pins = PinDir::lock(&options.pin_root, options.abi.version)?;
+        pins::refuse_foreign(&options.pin_root)?;
+        let predecessors = Predecessors::find(&options.pin_root, options.abi)?;
+        predecessors.share(&pins, &parsed)?;
+        pins.check(&parsed, PINNED)?;
+        pins.inherit_from(predecessors.links());
         let mut ebpf = load_object(&object, &pins)?;
+        predecessors.copy(&pins)?;
         let ring = take(&mut ebpf, "EVENTS")?
             .try_into()
             .on("use map", "EVENTS")?;
@@ -114,10 +117,12 @@ impl Kernel {
             maps: Mutex::new(maps),
             destroyer: Mutex::new(Destroyer::open()?),
         });
+        let loaded = Loaded::attach(ebpf, pins, options)?;
+        predecessors.retire();
         let kernel = Kernel {
             shared,
             ring: Some(ring),
-            loaded: Mutex::new(Loaded::attach(ebpf, pins, options)?),
+            loaded: Mutex::new(loaded),
             due: Mutex::default(),
             suspects: Mutex::default(),
         };
@@ -173,15 +178,7 @@ fn load_object(object: &[u8], pins: &PinDir) -> Result<Ebpf> {
     // Where it is off for the namespace it can be switched on later, so only its absence counts.
     let has_mptcp = u32::from(Path::new("/proc/sys/net/mptcp").exists());
     loader.override_global("HAS_MPTCP", &has_mptcp, true);
-    loader.load(object).map_err(|error| {
-        let error = error.to_string();
-        let hint = if nix::unistd::geteuid().is_root() {
-            ""
-        } else {
-            " (run as root)"
-        };
-        failed("load", "the kernel object", format!("{error}{hint}"))
-    })
+    loader.load(object).on("load", "the kernel object")
 }
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map> {
@@ -238,8 +235,8 @@ fn random() -> Result<u64> {
 /// When nothing is pinned there, or the cgroup is not there.
 pub fn dead_links(pin_root: &Path, cgroup: &Path) -> Result<(usize, Vec<&'static str>)> {
     let dir = pins::map_dir(pin_root).join("links");
-    if !dir.is_dir() {
-        let problem = "no programs are loaded there; start it: systemctl start totoro-node";
+    if !pins::is_loaded(pin_root) {
+        let problem = pins::not_loaded(pin_root, "start it: systemctl start totoro-node");
         return Err(failed("find", dir.display().to_string(), problem));
     }
     Ok((
@@ -257,24 +254,15 @@ pub fn uninstall(pin_root: &Path) -> Result<Vec<String>> {
     if !pin_root.exists() {
         return Ok(removed);
     }
-    // Refuses under a live daemon.
-    let lock = PinDir::lock(pin_root)?;
-    let dir = pins::map_dir(pin_root);
-    for dir in [dir.join("links"), dir] {
-        let listing = std::fs::read_dir(&dir).on("list", dir.display().to_string())?;
-        for entry in listing {
-            let entry = entry.on("list", dir.display().to_string())?;
-            if entry.path().is_dir() {
-                continue;
-            }
-            std::fs::remove_file(entry.path()).on("unpin", entry.path().display().to_string())?;
-            removed.push(entry.path().display().to_string());
-        }
-        std::fs::remove_dir(&dir).on("remove", dir.display().to_string())?;
+    // All of them locked before the first is removed: it refuses under a live daemon.
+    let all: Vec<_> = migrate::versions(pin_root)?
+        .into_iter()
+        .map(|(version, _)| PinDir::lock(pin_root, version))
+        .collect::<Result<_>>()?;
+    for pins in all {
+        removed.extend(pins.remove()?.iter().map(|path| path.display().to_string()));
     }
-    removed.extend(filter::remove_clsact());
-    drop(lock);
-    // Other ABIs' directories stay, and then so does the root.
+    removed.extend(clsact::remove(pin_root));
     let _ = std::fs::remove_dir(pin_root);
     Ok(removed)
 }

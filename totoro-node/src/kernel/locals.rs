@@ -7,8 +7,9 @@ use totoro_ebpf::abi;
 use super::maps::{Maps, entries, gone};
 use super::{Context, Result, to_addr};
 
-/// Writes the addresses of this network namespace into `LOCALS`, and removes what is no more.
-pub(super) fn refresh(maps: &mut Maps) -> Result<()> {
+/// Writes the addresses of this network namespace into `LOCALS`, and removes what is no more; how
+/// many changed.
+pub(super) fn refresh(maps: &mut Maps) -> Result<usize> {
     let now = addresses()?;
     let before: HashSet<abi::Addr> = entries(maps.locals.iter(), "LOCALS")?
         .into_iter()
@@ -20,7 +21,11 @@ pub(super) fn refresh(maps: &mut Maps) -> Result<()> {
     for addr in before.difference(&now) {
         gone(maps.locals.remove(addr)).on("write", "LOCALS")?;
     }
-    Ok(())
+    let changed = now.symmetric_difference(&before).count();
+    if changed > 0 {
+        tracing::info!(changed, "the node's addresses changed");
+    }
+    Ok(changed)
 }
 
 fn addresses() -> Result<HashSet<abi::Addr>> {

@@ -4,16 +4,22 @@
 //! microsecond; destroying sockets a netlink round trip each), so callers call it directly.
 
 mod bans;
+mod clsact;
 mod controls;
 mod dump;
 mod events;
 mod filter;
 mod inspect;
+mod left;
 mod links;
 mod load;
 mod locals;
 mod maps;
 mod mend;
+mod migrate;
+mod neighbours;
+pub mod object;
+mod others;
 mod pins;
 mod policy;
 mod sockets;
@@ -28,10 +34,15 @@ use totoro_api::Reason;
 use totoro_api::ports::Pool;
 use totoro_ebpf::abi;
 
+pub use filter::{Planned, planned};
 pub use inspect::Inspector;
+pub use left::{attached_programs, still_loaded};
 pub use load::{Kernel, dead_links, uninstall};
 pub use mend::Compared;
-pub use pins::is_on_bpffs;
+pub use migrate::{Abi, Changed, Convert, Older};
+pub use neighbours::{Neighbour, neighbours};
+pub use others::other_lookups;
+pub use pins::{is_on_bpffs, refuse_foreign};
 pub use sockets::can_destroy;
 
 /// A failure of the kernel side: what was done to what, and why it failed.
@@ -103,11 +114,24 @@ pub enum XdpMode {
     Off,
 }
 
+impl std::fmt::Display for XdpMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            XdpMode::Auto => "auto",
+            XdpMode::Native => "native",
+            XdpMode::Generic => "generic",
+            XdpMode::Off => "off",
+        })
+    }
+}
+
 /// What to load and where.
 #[derive(Clone, Debug)]
 pub struct KernelOptions {
-    /// The kernel object (built by `cargo xtask build-ebpf`).
+    /// The kernel object (built by `cargo xtask build-ebpf`); empty: the one that is built in.
     pub object: PathBuf,
+    /// Which of the pins there are ours: [`Abi::CURRENT`].
+    pub abi: Abi,
     /// The directory of the pins, without the ABI's: `/sys/fs/bpf/totoro`.
     pub pin_root: PathBuf,
     /// The cgroup (v2) whose sockets are counted; its root by default.
@@ -232,6 +256,12 @@ pub struct Swept {
     pub mended: usize,
     /// Connections destroyed because nothing counted them.
     pub untracked: usize,
+    /// Links that were dead or gone, attached afresh.
+    pub links: usize,
+    /// Interfaces that came, or came back: filtered anew.
+    pub interfaces: usize,
+    /// Addresses that the node got or lost since the last sweep.
+    pub addresses: usize,
 }
 
 type Result<T> = std::result::Result<T, KernelError>;

@@ -2,7 +2,7 @@
 //! it is trusted unchecked: aya opens a pinned map of any shape, and the kernel would then write
 //! past our buffers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -10,25 +10,31 @@ use std::path::{Path, PathBuf};
 use aya::maps::MapInfo;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::{Context, Result, failed, maps, sys};
+use super::{Context, Result, failed, neighbours, sys};
 
 /// `<root>/v<ABI>`: maps; `<root>/v<ABI>/links`: links.
 #[derive(Debug)]
 pub(super) struct PinDir {
     pub(super) dir: PathBuf,
+    /// Directories of links that are taken over, see [`PinDir::inherit`].
+    older: Vec<PathBuf>,
     /// Held while the daemon lives, so that a second one refuses.
     _lock: Flock<File>,
 }
 
-/// Where the maps of this ABI are.
+/// Where the maps of this build's ABI are.
 pub(super) fn map_dir(root: &Path) -> PathBuf {
-    root.join(format!("v{}", totoro_ebpf::abi::VERSION))
+    version_dir(root, totoro_ebpf::abi::VERSION)
+}
+
+fn version_dir(root: &Path, version: u32) -> PathBuf {
+    root.join(format!("v{version}"))
 }
 
 impl PinDir {
-    /// Makes (mode 0700) and locks the directory.
-    pub(super) fn lock(root: &Path) -> Result<PinDir> {
-        let dir = map_dir(root);
+    /// Makes (mode 0700) and locks the directory of an ABI version.
+    pub(super) fn lock(root: &Path, version: u32) -> Result<PinDir> {
+        let dir = version_dir(root, version);
         let shown = || dir.display().to_string();
         if !is_on_bpffs(root) {
             let problem = "it is not on a BPF file system; run: mount -t bpf bpf /sys/fs/bpf";
@@ -55,7 +61,26 @@ impl PinDir {
             };
             failed("lock", shown(), problem)
         })?;
-        Ok(PinDir { dir, _lock: lock })
+        Ok(PinDir {
+            dir,
+            older: Vec::new(),
+            _lock: lock,
+        })
+    }
+
+    /// Has a link that is not pinned here taken from the first of these directories that has it.
+    pub(super) fn inherit_from(&mut self, older: Vec<PathBuf>) {
+        self.older = older;
+    }
+
+    /// Pins a link of an older version's here too; the old pin stays until all are.
+    pub(super) fn inherit(&self, name: &str) -> Result<()> {
+        let path = self.link(name);
+        let old = self.older.iter().map(|dir| dir.join(name));
+        match old.into_iter().find(|old| old.exists()) {
+            Some(old) if !path.exists() => fs::hard_link(old, path).on("take over", name),
+            _ => Ok(()),
+        }
     }
 
     /// Where a link is pinned.
@@ -78,12 +103,37 @@ impl PinDir {
         }
     }
 
-    /// Compares every pinned map with the object's definition of it.
-    pub(super) fn check(&self, object: &aya_obj::Object) -> Result<()> {
-        for name in maps::PINNED {
+    /// Unpins every map.
+    pub(super) fn remove_maps(&self) -> Result<Vec<PathBuf>> {
+        remove_files(&self.dir)
+    }
+
+    /// Unpins everything, links first (what nothing else holds is detached), and removes the
+    /// directory; what was there.
+    pub(super) fn remove(&self) -> Result<Vec<PathBuf>> {
+        let links = self.dir.join("links");
+        let mut removed = remove_files(&links)?;
+        removed.extend(self.remove_maps()?);
+        for dir in [&links, &self.dir] {
+            fs::remove_dir(dir).on("remove", dir.display().to_string())?;
+        }
+        Ok(removed)
+    }
+
+    /// Compares pinned maps with the object's definitions. While programs are attached none may
+    /// lack: they would go on with one, and ours with another.
+    pub(super) fn check(&self, object: &aya_obj::Object, names: &[&'static str]) -> Result<()> {
+        let live = live_link(&self.dir)?;
+        for name in names {
             let path = self.dir.join(name);
+            let shown = || path.display().to_string();
             if !path.exists() {
-                continue;
+                let Some(live) = &live else { continue };
+                let problem = format!(
+                    "it is missing, though programs are attached ({live}) that use it: what it \
+                     held can't be had again. {START_OVER}"
+                );
+                return Err(failed("adopt", shown(), problem));
             }
             let Some(ours) = object.maps.get(*name) else {
                 return Err(failed(
@@ -92,7 +142,9 @@ impl PinDir {
                     "the object has no such map",
                 ));
             };
-            let pinned = MapInfo::from_pin(&path).on("open the pinned map", *name)?;
+            let pinned = MapInfo::from_pin(&path)
+                .map_err(|error| format!("it is no map ({error}). {START_OVER}"))
+                .on("adopt", shown())?;
             let kind = pinned.map_type().map_or(u32::MAX, |kind| kind as u32);
             for (what, theirs, ours) in [
                 ("type", kind, ours.map_type()),
@@ -104,14 +156,45 @@ impl PinDir {
                 if theirs != ours {
                     let problem = format!(
                         "its {what} is {theirs}, this build's is {ours}: it is not ours, or of a \
-                         broken build; run: totoro-node uninstall"
+                         broken build. {START_OVER}"
                     );
-                    return Err(failed("adopt", path.display().to_string(), problem));
+                    return Err(failed("adopt", shown(), problem));
                 }
             }
         }
         Ok(())
     }
+}
+
+/// What is left to do when pins are not what they should be.
+const START_OVER: &str = "Programs that are attached go on enforcing until you run: totoro-node \
+                          uninstall; then start it anew";
+
+fn remove_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut removed = Vec::new();
+    for name in names(dir)? {
+        let path = dir.join(name);
+        // Ours is only what is pinned.
+        if path.is_dir() {
+            continue;
+        }
+        fs::remove_file(&path).on("unpin", path.display().to_string())?;
+        removed.push(path);
+    }
+    Ok(removed)
+}
+
+/// A link in a version's directory that is attached to something, by name.
+pub(super) fn live_link(dir: &Path) -> Result<Option<String>> {
+    let links = dir.join("links");
+    if !links.is_dir() {
+        return Ok(None);
+    }
+    Ok(names(&links)?.into_iter().find(|name| {
+        sys::get(&links.join(name))
+            .and_then(sys::link_info)
+            .is_ok_and(|info| info.target() != 0)
+    }))
 }
 
 /// Whether a directory is one, and this user's: who owns it could put other maps in.
@@ -131,8 +214,32 @@ fn ours(dir: &Path) -> Result<()> {
     Err(failed("trust", shown, problem))
 }
 
+/// Whether anything of this build's ABI is pinned. A start that was refused leaves an empty directory.
+pub(super) fn is_loaded(root: &Path) -> bool {
+    map_dir(root).join("CONFIG").exists()
+}
+
+/// That nothing of this build's ABI is pinned, and what to do.
+pub(super) fn not_loaded(root: &Path, otherwise: &str) -> String {
+    let others = super::migrate::versions(root).unwrap_or_default();
+    let others: Vec<String> = others
+        .iter()
+        .filter(|(_, dir)| dir.join("CONFIG").exists())
+        .map(|(one, _)| one.to_string())
+        .collect();
+    if others.is_empty() {
+        return format!("no programs are loaded there; {otherwise}");
+    }
+    format!(
+        "what is loaded there has ABI {}, this build's is {}: ask the build that loaded it, or \
+         restart the daemon, which takes over from versions that it knows",
+        others.join(" and "),
+        totoro_ebpf::abi::VERSION
+    )
+}
+
 /// The names in a directory.
-fn names(dir: &Path) -> Result<BTreeSet<String>> {
+pub(super) fn names(dir: &Path) -> Result<BTreeSet<String>> {
     let shown = || dir.display().to_string();
     let mut names = BTreeSet::new();
     for entry in fs::read_dir(dir).on("list", shown())? {
@@ -142,30 +249,42 @@ fn names(dir: &Path) -> Result<BTreeSet<String>> {
     Ok(names)
 }
 
-/// Refuses to start beside the programs of another ABI version: both would count and judge.
-pub(super) fn refuse_other_abis(root: &Path) -> Result<()> {
-    let ours = map_dir(root);
-    for name in names(root)? {
-        let dir = root.join(&name);
-        let is_abi = name
-            .strip_prefix('v')
-            .is_some_and(|version| version.bytes().all(|byte| byte.is_ascii_digit()));
-        if !is_abi || dir == ours || !dir.join("links").is_dir() {
-            continue;
-        }
-        let links = names(&dir.join("links"))?;
-        let live = links.iter().find(|link| {
-            sys::get(&dir.join("links").join(link))
-                .and_then(sys::link_info)
-                .is_ok_and(|info| info.target() != 0)
-        });
-        if let Some(live) = live {
-            let problem = format!(
-                "programs of another version of Totoro are attached ({live}), and would judge \
-                 everything a second time; run its totoro-node uninstall, or: rm -r {}",
-                dir.display()
-            );
-            return Err(failed("start beside", dir.display().to_string(), problem));
+/// Refuses where a link pinned as ours runs somebody else's program: to replace it would be to
+/// switch off what is not ours. Only who may list programs can tell (CAP_SYS_ADMIN), so the daemon
+/// calls it before it gives that up; without it nothing is found.
+///
+/// # Errors
+/// With the pin, whose program it is, and what to do.
+pub fn refuse_foreign(root: &Path) -> Result<()> {
+    if !root.is_dir() {
+        return Ok(());
+    }
+    let programs: BTreeMap<u32, String> = aya::programs::loaded_programs()
+        .filter_map(|program| program.ok())
+        .map(|program| {
+            let name = program.name_as_str().unwrap_or_default().to_owned();
+            (program.id(), name)
+        })
+        .collect();
+    for (_, dir) in super::migrate::versions(root)? {
+        let links = dir.join("links");
+        for name in names(&links).unwrap_or_default() {
+            let path = links.join(&name);
+            let Ok(link) = sys::get(&path).and_then(sys::link_info) else {
+                continue;
+            };
+            match programs.get(&link.program) {
+                Some(theirs) if !theirs.starts_with(neighbours::OURS) => {
+                    let shown = path.display();
+                    let problem = format!(
+                        "it runs {theirs:?} (bpftool prog show id {}), which is not Totoro's; \
+                         if nobody needs that, remove the pin: rm {shown}; then start again",
+                        link.program
+                    );
+                    return Err(failed("adopt", shown.to_string(), problem));
+                }
+                _ => {}
+            }
         }
     }
     Ok(())

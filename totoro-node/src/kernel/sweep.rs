@@ -51,7 +51,7 @@ impl Kernel {
             idle_flows: first.of(self.close_idle(now)),
             ..Swept::default()
         };
-        first.of(locals::refresh(&mut self.shared.maps()));
+        swept.addresses = first.of(locals::refresh(&mut self.shared.maps()));
         // A second old: the event, if there was one, has been acted on, and so has a lease's end.
         // What was established in the very moment in which its lease ended is found here.
         let settled = |conn: &abi::Conn| conn.opened_ns + 1_000_000_000 < now;
@@ -84,7 +84,7 @@ impl Kernel {
             )
         };
         if links {
-            first.of(self.check_links());
+            (swept.links, swept.interfaces) = first.of(self.check_links());
             first.of(self.forget_sources(now));
             first.of(bans::forget_ended(&mut self.shared.maps(), now));
         }

@@ -1,5 +1,6 @@
 //! The few system calls that no crate wraps: replacing the program of a pinned link (aya 0.14 can't
-//! for sock_ops), reading what a link is attached to, and a network namespace's cookie.
+//! for sock_ops), reading what a link is attached to, maps whose layout is only known at run time,
+//! and a network namespace's cookie.
 
 #![expect(unsafe_code, reason = "bpf(2) and getsockopt(2) take raw structures")]
 
@@ -9,9 +10,14 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_UPDATE: libc::c_long = 29;
+const BPF_LINK_GET_FD_BY_ID: libc::c_long = 30;
+const BPF_LINK_GET_NEXT_ID: libc::c_long = 31;
 /// `enum bpf_link_type` (include/uapi/linux/bpf.h).
 const BPF_LINK_TYPE_CGROUP: u32 = 3;
 const BPF_LINK_TYPE_XDP: u32 = 6;
@@ -73,6 +79,57 @@ pub(super) fn update_link(link: impl AsFd, program: impl AsFd) -> io::Result<()>
     bpf(BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
+/// What the map commands take; `value` is the next key's place for one of them.
+#[repr(C)]
+struct Element {
+    map: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+impl Element {
+    fn new(map: impl AsFd, key: Option<&[u8]>, value: u64) -> Element {
+        Element {
+            map: map.as_fd().as_raw_fd() as u32,
+            pad: 0,
+            key: key.map_or(0, |key| key.as_ptr() as u64),
+            value,
+            flags: 0,
+        }
+    }
+}
+
+/// Whether what was looked for is there.
+fn there(answer: io::Result<libc::c_long>) -> io::Result<bool> {
+    match answer {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        other => other.map(|_| true),
+    }
+}
+
+// The three below: keys and values have the map's own sizes, as the caller has looked up; it is no
+// per-CPU map.
+
+/// The key after `key` (`None` = the first), or false after the last.
+pub(super) fn next_key(map: impl AsFd, key: Option<&[u8]>, next: &mut [u8]) -> io::Result<bool> {
+    let mut attr = Element::new(map, key, next.as_mut_ptr() as u64);
+    there(bpf(BPF_MAP_GET_NEXT_KEY, &mut attr))
+}
+
+/// Reads a value; false when there is none.
+pub(super) fn lookup(map: impl AsFd, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
+    let mut attr = Element::new(map, Some(key), value.as_mut_ptr() as u64);
+    there(bpf(BPF_MAP_LOOKUP_ELEM, &mut attr))
+}
+
+/// Writes a value.
+pub(super) fn update(map: impl AsFd, key: &[u8], value: &[u8]) -> io::Result<()> {
+    let mut attr = Element::new(map, Some(key), value.as_ptr() as u64);
+    bpf(BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
 /// `struct bpf_link_info` as far as every kind of link has it, and the first words of the union.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -128,6 +185,44 @@ pub(super) fn link_info(link: impl AsFd) -> io::Result<LinkInfo> {
     };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
     Ok(info)
+}
+
+/// The id of the link that comes after this id, of whomever; `None` after the last.
+pub(super) fn next_link(after: u32) -> io::Result<Option<u32>> {
+    #[repr(C)]
+    struct Attr {
+        start: u32,
+        next: u32,
+        flags: u32,
+    }
+    let mut attr = Attr {
+        start: after,
+        next: 0,
+        flags: 0,
+    };
+    match bpf(BPF_LINK_GET_NEXT_ID, &mut attr) {
+        Ok(_) => Ok(Some(attr.next)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens a link by its id.
+pub(super) fn link_by_id(id: u32) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attr {
+        id: u32,
+        next: u32,
+        flags: u32,
+    }
+    let mut attr = Attr {
+        id,
+        next: 0,
+        flags: 0,
+    };
+    let fd = bpf(BPF_LINK_GET_FD_BY_ID, &mut attr)?;
+    // SAFETY: a descriptor that the kernel just made for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 /// The cookie of the network namespace that this thread is in.

@@ -55,9 +55,7 @@ impl Loaded {
     }
 
     fn attach_all(&mut self) -> Result<()> {
-        let name = "totoro_mend";
-        links::load(links::program(&mut self.ebpf, name)?)
-            .map_err(|error| super::failed("load", name, error))?;
+        links::load_all(&mut self.ebpf)?;
         links::attach_all(&mut self.ebpf, &self.pins, &self.cgroup)?;
         self.filter();
         self.forget_stale()
@@ -112,8 +110,8 @@ impl Loaded {
         Ok(())
     }
 
-    /// Attaches again what is dead or gone, and what came back.
-    fn check(&mut self) -> Result<()> {
+    /// Attaches again what is dead or gone, and what came back: how many links, how many interfaces.
+    fn check(&mut self) -> Result<(usize, usize)> {
         let dead = links::dead(&self.pins.dir.join("links"), &self.cgroup)?;
         if !dead.is_empty() {
             tracing::error!(links = ?dead, "links were dead: limits were off; attaching afresh");
@@ -126,7 +124,8 @@ impl Loaded {
             tracing::warn!(filters = ?after.0, missing = ?after.1, "interfaces changed");
             self.forget_stale()?;
         }
-        Ok(())
+        let anew = after.0.iter().filter(|now| !before.0.contains(now));
+        Ok((dead.len(), anew.count()))
     }
 
     fn shown(&self) -> Vec<(String, u32, &'static str)> {
@@ -160,11 +159,12 @@ impl Kernel {
     }
 
     /// Looks whether everything is attached still, and attaches what is not; interfaces that came,
-    /// went or came back too. Call it in the node's network namespace.
+    /// went or came back too: how many links, and how many interfaces, were attached anew. Call it
+    /// in the node's network namespace.
     ///
     /// # Errors
     /// When a link can't be read or attached.
-    pub fn check_links(&self) -> Result<()> {
+    pub fn check_links(&self) -> Result<(usize, usize)> {
         self.loaded().check()
     }
 }

@@ -32,6 +32,12 @@ impl Mended {
             "untracked",
             "a connection that nothing counted: destroyed, so that it comes again",
         ),
+        ("dead_link", "a link that was dead or gone: attached afresh"),
+        (
+            "interface",
+            "an interface that came, or came back: filtered anew",
+        ),
+        ("address", "an address of the node's, new or gone: noted"),
         (
             "lease_without_proxy",
             "a lease whose proxy frps does not have: closed",
@@ -70,6 +76,9 @@ impl Mended {
         self.add("orphan", swept.orphans);
         self.add("lost_close", swept.mended);
         self.add("untracked", swept.untracked);
+        self.add("dead_link", swept.links);
+        self.add("interface", swept.interfaces);
+        self.add("address", swept.addresses);
     }
 
     /// The counts so far, of each kind.

@@ -148,8 +148,7 @@ pub fn with_key(mut content: Value) -> Answer {
 
 /// What frps itself computes with its empty token.
 fn key_at(timestamp: i64) -> String {
-    let sum = Md5::digest(timestamp.to_string());
-    sum.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Md5::digest(timestamp.to_string()))
 }
 
 #[cfg(test)]

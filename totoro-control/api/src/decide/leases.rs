@@ -128,7 +128,7 @@ pub enum Plan {
 }
 
 /// All ports of the node that are not free.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ports {
     leases: BTreeMap<PortId, Lease>,
     waiting: BTreeMap<PortId, Waiting>,

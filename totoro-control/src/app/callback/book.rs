@@ -7,50 +7,54 @@ use totoro_api::decide::{PortId, Voucher, invite_of, record_key};
 
 /// Under it: all that nodes at this grade have, node by node.
 pub(super) const ALL: &str = "callback/";
+const SESSION: &str = "/session/";
+const TICKET: &str = "/ticket/";
+const LEASE: &str = "/lease/";
+const HELD: &str = "/held/";
 
 /// The key that every change of the node's sessions and leases moves.
 pub(super) fn head(node: &str) -> String {
-    format!("{ALL}{node}/head")
+    [ALL, node, "/head"].concat()
 }
 
 /// Under it: sessions by run_id.
 pub(super) fn sessions(node: &str) -> String {
-    format!("{ALL}{node}/session/")
+    [ALL, node, SESSION].concat()
 }
 
 /// Under it: tickets that were seen, by the hash of their text.
 pub(super) fn tickets(node: &str) -> String {
-    format!("{ALL}{node}/ticket/")
+    [ALL, node, TICKET].concat()
 }
 
 /// Under it: leases by protocol and port.
 pub(super) fn leases(node: &str) -> String {
-    format!("{ALL}{node}/lease/")
+    [ALL, node, LEASE].concat()
 }
 
 /// Under it: ports that wait for their last holder, or cool down.
 pub(super) fn held(node: &str) -> String {
-    format!("{ALL}{node}/held/")
+    [ALL, node, HELD].concat()
 }
 
 /// A session.
 pub(super) fn session(node: &str, run_id: &str) -> String {
-    format!("{}{run_id}", sessions(node))
+    [ALL, node, SESSION, run_id].concat()
 }
 
 /// A ticket.
 pub(super) fn ticket(node: &str, hash: &str) -> String {
-    format!("{}{hash}", tickets(node))
+    [ALL, node, TICKET, hash].concat()
 }
 
 /// A lease: one for each port of each protocol, so there can't be two.
 pub(super) fn lease(node: &str, port: PortId) -> String {
-    format!("{}{}", leases(node), record_key(port))
+    [ALL, node, LEASE, &record_key(port)].concat()
 }
 
 /// A port that waits.
 pub(super) fn waiting(node: &str, port: PortId) -> String {
-    format!("{}{}", held(node), record_key(port))
+    [ALL, node, HELD, &record_key(port)].concat()
 }
 
 /// Whether it is one of ours: 128 bits in hex. Nothing else reaches a key.
@@ -70,7 +74,7 @@ pub(super) struct Head {
 
 /// One frpc login under a ticket, and its resumptions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Session {
+pub(in crate::app) struct Session {
     /// What the audit calls it. (The run_id is a bearer secret in frp.)
     pub(super) id: String,
     /// The tenant's id.

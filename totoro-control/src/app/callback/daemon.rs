@@ -10,8 +10,10 @@ use super::Frps;
 use crate::app::live::Seen;
 use crate::app::{App, Failure};
 use crate::audit;
-use crate::records::{AppliedRecord, NodeRecord, PresenceRecord, key};
-use crate::store::read;
+use crate::records::{NodeRecord, PresenceRecord, key};
+
+/// How long a call stands for those that follow it.
+const NOTED: Duration = Duration::from_millis(250);
 
 impl App {
     /// Refuses while the node's daemon lives: it is the authority then, and what were leased here it
@@ -35,7 +37,7 @@ impl App {
         if node.callback || self.live.is_silent(&node.id) {
             return Ok(false);
         }
-        let applied = read::<AppliedRecord>(&*self.store, &key::applied(&node.id))?;
+        let applied = self.store.revision(key::applied(&node.id).as_bytes())?;
         Ok(applied.is_some())
     }
 
@@ -43,17 +45,20 @@ impl App {
     /// makes the node one of grade `callback`.
     pub(super) async fn note_call(&self, frps: &Frps) -> Result<(), Failure> {
         let id = &frps.node.id;
+        // Whatever could have changed in a moment is noted with the next call.
+        let known = frps.node.callback && frps.node.key_used;
+        if known && self.live.called_lately(id, NOTED) {
+            return Ok(());
+        }
         if self.daemon_lives(&frps.node)? {
             return Ok(());
         }
-        self.live.called(id);
-        let at = key::presence(id);
-        let presence = read::<PresenceRecord>(&*self.store, &at)?;
-        let known = presence.is_some_and(|record| record.value.online);
-        if known && frps.node.callback && frps.node.key_used {
+        let presence = self.presence_now(id)?;
+        if known && presence.is_some_and(|presence| presence.online) {
+            self.live.called(id);
             return Ok(());
         }
-        let now_ms = self.now_ms();
+        let (at, now_ms) = (key::presence(id), self.now_ms());
         self.transact(|tx| {
             let found = tx.get::<NodeRecord>(&key::node(id))?;
             let mut node = found.ok_or(Reason::NotAuthorized)?.value;
@@ -75,6 +80,7 @@ impl App {
             Ok(audit::record(tx, event.detail(detail), now_ms)?)
         })
         .await?;
+        self.live.called(id);
         Ok(())
     }
 

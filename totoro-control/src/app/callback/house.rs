@@ -13,7 +13,7 @@ use super::lock;
 use crate::app::{App, Failure};
 use crate::audit::Author;
 use crate::records::NodeRecord;
-use crate::store::{Tx, names, read, records};
+use crate::store::{Tx, names, records};
 
 /// Pings that may be missed: one is lost easily, three are not.
 const MISSED: u32 = 3;
@@ -83,8 +83,7 @@ impl App {
 
     /// Decides again, and makes it hold.
     async fn meet_fate(&self, node: &str, run_id: &str) -> Result<(), Failure> {
-        self.transact(|tx| {
-            let mut desk = Desk::open(self, tx, node, Author::system())?;
+        self.at_desk(node, &Author::system(), |desk| {
             let Some(session) = desk.sessions.get(run_id) else {
                 return Ok(());
             };
@@ -110,7 +109,7 @@ impl App {
             Err(Failure::Refused(refusal)) => return Ok(Some(Fate::End(refusal.reason))),
             Err(failed) => return Err(failed),
         }
-        let record = read::<NodeRecord>(&*self.store, &crate::records::key::node(node))?;
+        let record = self.node_now(node)?;
         if record.is_some_and(|record| self.live.is_online(node) && !record.value.callback) {
             return Ok(Some(Fate::Close("daemon")));
         }

@@ -4,17 +4,16 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 use totoro_api::decide::{check_text, client_of, session_room, with_key};
 use totoro_api::wire::event::{Subject, kind};
 use totoro_api::wire::plugin::{Answer, NewUserConn, User};
 use totoro_api::{Reason, Refusal};
 
 use super::book::Session;
-use super::desk::Desk;
 use super::ending::word;
 use super::policy::over;
-use super::{Frps, check_user, lock, read, refusal_of};
+use super::{Frps, answer_with, check_user, lock, read, refusal_of};
 use crate::app::{App, Failure};
 use crate::store::Tx;
 
@@ -27,13 +26,13 @@ struct Asking {
 
 impl App {
     /// Answers a Ping: the session lives, and must not go on when its standing has ended.
-    pub(super) async fn ping_asked(&self, frps: &Frps, content: Value) -> Answer {
-        let user = match read::<Asking>(&content) {
+    pub(super) async fn ping_asked(&self, frps: &Frps, content: &RawValue) -> Answer {
+        let user = match read::<Asking>(content) {
             Ok(asking) => asking.user,
             Err(refusal) => return self.refuse_living(frps, &User::default(), "ping", refusal),
         };
         match self.try_ping(frps, &user).await {
-            Ok(()) => with_key(content),
+            Ok(()) => answer_with(content, with_key),
             Err(failure) => self.refuse_living(frps, &user, "ping", refusal_of(failure)),
         }
     }
@@ -54,8 +53,7 @@ impl App {
                 // frpc closes the connection, and with it all that it carries.
                 let reason = refusal.reason;
                 let for_good = reason == Reason::SessionExpired;
-                self.transact(|tx| {
-                    let mut desk = Desk::open(self, tx, node, frps.author.clone())?;
+                self.at_desk(node, &frps.author, |desk| {
                     if desk.session_of(user).is_none() {
                         return Ok(());
                     }
@@ -71,8 +69,7 @@ impl App {
         lock(&self.callback.pings).insert(id, Instant::now());
         if !session.pinged || session.idle_ms.is_some() {
             // Durable: after a restart it is still known that missing pings say something.
-            self.transact(|tx| {
-                let mut desk = Desk::open(self, tx, node, frps.author.clone())?;
+            self.at_desk(node, &frps.author, |desk| {
                 let Some(session) = desk.session_of(user).cloned() else {
                     return Err(over().into());
                 };
@@ -99,8 +96,8 @@ impl App {
 
     /// Answers a NewWorkConn: only a session that is known may bring one. (Without this a run_id
     /// alone would do.)
-    pub(super) async fn work_conn_asked(&self, frps: &Frps, content: Value) -> Answer {
-        let user = match read::<Asking>(&content) {
+    pub(super) async fn work_conn_asked(&self, frps: &Frps, content: &RawValue) -> Answer {
+        let user = match read::<Asking>(content) {
             Ok(asking) => asking.user,
             Err(refusal) => return self.refuse_living(frps, &User::default(), "work", refusal),
         };
@@ -112,14 +109,14 @@ impl App {
             self.holding_of(&mut tx, &frps.node.id, &session)
         };
         match decided() {
-            Ok(_) => with_key(content),
+            Ok(_) => answer_with(content, with_key),
             Err(failure) => self.refuse_living(frps, &user, "work", refusal_of(failure)),
         }
     }
 
     /// Answers a NewUserConn: state and rate, which are all that can be held here.
-    pub(super) async fn user_conn_asked(&self, frps: &Frps, content: Value) -> Answer {
-        let body = match read::<NewUserConn>(&content) {
+    pub(super) async fn user_conn_asked(&self, frps: &Frps, content: &RawValue) -> Answer {
+        let body = match read::<NewUserConn>(content) {
             Ok(body) => body,
             Err(refusal) => return self.refuse_conn(frps, &NewUserConn::default(), refusal),
         };
@@ -166,11 +163,11 @@ impl App {
     fn refuse_conn(&self, frps: &Frps, body: &NewUserConn, refusal: Refusal) -> Answer {
         let session = self.session_asking(frps, &body.user).unwrap_or(None);
         let tenant = session.as_ref().map(|session| session.tenant.as_str());
-        let name = name_of(session.as_ref(), &body.proxy_name);
+        let name = name_of(session.as_deref(), &body.proxy_name);
         self.log_living(frps, tenant, &name, "conn", &refusal);
         let subject = Subject {
             kind: kind::CONN_REFUSED.to_owned(),
-            invite: session.as_ref().and_then(Session::invite),
+            invite: session.as_deref().and_then(Session::invite),
             session: session.as_ref().map(|session| session.id.clone()),
             proxy: Some(name),
             reason: Some(refusal.reason),

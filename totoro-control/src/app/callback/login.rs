@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use serde_json::Value;
+use serde_json::value::RawValue;
 use totoro_api::decide::{
     Action, Brought, Granted, Owner, SeenTicket, Voucher, check_login, client_of, invite_of, login,
     rewritten, session_room, source, tenant_of, ticket_of, user_denied,
@@ -18,7 +19,7 @@ use super::policy::end_of;
 use super::{Frps, LOGINS, read, refusal_of};
 use crate::app::{App, Failure, checked_id};
 use crate::keys::random_hex;
-use crate::records::{InviteRecord, key};
+use crate::records::key;
 use crate::store;
 
 /// The most sessions, and the most tickets, of one tenant that are remembered: a frpc that is started
@@ -38,16 +39,19 @@ type Found = Option<(String, Action)>;
 
 impl App {
     /// Answers a Login.
-    pub(super) async fn login_asked(&self, frps: &Frps, content: Value) -> Answer {
-        let body = match read::<Login>(&content) {
-            Ok(body) => body,
+    pub(super) async fn login_asked(&self, frps: &Frps, content: &RawValue) -> Answer {
+        // All of it before anything is decided: what is granted must get to frps.
+        let whole = read::<Value>(content);
+        let read = whole.and_then(|whole| Ok((read::<Login>(content)?, whole)));
+        let (body, whole) = match read {
+            Ok(read) => read,
             Err(refusal) => {
                 let nothing = Login::default();
                 return self.refuse_login(frps, &nothing, None, refusal).await;
             }
         };
         match self.try_login(frps, &body).await {
-            Ok(Ok(granted)) => rewritten(content, &body, &granted),
+            Ok(Ok(granted)) => rewritten(whole, &body, &granted),
             // It has its event.
             Ok(Err(refusal)) => Answer::refuse(&refusal),
             Err(failure) => {
@@ -76,10 +80,7 @@ impl App {
             return Err(Reason::ClientBanned.into());
         }
         let token = ticket_of(body);
-        let hash: String = ticket::hash(token)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let hash = hex::encode(ticket::hash(token));
         let seen = store::read::<SeenTicket>(&*self.store, &book::ticket(node, &hash))?;
         // A ticket that was seen is recognised by its hash; its key may be gone since.
         let credential = match seen {
@@ -97,10 +98,9 @@ impl App {
                 }
             }
         };
-        let (outcome, _) = self
-            .transact(|tx| {
-                let mut desk = Desk::open(self, tx, node, frps.author.clone())?;
-                match self.admit(&mut desk, body, client, &credential) {
+        let outcome = self
+            .at_desk(node, &frps.author, |desk| {
+                match self.admit(desk, body, client, &credential) {
                     Ok(granted) => Ok(Ok(granted)),
                     Err(Failure::Refused(refusal)) => {
                         let grant = Some(&credential.voucher.grant);
@@ -133,7 +133,7 @@ impl App {
         let must = invite_of(&voucher.grant);
         let is_invite = |name: &str| {
             checked_id(name).is_ok_and(|id| {
-                let found = store::read::<InviteRecord>(&*self.store, &key::invite(id));
+                let found = self.store.revision(key::invite(id).as_bytes());
                 found.is_ok_and(|found| found.is_some())
             })
         };
@@ -243,9 +243,7 @@ impl App {
         // frps closes the replaced connection's proxies; the new one asks for them again.
         desk.give_up_leases(&run_id, "connection_lost")?;
         // An anonymous tenant moves with its session, and its ports with it.
-        for (port, waiting) in desk.ports.moved(&run_id, &session.tenant) {
-            desk.tx.put(&book::waiting(desk.node, port), &waiting)?;
-        }
+        desk.move_ports(&run_id, &session.tenant)?;
         desk.tx.put(&book::ticket(desk.node, hash), ticket)?;
         let granted = Granted {
             run_id: run_id.clone(),

@@ -18,6 +18,7 @@ mod proxy;
 mod rate;
 mod refused;
 mod report;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -26,10 +27,12 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use totoro_api::decide::check_text;
-use totoro_api::wire::plugin::{Answer, Request, User};
+use totoro_api::wire::plugin::{Answer, User};
 use totoro_api::{Reason, Refusal};
 
 use super::transact::Turns;
@@ -37,10 +40,12 @@ use super::{App, Failure};
 use crate::audit::Author;
 use crate::records::NodeRecord;
 
+pub(super) use self::book::Session;
 pub(super) use self::kick::all_of;
 use self::named::Named;
 use self::rate::Rates;
 use self::refused::Gathered;
+use self::table::Tables;
 
 /// Logins per second from one IPv4 address or IPv6 /64, before any signature is looked at.
 const LOGINS: (u32, u32) = (5, 60);
@@ -62,6 +67,10 @@ pub(super) struct Callback {
     late: Mutex<HashMap<(SessionId, String), (u32, i64)>>,
     /// One session's proxies are opened and closed one after the other.
     turns: Turns,
+    /// One node's changes come one after the other.
+    desks: Turns,
+    /// What the busy nodes have.
+    tables: Tables,
     /// Refusals that are told of together.
     gathered: Gathered,
     /// The ports that invites name.
@@ -79,6 +88,8 @@ impl Default for Callback {
             pings: Mutex::default(),
             late: Mutex::default(),
             turns: Turns::default(),
+            desks: Turns::default(),
+            tables: Tables::default(),
             gathered: Gathered::default(),
             named: Named::default(),
             started: Instant::now(),
@@ -174,8 +185,18 @@ impl App {
     }
 }
 
+/// A request of frps, as [`totoro_api::wire::plugin::Request`], with its content as it came.
+#[derive(Deserialize)]
+struct Request<'a> {
+    #[expect(dead_code, reason = "a request without it is none of frps's")]
+    version: String,
+    op: String,
+    #[serde(borrow)]
+    content: &'a RawValue,
+}
+
 /// The content of a request for this operation.
-fn read_request(door: Door, op: &str, body: &[u8]) -> Result<Value, Refusal> {
+fn read_request<'a>(door: Door, op: &str, body: &'a [u8]) -> Result<&'a RawValue, Refusal> {
     let refuse = |reason, detail: String| Err(Refusal::with(reason, detail));
     if !door.ops().contains(&op) {
         let op: String = op.chars().filter(char::is_ascii_graphic).take(40).collect();
@@ -183,7 +204,7 @@ fn read_request(door: Door, op: &str, body: &[u8]) -> Result<Value, Refusal> {
         let detail = format!("the operation {op} is not served here, only {ops}");
         return refuse(Reason::Unsupported, detail);
     }
-    let request: Request = serde_json::from_slice(body).map_err(|error| unreadable(&error))?;
+    let request: Request<'_> = serde_json::from_slice(body).map_err(|error| unreadable(&error))?;
     if request.op != op {
         let detail = "the op in the address and the op in the body differ";
         return refuse(Reason::RequestMalformed, detail.to_owned());
@@ -192,8 +213,16 @@ fn read_request(door: Door, op: &str, body: &[u8]) -> Result<Value, Refusal> {
 }
 
 /// An operation's content. Never with what stood in it: it may carry a ticket.
-fn read<T: DeserializeOwned>(content: &Value) -> Result<T, Refusal> {
-    T::deserialize(content).map_err(|error| unreadable(&error))
+fn read<T: DeserializeOwned>(content: &RawValue) -> Result<T, Refusal> {
+    serde_json::from_str(content.get()).map_err(|error| unreadable(&error))
+}
+
+/// The answer that is made of an operation's whole content.
+fn answer_with(content: &RawValue, answer: impl FnOnce(Value) -> Answer) -> Answer {
+    match read(content) {
+        Ok(content) => answer(content),
+        Err(refusal) => Answer::refuse(&refusal),
+    }
 }
 
 fn unreadable(error: &serde_json::Error) -> Refusal {

@@ -1,5 +1,7 @@
 //! What holds for a tenant of a node at grade `callback`: the control plane's own word.
 
+use std::sync::Arc;
+
 use totoro_api::decide::{Applied, Standing, Voucher, invite_of, standing};
 use totoro_api::ticket::Revision;
 use totoro_api::wire::push::DesiredNode;
@@ -8,12 +10,11 @@ use totoro_api::{Reason, Refusal};
 use super::book::Session;
 use crate::app::{App, Failure};
 use crate::push;
-use crate::records::{InviteRecord, NodeRecord, key};
 use crate::store::Tx;
 
 /// What holds, and under which node settings.
 pub(super) struct Holding {
-    pub(super) node: DesiredNode,
+    pub(super) node: Arc<DesiredNode>,
     pub(super) standing: Standing,
 }
 
@@ -29,30 +30,31 @@ impl App {
         node: &str,
         voucher: &Voucher,
     ) -> Result<Holding, Failure> {
-        let record = tx.get::<NodeRecord>(&key::node(node))?;
-        let record = record.ok_or(Reason::NodeUnknown)?.value;
+        let desired = self.desired_held(tx, node)?;
+        let desired = desired.ok_or(Reason::NodeUnknown)?;
         let invite = match invite_of(&voucher.grant) {
-            Some(id) => tx.get::<InviteRecord>(&key::invite(&id))?,
+            Some(id) => self.invite_held(tx, &id)?,
             None => None,
         };
         let now = self.now();
         let invite = invite
-            .map(|record| record.value)
             .filter(|invite| invite.node == node)
-            .and_then(|invite| push::desired_invite(invite, now));
-        let node = push::desired(record);
+            .and_then(|invite| push::desired_invite(&invite, now));
         let applied = Applied {
             // There is nobody who could know better: no ticket is newer than what stands here.
             revision: Revision {
                 generation: u64::MAX,
                 rev: u64::MAX,
             },
-            node: &node,
+            node: &desired,
             invite: invite.as_ref(),
             revoked_at: None,
         };
         let standing = standing(voucher, &applied, now)?;
-        Ok(Holding { node, standing })
+        Ok(Holding {
+            node: desired,
+            standing,
+        })
     }
 
     /// What holds for a session, which must not be over.

@@ -1,6 +1,6 @@
 //! A session asks for a port, or gives it back.
 
-use serde_json::Value;
+use serde_json::value::RawValue;
 use totoro_api::decide::{
     Lease, Plan, PortId, Standing, Summed, Wish, lease_room, read_proxy, session_room,
 };
@@ -11,7 +11,7 @@ use totoro_api::{Reason, Refusal};
 use super::book::Session;
 use super::desk::Desk;
 use super::policy::{Holding, over};
-use super::{ASKS, Frps, SessionId, check_user, lock, named, read, refusal_of};
+use super::{ASKS, Frps, SessionId, answer_with, check_user, lock, named, read, refusal_of};
 use crate::app::{App, Failure};
 use crate::keys::random;
 use crate::store::Tx;
@@ -22,8 +22,8 @@ const LATE_MS: i64 = 5_000;
 
 impl App {
     /// Answers a NewProxy.
-    pub(super) async fn proxy_asked(&self, frps: &Frps, mut content: Value) -> Answer {
-        let body = match read::<NewProxy>(&content) {
+    pub(super) async fn proxy_asked(&self, frps: &Frps, content: &RawValue) -> Answer {
+        let body = match read::<NewProxy>(content) {
             Ok(body) => body,
             Err(refusal) => {
                 let nothing = NewProxy::default();
@@ -36,12 +36,12 @@ impl App {
         };
         match decided {
             Ok(port) if i64::from(port) == body.remote_port => Answer::allow(),
-            Ok(port) => {
+            Ok(port) => answer_with(content, |mut content| {
                 if let Some(object) = content.as_object_mut() {
                     object.insert("remote_port".to_owned(), port.into());
                 }
                 Answer::allow_with(content)
-            }
+            }),
             Err(failure) => self.refuse_proxy(frps, &body, refusal_of(failure)).await,
         }
     }
@@ -51,6 +51,10 @@ impl App {
         self.check_daemon(frps)?;
         check_user(&body.user)?;
         let session = self.session_asking(frps, &body.user)?.ok_or_else(over)?;
+        // What it holds is looked at where it matters.
+        if self.may_ask(&body.user, 0) {
+            return Ok(());
+        }
         let mut tx = Tx::new(&*self.store);
         let Holding { standing, .. } = self.holding_of(&mut tx, &frps.node.id, &session)?;
         let burst = standing.limits.max_proxies.saturating_mul(2);
@@ -71,10 +75,9 @@ impl App {
         // Until it is known how many closes are late, none may come.
         let _turn = self.callback.turns.of(run_id.as_bytes()).await;
         let start = usize::from(u16::from_ne_bytes(random()));
-        let ((port, plan), _) = self
-            .transact(|tx| {
-                let mut desk = Desk::open(self, tx, &frps.node.id, frps.author.clone())?;
-                self.lease(&mut desk, body, start)
+        let (port, plan) = self
+            .at_desk(&frps.node.id, &frps.author, |desk| {
+                self.lease(desk, body, start)
             })
             .await?;
         let more = match plan {
@@ -180,8 +183,8 @@ impl App {
     }
 
     /// Takes note of a CloseProxy: it may be late, doubled, or a predecessor's. It can't be refused.
-    pub(super) async fn close_asked(&self, frps: &Frps, content: Value) -> Answer {
-        let body = match read::<CloseProxy>(&content) {
+    pub(super) async fn close_asked(&self, frps: &Frps, content: &RawValue) -> Answer {
+        let body = match read::<CloseProxy>(content) {
             Ok(body) => body,
             Err(refusal) => return Answer::refuse(&refusal),
         };
@@ -207,8 +210,7 @@ impl App {
             *count -= 1;
             return Ok(());
         }
-        self.transact(|tx| {
-            let mut desk = Desk::open(self, tx, &frps.node.id, frps.author.clone())?;
+        self.at_desk(&frps.node.id, &frps.author, |desk| {
             let Some(session) = desk.session_of(&body.user).cloned() else {
                 return Ok(());
             };
@@ -225,8 +227,7 @@ impl App {
             }
             Ok(())
         })
-        .await?;
-        Ok(())
+        .await
     }
 
     /// Counts, logs and tells of a refused NewProxy.
@@ -251,7 +252,7 @@ impl App {
         }
         let subject = Subject {
             kind: kind::PROXY_REFUSED.to_owned(),
-            invite: session.as_ref().and_then(Session::invite),
+            invite: session.as_deref().and_then(Session::invite),
             session: session.as_ref().map(|session| session.id.clone()),
             client: session.as_ref().map(|session| session.client.to_string()),
             proxy: Some(name),

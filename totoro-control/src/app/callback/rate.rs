@@ -28,12 +28,15 @@ impl Rates {
                 return false;
             }
         }
-        let at = whole.entry(key.to_owned()).or_insert(now);
-        let after = (*at).max(now) + each;
+        let at = whole.get(key).map_or(now, |at| (*at).max(now));
+        let after = at + each;
         if after.duration_since(now) > each * burst.max(1) {
             return false;
         }
-        *at = after;
+        match whole.get_mut(key) {
+            Some(at) => *at = after,
+            None => drop(whole.insert(key.to_owned(), after)),
+        }
         true
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use totoro_api::ports::Protocol;
 use totoro_api::wire::node::{LeaseUsage, SessionUsage, TenantUsage};
 
-use super::desk::ports;
+use super::table::ports;
 use crate::app::App;
 use crate::app::node::host_port;
 use crate::audit::rfc3339_ms;

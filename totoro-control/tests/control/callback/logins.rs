@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use totoro_api::limits::Limits;
 use totoro_api::ticket::{Claims, Grant, Revision, SigningKey, sign};
 
-use super::{Frps, Session, allowed, kinds, login_of, refused, ticket};
+use super::{Frps, Session, allowed, kinds, login_of, port_of, refused, ticket};
 use crate::support::Control;
 
 const HERE: &str = "198.51.100.1:1111";
@@ -324,6 +324,30 @@ async fn anonymous_visitors_are_their_prefix() {
     );
     let (id, _) = control.invite(&frps.node, json!({})).await;
     refused(&login(&id, "192.0.2.10:1").await, "proxy_name_denied");
+}
+
+/// A frpc that changes its network brings its ticket again, and its run_id.
+#[tokio::test]
+async fn an_anonymous_session_moves_and_its_ports_with_it() {
+    let control = Control::start();
+    let public = json!({
+        "visibility": "public", "public_limits": { "max_clients": 1, "max_proxies": 1 },
+        "pool": { "tcp": ["20000-20000"], "udp": [] },
+    });
+    let frps = Frps::new(&control, "n1", public).await;
+    let ticket = ticket(&control, "public:n1").await;
+    let mut login = login_of("public-1", &ticket, "192.0.2.1:1");
+    let here = Session::of(&frps.login(&control, login.clone()).await);
+    let web = ("web", "tcp", 0);
+    let port = port_of(&frps.new_proxy(&control, &here, web).await, 0);
+    frps.close_proxy(&control, &here, "web").await;
+    login["run_id"] = json!(here.run_id());
+    login["client_address"] = json!("198.51.100.7:1");
+    let there = Session::of(&frps.login(&control, login).await);
+    assert_eq!(there.run_id(), here.run_id());
+    // The only port there is waits for it, under its new name.
+    let again = frps.new_proxy(&control, &there, web).await;
+    assert_eq!(port_of(&again, 0), port);
 }
 
 #[tokio::test]

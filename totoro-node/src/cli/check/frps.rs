@@ -1,12 +1,19 @@
 //! The frps beside the node: whether it runs as `frps-config` would have it.
 
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use procfs::Current;
 use procfs::process::Process;
 use totoro_api::ports::Pool;
 
+use super::super::frps_config;
 use super::{Line, Status};
 use crate::config::Config;
 use crate::frps::Frps;
-use crate::machine;
+use crate::kernel::Inspector;
+use crate::{machine, secret};
 
 /// What frps needs per user connection at worst: yamux's window and buffers on both sides, bytes.
 const PER_CONNECTION: u64 = 12 << 20;
@@ -23,6 +30,13 @@ pub(in crate::cli) async fn lines(config: &Config, pool: &Pool) -> Vec<Line> {
     match info {
         Ok(info) => {
             let lacking = info.lacks(pool);
+            if is_old(&info.version) {
+                let detail = format!(
+                    "version {} is older than any that was tried; use 0.61 or newer",
+                    info.version
+                );
+                lines.push(Line::new("frps", target.clone(), Status::Warn, detail));
+            }
             lines.push(Line::must(
                 "frps",
                 target,
@@ -46,12 +60,56 @@ pub(in crate::cli) async fn lines(config: &Config, pool: &Pool) -> Vec<Line> {
             format!("{error:#}; start it with what `totoro-node frps-config` prints"),
         )),
     }
-    lines.extend(processes(config.max_conns_total));
+    lines.extend(processes(config));
     lines
 }
 
+/// The oldest frps that is tried with the plugin's protocol as it is used here.
+const OLDEST: (u32, u32) = (0, 61);
+
+/// Whether a version like `0.70.1` is old.
+fn is_old(version: &str) -> bool {
+    let mut parts = version
+        .split('.')
+        .map_while(|part| part.parse::<u32>().ok());
+    match (parts.next(), parts.next()) {
+        (Some(major), Some(minor)) => (major, minor) < OLDEST,
+        _ => false,
+    }
+}
+
+/// Its configuration's file, where it is meant to be, against what it should be now.
+pub(super) fn file(config: &Config, settings: &Path, pool: &Pool) -> Line {
+    let path = settings.with_file_name("frps.toml");
+    let target = path.display().to_string();
+    let fix = format!("write it anew (totoro-node frps-config --out {target}) and restart frps");
+    let (status, detail) = match (
+        std::fs::read_to_string(&path),
+        frps_config::text(config, pool),
+    ) {
+        (Err(error), _) if error.kind() == ErrorKind::NotFound => {
+            (Status::Warn, format!("not there, or elsewhere; {fix}"))
+        }
+        (Err(error), _) => (Status::Warn, error.to_string()),
+        // The lines on secrets say why.
+        (_, Err(error)) => (Status::Warn, format!("{error:#}")),
+        (Ok(_), _) if secret::read(&path).is_err_and(|why| why.to_string().contains("chmod")) => (
+            Status::Fail,
+            format!("others may read it, and it has secrets in it; chmod 600 {target}"),
+        ),
+        (Ok(is), Ok(wanted)) if is == wanted => (Status::Ok, "as it should be now".to_owned()),
+        (Ok(_), Ok(_)) => {
+            let differs = "differs from what the node would have now: the pool, a port or a secret \
+                           changed, or somebody edited it";
+            (Status::Warn, format!("{differs}; {fix}"))
+        }
+    };
+    Line::new("frps config", target, status, detail)
+}
+
 /// What the running frps processes are like. Others' can't be looked into without root.
-fn processes(max_conns_total: u32) -> Vec<Line> {
+fn processes(config: &Config) -> Vec<Line> {
+    let most = most_conns(config);
     let Ok(all) = procfs::process::all_processes() else {
         return Vec::new();
     };
@@ -59,7 +117,7 @@ fn processes(max_conns_total: u32) -> Vec<Line> {
     let ours = |process: &Process| same_netns(process).unwrap_or(false);
     all.filter_map(Result::ok)
         .filter(|process| is_frps(process) && ours(process))
-        .flat_map(|process| [mptcp(&process), memory(&process, max_conns_total)])
+        .flat_map(|process| [mptcp(&process), memory(&process, most)])
         .collect()
 }
 
@@ -89,37 +147,55 @@ fn mptcp(process: &Process) -> Line {
     )
 }
 
-/// Whether the connections that the node bears fit the memory that frps may use.
-fn memory(process: &Process, max_conns_total: u32) -> Line {
-    let limit = memory_limit(process)
-        .or_else(|| {
-            let memory = procfs::Current::current().ok();
-            memory.map(|memory: procfs::Meminfo| memory.mem_total)
-        })
-        .unwrap_or(0);
-    let target = format!("{} MiB", limit >> 20);
-    let fit = limit / PER_CONNECTION;
-    match u64::from(max_conns_total) {
-        0 => Line::new(
-            "frps memory",
-            target,
+/// The most connections that all tenants together may have now; `None` before anything is loaded.
+fn most_conns(config: &Config) -> Option<u64> {
+    let inspector = Inspector::open(&config.pin_root).ok()?;
+    let ports = inspector.ports().ok()?;
+    let leased: BTreeSet<u32> = ports.iter().map(|(_, lease, _)| lease.tenant).collect();
+    let tenants = inspector.tenants().ok()?;
+    let most = tenants
+        .iter()
+        .filter(|(number, ..)| leased.contains(number));
+    let sum = most.map(|(_, tenant, _)| u64::from(tenant.max_conns)).sum();
+    Some(match u64::from(config.max_conns_total) {
+        0 => sum,
+        total => total.min(sum),
+    })
+}
+
+/// Whether the connections that may come fit the memory that frps may use.
+fn memory(process: &Process, most: Option<u64>) -> Line {
+    let limited = memory_limit(process);
+    let total = || procfs::Meminfo::current().map_or(0, |memory| memory.mem_total);
+    let limit = limited.unwrap_or_else(total);
+    let fits = limit / PER_CONNECTION;
+    let whose = match limited {
+        Some(_) => "its cgroup's limit",
+        None => "the whole machine's: it has no limit of its own, set MemoryMax",
+    };
+    let (status, detail) = match most {
+        Some(most) if most > fits => (
+            Status::Warn,
+            format!(
+                "{most} connections are allowed now (max_conns of who has a port), and {fits} that \
+                 read nothing fit ({whose}; 12 MiB each): give frps more, or set \
+                 max_conns_total"
+            ),
+        ),
+        most => (
             Status::Ok,
             format!(
-                "fits {fit} connections that read nothing (12 MiB each); set max_conns_total to no \
-                 more, or keep the sum of max_conns below"
+                "fits {fits} connections that read nothing ({whose}; 12 MiB each); {} are allowed now",
+                most.unwrap_or(0)
             ),
         ),
-        total => Line::must(
-            "frps memory",
-            target,
-            total <= fit,
-            &format!("fits {fit} connections that read nothing; max_conns_total is {total}"),
-            &format!(
-                "fits {fit} connections that read nothing (12 MiB each), and max_conns_total is \
-                 {total}; lower it, or raise frps's MemoryMax"
-            ),
-        ),
-    }
+    };
+    Line::new(
+        "frps memory",
+        format!("{} MiB", limit >> 20),
+        status,
+        detail,
+    )
 }
 
 /// `memory.max` of the process's cgroup, or of the nearest one above it that has one.

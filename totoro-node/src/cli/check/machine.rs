@@ -21,13 +21,6 @@ pub(super) fn lines(config: &Config, pool: &Pool) -> Vec<Line> {
             "run as root: loading programs needs it",
         ),
         Line::must(
-            "kernel",
-            machine::kernel_release(),
-            Path::new("/sys/kernel/btf/vmlinux").exists(),
-            "has BTF",
-            "has no BTF (/sys/kernel/btf/vmlinux); use a kernel with CONFIG_DEBUG_INFO_BTF, as Debian's",
-        ),
-        Line::must(
             "bpffs",
             path(&config.pin_root),
             kernel::is_on_bpffs(&config.pin_root),
@@ -41,28 +34,23 @@ pub(super) fn lines(config: &Config, pool: &Pool) -> Vec<Line> {
             "cgroup v2",
             "no cgroup v2 there: mount -t cgroup2 cgroup2 /sys/fs/cgroup, or set `cgroup`",
         ),
-        Line::must(
-            "object",
-            path(&config.object),
-            config.object.exists(),
-            "there",
-            "not there; build it: cargo xtask build-ebpf, or set `object`",
-        ),
+        object(config),
         destroy(),
         plugin_port(config),
     ];
     lines.push(apart(config, pool));
     lines.push(ephemeral(pool));
-    lines.extend(config.interfaces.iter().map(|name| interface(name)));
-    if config.interfaces.is_empty() {
-        lines.push(Line::new(
-            "interface",
-            "-",
-            Status::Warn,
-            "none to filter; the socket lookup guards alone. Set `interfaces`",
-        ));
-    }
+    lines.extend(config.interfaces.iter().flat_map(|name| neighbours(name)));
     lines
+}
+
+/// The kernel object, read as a start would.
+fn object(config: &Config) -> Line {
+    let target = kernel::object::shown(&config.object);
+    match kernel::object::read(&config.object) {
+        Ok(_) => Line::new("object", target, Status::Ok, "there"),
+        Err(error) => Line::new("object", target, Status::Fail, error.whole()),
+    }
 }
 
 /// Revocation ends sockets from outside, which a kernel can be built without.
@@ -121,18 +109,26 @@ fn apart(config: &Config, pool: &Pool) -> Line {
     }
 }
 
-fn interface(name: &str) -> Line {
-    // Not by /sys/class/net, which may show another network namespace than ours.
-    if nix::net::if_::if_nametoindex(name).is_ok() {
-        Line::new("interface", name, Status::Ok, "there")
-    } else {
+/// Other owners' programs that judge before ours.
+pub(in crate::cli) fn neighbours(name: &str) -> Vec<Line> {
+    let found = kernel::neighbours(name).unwrap_or_default();
+    let line = |one: kernel::Neighbour| {
+        let means = match one.hook {
+            "xdp" => "is on the hook, which takes one only: the filter is in TC instead",
+            _ => {
+                "runs before Totoro's and may let pass what that would drop; the socket lookup \
+                 refuses it all the same. To have ours first, attach that one again after it"
+            }
+        };
+        let detail = format!("another owner's {one} {means}");
         Line::new(
-            "interface",
-            name,
+            "neighbour",
+            format!("{name} {}", one.hook),
             Status::Warn,
-            "not there now; it is guarded by the socket lookup only",
+            detail,
         )
-    }
+    };
+    found.into_iter().map(line).collect()
 }
 
 /// The pool against the ports that the kernel hands out by itself.

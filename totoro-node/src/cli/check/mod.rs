@@ -1,8 +1,13 @@
 //! `check`: whether this machine can be a node. Works before enrolment, before anything is loaded,
 //! and beside a running daemon.
 
+mod control;
 mod frps;
+mod kernel;
 mod machine;
+mod network;
+
+use std::path::Path;
 
 use anyhow::{Result, bail};
 use serde::Serialize;
@@ -61,11 +66,22 @@ impl Line {
 }
 
 /// Prints the preflight; fails when something is missing. `pool` is the one that holds now.
-pub(super) async fn run(config: &Config, pool: Pool, enrolled: bool, as_json: bool) -> Result<()> {
-    let mut lines = machine::lines(config, &pool);
+/// `settings` is the settings' file.
+pub(super) async fn run(
+    config: &Config,
+    settings: &Path,
+    pool: Pool,
+    enrolled: bool,
+    as_json: bool,
+) -> Result<()> {
+    let mut lines = kernel::lines(config);
+    lines.extend(machine::lines(config, &pool));
+    lines.extend(network::lines(config, &pool));
     if enrolled {
         lines.extend(machine::secrets(config));
         lines.extend(frps::lines(config, &pool).await);
+        lines.push(frps::file(config, settings, &pool));
+        lines.extend(control::lines(config).await);
     } else {
         lines.push(Line::new(
             "settings",
@@ -78,7 +94,23 @@ pub(super) async fn run(config: &Config, pool: Pool, enrolled: bool, as_json: bo
 }
 
 pub(super) use frps::lines as frps;
-pub(super) use machine::secrets;
+pub(super) use machine::{neighbours, secrets};
+
+/// Refuses secrets that others may read: a start is the last moment to say so.
+///
+/// # Errors
+/// All of them, with what to do.
+pub(super) fn require_secrets(config: &Config) -> Result<()> {
+    let bad: Vec<String> = secrets(config)
+        .into_iter()
+        .filter(|line| line.status == Status::Fail)
+        .map(|line| format!("{}: {}", line.component, line.detail))
+        .collect();
+    if !bad.is_empty() {
+        bail!("{}", bad.join("; "));
+    }
+    Ok(())
+}
 
 /// Prints the lines; fails when one does.
 pub(super) fn conclude(lines: &[Line], as_json: bool) -> Result<()> {

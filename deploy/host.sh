@@ -1,0 +1,97 @@
+#!/bin/sh
+# What `cargo xtask deploy` does on a machine. It comes by ssh's standard input, as root's.
+#
+#   host.sh facts     PACKAGE            the installed version, and whether a way back to it is kept
+#   host.sh preflight PACKAGE DEB        unpacks DEB aside; its `check` must pass; changes nothing
+#   host.sh install   PACKAGE DEB        keeps the former package, installs DEB
+#   host.sh health    PACKAGE SECONDS    waits until the service runs and its doctor finds nothing wrong
+#   host.sh keep      PACKAGE DEB        DEB is the way back of the next time
+#   host.sh back      PACKAGE VERSION    installs the former package, or removes a first one
+set -eu
+export LC_ALL=C DEBIAN_FRONTEND=noninteractive
+umask 077
+KEEP=/var/cache/totoro-deploy
+verb=$1 package=$2
+
+installed() {
+    dpkg-query -W -f '${db:Status-Status} ${Version}' "$package" 2>/dev/null |
+        sed -n 's/^installed //p'
+}
+
+config() {
+    case $package in
+        totoro-node) echo /etc/totoro/node.toml ;;
+        totoro-control) echo /etc/totoro/control/control.toml ;;
+    esac
+}
+
+# Whether the daemon whose program is $1 finds its machine or its installation good.
+look() {
+    case $package in
+        totoro-node) "$1" check ;;
+        totoro-control) [ ! -e "$(config)" ] || "$1" doctor --config "$(config)" ;;
+    esac
+}
+
+apt_install() {
+    apt-get install -y -q --no-install-recommends --allow-downgrades \
+        -o Dpkg::Options::=--force-confold "$1" >&2
+}
+
+case $verb in
+    facts)
+        version=$(installed)
+        way=-
+        [ -z "$version" ] || [ ! -e "$KEEP/${package}_$version.deb" ] || way=kept
+        active=$(systemctl is-active "$package.service" || true)
+        echo "${version:--} $way $active $(dpkg --print-architecture)"
+        ;;
+    preflight)
+        aside=$(mktemp -d)
+        trap 'rm -rf "$aside"' EXIT
+        dpkg-deb -x "$3" "$aside"
+        look "$aside/usr/bin/$package"
+        ;;
+    install)
+        apt_install "$3"
+        ;;
+    health)
+        tries=$3
+        while :; do
+            state=$(systemctl is-active "$package.service" || true)
+            if [ "$state" = active ]; then
+                case $package in
+                    totoro-node) said=$(totoro-node doctor 2>&1) && exit 0 || true ;;
+                    totoro-control)
+                        said=$(totoro-control doctor --config "$(config)" 2>&1) && exit 0 || true ;;
+                esac
+            else
+                said="$package.service is $state"
+            fi
+            tries=$((tries - 1))
+            # It was started often enough, and systemd gave up.
+            [ "$state" != failed ] || tries=0
+            if [ "$tries" -le 0 ]; then
+                echo "$said" | grep -v ' OK ' >&2
+                journalctl -q -n 15 --no-pager -o cat -u "$package.service" >&2 || true
+                exit 1
+            fi
+            sleep 1
+        done
+        ;;
+    keep)
+        install -d -m 0700 "$KEEP"
+        install -m 0600 "$3" "$KEEP/${package}_$(installed).deb"
+        # The one that runs, and the one before it.
+        ls -t "$KEEP/${package}_"*.deb | tail -n +3 | xargs -r rm -f
+        ;;
+    back)
+        if [ "$3" = - ]; then
+            apt-get remove -y -q "$package" >&2
+        else
+            apt_install "$KEEP/${package}_$3.deb"
+            systemctl reset-failed "$package.service" || true
+            systemctl restart "$package.service"
+        fi
+        ;;
+esac

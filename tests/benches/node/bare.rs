@@ -1,0 +1,134 @@
+//! The baseline: a bare hyper server whose handlers parse the same body; a Login verifies its ticket, which
+//! no other has; then each waits for a group commit of a few hundred bytes (one write and one fdatasync for
+//! all that wait), and answers. No policy, no limits, no maps, no events, no log.
+
+use std::convert::Infallible;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize as _;
+use tokio::sync::{mpsc, oneshot};
+use totoro_api::ticket::verify;
+use totoro_api::wire::plugin;
+use totoro_api::wire::push::TicketKey;
+
+use crate::daemons::Daemon;
+
+/// The bare server in a process of its own.
+pub(crate) struct Bare {
+    _child: Daemon,
+    pub(crate) address: String,
+}
+
+impl Bare {
+    /// One that verifies with these keys, which are JSON.
+    pub(crate) fn start(keys: &str) -> Bare {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--serve-bare", keys])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut address = String::new();
+        let output = child.stdout.as_mut().unwrap();
+        BufReader::new(output).read_line(&mut address).unwrap();
+        Bare {
+            _child: Daemon(child),
+            address: address.trim().to_owned(),
+        }
+    }
+}
+
+/// Writers that wait for the next sync.
+#[derive(Clone)]
+struct Log(mpsc::UnboundedSender<(Vec<u8>, oneshot::Sender<()>)>);
+
+impl Log {
+    fn open() -> Log {
+        let (send, mut receive) = mpsc::unbounded_channel::<(Vec<u8>, oneshot::Sender<()>)>();
+        let dir = std::env::current_exe().unwrap();
+        let mut file = tempfile::tempfile_in(dir.parent().unwrap()).unwrap();
+        std::thread::spawn(move || {
+            let mut batch = Vec::new();
+            while receive.blocking_recv_many(&mut batch, 1024) > 0 {
+                let bytes: Vec<u8> = batch.iter().flat_map(|(bytes, _)| bytes.clone()).collect();
+                file.write_all(&bytes).unwrap();
+                file.sync_data().unwrap();
+                for (_, done) in batch.drain(..) {
+                    let _ = done.send(());
+                }
+            }
+        });
+        Log(send)
+    }
+
+    async fn commit(&self) {
+        let (done, synced) = oneshot::channel();
+        self.0.send((vec![b'x'; 300], done)).unwrap();
+        synced.await.unwrap();
+    }
+}
+
+/// Serves until killed.
+pub(crate) async fn serve(keys: &str) {
+    let keys: Arc<Vec<TicketKey>> = Arc::new(serde_json::from_str(keys).unwrap());
+    let log = Log::open();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    println!("http://{}", listener.local_addr().unwrap());
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let (keys, log) = (Arc::clone(&keys), log.clone());
+        tokio::spawn(async move {
+            let answer = hyper::service::service_fn(move |request| {
+                answer(request, Arc::clone(&keys), log.clone())
+            });
+            let http = hyper::server::conn::http1::Builder::new();
+            let _ = http.serve_connection(TokioIo::new(stream), answer).await;
+        });
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    keys: Arc<Vec<TicketKey>>,
+    log: Log,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let body = request.into_body().collect().await.unwrap().to_bytes();
+    let asked: plugin::Request = serde_json::from_slice(&body).unwrap();
+    let answer = match &*asked.op {
+        "Login" => {
+            let login = plugin::Login::deserialize(&asked.content).unwrap();
+            let footer = login.privilege_key.rsplit('.').next().unwrap();
+            let footer = URL_SAFE_NO_PAD.decode(footer).unwrap();
+            let footer: serde_json::Value = serde_json::from_slice(&footer).unwrap();
+            verify(
+                &login.privilege_key,
+                footer["node"].as_str().unwrap(),
+                &keys,
+                0,
+            )
+            .unwrap();
+            plugin::Answer::allow_with(asked.content)
+        }
+        "NewProxy" => {
+            plugin::NewProxy::deserialize(&asked.content).unwrap();
+            plugin::Answer::allow()
+        }
+        _ => {
+            plugin::CloseProxy::deserialize(&asked.content).unwrap();
+            plugin::Answer::allow()
+        }
+    };
+    log.commit().await;
+    let text = serde_json::to_vec(&answer).unwrap();
+    let answer = Response::builder().header("content-type", "application/json");
+    Ok(answer.body(Full::new(Bytes::from(text))).unwrap())
+}

@@ -1,0 +1,142 @@
+//! Clients that cost little, since they share the machine with what they measure: requests are bytes
+//! made once, an answer is read up to its length and only its status is looked at.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::series::Series;
+
+/// What is asked of a server, as it goes over the wire.
+#[derive(Clone)]
+pub(crate) struct Request {
+    address: String,
+    bytes: Arc<Vec<Vec<u8>>>,
+    order: Order,
+    status: &'static str,
+}
+
+/// Which request is next.
+#[derive(Clone)]
+enum Order {
+    /// Each is sent once, by whoever is next; a measurement ends early when there is none.
+    Once(Arc<AtomicUsize>),
+    /// All over again and again, by whoever is next.
+    Again(Arc<AtomicUsize>),
+    /// A client has so many of its own, and sends them again and again.
+    Own(usize),
+}
+
+impl Request {
+    fn of(server: &str, bytes: Vec<Vec<u8>>, order: Order, status: &'static str) -> Self {
+        Request {
+            address: server.trim_start_matches("http://").to_owned(),
+            bytes: Arc::new(bytes),
+            order,
+            status,
+        }
+    }
+
+    /// These ones, each once.
+    pub(crate) fn once(server: &str, bytes: Vec<Vec<u8>>) -> Self {
+        Request::of(server, bytes, Order::Once(Arc::default()), "200")
+    }
+
+    /// These ones, over and over.
+    pub(crate) fn again(server: &str, bytes: Vec<Vec<u8>>) -> Self {
+        Request::of(server, bytes, Order::Again(Arc::default()), "200")
+    }
+
+    /// These ones: each client has `own` of them.
+    pub(crate) fn own(server: &str, bytes: Vec<Vec<u8>>, own: usize) -> Self {
+        Request::of(server, bytes, Order::Own(own), "200")
+    }
+
+    fn pick(&self, client: usize, asked: usize) -> Option<&[u8]> {
+        let all = self.bytes.len();
+        let at = match &self.order {
+            Order::Once(next) => next.fetch_add(1, Ordering::Relaxed),
+            Order::Again(next) => next.fetch_add(1, Ordering::Relaxed) % all,
+            Order::Own(own) => (client * own + asked % own) % all,
+        };
+        self.bytes.get(at).map(Vec::as_slice)
+    }
+
+    /// Asks from so many clients for so long, each again as soon as it is answered.
+    pub(crate) async fn measure(&self, clients: usize, length: Duration) -> Series {
+        let mut connections = Vec::new();
+        for _ in 0..clients {
+            let stream = TcpStream::connect(&self.address).await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            connections.push(stream);
+        }
+        let began = Instant::now();
+        let asking = connections
+            .into_iter()
+            .enumerate()
+            .map(|(client, mut stream)| {
+                let request = self.clone();
+                tokio::spawn(async move {
+                    let (mut took, mut buffer) = (Vec::new(), vec![0; 16 * 1024]);
+                    // What a client has begun of its own it ends: the next measurement begins anew.
+                    while began.elapsed() < length || request.is_within(took.len()) {
+                        let Some(bytes) = request.pick(client, took.len()) else {
+                            break;
+                        };
+                        let asked = Instant::now();
+                        request.ask(bytes, &mut stream, &mut buffer).await;
+                        took.push(asked.elapsed());
+                    }
+                    took
+                })
+            });
+        let mut took = Vec::new();
+        for asked in asking.collect::<Vec<_>>() {
+            took.extend(asked.await.unwrap());
+        }
+        assert!(!took.is_empty(), "nothing is left to ask");
+        Series::new(took, began.elapsed())
+    }
+
+    fn is_within(&self, asked: usize) -> bool {
+        matches!(self.order, Order::Own(own) if !asked.is_multiple_of(own))
+    }
+
+    async fn ask(&self, bytes: &[u8], stream: &mut TcpStream, buffer: &mut [u8]) {
+        stream.write_all(bytes).await.unwrap();
+        let mut filled = 0;
+        loop {
+            let read = stream.read(&mut buffer[filled..]).await.unwrap();
+            assert!(read > 0, "the connection closed, or the answer is too long");
+            filled += read;
+            if let Some(length) = answer_length(&buffer[..filled]) {
+                let status = buffer.get(9..12).unwrap_or_default();
+                let text = || String::from_utf8_lossy(&buffer[..filled]);
+                assert!(status == self.status.as_bytes(), "{}", text());
+                if filled >= length {
+                    // A plugin's refusal is a 200.
+                    let refused = buffer[..filled]
+                        .windows(13)
+                        .any(|at| at == b"\"reject\":true");
+                    assert!(!refused, "{}", text());
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Head and body together, once the head is there.
+fn answer_length(bytes: &[u8]) -> Option<usize> {
+    let head = bytes.windows(4).position(|end| end == b"\r\n\r\n")? + 4;
+    let text = std::str::from_utf8(&bytes[..head]).unwrap();
+    let length = text.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        let ours = name.eq_ignore_ascii_case("content-length");
+        ours.then(|| value.trim().parse::<usize>().unwrap())
+    });
+    Some(head + length.unwrap_or(0))
+}

@@ -1,0 +1,272 @@
+//! Sessions as frps would have them: each with a connection of its own to frps's port, from an address of
+//! its own.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+use crate::Figure;
+use crate::client::Request;
+use crate::daemons::{Daemons, FIRST, FRPS, PLUGIN, Tenant};
+use crate::series::Series;
+
+/// Sessions that log in again and again, and as many that open proxies.
+const SESSIONS: usize = 1000;
+/// Ports of each session that opens proxies, of each protocol.
+const PORTS: usize = 33;
+
+/// One session.
+pub(crate) struct Session {
+    tenant: Tenant,
+    address: String,
+    run_id: String,
+    metas: Value,
+    _connection: TcpStream,
+}
+
+pub(crate) struct Logins {
+    /// Those that log in again.
+    again: Vec<Session>,
+    /// Those that have proxies.
+    proxied: Vec<Session>,
+    authorization: String,
+}
+
+impl Logins {
+    /// Logs all of them in.
+    pub(crate) async fn open(daemons: &Daemons, tenants: &[Tenant]) -> Logins {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, FRPS))
+            .await
+            .unwrap();
+        tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                held.push(stream);
+            }
+        });
+        assert!(
+            tenants.len() >= 2 * SESSIONS,
+            "at least {} tenants",
+            2 * SESSIONS
+        );
+        let chosen: Vec<&Tenant> = tenants.iter().take(2 * SESSIONS).collect();
+        let tickets = daemons.tickets(&chosen).await;
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let opened = chosen
+            .iter()
+            .zip(tickets)
+            .enumerate()
+            .map(|(number, (tenant, ticket))| {
+                let (client, authorization) = (client.clone(), daemons.authorization.clone());
+                async move { Session::open(number, tenant, &ticket, &client, &authorization).await }
+            });
+        let mut again: Vec<Session> = futures_util::stream::iter(opened)
+            .buffered(16)
+            .collect()
+            .await;
+        let proxied = again.split_off(SESSIONS);
+        eprintln!("{} sessions", 2 * SESSIONS);
+        Logins {
+            again,
+            proxied,
+            authorization: daemons.authorization.clone(),
+        }
+    }
+
+    /// So many Logins that go on with a session, each with a ticket of its own: of all sessions in turn.
+    pub(crate) async fn bodies(&self, daemons: &Daemons, count: usize) -> Vec<Value> {
+        let tenants: Vec<&Tenant> = (0..count)
+            .map(|number| &self.again[number % self.again.len()].tenant)
+            .collect();
+        let tickets = daemons.tickets(&tenants).await;
+        let sessions = self.again.iter().cycle();
+        sessions
+            .zip(tickets)
+            .map(|(session, ticket)| {
+                login(
+                    &session.tenant.invite,
+                    &ticket,
+                    &session.run_id,
+                    &session.address,
+                )
+            })
+            .collect()
+    }
+
+    /// A request to a server like `http://127.0.0.1:80`, as frps makes it.
+    pub(crate) fn bytes(&self, server: &str, op: &str, content: &Value) -> Vec<u8> {
+        let body = json!({ "version": "0.1.0", "op": op, "content": content }).to_string();
+        let (host, length) = (server.trim_start_matches("http://"), body.len());
+        format!(
+            "POST /frps?version=0.1.0&op={op} HTTP/1.1\r\nhost: {host}\r\nauthorization: {}\r\n\
+             content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}",
+            self.authorization
+        )
+        .into_bytes()
+    }
+
+    /// The opening of a proxy and its end, of all sessions in turn; each client has its own sessions, so
+    /// that none asks more often than one may. And how many requests each client has.
+    pub(crate) fn proxies(&self, server: &str, clients: usize) -> (Vec<Vec<u8>>, usize) {
+        // Whose first port is one of the pool's.
+        let each = (32_768 / PORTS) / clients;
+        let sessions = self.proxied.iter().enumerate().take(each * clients);
+        let pair = |(number, session): (usize, &Session)| {
+            let open = session.new_proxy(number, 0);
+            let close = json!({ "user": open["user"], "proxy_name": open["proxy_name"] });
+            [
+                self.bytes(server, "NewProxy", &open),
+                self.bytes(server, "CloseProxy", &close),
+            ]
+        };
+        (sessions.flat_map(pair).collect(), 2 * each)
+    }
+
+    /// 1,000 logins in each second, whatever the answers take; none may fail.
+    pub(crate) async fn sustained(&self, daemons: &Daemons, seconds: usize) -> Figure {
+        const AT_ONCE: usize = 10;
+        let bodies = self.bodies(daemons, 1000 * seconds).await;
+        let client = Arc::new(reqwest::Client::builder().no_proxy().build().unwrap());
+        let mut tick = tokio::time::interval(Duration::from_millis(10));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
+        let (began, mut asked) = (Instant::now(), Vec::new());
+        for together in bodies.chunks(AT_ONCE) {
+            tick.tick().await;
+            for content in together {
+                let body = json!({ "version": "0.1.0", "op": "Login", "content": content });
+                let request = client
+                    .post(format!("{PLUGIN}/frps?version=0.1.0&op=Login"))
+                    .header("authorization", &self.authorization)
+                    .json(&body);
+                let due = Instant::now();
+                asked.push(tokio::spawn(async move {
+                    let answer = request.send().await.ok()?.text().await.ok()?;
+                    answer.contains("\"reject\":false").then(|| due.elapsed())
+                }));
+            }
+        }
+        let (sent, all) = (began.elapsed(), asked.len());
+        let mut took = Vec::new();
+        for one in asked {
+            took.extend(one.await.unwrap());
+        }
+        let failed = all - took.len();
+        let series = Series::new(took, sent);
+        let what = format!(
+            "failed of {all} logins at {:.0}/s (p50 {:.2} ms, p99 {:.2} ms)",
+            all as f64 / sent.as_secs_f64(),
+            series.p50,
+            series.p99
+        );
+        Figure(what, failed as f64, "", Some(0.0))
+    }
+
+    /// Takes so many leases, of all sessions in turn.
+    pub(crate) async fn lease(&self, daemons: &Daemons, count: usize) {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        const EACH: usize = 2 * PORTS;
+        let began = Instant::now();
+        let asked = self.proxied.iter().enumerate().map(|(number, session)| {
+            let (client, authorization) = (client.clone(), daemons.authorization.clone());
+            let mine = EACH.min(count.saturating_sub(number * EACH));
+            async move {
+                for proxy in 0..mine {
+                    let content = session.new_proxy(number, proxy);
+                    ask(&client, &authorization, "NewProxy", content).await;
+                }
+            }
+        });
+        futures_util::stream::iter(asked)
+            .buffer_unordered(32)
+            .collect::<Vec<_>>()
+            .await;
+        eprintln!("{count} leases in {:.1} s", began.elapsed().as_secs_f64());
+    }
+
+    /// A request of the node's, of these bodies, each once.
+    pub(crate) fn once(&self, server: &str, bodies: &[Value]) -> Request {
+        let bytes = bodies.iter().map(|body| self.bytes(server, "Login", body));
+        Request::once(server, bytes.collect())
+    }
+
+    /// The same over and over, for one who remembers none.
+    pub(crate) fn again(&self, server: &str, bodies: &[Value]) -> Request {
+        let bytes = bodies.iter().map(|body| self.bytes(server, "Login", body));
+        Request::again(server, bytes.collect())
+    }
+}
+
+impl Session {
+    async fn open(
+        number: usize,
+        tenant: &Tenant,
+        ticket: &str,
+        client: &reqwest::Client,
+        authorization: &str,
+    ) -> Session {
+        let socket = TcpSocket::new_v4().unwrap();
+        let [high, low] = u16::try_from(number).unwrap().to_be_bytes();
+        socket
+            .bind((Ipv4Addr::new(127, 1, high, low), 0).into())
+            .unwrap();
+        let connection = socket
+            .connect((Ipv4Addr::LOCALHOST, FRPS).into())
+            .await
+            .unwrap();
+        let address = connection.local_addr().unwrap().to_string();
+        let content = login(&tenant.invite, ticket, "", &address);
+        let answer = ask(client, authorization, "Login", content).await;
+        let content = &answer["content"];
+        Session {
+            tenant: tenant.clone(),
+            address,
+            run_id: content["run_id"].as_str().unwrap().to_owned(),
+            metas: content["metas"].clone(),
+            _connection: connection,
+        }
+    }
+
+    /// A proxy of this session's, on a port of its own: TCP and UDP in turn.
+    fn new_proxy(&self, number: usize, proxy: usize) -> Value {
+        let port = usize::from(FIRST) + number * PORTS + proxy / 2;
+        json!({
+            "user": { "user": self.tenant.invite, "metas": self.metas, "run_id": self.run_id },
+            "proxy_name": format!("{}.p{proxy}", self.tenant.invite),
+            "proxy_type": if proxy.is_multiple_of(2) { "tcp" } else { "udp" },
+            "remote_port": port,
+            "use_encryption": false,
+            "metas": null,
+        })
+    }
+}
+
+fn login(invite: &str, ticket: &str, run_id: &str, address: &str) -> Value {
+    json!({
+        "version": "0.70.1", "hostname": "", "os": "linux", "arch": "amd64", "user": invite,
+        "privilege_key": ticket, "timestamp": 0, "run_id": run_id, "metas": null, "client_id": "",
+        "client_spec": {}, "pool_count": 1, "client_address": address,
+    })
+}
+
+/// Asks once; a refusal ends the bench.
+async fn ask(client: &reqwest::Client, authorization: &str, op: &str, content: Value) -> Value {
+    let body = json!({ "version": "0.1.0", "op": op, "content": content });
+    let request = client
+        .post(format!("{PLUGIN}/frps?version=0.1.0&op={op}"))
+        .header("authorization", authorization);
+    let text = request
+        .json(&body)
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    let answer: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}"));
+    assert!(answer["reject"] == false, "{op}: {text}");
+    answer
+}

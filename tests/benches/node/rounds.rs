@@ -1,0 +1,71 @@
+//! The rounds: each measures all in turn, so that what else the machine does hits all alike.
+
+use std::time::Duration;
+
+use crate::Figure;
+use crate::bare::Bare;
+use crate::client::Request;
+use crate::daemons::{Daemons, PLUGIN};
+use crate::logins::Logins;
+use crate::series::{Series, median};
+
+/// The most that a call may take, over the bare handler.
+const GOAL: f64 = 1.5;
+/// More logins in a second than were ever measured.
+const FASTEST: usize = 12_000;
+
+/// How the rounds are made.
+pub(crate) struct Rounds {
+    pub(crate) count: usize,
+    pub(crate) clients: usize,
+    pub(crate) length: Duration,
+}
+
+impl Rounds {
+    /// Measures; the first round warms up and does not count.
+    pub(crate) async fn run(&self, daemons: &Daemons, logins: &mut Logins) -> Vec<Figure> {
+        let bare = Bare::start(&daemons.keys().await);
+        let millis = usize::try_from(self.length.as_millis()).unwrap() * (self.count + 1);
+        let bodies = logins.bodies(daemons, FASTEST * millis / 1000).await;
+        let (proxies, own) = logins.proxies(PLUGIN, self.clients);
+        let (bare_proxies, _) = logins.proxies(&bare.address, self.clients);
+        let asked: [(&str, Request); 4] = [
+            ("Login", logins.once(PLUGIN, &bodies)),
+            ("bare Login", logins.again(&bare.address, &bodies)),
+            ("NewProxy, CloseProxy", Request::own(PLUGIN, proxies, own)),
+            (
+                "bare NewProxy, CloseProxy",
+                Request::own(&bare.address, bare_proxies, own),
+            ),
+        ];
+        let mut measured: [Vec<Series>; 4] = Default::default();
+        for round in 0..=self.count {
+            for ((_, request), series) in asked.iter().zip(&mut measured) {
+                let one = request.measure(self.clients, self.length).await;
+                if round > 0 {
+                    series.push(one);
+                }
+            }
+        }
+        let mut figures = Vec::new();
+        for (pair, names) in measured.chunks(2).zip(asked.chunks(2)) {
+            let name = names[0].0;
+            for ((name, _), series) in names.iter().zip(pair) {
+                let of = |part: fn(&Series) -> f64| median(series.iter().map(part));
+                let figure = |what, is, unit| Figure(format!("{name}, {what}"), is, unit, None);
+                figures.push(figure("answered", of(|one| one.rate), "/s"));
+                figures.push(figure("p50", of(|one| one.p50), "ms"));
+                figures.push(figure("p99", of(|one| one.p99), "ms"));
+            }
+            let ratio = |part: fn(&Series) -> f64| {
+                let rounds = pair[0].iter().zip(&pair[1]);
+                median(rounds.map(|(ours, bare)| part(ours) / part(bare)))
+            };
+            for (what, is) in [("p50", ratio(|one| one.p50)), ("p99", ratio(|one| one.p99))] {
+                let what = format!("**{name}, {what} over the bare handler's**");
+                figures.push(Figure(what, is, "×", Some(GOAL)));
+            }
+        }
+        figures
+    }
+}

@@ -1,0 +1,42 @@
+//! What one measurement gave, and medians of many.
+
+use std::time::Duration;
+
+/// One measurement.
+#[derive(Clone, Copy)]
+pub(crate) struct Series {
+    /// Answers per second.
+    pub(crate) rate: f64,
+    /// Half of the answers took at most so long, milliseconds.
+    pub(crate) p50: f64,
+    /// 99 of 100 took at most so long, milliseconds.
+    pub(crate) p99: f64,
+}
+
+impl Series {
+    /// From how long each answer took, and all of them together.
+    pub(crate) fn new(mut took: Vec<Duration>, together: Duration) -> Self {
+        took.sort_unstable();
+        let at = |part: usize| {
+            let place = (took.len() * part / 100).min(took.len() - 1);
+            took[place].as_secs_f64() * 1000.0
+        };
+        Series {
+            rate: took.len() as f64 / together.as_secs_f64(),
+            p50: at(50),
+            p99: at(99),
+        }
+    }
+}
+
+/// The middle one.
+pub(crate) fn median(numbers: impl Iterator<Item = f64>) -> f64 {
+    let mut numbers: Vec<f64> = numbers.collect();
+    numbers.sort_unstable_by(f64::total_cmp);
+    let half = numbers.len() / 2;
+    if numbers.len() % 2 == 1 {
+        numbers[half]
+    } else {
+        f64::midpoint(numbers[half - 1], numbers[half])
+    }
+}

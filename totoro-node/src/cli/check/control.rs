@@ -1,0 +1,126 @@
+//! The way to the control plane, and its clock.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use reqwest::StatusCode;
+
+use super::{Line, Status};
+use crate::config::Config;
+use crate::control::{CallError, Control};
+
+/// How far clocks may be apart: tickets and ends are judged within it, seconds.
+const TOLERATED_S: i64 = 60;
+
+pub(super) async fn lines(config: &Config) -> Vec<Line> {
+    let target = config.control.clone();
+    let control = match Control::with_key_file(&config.control, &config.key_file) {
+        Ok(control) => control,
+        // The line on the key says why.
+        Err(_) => return Vec::new(),
+    };
+    match control.date().await {
+        Ok(date) => vec![
+            Line::new(
+                "control",
+                target.clone(),
+                Status::Ok,
+                "answers, and knows this node",
+            ),
+            clock(target, date),
+        ],
+        Err(error) => match error.downcast_ref::<CallError>() {
+            Some(error) => vec![Line::new("control", target, status(error), advice(error))],
+            None => vec![Line::new(
+                "control",
+                target,
+                Status::Fail,
+                format!("{error:#}"),
+            )],
+        },
+    }
+}
+
+const fn status(error: &CallError) -> Status {
+    match error {
+        // A node enforces without it.
+        CallError::Unreachable(..) => Status::Warn,
+        _ => Status::Fail,
+    }
+}
+
+fn advice(error: &CallError) -> String {
+    match error {
+        CallError::Unreachable(..) => {
+            let mut whole = error.to_string();
+            let mut cause = std::error::Error::source(error);
+            while let Some(next) = cause {
+                whole = format!("{whole}: {next}");
+                cause = next.source();
+            }
+            format!(
+                "{whole}; the node enforces what it knows, and who comes anew gets no ticket. Look at \
+                 `control` in node.toml, name resolution, and a firewall on the way"
+            )
+        }
+        CallError::Refused {
+            status: StatusCode::UNAUTHORIZED,
+            ..
+        } => format!(
+            "{error}: it does not know this node's key; the node was removed there, or enrolled anew \
+             elsewhere: move node.toml away and enrol with a new token (totoro-control node token ID)"
+        ),
+        CallError::Refused { .. } | CallError::Unreadable(..) => {
+            format!("{error}; is `control` in node.toml the control plane's address?")
+        }
+    }
+}
+
+/// Our clock beside its own, which is what counts.
+fn clock(target: String, date: Option<i64>) -> Line {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let Some(date) = date else {
+        return Line::new("clock", target, Status::Warn, "it does not tell the time");
+    };
+    let ahead = now - date;
+    // The header has whole seconds, and an answer takes its time.
+    if ahead.abs() <= 2 {
+        return Line::new("clock", target, Status::Ok, "as the control plane's");
+    }
+    let detail = format!(
+        "{} s {} of the control plane's; times are judged by that one, up to {TOLERATED_S} s apart \
+         without a word: see that it is synchronised (timedatectl)",
+        ahead.abs(),
+        if ahead > 0 { "ahead" } else { "behind" }
+    );
+    let status = match ahead.abs() > TOLERATED_S {
+        true => Status::Fail,
+        false => Status::Warn,
+    };
+    Line::new("clock", target, status, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_judged_by_the_control_planes() {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_secs() as i64;
+        let of = |date| clock("c".to_owned(), date).status;
+        assert_eq!(of(Some(now)), Status::Ok);
+        assert_eq!(of(Some(now - 30)), Status::Warn);
+        assert_eq!(of(Some(now + 3600)), Status::Fail);
+        assert!(
+            clock("c".to_owned(), Some(now + 3600))
+                .detail
+                .contains("behind")
+        );
+        assert_eq!(of(None), Status::Warn);
+    }
+}

@@ -1,0 +1,172 @@
+//! The ways that packets take on this machine: interfaces, other programs' ports, TPROXY.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use procfs::net::{TcpState, UdpState};
+use procfs::process::FDTarget;
+use totoro_api::ports::{Pool, Protocol};
+
+use super::{Line, Status};
+use crate::config::Config;
+use crate::kernel;
+
+pub(super) fn lines(config: &Config, pool: &Pool) -> Vec<Line> {
+    let mut lines: Vec<Line> = config
+        .interfaces
+        .iter()
+        .map(|name| interface(name, config))
+        .collect();
+    if config.interfaces.is_empty() {
+        lines.push(Line::new(
+            "interface",
+            "-",
+            Status::Warn,
+            "none to filter; the socket lookup guards alone. Set `interfaces`",
+        ));
+    }
+    lines.push(listeners(pool));
+    lines.push(tproxy());
+    lines
+}
+
+/// How it would be filtered, and what that costs there.
+fn interface(name: &str, config: &Config) -> Line {
+    // Not by /sys/class/net, which may show another network namespace than ours.
+    if nix::net::if_::if_nametoindex(name).is_err() {
+        let detail = "not there now; it is guarded by the socket lookup only";
+        return Line::new("interface", name, Status::Warn, detail);
+    }
+    let planned = kernel::planned(name, config.xdp);
+    let status = match planned.costs {
+        true => Status::Warn,
+        false => Status::Ok,
+    };
+    let detail = format!("{} (xdp = {}): {}", planned.mode, config.xdp, planned.why);
+    Line::new("interface", name, status, detail)
+}
+
+/// Ports of the pool that another program has: no lease could be served there.
+fn listeners(pool: &Pool) -> Line {
+    let target = format!("tcp {}; udp {}", pool.tcp, pool.udp);
+    let taken: BTreeMap<u64, (Protocol, u16)> = sockets()
+        .into_iter()
+        .filter(|(_, (protocol, port))| pool.of(*protocol).contains(*port))
+        .collect();
+    let owners = owners(&taken.keys().copied().collect());
+    let others: BTreeSet<String> = taken
+        .iter()
+        .filter_map(|(inode, (protocol, port))| match owners.get(inode) {
+            Some((_, comm)) if comm == "frps" => None,
+            Some((pid, comm)) => Some(format!("{protocol} {port} ({comm}, pid {pid})")),
+            None => Some(format!("{protocol} {port}")),
+        })
+        .collect();
+    if others.is_empty() {
+        return Line::new(
+            "listeners",
+            target,
+            Status::Ok,
+            "only frps has ports of the pool",
+        );
+    }
+    let detail = format!(
+        "another program has {}: it gets no connection from outside while the node runs, and frps \
+         can't open that port; stop it or take the port out of the pool",
+        others.into_iter().collect::<Vec<_>>().join(", ")
+    );
+    Line::new("listeners", target, Status::Fail, detail)
+}
+
+/// Listening TCP and bound, unconnected UDP sockets of this network namespace, by inode.
+fn sockets() -> BTreeMap<u64, (Protocol, u16)> {
+    let tcp = [procfs::net::tcp(), procfs::net::tcp6()];
+    let tcp = tcp.into_iter().filter_map(Result::ok).flatten();
+    let tcp = tcp
+        .filter(|entry| entry.state == TcpState::Listen)
+        .map(|entry| (entry.inode, (Protocol::Tcp, entry.local_address.port())));
+    let udp = [procfs::net::udp(), procfs::net::udp6()];
+    let udp = udp.into_iter().filter_map(Result::ok).flatten();
+    let udp = udp
+        .filter(|entry| entry.state == UdpState::Close)
+        .map(|entry| (entry.inode, (Protocol::Udp, entry.local_address.port())));
+    tcp.chain(udp).collect()
+}
+
+/// Who holds these sockets: pid and name. Others' processes can't be looked into without root.
+fn owners(inodes: &BTreeSet<u64>) -> BTreeMap<u64, (i32, String)> {
+    let mut found = BTreeMap::new();
+    if inodes.is_empty() {
+        return found;
+    }
+    for process in procfs::process::all_processes()
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let Ok(open) = process.fd() else { continue };
+        for target in open.flatten().map(|one| one.target) {
+            let FDTarget::Socket(inode) = target else {
+                continue;
+            };
+            if inodes.contains(&inode) {
+                let comm = process.stat().map(|stat| stat.comm).unwrap_or_default();
+                found.insert(inode, (process.pid(), comm));
+            }
+        }
+    }
+    found
+}
+
+/// A TPROXY rule gives a packet to a socket before any lookup.
+fn tproxy() -> Line {
+    let modules = std::fs::read_to_string("/proc/modules").unwrap_or_default();
+    let loaded: Vec<&str> = modules
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .filter(|name| matches!(*name, "nft_tproxy" | "xt_TPROXY"))
+        .collect();
+    if loaded.is_empty() {
+        return Line::new("tproxy", "modules", Status::Ok, "none is loaded");
+    }
+    let detail = "some rule of this machine uses it: what it takes goes past the socket lookup and its \
+                  limits; see that it leaves the pool alone (nft list ruleset; iptables -t mangle -S)";
+    Line::new("tproxy", loaded.join(" "), Status::Warn, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, UdpSocket};
+
+    use super::*;
+
+    #[test]
+    fn another_programs_ports_in_the_pool_are_named() {
+        let (tcp, udp) = (
+            TcpListener::bind("127.0.0.1:0").unwrap(),
+            UdpSocket::bind("127.0.0.1:0").unwrap(),
+        );
+        let (tcp, udp) = (
+            tcp.local_addr().unwrap().port(),
+            udp.local_addr().unwrap().port(),
+        );
+        let pool = |ports: &str| Pool {
+            tcp: ports.parse().unwrap(),
+            ..Pool::default()
+        };
+        let line = listeners(&pool(&tcp.to_string()));
+        let pid = std::process::id();
+        assert_eq!(line.status, Status::Fail);
+        assert!(
+            line.detail.contains(&format!("tcp {tcp} ("))
+                && line.detail.contains(&format!("pid {pid})")),
+            "{}",
+            line.detail
+        );
+        let lent = Pool {
+            udp: udp.to_string().parse().unwrap(),
+            ..Pool::default()
+        };
+        assert!(listeners(&lent).detail.contains(&format!("udp {udp} (")));
+        assert_eq!(listeners(&pool("1")).status, Status::Ok);
+    }
+}
