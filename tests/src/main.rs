@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use totoro_tests::faults;
+use totoro_tests::hostile::{flood, logins, readers, revoke};
 use totoro_tests::lab::{self, Lab, Options, Tools};
 use totoro_tests::net::backend::Backend;
 use totoro_tests::report::Report;
@@ -27,6 +28,21 @@ enum Command {
     Outage(Outage),
     /// Kills and breaks the lab's parts at random, and looks whether all converges.
     Faults(Faults),
+    /// Revokes invites in use, by every way that frpc may take: how long until the last byte?
+    Revoke {
+        /// Rounds of each way.
+        #[arg(long, default_value_t = 200)]
+        rounds: u16,
+    },
+    /// Floods: SYNs to one invite's port, readers that read nothing, logins; how do others fare?
+    Flood {
+        /// SYNs per second.
+        #[arg(long, default_value_t = 50_000)]
+        rate: u32,
+        /// New connections of the neighbour's, in each of four runs.
+        #[arg(long, default_value_t = 1_000)]
+        rounds: u32,
+    },
     /// SIGKILL of daemon and control plane under load: the kernel goes on by itself.
     #[command(hide = true)]
     Headless {
@@ -97,6 +113,12 @@ fn main() -> ExitCode {
         Command::Demo(demo) => play(&demo),
         Command::Outage(asked) => be_away(asked),
         Command::Faults(asked) => break_things(&asked),
+        Command::Revoke { rounds } => hostile(|| revoke::play(rounds)),
+        Command::Flood { rate, rounds } => hostile(|| {
+            logins::play(Duration::from_secs(10))?;
+            readers::play(1000, 100)?;
+            flood::play(rate, rounds)
+        }),
         Command::Headless { seconds } => headless(Duration::from_secs(seconds)),
         Command::Backend { tcp, udp } => Backend::serve_for_ever(tcp, udp).map(|()| true),
     };
@@ -110,6 +132,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Plays what has a lab of its own.
+fn hostile(play: impl FnOnce() -> Result<()>) -> Result<bool> {
+    lab::watch_signals()?;
+    play().map(|()| true)
 }
 
 /// A lab, whose name is `tag` or made up.

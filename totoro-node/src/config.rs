@@ -95,8 +95,14 @@ settings! {
     frps_admin: SocketAddr, "TOTORO_NODE_FRPS_ADMIN";
     /// Where /metrics is served beside its unix socket: loopback; nowhere when absent.
     metrics_listen: SocketAddr, "TOTORO_NODE_METRICS_LISTEN";
+    /// Whether frpc has one connection for everything (frps's `transport.tcpMux`, its default), or
+    /// one more for each user connection.
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    frps_tcp_mux: bool, "TOTORO_NODE_FRPS_TCP_MUX";
     /// Connections from one source to frps's own port; 0 = no limit.
     control_per_source: u32, "TOTORO_NODE_CONTROL_PER_SOURCE";
+    /// TCP user connections of all tenants together; 0 = no limit but the tables' size.
+    max_conns_total: u32, "TOTORO_NODE_MAX_CONNS_TOTAL";
     /// Without a datagram for so long a UDP flow is idle, e.g. `60s`.
     flow_idle: Span, "TOTORO_NODE_FLOW_IDLE";
     /// How long a lost proxy's port waits for it, e.g. `10m`.
@@ -152,8 +158,12 @@ pub struct Config {
     /// Where `/metrics` is served beside its unix socket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics_listen: Option<SocketAddr>,
+    /// frps's `transport.tcpMux`.
+    pub frps_tcp_mux: bool,
     /// Connections from one source to frps's own port.
     pub control_per_source: u32,
+    /// TCP user connections of all tenants together; 0 = no limit.
+    pub max_conns_total: u32,
     /// Idle time of UDP flows.
     pub flow_idle: Span,
     /// How long a lost proxy's port waits for it.
@@ -259,7 +269,9 @@ impl Config {
             frps_bind_port: all.frps_bind_port.unwrap_or(7000),
             frps_admin,
             metrics_listen: all.metrics_listen,
+            frps_tcp_mux: all.frps_tcp_mux.unwrap_or(true),
             control_per_source: all.control_per_source.unwrap_or(64),
+            max_conns_total: all.max_conns_total.unwrap_or(0),
             flow_idle: all.flow_idle.unwrap_or(Span::seconds(60)),
             port_reserve: all.port_reserve.unwrap_or(Span::seconds(600)),
             port_cool: all.port_cool.unwrap_or(Span::seconds(600)),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::signals::{Ended, supervise};
 use crate::{bpf, leftovers, machine, root, setup, step, target};
@@ -67,20 +67,6 @@ fn start(what: &str, words: &[String]) -> Result<u8> {
             code.with_context(|| format!("totoro-lab ended by a signal ({status})"))
         }
         Ended::Signal(signal) => Ok(128 + signal as u8),
-    }
-}
-
-/// The lab without daemon and control plane, for so long.
-pub(crate) fn headless(minutes: u64) -> Result<()> {
-    setup::run()?;
-    bpf::build()?;
-    build()?;
-    let mut lab = Command::new(target().join("debug/totoro-lab"));
-    lab.args(["headless", "--seconds", &(60 * minutes).to_string()]);
-    match supervise(&mut lab)? {
-        Ended::Itself(status) if status.success() => Ok(()),
-        Ended::Itself(status) => bail!("totoro-lab headless failed ({status})"),
-        Ended::Signal(signal) => bail!("ended by {signal}"),
     }
 }
 

@@ -48,6 +48,21 @@ pub(crate) enum Soak {
         #[arg(long, default_value_t = 500)]
         rounds: u32,
     },
+    /// Invites revoked in use, by every way that frpc may take: from the answer to the last byte.
+    Revoke {
+        /// Rounds of each way.
+        #[arg(long, default_value_t = 200)]
+        rounds: u16,
+    },
+    /// Floods of SYNs, logins, and readers that read nothing: how do an invite's neighbours fare?
+    Flood {
+        /// SYNs per second.
+        #[arg(long, default_value_t = 50_000)]
+        rate: u32,
+        /// New connections of the neighbour's, in each run.
+        #[arg(long, default_value_t = 1000)]
+        rounds: u32,
+    },
     /// SIGKILL of the node's daemon and of the control plane, with users on: the kernel goes on.
     Headless {
         /// How long both are away.
@@ -92,7 +107,14 @@ pub(crate) fn run(soak: &Soak) -> Result<u8> {
             let env = [("TOTORO_POWER_ROUNDS", rounds.to_string())];
             control("power::acknowledged", &[], &env)
         }
-        Soak::Headless { minutes } => demo::headless(*minutes),
+        Soak::Revoke { rounds } => return demo::lab("revoke", &[format!("--rounds={rounds}")]),
+        Soak::Flood { rate, rounds } => {
+            let words = [format!("--rate={rate}"), format!("--rounds={rounds}")];
+            return demo::lab("flood", &words);
+        }
+        Soak::Headless { minutes } => {
+            return demo::lab("headless", &[format!("--seconds={}", 60 * minutes)]);
+        }
         Soak::Api { cases } => {
             schemathesis::install()?;
             schemathesis::run(*cases)

@@ -1,7 +1,7 @@
 //! The services behind frpc: one TCP port, one UDP port, on the client's loopback.
 //!
-//! TCP: `GET` answers with the page and closes, `TICK` sends a byte every millisecond, anything
-//! else is echoed. On request it greets first, as mail and ssh servers do.
+//! TCP: `GET` answers with the page and closes, `TICK` sends a byte every millisecond, `POUR` sends as
+//! much as is taken, anything else is echoed. On request it greets first, as mail and ssh servers do.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -148,6 +148,12 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
             shared.heard.fetch_add(1, Ordering::SeqCst);
             if buffer[..read].starts_with(b"GET") {
                 return stream.write_all(&page());
+            }
+            if buffer[..read].starts_with(b"POUR") {
+                let page = page();
+                loop {
+                    stream.write_all(&page)?;
+                }
             }
             if buffer[..read].starts_with(b"TICK") {
                 return tick(&mut stream, shared);

@@ -2,6 +2,7 @@
 
 pub mod backend;
 pub mod burst;
+pub mod syn;
 pub mod user;
 
 /// Size of the page, bytes.

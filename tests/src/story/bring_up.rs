@@ -15,7 +15,7 @@ use crate::report::Report;
 /// The longest that a start may take, where everybody else is busy, too.
 const START: Duration = Duration::from_secs(60);
 
-pub(super) fn play(world: &mut World, report: &mut Report) {
+pub(crate) fn play(world: &mut World, report: &mut Report) {
     report.check("control plane on sled answers", || control(world));
     report.check("node enrolled with a one-time token", || enrol(world));
     report.check("the token is good only once", || token_again(world));
@@ -111,7 +111,9 @@ pub(crate) fn enrol(world: &mut World) -> Result<String> {
 }
 
 fn node(world: &mut World) -> Result<String> {
-    configure(world, &[("xdp", "\"native\"")])?;
+    let more = [("xdp", "\"native\"")].into_iter();
+    let more: Vec<_> = more.chain(world.settings.iter().copied()).collect();
+    configure(world, &more)?;
     let begun = Instant::now();
     let command = world.node_command(&["run"]);
     run_node(world, command)?;
@@ -186,6 +188,7 @@ pub(crate) fn frps(world: &mut World) -> Result<String> {
         printed.contains("httpPlugins"),
         "no plugin in the configuration"
     );
+    let printed = format!("{}{printed}", world.frps_more);
     fs::write(world.lab.file("node/frps.toml"), printed).context("write frps.toml")?;
     let begun = Instant::now();
     run_frps(world)?;

@@ -25,7 +25,9 @@ use anyhow::Result;
 
 use crate::lab::Lab;
 use crate::report::Report;
+pub(crate) use bring_up::{frps as start_frps, play as bring_up};
 pub use world::World;
+pub(crate) use world::{CONTROL, FRPS_PORT, within};
 
 /// One item: what it shows, and how.
 type Item = (&'static str, fn(&mut World, &mut Report));

@@ -60,6 +60,10 @@ pub struct World {
     pub(crate) refused_conns: u64,
     /// A ticket from the story's beginning, for the check that needs an old one.
     pub(crate) early_ticket: Option<(String, Instant)>,
+    /// Settings of the node beside the story's own, as TOML values.
+    pub(crate) settings: Vec<(&'static str, &'static str)>,
+    /// Lines before frps's printed configuration.
+    pub(crate) frps_more: String,
 }
 
 impl World {
@@ -81,6 +85,8 @@ impl World {
             ports: None,
             refused_conns: 0,
             early_ticket: None,
+            settings: Vec::new(),
+            frps_more: String::new(),
         })
     }
 

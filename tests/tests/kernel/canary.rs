@@ -29,6 +29,7 @@ fn desk(kernel: &Arc<Kernel>, dir: &Path, pool: Pool) -> Desk {
             cool_ms: 0,
         },
         grace_ms: 0,
+        tcp_mux: true,
         counts_own: true,
         pool,
         host: String::new(),

@@ -107,7 +107,7 @@ fn a_full_table_of_sources_says_so() {
             let key = abi::SourceKey {
                 tenant: 9,
                 prefix: u128::from(nth).to_be_bytes(),
-                pad: 0,
+                kind: abi::SOURCE_CONNS,
             };
             if sources.insert(key, idle, 0).is_err() {
                 break;

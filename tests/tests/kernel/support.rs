@@ -46,6 +46,7 @@ pub(crate) fn options(object: PathBuf, pin_root: PathBuf, cgroup: PathBuf) -> Ke
         },
         bind_port: BIND_PORT,
         control_per_source: 0,
+        max_conns_total: 0,
         flow_idle_s: 1,
     }
 }

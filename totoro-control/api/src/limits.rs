@@ -38,7 +38,7 @@ pub struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 65_536))]
     pub max_flows: Option<u32>,
-    /// Concurrent TCP user connections from one IPv4 address or IPv6 /64.
+    /// Concurrent TCP user connections from one IPv4 address or IPv6 /64; as many answered UDP flows.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 65_536))]
     pub max_conns_per_source: Option<u32>,

@@ -10,6 +10,8 @@ pub const MEND_CONN: u32 = 1;
 pub const MEND_CONTROL: u32 = 2;
 /// [`Mend::kind`]: forget `source` if it has no connection.
 pub const MEND_SOURCE: u32 = 3;
+/// [`Mend::kind`]: one UDP flow of `source` has ended: take its charge back.
+pub const MEND_FLOW: u32 = 4;
 
 /// Answer: there was nothing to do.
 pub const MEND_NOTHING: u32 = 0;
@@ -32,7 +34,7 @@ pub struct Mend {
     pub cookie: u64,
     /// For [`MEND_CONTROL`].
     pub control: ControlKey,
-    /// For [`MEND_SOURCE`].
+    /// For [`MEND_SOURCE`] and [`MEND_FLOW`].
     pub source: SourceKey,
 }
 

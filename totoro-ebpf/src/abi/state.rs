@@ -73,7 +73,7 @@ pub struct Tenant {
     pub max_conns: u32,
     /// Concurrent UDP flows.
     pub max_flows: u32,
-    /// Concurrent TCP user connections from one IPv4 address or IPv6 /64.
+    /// Concurrent TCP user connections from one IPv4 address or IPv6 /64; as many UDP flows.
     pub max_conns_per_source: u32,
     /// The invite's epoch, for people who look.
     pub epoch: u32,
@@ -89,6 +89,9 @@ pub struct Tenant {
     /// When the tenant is cut by itself, boot-time ns; 0 = never.
     pub expires_ns: u64,
 }
+
+/// Key of `USAGE` for all tenants together; only its `conns` says something.
+pub const NODE: u32 = 0;
 
 /// `USAGE`: what one tenant does (key: its number). Written by the kernel; created and deleted by
 /// the daemon. Monotone but for `conns`.
@@ -199,7 +202,12 @@ pub struct SockTag {
     pub spare: [u64; 4],
 }
 
-/// Key of `SOURCES`: connections of one source under one tenant.
+/// [`SourceKey::kind`]: TCP connections.
+pub const SOURCE_CONNS: u32 = 0;
+/// [`SourceKey::kind`]: answered UDP flows.
+pub const SOURCE_FLOWS: u32 = 1;
+
+/// Key of `SOURCES`: connections, or flows, of one source under one tenant.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SourceKey {
@@ -207,15 +215,15 @@ pub struct SourceKey {
     pub prefix: Addr,
     /// The tenant.
     pub tenant: u32,
-    /// Zero.
-    pub pad: u32,
+    /// [`SOURCE_CONNS`] or [`SOURCE_FLOWS`].
+    pub kind: u32,
 }
 
 /// `SOURCES`: written by the kernel, idle zero entries are removed by the daemon.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Source {
-    /// Live connections.
+    /// Live connections, or flows.
     pub conns: u64,
     /// When it last changed, boot-time ns.
     pub last_ns: u64,
@@ -366,8 +374,8 @@ pub struct Config {
     pub source_burst_ns: u64,
     /// `TCP_USER_TIMEOUT` of user connections, ms.
     pub user_timeout_ms: u32,
-    /// Zero.
-    pub pad: u32,
+    /// TCP user connections of all tenants together; 0 = no limit.
+    pub max_conns_total: u32,
     /// A UDP flow without a datagram for so long is idle, ns.
     pub flow_idle_ns: u64,
     /// Seed of the sketch of sources: random, so that nobody can choose sources that share a

@@ -5,7 +5,9 @@
 use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
 use totoro_api::Reason;
-use totoro_ebpf::abi::{Addr, FlowKey, OutboundKey, PortKey, SourceKey, TCP, UDP};
+use totoro_ebpf::abi::{
+    Addr, FlowKey, NODE, OutboundKey, PortKey, SOURCE_CONNS, SOURCE_FLOWS, SourceKey, TCP, UDP,
+};
 use totoro_ebpf::logic::admit::{Standing, connection, cut, lapsed, live_flows, open};
 use totoro_ebpf::logic::prefix;
 
@@ -126,12 +128,20 @@ fn judge(subject: &mut Subject, local: &Addr) -> u32 {
     };
     if subject.proto == TCP {
         let standing = Standing { tenant, usage };
-        let reason = connection(standing, conns_of(&subject.remote, lease.tenant), at);
+        let from_source = count_of(&subject.remote, lease.tenant, SOURCE_CONNS);
+        let reason = connection(standing, from_source, at);
         if reason != 0 {
             return reason;
         }
+        if is_node_full(config.max_conns_total) {
+            return Reason::NodeFull.number();
+        }
     } else if flows(lease.tenant, usage.flows_opened) >= tenant.max_flows as u64 {
         return Reason::MaxFlows.number();
+    } else if count_of(&subject.remote, lease.tenant, SOURCE_FLOWS)
+        >= tenant.max_conns_per_source as u64
+    {
+        return Reason::MaxConnsPerSource.number();
     }
     if tenant.parent != 0 {
         parent(tenant.parent, subject.proto)
@@ -156,25 +166,33 @@ fn parent(number: u32, proto: u8) -> u32 {
     if full { Reason::PublicFull.number() } else { 0 }
 }
 
+/// Whether all tenants together have the connections that the node bears (0 = no limit).
+#[inline(always)]
+fn is_node_full(max: u32) -> bool {
+    let node = NODE;
+    // SAFETY: as in `judge`.
+    max != 0 && unsafe { USAGE.get(&node) }.is_none_or(|usage| usage.conns >= max as u64)
+}
+
 /// frps's own port: bans, and a cap per source.
 #[inline(always)]
 fn control(per_source: u32, subject: &Subject) -> u32 {
     if shield::banned(&subject.remote) {
         Reason::ClientBanned.number()
-    } else if per_source != 0 && conns_of(&subject.remote, 0) >= per_source as u64 {
+    } else if per_source != 0 && count_of(&subject.remote, 0, SOURCE_CONNS) >= per_source as u64 {
         Reason::RateLimited.number()
     } else {
         0
     }
 }
 
-/// Live connections of a source under a tenant (0 = to frps's own port).
+/// Live connections (or flows, by `kind`) of a source under a tenant (0 = to frps's own port).
 #[inline(always)]
-fn conns_of(remote: &Addr, tenant: u32) -> u64 {
+fn count_of(remote: &Addr, tenant: u32, kind: u32) -> u64 {
     let key = SourceKey {
         prefix: prefix::source(remote),
         tenant,
-        pad: 0,
+        kind,
     };
     // SAFETY: as in `judge`.
     unsafe { SOURCES.get(&key) }.map_or(0, |source| source.conns)

@@ -1,8 +1,10 @@
-//! What a connection is charged with: its tenant, the tenant's parent, its source, the rate. All of it
-//! or nothing.
+//! What a connection is charged with: its tenant, the tenant's parent, the node, its source, the
+//! rate. All of it or nothing.
 
 use totoro_api::Reason;
-use totoro_ebpf::abi::{Addr, Config, PortKey, SockTag, Source, SourceKey, TCP};
+use totoro_ebpf::abi::{
+    Addr, Config, NODE, PortKey, SOURCE_CONNS, SockTag, Source, SourceKey, TCP,
+};
 use totoro_ebpf::logic::admit::open;
 use totoro_ebpf::logic::{bucket, prefix};
 
@@ -13,8 +15,8 @@ use crate::maps::{PORT_USAGE, PORTS, SOURCES, TENANTS, USAGE};
 pub(super) const BPF_NOEXIST: u64 = 1;
 /// What an insert with `BPF_NOEXIST` says of a key that is there.
 pub(super) const EEXIST: i32 = -17;
-/// Count of a source that is being removed: above any limit.
-const FORGOTTEN: u64 = u64::MAX;
+/// Count of a source that is being removed: above any limit, and far from both ends.
+const FORGOTTEN: u64 = 1 << 63;
 
 /// Judges again and charges: the reason why the connection is one too many, or 0. Nothing stays
 /// charged when it is.
@@ -57,11 +59,19 @@ pub(super) fn admit(config: &Config, tag: &mut SockTag, ends: &Ends, at: u64) ->
         }
         tag.parent = tenant.parent;
     }
-    let reason = charge_source(&ends.remote, lease.tenant, tenant.max_conns_per_source, at);
+    if !charge_node(config.max_conns_total) {
+        // SAFETY: charged just above.
+        unsafe { atomic::sub(conns, 1) };
+        discharge_parent(tag.parent);
+        return Reason::NodeFull.number();
+    }
+    let per_source = tenant.max_conns_per_source;
+    let reason = charge_source(&ends.remote, lease.tenant, SOURCE_CONNS, per_source, at);
     if reason != 0 {
         // SAFETY: charged just above.
         unsafe { atomic::sub(conns, 1) };
         discharge_parent(tag.parent);
+        discharge_node();
         return reason;
     }
     let (interval, burst) = (tenant.conn_interval_ns, tenant.conn_burst_ns);
@@ -72,7 +82,8 @@ pub(super) fn admit(config: &Config, tag: &mut SockTag, ends: &Ends, at: u64) ->
         // SAFETY: charged just above.
         unsafe { atomic::sub(conns, 1) };
         discharge_parent(tag.parent);
-        discharge_source(&ends.remote, lease.tenant, at);
+        discharge_node();
+        discharge_source(&ends.remote, lease.tenant, SOURCE_CONNS, at);
         return Reason::ConnRate.number();
     }
     // SAFETY: as above.
@@ -101,7 +112,8 @@ pub(super) fn discharge(tag: &SockTag, remote: &Addr, at: u64) {
         }
     }
     discharge_parent(tag.parent);
-    discharge_source(remote, tag.tenant, at);
+    discharge_node();
+    discharge_source(remote, tag.tenant, SOURCE_CONNS, at);
     let key = PortKey {
         port: tag.port,
         proto: TCP,
@@ -144,10 +156,57 @@ fn discharge_parent(parent: u32) {
     }
 }
 
-/// Counts a connection on its source (tenant 0: frps's own port): the reason's number when it is
-/// one too many, or 0.
+/// Counts a connection on the node, which has `max` of them (0 = no limit); whether there was room.
+#[inline(always)]
+fn charge_node(max: u32) -> bool {
+    let max = if max == 0 { u64::MAX } else { max as u64 };
+    // On the stack: a reference to a constant is one into a section that is not loaded as it is.
+    let node = NODE;
+    let Some(usage) = USAGE.get_ptr_mut(&node) else {
+        return false;
+    };
+    // SAFETY: an aligned u64 of a live map value. Added and taken back, without a loop of tries: the
+    // verifier of Linux 6.1 follows each of them. What stands too high for a moment refuses somebody
+    // at worst.
+    unsafe {
+        let conns = &raw mut (*usage).conns;
+        let room = atomic::add(conns, 1) < max;
+        if !room {
+            atomic::sub(conns, 1);
+        }
+        room
+    }
+}
+
+#[inline(always)]
+fn discharge_node() {
+    let node = NODE;
+    if let Some(usage) = USAGE.get_ptr_mut(&node) {
+        // SAFETY: an aligned u64 of a live map value, charged before.
+        unsafe { atomic::take_back(&raw mut (*usage).conns) };
+    }
+}
+
+/// The key of a source. Copied first and narrowed then: bytes that are picked from a pointer of unknown
+/// alignment would take the stack that the meter does not have.
+#[inline(always)]
+fn source_key(remote: &Addr, tenant: u32, kind: u32) -> SourceKey {
+    let mut key = SourceKey {
+        prefix: *remote,
+        tenant,
+        kind,
+    };
+    if !prefix::is_v4(&key.prefix) {
+        let [a, b, c, d, e, f, g, h, ..] = key.prefix;
+        key.prefix = [a, b, c, d, e, f, g, h, 0, 0, 0, 0, 0, 0, 0, 0];
+    }
+    key
+}
+
+/// Counts a connection (or flow, by `kind`) on its source (tenant 0: frps's own port): the reason's
+/// number when it is one too many, or 0.
 #[inline(never)]
-pub(super) fn charge_source(remote: &Addr, tenant: u32, max: u32, at: u64) -> u32 {
+pub(super) fn charge_source(remote: &Addr, tenant: u32, kind: u32, max: u32, at: u64) -> u32 {
     let over = if tenant == 0 {
         Reason::RateLimited.number()
     } else {
@@ -156,11 +215,7 @@ pub(super) fn charge_source(remote: &Addr, tenant: u32, max: u32, at: u64) -> u3
     if max == 0 {
         return over;
     }
-    let key = SourceKey {
-        prefix: prefix::source(remote),
-        tenant,
-        pad: 0,
-    };
+    let key = source_key(remote, tenant, kind);
     let fresh = Source {
         conns: 1,
         last_ns: at,
@@ -176,14 +231,18 @@ pub(super) fn charge_source(remote: &Addr, tenant: u32, max: u32, at: u64) -> u3
         let Some(source) = SOURCES.get_ptr_mut(&key) else {
             continue;
         };
-        // SAFETY: aligned fields of a live map value.
+        // SAFETY: aligned fields of a live map value. Added and taken back, without a loop of tries:
+        // those cost the stack of the meter, which calls this. What stands too high for a moment
+        // refuses somebody at worst.
         unsafe {
-            (*source).last_ns = at;
             let conns = &raw mut (*source).conns;
-            if atomic::update(conns, |n| (n < max as u64).then_some(n + 1)) {
+            let before = atomic::add(conns, 1);
+            if before < max as u64 {
+                (*source).last_ns = at;
                 return 0;
             }
-            if atomic::load(conns) != FORGOTTEN {
+            atomic::sub(conns, 1);
+            if before < FORGOTTEN {
                 return over;
             }
         }
@@ -205,17 +264,21 @@ pub(super) fn forget_source(key: &SourceKey) -> bool {
 }
 
 #[inline(never)]
-pub(super) fn discharge_source(remote: &Addr, tenant: u32, at: u64) {
-    let key = SourceKey {
-        prefix: prefix::source(remote),
-        tenant,
-        pad: 0,
+pub(super) fn discharge_source(remote: &Addr, tenant: u32, kind: u32, at: u64) {
+    let key = source_key(remote, tenant, kind);
+    discharge_key(&key, at);
+}
+
+/// Takes one back from a source; whether it was there.
+#[inline(always)]
+pub(super) fn discharge_key(key: &SourceKey, at: u64) -> bool {
+    let Some(source) = SOURCES.get_ptr_mut(key) else {
+        return false;
     };
-    if let Some(source) = SOURCES.get_ptr_mut(&key) {
-        // SAFETY: aligned fields of a live map value.
-        unsafe {
-            atomic::take_back(&raw mut (*source).conns);
-            (*source).last_ns = at;
-        }
+    // SAFETY: aligned fields of a live map value.
+    unsafe {
+        atomic::take_back(&raw mut (*source).conns);
+        (*source).last_ns = at;
     }
+    true
 }

@@ -13,8 +13,8 @@ use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use totoro_api::Reason;
 use totoro_ebpf::abi::{
-    Addr, Config, Conn, Control, ControlKey, EVENT_OPENED, EVENT_SURPLUS, SURPLUS, SockTag, TCP,
-    v4_mapped,
+    Addr, Config, Conn, Control, ControlKey, EVENT_OPENED, EVENT_SURPLUS, SOURCE_CONNS, SURPLUS,
+    SockTag, TCP, v4_mapped,
 };
 
 use super::charge::{BPF_NOEXIST, EEXIST, admit, charge_source, discharge, discharge_source};
@@ -305,14 +305,14 @@ fn control(
     let mut reason = if is_mptcp(ops) {
         Reason::Unsupported.number()
     } else {
-        charge_source(&ends.remote, 0, cap, at)
+        charge_source(&ends.remote, 0, SOURCE_CONNS, cap, at)
     };
     if reason == 0 {
         reason = remember_control(ends, cookie, at);
         if reason == 0 {
             return Some(());
         }
-        discharge_source(&ends.remote, 0, at);
+        discharge_source(&ends.remote, 0, SOURCE_CONNS, at);
     }
     let mut tag = SockTag {
         opened_ns: at,

@@ -2,13 +2,16 @@
 
 use totoro_api::Reason;
 use totoro_ebpf::abi::{
-    Addr, FLOW_ANSWERED, FLOW_CONFIRMED, FLOW_NEW, Flow, FlowKey, Lease, Tenant,
+    Addr, FLOW_ANSWERED, FLOW_CONFIRMED, FLOW_NEW, Flow, FlowKey, Lease, SOURCE_FLOWS, Tenant,
 };
 use totoro_ebpf::logic::{admit::unconfirmed_budget, prefix};
 
-use super::charge::BPF_NOEXIST;
+use super::charge::{BPF_NOEXIST, charge_source, discharge_source};
 use crate::atomic;
 use crate::maps::{CANDIDATES, FLOWS, FLOWS_CLOSED, LOCALS, TENANTS, USAGE};
+
+/// What [`promote`] says when another CPU was first.
+const ANSWERED_ELSEWHERE: u32 = u32::MAX;
 
 /// A datagram from a user of a known flow; false when the flow is not known.
 #[inline(always)]
@@ -77,7 +80,7 @@ pub(crate) fn is_forged(remote: &Addr) -> bool {
 #[inline(always)]
 pub(crate) fn sent(key: &FlowKey, lease: &Lease, tenant: &Tenant, bytes: u64, at: u64) -> u32 {
     if FLOWS.get_ptr_mut(key).is_none() {
-        let reason = promote(key, lease, tenant);
+        let reason = answer(key, lease, tenant, at);
         if reason != 0 {
             return reason;
         }
@@ -99,13 +102,50 @@ pub(crate) fn sent(key: &FlowKey, lease: &Lease, tenant: &Tenant, bytes: u64, at
     0
 }
 
-/// Makes a candidate a flow, charged to its tenant and parent: the reason not to, or 0.
+/// The first answer to a candidate, charged to its source: the reason not to, or 0. The source here
+/// and the rest in a call of its own: one frame of both would pass the 512 bytes of stack.
 #[inline(always)]
+fn answer(key: &FlowKey, lease: &Lease, tenant: &Tenant, at: u64) -> u32 {
+    // SAFETY: a lookup whose value is not used.
+    if unsafe { CANDIDATES.get(key) }.is_none() {
+        return Reason::ReplyOnly.number();
+    }
+    let per_source = tenant.max_conns_per_source;
+    let reason = charge_source(&key.remote, lease.tenant, SOURCE_FLOWS, per_source, at);
+    if reason != 0 {
+        return reason;
+    }
+    let reason = promote(key, lease, tenant);
+    if reason != 0 {
+        discharge_source(&key.remote, lease.tenant, SOURCE_FLOWS, at);
+    }
+    if reason == ANSWERED_ELSEWHERE {
+        0
+    } else {
+        reason
+    }
+}
+
+/// Makes a candidate a flow, charged to its tenant and parent: the reason not to, or 0, or
+/// [`ANSWERED_ELSEWHERE`].
+#[inline(never)]
 fn promote(key: &FlowKey, lease: &Lease, tenant: &Tenant) -> u32 {
-    // SAFETY: copied at once.
-    let Some(candidate) = (unsafe { CANDIDATES.get(key) }).copied() else {
+    // The flow is built in one place, before anything else: a copy of the candidate beside it would
+    // pass the 512 bytes of stack.
+    let mut flow = Flow {
+        tenant: lease.tenant,
+        lease: lease.lease,
+        state: FLOW_ANSWERED,
+        parent: tenant.parent,
+        ..Flow::default()
+    };
+    // SAFETY: each field is read once.
+    let Some(candidate) = (unsafe { CANDIDATES.get(key) }) else {
         return Reason::ReplyOnly.number();
     };
+    flow.opened_ns = candidate.opened_ns;
+    flow.last_ns = candidate.last_ns;
+    flow.bytes_in = candidate.bytes_in;
     if !charge(lease.tenant, tenant.max_flows) {
         return Reason::MaxFlows.number();
     }
@@ -118,23 +158,18 @@ fn promote(key: &FlowKey, lease: &Lease, tenant: &Tenant) -> u32 {
             return Reason::PublicFull.number();
         }
     }
-    let flow = Flow {
-        tenant: lease.tenant,
-        lease: lease.lease,
-        state: FLOW_ANSWERED,
-        parent: tenant.parent,
-        ..candidate
-    };
     if FLOWS.insert(key, &flow, BPF_NOEXIST).is_err() {
-        // Another CPU was first, or the table is full; `sent` sees which.
+        // Another CPU was first, or the table is full.
         discharge(lease.tenant);
         if tenant.parent != 0 {
             discharge(tenant.parent);
         }
         // SAFETY: a lookup whose value is not used.
-        if unsafe { FLOWS.get(key) }.is_none() {
-            return Reason::NodeFull.number();
-        }
+        return if unsafe { FLOWS.get(key) }.is_none() {
+            Reason::NodeFull.number()
+        } else {
+            ANSWERED_ELSEWHERE
+        };
     }
     let _ = CANDIDATES.remove(key);
     0

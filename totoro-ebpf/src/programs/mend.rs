@@ -4,10 +4,10 @@
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use totoro_ebpf::abi::{
-    MEND_CONN, MEND_CONTROL, MEND_DONE, MEND_NOTHING, MEND_OFFSET, MEND_SOURCE, Mend,
+    MEND_CONN, MEND_CONTROL, MEND_DONE, MEND_FLOW, MEND_NOTHING, MEND_OFFSET, MEND_SOURCE, Mend,
 };
 
-use super::charge::forget_source;
+use super::charge::{discharge_key, forget_source};
 use super::ending::{forget_control, settle};
 use crate::maps::CONNS;
 use crate::verdict::now;
@@ -27,6 +27,7 @@ fn mend(order: &Mend) -> bool {
         MEND_CONN => conn(order.cookie),
         MEND_CONTROL => forget_control(&order.control, order.cookie, now()),
         MEND_SOURCE => forget_source(&order.source),
+        MEND_FLOW => discharge_key(&order.source, now()),
         _ => false,
     }
 }

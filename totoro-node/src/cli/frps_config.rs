@@ -34,7 +34,9 @@ struct Allowed {
 }
 
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Transport {
+    tcp_mux: bool,
     tls: Tls,
 }
 
@@ -89,6 +91,7 @@ pub(super) fn text(config: &Config, pool: &Pool) -> Result<String> {
         },
         allow_ports: both.ranges().iter().map(|&range| allowed(range)).collect(),
         transport: Transport {
+            tcp_mux: config.frps_tcp_mux,
             tls: Tls {
                 force: true,
                 cert_file: file(tls::CERT),

@@ -177,6 +177,7 @@ fn options(config: &Config, pool: totoro_api::ports::Pool) -> KernelOptions {
         pool,
         bind_port: config.frps_bind_port,
         control_per_source: config.control_per_source,
+        max_conns_total: config.max_conns_total,
         flow_idle_s: u32::try_from(config.flow_idle.ms / 1000)
             .unwrap_or(60)
             .max(1),
@@ -201,6 +202,7 @@ fn rules(config: &Config, pool: totoro_api::ports::Pool) -> Rules {
             cool_ms: config.port_cool.ms,
         },
         grace_ms: config.session_grace.ms,
+        tcp_mux: config.frps_tcp_mux,
         counts_own: machine::in_cgroup(&config.cgroup),
         pool,
         host: config

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use totoro_ebpf::abi;
 
 use super::maps::{Maps, ban_key, gone};
-use super::sweep::{First, close_flows};
+use super::sweep::First;
 use super::{Context, Kernel, Result, from_addr};
 
 /// When a ban that has no end ends.
@@ -44,9 +44,8 @@ impl Kernel {
         }
         if !changed.is_empty() {
             let lengths: BTreeSet<u8> = changed.iter().map(IpNet::prefix_len).collect();
-            first.of(close_flows(&mut maps, |key, _| {
-                covered(&changed, &lengths, from_addr(&key.remote))
-            }));
+            drop(maps);
+            first.of(self.end_flows(|key, _| covered(&changed, &lengths, from_addr(&key.remote))));
         }
         first.0.map_or(Ok(()), Err)
     }

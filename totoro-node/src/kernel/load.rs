@@ -8,7 +8,7 @@ use aya::{Ebpf, EbpfLoader};
 use totoro_api::Reason;
 use totoro_ebpf::abi;
 
-use super::maps::{Maps, PINNED};
+use super::maps::{Maps, PINNED, found};
 use super::mend::Suspects;
 use super::migrate::{self, Predecessors};
 use super::pins::PinDir;
@@ -119,13 +119,15 @@ impl Kernel {
         });
         let loaded = Loaded::attach(ebpf, pins, options)?;
         predecessors.retire();
-        Ok(Kernel {
+        let kernel = Kernel {
             shared,
             ring: Some(ring),
             loaded: Mutex::new(loaded),
             due: Mutex::default(),
             suspects: Mutex::default(),
-        })
+        };
+        kernel.recount_sources()?;
+        Ok(kernel)
     }
 
     // Each lock's holder leaves state that the next look corrects, so a panic poisons nothing.
@@ -200,7 +202,7 @@ fn configure(maps: &mut Maps, options: &KernelOptions) -> Result<()> {
         source_interval_ns,
         source_burst_ns,
         user_timeout_ms: USER_TIMEOUT_MS,
-        pad: 0,
+        max_conns_total: options.max_conns_total,
         flow_idle_ns: u64::from(options.flow_idle_s) * 1_000_000_000,
         sketch_seed: match before.sketch_seed {
             0 => random()?,
@@ -208,6 +210,15 @@ fn configure(maps: &mut Maps, options: &KernelOptions) -> Result<()> {
             seed => seed,
         },
     };
+    // Counts first: without them nobody is admitted.
+    if found(maps.usage.get(&abi::NODE, 0))
+        .on("read", "USAGE")?
+        .is_none()
+    {
+        maps.usage
+            .insert(abi::NODE, abi::Usage::default(), 0)
+            .on("write", "USAGE")?;
+    }
     maps.config.set(0, config, 0).on("write", "CONFIG")
 }
 

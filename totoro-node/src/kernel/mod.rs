@@ -149,6 +149,8 @@ pub struct KernelOptions {
     pub bind_port: u16,
     /// Connections from one source to frps's own port; 0 = no limit.
     pub control_per_source: u32,
+    /// TCP user connections of all tenants together; 0 = no limit.
+    pub max_conns_total: u32,
     /// Seconds without a datagram until a UDP flow is idle.
     pub flow_idle_s: u32,
 }

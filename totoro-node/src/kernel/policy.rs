@@ -5,7 +5,7 @@ use totoro_ebpf::abi;
 use totoro_ebpf::logic::pool;
 
 use super::maps::{Maps, entries, found, gone};
-use super::sweep::{First, close_flows};
+use super::sweep::First;
 use super::{Connection, Context, Kernel, LeaseCounts, Refused, Result, TenantCounts};
 
 /// SYNs per second, and burst, that a lease takes before XDP drops (UDP: new flows).
@@ -144,8 +144,7 @@ impl Kernel {
         if key.proto == abi::TCP {
             first.of(self.destroy_where(|conn| conn.local_port == key.port));
         } else {
-            let mut maps = self.shared.maps();
-            first.of(close_flows(&mut maps, |flow, _| flow.port == key.port));
+            first.of(self.end_flows(|flow, _| flow.port == key.port));
         }
         first.0.map_or(Ok(()), Err)
     }
@@ -230,7 +229,7 @@ impl Kernel {
     pub fn destroy_tenant(&self, tenant: u32) -> Result<usize> {
         let mut first = First(None);
         let conns = first.of(self.destroy_where(|conn| conn.tenant == tenant));
-        let flows = close_flows(&mut self.shared.maps(), |_, flow| flow.tenant == tenant);
+        let flows = self.end_flows(|_, flow| flow.tenant == tenant);
         let ended = conns.destroyed + first.of(flows);
         first.0.map_or(Ok(ended), Err)
     }

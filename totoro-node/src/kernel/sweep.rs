@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use totoro_ebpf::abi;
 use totoro_ebpf::logic::admit::flow_idle;
+use totoro_ebpf::logic::prefix;
 
 use super::maps::{Maps, entries, found, gone};
 use super::{Connection, Context, Kernel, KernelError, Result, Swept, bans, boot_ns, locals};
@@ -96,11 +97,54 @@ impl Kernel {
     }
 
     fn close_idle(&self, now: u64) -> Result<usize> {
-        let mut maps = self.shared.maps();
-        let idle = maps.config.get(&0, 0).on("read", "CONFIG")?.flow_idle_ns;
-        close_flows(&mut maps, |_, flow| {
-            flow.last_ns + flow_idle(flow.state, idle) < now
+        let idle = {
+            let maps = self.shared.maps();
+            maps.config.get(&0, 0).on("read", "CONFIG")?.flow_idle_ns
+        };
+        self.end_flows(|_, flow| flow.last_ns + flow_idle(flow.state, idle) < now)
+    }
+
+    /// Ends the flows that `wanted` picks, and takes back what they were charged; how many.
+    pub(super) fn end_flows(
+        &self,
+        wanted: impl Fn(&abi::FlowKey, &abi::Flow) -> bool,
+    ) -> Result<usize> {
+        let mut first = First(None);
+        let mut closed = Vec::new();
+        first.of(close_flows(&mut self.shared.maps(), wanted, &mut closed));
+        // The program that does it is run without the maps' lock.
+        for source in &closed {
+            first.of(self.mend_flow(*source));
+        }
+        first.0.map_or(Ok(closed.len()), Err)
+    }
+
+    fn mend_flow(&self, source: abi::SourceKey) -> Result<bool> {
+        self.mend(&abi::Mend {
+            kind: abi::MEND_FLOW,
+            source,
+            ..abi::Mend::default()
         })
+    }
+
+    /// Takes back what no flow stands for: a daemon that was killed between removing a flow and
+    /// this has left one too many on its source.
+    pub(super) fn recount_sources(&self) -> Result<()> {
+        // The sources first: a flow that is opened meanwhile is in the second list alone.
+        let sources = entries(self.shared.maps().sources.iter(), "SOURCES")?;
+        let mut live = HashMap::<abi::SourceKey, u64>::new();
+        for (key, flow) in entries(self.shared.maps().flows.iter(), "FLOWS")? {
+            *live.entry(source_of(&key, &flow)).or_default() += 1;
+        }
+        for (key, source) in sources {
+            let live = live.get(&key).copied().unwrap_or(0);
+            if key.kind == abi::SOURCE_FLOWS {
+                for _ in live..source.conns {
+                    self.mend_flow(key)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn forget_sources(&self, now: u64) -> Result<()> {
@@ -160,17 +204,17 @@ impl First {
 }
 
 /// Closes the flows that `wanted` picks, and counts them as closed for whom they were charged to;
-/// how many.
-pub(super) fn close_flows(
+/// their sources are added to `closed`.
+fn close_flows(
     maps: &mut Maps,
     wanted: impl Fn(&abi::FlowKey, &abi::Flow) -> bool,
-) -> Result<usize> {
-    let mut closed = 0;
+    closed: &mut Vec<abi::SourceKey>,
+) -> Result<()> {
     for (key, flow) in entries(maps.flows.iter(), "FLOWS")? {
         if !wanted(&key, &flow) || !gone(maps.flows.remove(&key)).on("write", "FLOWS")? {
             continue;
         }
-        closed += 1;
+        closed.push(source_of(&key, &flow));
         for tenant in payers(&flow) {
             if let Some(count) =
                 found(maps.flows_closed.get(&tenant, 0)).on("read", "FLOWS_CLOSED")?
@@ -186,7 +230,16 @@ pub(super) fn close_flows(
             gone(maps.candidates.remove(&key)).on("write", "CANDIDATES")?;
         }
     }
-    Ok(closed)
+    Ok(())
+}
+
+/// The source that a flow is charged to.
+const fn source_of(key: &abi::FlowKey, flow: &abi::Flow) -> abi::SourceKey {
+    abi::SourceKey {
+        prefix: prefix::source(&key.remote),
+        tenant: flow.tenant,
+        kind: abi::SOURCE_FLOWS,
+    }
 }
 
 /// Counts the flows that are there anew: a daemon that was killed between removing a flow and

@@ -1,5 +1,6 @@
 //! Reading and checking requests, writing answers.
 
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -29,6 +30,9 @@ use crate::session::client_of;
 pub(super) const PATH: &str = "/frps";
 /// The user in the userinfo of frps's `addr`.
 pub(super) const USER: &str = "totoro";
+
+/// The source of Logins that come with no address.
+const NOWHERE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
 
 /// What the server bears.
 #[derive(Clone, Copy, Debug)]
@@ -261,16 +265,16 @@ impl<C: Clerk> Server<C> {
     }
 
     fn login(&self, content: serde_json::Value) -> Answer {
-        // frps itself writes the address, so it is there however bad the rest is.
+        // frps itself writes the address, so it is there however bad the rest is. Over websocket it
+        // writes what the client said (its Origin) instead: all of those are one source.
         let client = content["client_address"].as_str().and_then(client_of);
-        let Some(client) = client else {
-            return self.ask_login(content);
-        };
-        let answer = if self.doors().admit(client, boot_ns()) {
+        let source = client.unwrap_or(NOWHERE);
+        let answer = if self.doors().admit(source, boot_ns()) {
             self.ask_login(content)
         } else {
             Answer::refuse(&Refusal::new(Reason::RateLimited))
         };
+        let Some(client) = client else { return answer };
         if !answer.reject {
             self.doors().succeeded(client);
         } else if self.doors().failed(client) {

@@ -314,6 +314,23 @@ async fn logins_that_are_malformed_are_held_to_the_rate_too() {
 }
 
 #[tokio::test]
+async fn logins_that_come_with_no_address_are_one_source() {
+    let server = start(quick(), false).await;
+    let mut codes = Vec::new();
+    for nth in 0..80 {
+        // Over websocket frps tells the Origin, which the client chooses.
+        let content = format!(r#"{{"client_address":"http://{nth}.example/","pool_count":1}}"#);
+        let login = request("Login", "s3cret", &ask("Login", &content));
+        codes.push(refusal(&exchange(server.at, &login).await).unwrap());
+    }
+    assert!(codes.iter().any(|code| code == "rate_limited"), "{codes:?}");
+    assert!(server.clerk.asked.load(Ordering::Relaxed) < 80);
+    assert_eq!(server.clerk.dropped.load(Ordering::Relaxed), 0);
+    let answer = exchange(server.at, &request("Login", "s3cret", &ask("Login", LOGIN))).await;
+    assert_eq!(refusal(&answer).as_deref(), Some("ticket_missing"));
+}
+
+#[tokio::test]
 async fn a_proven_connection_may_be_idle_and_no_other() {
     let server = start(quick(), true).await;
     let whole = String::from_utf8(request("Login", "s3cret", &ask("Login", LOGIN))).unwrap();

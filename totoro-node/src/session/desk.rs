@@ -53,6 +53,8 @@ pub struct Rules {
     pub patience: Patience,
     /// How long a session outlives its connection, ms.
     pub grace_ms: i64,
+    /// Whether everything of one frpc comes over one connection (frps's `transport.tcpMux`).
+    pub tcp_mux: bool,
     /// Whether this process is in the cgroup whose sockets are counted.
     pub counts_own: bool,
     /// The pool before anything was pushed.

@@ -58,8 +58,10 @@ impl Desk {
             (Ok(()), Some(client)) => self.try_login(body, client),
             (Err(refusal), _) => Err(refusal.into()),
             (Ok(()), None) => {
-                let detail = "client_address is no address";
-                Err(Refusal::with(Reason::RequestMalformed, detail).into())
+                // Whose connection it is, and what to destroy in the end, can't be told.
+                let detail = "frps does not say where frpc comes from (websocket, wss); set \
+                              transport.protocol = \"tcp\"";
+                Err(Refusal::with(Reason::Unsupported, detail).into())
             }
         };
         match outcome {

@@ -110,11 +110,22 @@ impl Desk {
             .filter(|session| session.connected())
             .map(|session| session.cookie)
             .collect();
+        // Without tcpMux each user connection has one of frpc's, which names no session: it is let
+        // be while a session comes from its address. What flows over it ends with the user's own.
+        let homes: BTreeSet<_> = inner
+            .sessions
+            .values()
+            .filter(|session| session.connected() && !self.rules.tcp_mux)
+            .map(|session| session.client.ip())
+            .collect();
         for control in controls {
-            if used.contains(&control.socket.cookie) || control.opened_ns + NO_SESSION_NS > now_ns {
+            let client = control.socket.client;
+            if used.contains(&control.socket.cookie)
+                || homes.contains(&client.ip())
+                || control.opened_ns + NO_SESSION_NS > now_ns
+            {
                 continue;
             }
-            let client = control.socket.client;
             match self.kernel.destroy_control(&control.socket) {
                 Ok(_) => {
                     self.mended.add("idle_connection", 1);

@@ -156,7 +156,11 @@ fn most_conns(config: &Config) -> Option<u64> {
     let most = tenants
         .iter()
         .filter(|(number, ..)| leased.contains(number));
-    Some(most.map(|(_, tenant, _)| u64::from(tenant.max_conns)).sum())
+    let sum = most.map(|(_, tenant, _)| u64::from(tenant.max_conns)).sum();
+    Some(match u64::from(config.max_conns_total) {
+        0 => sum,
+        total => total.min(sum),
+    })
 }
 
 /// Whether the connections that may come fit the memory that frps may use.
@@ -174,7 +178,8 @@ fn memory(process: &Process, most: Option<u64>) -> Line {
             Status::Warn,
             format!(
                 "{most} connections are allowed now (max_conns of who has a port), and {fits} that \
-                 read nothing fit ({whose}; 12 MiB each): give frps more, or lower max_conns"
+                 read nothing fit ({whose}; 12 MiB each): give frps more, or set \
+                 max_conns_total"
             ),
         ),
         most => (

@@ -79,6 +79,8 @@ pub(super) struct Origin {
     number: u32,
     tenant: String,
     prefix: String,
+    /// `conns` (TCP) or `flows` (UDP).
+    kind: &'static str,
     conns: u64,
     last_s: u64,
 }
@@ -196,12 +198,13 @@ impl Row for Flow {
 }
 
 impl Row for Origin {
-    const HEAD: &'static [&'static str] = &["TENANT", "SOURCE", "CONNS", "LAST"];
+    const HEAD: &'static [&'static str] = &["TENANT", "SOURCE", "OF", "COUNT", "LAST"];
 
     fn cells(self) -> Vec<String> {
         vec![
             self.tenant,
             self.prefix,
+            self.kind.to_owned(),
             self.conns.to_string(),
             format!("{} s ago", self.last_s),
         ]
@@ -328,6 +331,10 @@ impl Source<'_> {
                 number: key.tenant,
                 tenant: name(self.names, key.tenant),
                 prefix: source_prefix(&key.prefix),
+                kind: match key.kind {
+                    abi::SOURCE_FLOWS => "flows",
+                    _ => "conns",
+                },
                 conns: source.conns,
                 last_s: seconds_since(source.last_ns),
             })

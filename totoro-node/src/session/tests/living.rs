@@ -32,6 +32,19 @@ fn connections_to_frps_without_a_session_end_after_a_while() {
 }
 
 #[test]
+fn without_tcp_mux_what_comes_from_a_sessions_address_is_let_be() {
+    let mut world = world();
+    world.desk.rules.tcp_mux = false;
+    world.push(&[("a", Active)]);
+    world.on("a", ("192.0.2.1:1", 1));
+    for (client, cookie) in [("192.0.2.1:2", 2), ("192.0.2.9:3", 3)] {
+        world.kernel.connect(client.parse().unwrap(), cookie, 100);
+    }
+    world.desk.look_for_lost();
+    assert_eq!(world.kernel.maps().destroyed, [3], "nobody's session");
+}
+
+#[test]
 fn a_proxy_on_another_port_than_its_lease_ends_its_client() {
     let mut world = world();
     world.push(&[("a", Active), ("b", Active)]);

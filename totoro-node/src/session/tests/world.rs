@@ -88,6 +88,7 @@ fn open(dir: &Path, kernel: &Arc<Fake>, clock: &Arc<Clock>) -> (Desk, Arc<Store>
         wake: Arc::default(),
     };
     let rules = Rules {
+        tcp_mux: true,
         counts_own: true,
         node: NODE.to_owned(),
         own_ports: vec![7000],

@@ -1,0 +1,42 @@
+//! Short forms of what `cargo xtask soak` plays for long: real frps and frpc, and people who do not
+//! play fair.
+
+use std::time::Duration;
+
+use totoro_tests::hostile::{aim, logins, plugin, revoke};
+use totoro_tests::lab;
+
+#[test]
+fn a_revocation_reaches_every_way_that_frpc_may_take() {
+    if lab::skip("a_revocation_reaches_every_way").is_some() {
+        revoke::play(2).expect("nothing outlives its invite");
+    }
+}
+
+#[test]
+fn what_cannot_be_tied_to_a_tcp_connection_cannot_log_in() {
+    if lab::skip("what_cannot_be_tied").is_some() {
+        revoke::untold().expect("refused with a reason");
+    }
+}
+
+#[test]
+fn a_client_cannot_aim_the_node_at_anyone() {
+    if lab::skip("a_client_cannot_aim").is_some() {
+        aim::play().expect("nothing leaves the node");
+    }
+}
+
+#[test]
+fn a_flood_of_logins_is_held_back_and_another_client_gets_in() {
+    if lab::skip("a_flood_of_logins").is_some() {
+        logins::play(Duration::from_secs(3)).expect("only the flood is held back");
+    }
+}
+
+#[test]
+fn hostile_input_is_refused_for_what_it_is_and_hurts_nobody() {
+    if lab::skip("hostile_input").is_some() {
+        plugin::play().expect("refused, each with its reason");
+    }
+}

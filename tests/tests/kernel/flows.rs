@@ -1,0 +1,199 @@
+//! The table of UDP flows under attack: sources that are forged, sources that take all, a table that
+//! is full.
+
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use aya::maps::{HashMap, Map, MapData};
+use totoro_api::Reason;
+use totoro_ebpf::abi::{self, Tenant, UDP};
+use totoro_node::kernel::Kernel;
+
+use crate::figures;
+use crate::sockets::{PORT, five, v4, v6};
+use crate::support::{self, Node, ip};
+
+fn lend(kernel: &Kernel, tenant: &Tenant) {
+    kernel.put_tenant(1, tenant).expect("tenant");
+    kernel
+        .put_lease(support::key(UDP, PORT), &support::lease(1, 7))
+        .expect("lease");
+}
+
+fn refused(kernel: &Kernel, reason: Reason) -> u64 {
+    let all = kernel.refused().expect("counters");
+    all.iter()
+        .filter(|r| r.reason == reason)
+        .map(|r| r.count)
+        .sum()
+}
+
+/// A user who has heard from the server.
+fn answered(server: &UdpSocket, own: SocketAddr, to: SocketAddr) -> Option<UdpSocket> {
+    let user = UdpSocket::bind(own).expect("bind");
+    user.set_read_timeout(Some(Duration::from_millis(300)))
+        .expect("timeout");
+    user.connect(to).expect("connect");
+    user.send(b"hello").expect("send");
+    let (_, from) = server.recv_from(&mut [0; 16]).ok()?;
+    server.send_to(b"answer", from).ok()?;
+    user.recv(&mut [0; 16]).ok()?;
+    Some(user)
+}
+
+#[test]
+fn a_refused_datagram_is_answered_by_icmp() {
+    let Some(node) = Node::new("icmp") else {
+        return;
+    };
+    node.run(|kernel| {
+        let _bound = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, PORT)).expect("bind");
+        for (own, to) in [(v4(0), v4(PORT)), (v6(0), v6(PORT))] {
+            let user = UdpSocket::bind(own).expect("bind");
+            user.connect(to).expect("connect");
+            user.set_read_timeout(Some(Duration::from_secs(2)))
+                .expect("timeout");
+            user.send(b"anyone?").expect("send");
+            let error = user.recv(&mut [0; 16]).expect_err("nobody");
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{to}");
+        }
+        assert_eq!(refused(&kernel, Reason::NoLease), 2);
+    });
+}
+
+#[test]
+fn one_source_has_its_share_of_flows_and_gets_it_back() {
+    let Some(node) = Node::new("flow-sources") else {
+        return;
+    };
+    let options = node.options();
+    node.run(move |kernel| {
+        let limits = Tenant {
+            max_flows: 100,
+            max_conns_per_source: 2,
+            ..five()
+        };
+        lend(&kernel, &limits);
+        let (server, _users) = figures::flows(PORT, 2);
+        server
+            .set_read_timeout(Some(Duration::from_millis(300)))
+            .expect("timeout");
+        assert!(answered(&server, v4(0), v4(PORT)).is_none(), "its third");
+        assert_eq!(refused(&kernel, Reason::MaxConnsPerSource), 1);
+        let _other = answered(&server, v6(0), v6(PORT)).expect("another source");
+        // A daemon that was killed between removing a flow and taking its charge back.
+        drop(kernel);
+        let flows = MapData::from_pin(options.pin_root.join("v1/FLOWS")).expect("pin");
+        let flows = Map::from_map_data(flows).expect("map");
+        let mut flows: HashMap<_, abi::FlowKey, abi::Flow> = flows.try_into().expect("hash");
+        let is_v4 = |key: &abi::FlowKey| key.remote == abi::v4_mapped([127, 0, 0, 1]);
+        let one = flows.keys().flatten().find(is_v4).expect("a flow");
+        flows.remove(&one).expect("remove");
+        let kernel = Kernel::load(&options).expect("adopts");
+        let _again = answered(&server, v4(0), v4(PORT)).expect("room for one");
+        assert!(answered(&server, v4(0), v4(PORT)).is_none(), "and no more");
+        // The lease ends, and another begins: nobody is charged for what was.
+        let key = support::key(UDP, PORT);
+        kernel.remove_lease(key).expect("close");
+        kernel.put_lease(key, &support::lease(1, 8)).expect("lease");
+        drop(server);
+        let (_server, _users) = figures::flows(PORT, 2);
+    });
+}
+
+#[test]
+fn forged_sources_neither_lock_the_tenant_out_nor_make_the_node_a_reflector() {
+    let Some(node) = Node::new("forged-flows") else {
+        return;
+    };
+    /// Addresses that nobody has.
+    const FORGED: u16 = 2_000;
+    node.run(|kernel| {
+        let limits = Tenant {
+            max_flows: 64,
+            max_conns_per_source: 4,
+            ..five()
+        };
+        lend(&kernel, &limits);
+        ip(&["route", "add", "local", "198.18.0.0/15", "dev", "lo"]);
+        let server = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, PORT)).expect("bind");
+        // What is delivered at all is there when `send_to` returns.
+        server.set_nonblocking(true).expect("nonblocking");
+        // A service that says much to everybody, as resolvers do.
+        let mut out = 0;
+        for nth in 0..FORGED {
+            let [high, low] = nth.to_be_bytes();
+            let own = SocketAddr::from(([198, 18, high, low], 53));
+            let forged = UdpSocket::bind(own).expect("bind");
+            forged.send_to(&[1; 64], v4(PORT)).expect("send");
+            let Ok((_, from)) = server.recv_from(&mut [0; 128]) else {
+                continue;
+            };
+            for _ in 0..40 {
+                out += server.send_to(&[7; 1_200], from).unwrap_or(0);
+            }
+        }
+        let counts = kernel.counts(1).expect("counts");
+        assert!(counts.flows <= 64, "{counts:?}");
+        let most = 64 * (3 * (64 + 28) + 16 * 1024);
+        assert!((1..=most).contains(&out), "{out} bytes went out");
+        server.set_nonblocking(false).expect("blocking");
+        println!(
+            "{FORGED} forged sources: {} flows, {out} bytes out",
+            counts.flows
+        );
+        // Who is real has to wait until they are idle, for a second here, ten at most.
+        support::eventually("a real user is served", || {
+            kernel.sweep().expect("sweep");
+            server
+                .set_read_timeout(Some(Duration::from_millis(100)))
+                .expect("timeout");
+            answered(&server, v4(0), v4(PORT)).is_some()
+        });
+    });
+}
+
+#[test]
+fn a_full_table_of_flows_refuses_and_keeps_nothing() {
+    let Some(node) = Node::new("full-flows") else {
+        return;
+    };
+    let root = node.options().pin_root;
+    node.run(move |kernel| {
+        lend(&kernel, &five());
+        let flows = MapData::from_pin(root.join("v1/FLOWS")).expect("pin");
+        let flows = Map::from_map_data(flows).expect("map");
+        let mut flows: HashMap<_, abi::FlowKey, abi::Flow> = flows.try_into().expect("hash");
+        let key = |nth: u32| abi::FlowKey {
+            remote: u128::from(nth).to_be_bytes(),
+            ..abi::FlowKey::default()
+        };
+        let others = abi::Flow {
+            tenant: 9,
+            last_ns: u64::MAX / 2,
+            ..abi::Flow::default()
+        };
+        let mut nth = 0;
+        while flows.insert(key(nth), others, 0).is_ok() {
+            nth += 1;
+        }
+        assert_eq!(nth, 65_536);
+        let server = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, PORT)).expect("bind");
+        server
+            .set_read_timeout(Some(Duration::from_millis(300)))
+            .expect("timeout");
+        for _ in 0..20 {
+            assert!(answered(&server, v4(0), v4(PORT)).is_none(), "no room");
+        }
+        assert!(refused(&kernel, Reason::NodeFull) >= 20);
+        assert_eq!(
+            kernel.counts(1).expect("counts").flows,
+            0,
+            "nothing charged"
+        );
+        for one in 0..3 {
+            flows.remove(&key(one)).expect("remove");
+        }
+        let _three = [0; 3].map(|_| answered(&server, v4(0), v4(PORT)).expect("room for three"));
+    });
+}
