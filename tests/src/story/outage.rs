@@ -197,7 +197,8 @@ fn reconnect(world: &World, cast: &Cast) -> Result<String> {
     })?;
     let ended = String::from_utf8_lossy(&ended.stdout).lines().count();
     ensure!(ended == before.len(), "{ended} of {before:?} were ended");
-    within(Duration::from_secs(30), || {
+    // frpc waits up to 20 s between two tries, and others are busy here.
+    within(Duration::from_secs(90), || {
         let after = sessions(world)?;
         ensure!(
             before.iter().all(|id| after.contains(id)),

@@ -98,6 +98,8 @@ impl App {
         let session = checked_id(session)?;
         let at = key::kick(&node, session);
         let (now, now_ms) = (self.now(), self.now_ms());
+        // Behind what the node's frps has asked: beside it this would never be first.
+        let _turn = self.desk_turn(&node).await;
         self.transact(|tx| {
             if tx.get::<KickRecord>(&at)?.is_some() {
                 return Ok(());

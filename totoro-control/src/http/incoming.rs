@@ -36,8 +36,8 @@ const DISCARD: (usize, Duration) = (4 * 1024 * 1024, Duration::from_secs(2));
 /// The largest page of a list, and the usual one.
 pub(super) const PAGE: (usize, usize) = (1000, 100);
 
-/// A request but for its body; set before warp sees it.
-#[derive(Debug)]
+/// A request but for its body; set before warp sees it. Its headers and query may be secret, so it
+/// has no `Debug`.
 pub(super) struct Origin {
     /// The client's address, v4-mapped ones as IPv4.
     pub(super) client: IpAddr,

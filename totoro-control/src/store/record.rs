@@ -42,6 +42,7 @@ impl Record {
         self.bytes.truncate(FRAME + Head::LEN);
         self.bytes.shrink_to(KEPT);
         self.keys.clear();
+        self.keys.shrink_to(KEPT / 64);
     }
 
     /// Adds a change.

@@ -83,6 +83,8 @@ struct Layers {
     active: Layer,
     /// On its way to sled.
     frozen: Option<Arc<Layer>>,
+    /// How many layers have gone to sled.
+    thaws: u64,
 }
 
 impl Layers {
@@ -97,8 +99,8 @@ impl Layers {
 pub(super) struct View {
     tree: ::sled::Tree,
     layers: RwLock<Layers>,
-    /// Revisions that were asked for, since they are asked for again and again. What is added is read
-    /// under the same lock, and what changes is removed under it: it is never older than the layers.
+    /// Revisions that were asked for, since they are asked for again and again. What is added still
+    /// stands under the layers' lock, and what changes is removed under it: it is never old.
     known: Cache<Vec<u8>, u64>,
 }
 
@@ -108,7 +110,11 @@ impl View {
         let frozen = None;
         View {
             tree,
-            layers: RwLock::new(Layers { active, frozen }),
+            layers: RwLock::new(Layers {
+                active,
+                frozen,
+                thaws: 0,
+            }),
             known: Cache::new(MAX_KNOWN),
         }
     }
@@ -148,7 +154,9 @@ impl View {
 
     /// What was put aside is in sled.
     pub(super) fn thaw(&self) {
-        self.write().frozen = None;
+        let mut layers = self.write();
+        layers.frozen = None;
+        layers.thaws += 1;
     }
 
     /// What stands under a key.
@@ -171,16 +179,24 @@ impl View {
         if let Some(known) = self.known.get(key) {
             return Ok(Some(known));
         }
-        let layers = self.read();
-        let found = match layers.above(key) {
-            Some(slot) => slot.value.as_ref().map(|_| slot.revision),
-            None => {
-                let stored = self.tree.get(data_key(key)).map_err(StoreError::Engine)?;
-                stored.map(|stored| split(&stored).0)
+        let thaws = {
+            let layers = self.read();
+            if let Some(slot) = layers.above(key) {
+                let found = slot.value.as_ref().map(|_| slot.revision);
+                found.inspect(|revision| self.known.insert(key.to_owned(), *revision));
+                return Ok(found);
             }
+            layers.thaws
         };
+        // sled may wait for its disk: nobody else must wait for that.
+        let stored = self.tree.get(data_key(key)).map_err(StoreError::Engine)?;
+        let found = stored.map(|stored| split(&stored).0);
         if let Some(revision) = found {
-            self.known.insert(key.to_owned(), revision);
+            let layers = self.read();
+            // What has changed since is in a layer, unless one has gone to sled.
+            if layers.thaws == thaws && layers.above(key).is_none() {
+                self.known.insert(key.to_owned(), revision);
+            }
         }
         Ok(found)
     }

@@ -188,6 +188,11 @@ fn a_remembered_revision_is_never_old() {
         for revision in 1..=CHANGES {
             view.change(revision, vec![(key(revision), Some(vec![1]), false)]);
             applied.store(revision, Ordering::Release);
+            if revision % 500 == 0 {
+                let frozen = view.freeze();
+                checkpoint::write(&db, &frozen, Head::default(), &mut Sum::default()).unwrap();
+                view.thaw();
+            }
         }
     });
 }

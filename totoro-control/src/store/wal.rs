@@ -88,10 +88,10 @@ impl Wal {
                 .min(usize::try_from(end - at).unwrap_or(usize::MAX));
             match self.file.write_all_at(&ZEROS[..part], at) {
                 Ok(()) => at += part as u64,
+                // What is still to come may fit all the same: it is up to its own write.
                 Err(error) if is_full(&error) => {
-                    // What is still to come may fit all the same: it is up to its own write.
-                    self.room = u64::MAX;
-                    return Ok(());
+                    tracing::warn!(%error, "no room ahead in the log: writes take longer");
+                    break;
                 }
                 Err(error) => return Err(io_error("write", &self.path)(error)),
             }

@@ -59,6 +59,8 @@ impl App {
             return Ok(());
         }
         let (at, now_ms) = (key::presence(id), self.now_ms());
+        // Before it is written, or it could be found lost between the two.
+        self.live.called(id);
         self.transact(|tx| {
             let found = tx.get::<NodeRecord>(&key::node(id))?;
             let mut node = found.ok_or(Reason::NotAuthorized)?.value;
@@ -80,7 +82,6 @@ impl App {
             Ok(audit::record(tx, event.detail(detail), now_ms)?)
         })
         .await?;
-        self.live.called(id);
         Ok(())
     }
 

@@ -129,9 +129,7 @@ impl<'a, 'tx> Desk<'a, 'tx> {
     pub(super) fn open_lease(&mut self, port: PortId, lease: Lease) -> Result<(), StoreError> {
         // Another precondition beside the head: whatever happens, no port is leased twice.
         let at = book::lease(self.node, port);
-        if !self.ports.leases().contains_key(&port) {
-            self.tx.get::<Lease>(&at)?;
-        }
+        self.tx.expect(&at, None);
         self.tx.put(&at, &lease)?;
         self.tx.delete(&book::waiting(self.node, port));
         self.ports.open(port, lease);
@@ -180,7 +178,7 @@ impl App {
         mut work: impl FnMut(&mut Desk<'_, '_>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         // One after the other: at once they would only undo each other's work.
-        let _turn = self.callback.desks.of(node.as_bytes()).await;
+        let _turn = self.desk_turn(node).await;
         let mut left = None;
         let done = self
             .transact(|tx| {
@@ -196,7 +194,7 @@ impl App {
                 revision: Some(*revision),
                 ..table
             }),
-            (Some((table, false)), _) => Some(table),
+            (Some((table, false)), Ok(_) | Err(Failure::Refused(_))) => Some(table),
             _ => None,
         };
         if let Some(table) = table {
@@ -206,6 +204,11 @@ impl App {
             self.callback.tables.give_back(node, table);
         }
         done.map(|(done, _)| done)
+    }
+
+    /// The turn in a node's queue, for changes of it that are part of others.
+    pub(in crate::app) async fn desk_turn(&self, node: &str) -> tokio::sync::MutexGuard<'_, ()> {
+        self.callback.desks.of(node.as_bytes()).await
     }
 
     /// The session that a request belongs to, read alone.

@@ -146,8 +146,8 @@ impl App {
         lock(&self.callback.pings).retain(|_, at: &mut Instant| at.elapsed() <= patience * 2);
         lock(&self.callback.late).retain(|_, (_, until)| now_ms < *until);
         for node in self.callback_nodes()? {
-            let stood = self.store.get(book::head(&node).as_bytes())?;
-            let stood = stood.map(|head| head.revision);
+            let _turn = self.desk_turn(&node).await;
+            let stood = self.store.revision(book::head(&node).as_bytes())?;
             let sessions = names(&*self.store, &book::sessions(&node))?;
             let sessions: BTreeSet<String> = sessions.into_iter().collect();
             let tickets = records::<SeenTicket>(&*self.store, &book::tickets(&node))?;

@@ -71,9 +71,9 @@ impl App {
     }
 
     async fn try_proxy(&self, frps: &Frps, body: &NewProxy) -> Result<u16, Failure> {
-        let run_id = body.user.run_id.as_str();
-        // Until it is known how many closes are late, none may come.
-        let _turn = self.callback.turns.of(run_id.as_bytes()).await;
+        // Until it is known how many closes are late, none may come. By node, whose changes come one
+        // after the other anyway: a busy node must not fill the queues of others.
+        let _turn = self.callback.turns.of(frps.node.id.as_bytes()).await;
         let start = usize::from(u16::from_ne_bytes(random()));
         let (port, plan) = self
             .at_desk(&frps.node.id, &frps.author, |desk| {
@@ -201,7 +201,7 @@ impl App {
             return Ok(());
         }
         let run_id = body.user.run_id.as_str();
-        let _turn = self.callback.turns.of(run_id.as_bytes()).await;
+        let _turn = self.callback.turns.of(frps.node.id.as_bytes()).await;
         if let Some((count, until)) =
             lock(&self.callback.late).get_mut(&proxy_id(frps, &body.user, &body.proxy_name))
             && *count > 0
