@@ -1,9 +1,9 @@
 #!/bin/sh
 # What `cargo xtask deploy` does on a machine. It comes by ssh's standard input, as root's.
 #
-#   host.sh facts     PACKAGE            the installed version, and whether a way back to it is kept
+#   host.sh facts     PACKAGE            how it is installed, and whether a way back to that is kept
 #   host.sh preflight PACKAGE DEB        unpacks DEB aside; its `check` must pass; changes nothing
-#   host.sh install   PACKAGE DEB        keeps the former package, installs DEB
+#   host.sh install   PACKAGE DEB        installs DEB, and nothing but DEB will do
 #   host.sh health    PACKAGE SECONDS    waits until the service runs and its doctor finds nothing wrong
 #   host.sh keep      PACKAGE DEB        DEB is the way back of the next time
 #   host.sh back      PACKAGE VERSION    installs the former package, or removes a first one
@@ -40,11 +40,18 @@ apt_install() {
 
 case $verb in
     facts)
-        version=$(installed)
+        # `config-files` has the version of what was removed, which is none.
+        read -r status version <<END || true
+$(dpkg-query -W -f '${db:Status-Status} ${Version}' "$package" 2>/dev/null)
+END
+        case $status in
+            '') status=not-installed version= ;;
+            not-installed | config-files) version= ;;
+        esac
         way=-
         [ -z "$version" ] || [ ! -e "$KEEP/${package}_$version.deb" ] || way=kept
         active=$(systemctl is-active "$package.service" || true)
-        echo "${version:--} $way $active $(dpkg --print-architecture)"
+        echo "$status ${version:--} $way $active $(dpkg --print-architecture)"
         ;;
     preflight)
         aside=$(mktemp -d)
@@ -54,6 +61,12 @@ case $verb in
         ;;
     install)
         apt_install "$3"
+        # apt is content, too, when it finds a reason to leave what is there.
+        version=$(dpkg-deb -f "$3" Version)
+        [ "$(installed)" = "$version" ] || {
+            echo "apt did not install $version: $(installed) is there" >&2
+            exit 1
+        }
         ;;
     health)
         tries=$3

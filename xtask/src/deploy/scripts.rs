@@ -1,0 +1,107 @@
+//! The scripts that run on a machine, `host.sh` and those of the packages, in a directory that stands
+//! for one: its programs are stubs that write down how they were called.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use super::HOST;
+
+/// A directory that stands for a machine.
+struct Machine(PathBuf);
+
+impl Machine {
+    /// One where each program of `stubs` is a line of shell.
+    fn new(name: &str, stubs: &[(&str, &str)]) -> Self {
+        let dir = format!("totoro-scripts-{}-{name}", std::process::id());
+        let machine = Machine(std::env::temp_dir().join(dir));
+        for dir in ["bin", "etc/default", "etc/totoro"] {
+            fs::create_dir_all(machine.0.join(dir)).unwrap();
+        }
+        // Never this machine's own.
+        let harmless = [
+            "apt-get",
+            "deb-systemd-invoke",
+            "dpkg",
+            "dpkg-deb",
+            "dpkg-query",
+            "journalctl",
+            "systemctl",
+            "totoro-node",
+        ];
+        for (program, line) in harmless.map(|name| (name, ":")).iter().chain(stubs) {
+            let path = machine.0.join("bin").join(program);
+            let log = machine.0.join("log");
+            let text = format!(
+                "#!/bin/sh\necho \"{program} $*\" >>{}\n{line}\n",
+                log.display()
+            );
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        machine
+    }
+
+    /// Runs a script there, with the machine's directories instead of this one's.
+    fn run(&self, script: &str, words: &[&str]) -> Output {
+        let dir = self.0.display();
+        let script = ["/etc/", "/var/cache/", "/run/systemd/"]
+            .iter()
+            .fold(script.to_owned(), |script, path| {
+                script.replace(path, &format!("{dir}{path}"))
+            });
+        let path = std::env::var("PATH").unwrap();
+        Command::new("sh")
+            .args(["-c", &script, "script"])
+            .args(words)
+            .env("PATH", format!("{dir}/bin:{path}"))
+            .output()
+            .unwrap()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn a_machine_tells_how_the_package_is_there() {
+    for (dpkg, expected) in [
+        ("echo installed 1-1", "installed 1-1 - inactive amd64\n"),
+        (
+            "echo half-configured 1-1",
+            "half-configured 1-1 - inactive amd64\n",
+        ),
+        ("echo config-files 1-1", "config-files - - inactive amd64\n"),
+        ("exit 1", "not-installed - - inactive amd64\n"),
+    ] {
+        let stubs = [
+            ("dpkg-query", dpkg),
+            ("systemctl", "echo inactive; exit 3"),
+            ("dpkg", "echo amd64"),
+        ];
+        let said = Machine::new("facts", &stubs).run(HOST, &["facts", "totoro-node"]);
+        assert_eq!(text(&said.stdout), expected, "{}", text(&said.stderr));
+    }
+}
+
+#[test]
+fn an_installation_that_apt_skipped_is_none() {
+    let stubs = [
+        ("dpkg-query", "echo installed 1-1"),
+        ("dpkg-deb", "echo 1-2"),
+    ];
+    let said = Machine::new("skipped", &stubs).run(HOST, &["install", "totoro-node", "x.deb"]);
+    assert_eq!(
+        text(&said.stderr),
+        "apt did not install 1-2: 1-1 is there\n"
+    );
+    assert!(!said.status.success());
+}
