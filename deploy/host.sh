@@ -6,7 +6,8 @@
 #   host.sh install   PACKAGE DEB        installs DEB, and nothing but DEB will do
 #   host.sh health    PACKAGE SECONDS    waits until the service runs and its doctor finds nothing wrong
 #   host.sh keep      PACKAGE DEB        DEB is the way back of the next time
-#   host.sh back      PACKAGE VERSION    installs the former package, or removes a first one
+#   host.sh back      PACKAGE VERSION STATE   installs the former package, or removes a first one (-);
+#                                        restarts the service where STATE, from before, is active
 set -eu
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
 umask 077
@@ -103,8 +104,10 @@ END
             apt-get remove -y -q "$package" >&2
         else
             apt_install "$KEEP/${package}_$3.deb"
-            systemctl reset-failed "$package.service" || true
-            systemctl restart "$package.service"
+            if [ "$4" = active ]; then
+                systemctl reset-failed "$package.service" || true
+                systemctl restart "$package.service"
+            fi
         fi
         ;;
 esac

@@ -139,6 +139,10 @@ impl Host<'_> {
     /// Goes back; the error that says so.
     fn back(&self, facts: &Facts, way: &Way, why: anyhow::Error) -> anyhow::Error {
         let (name, version) = (self.name, &facts.version);
+        let (state, how) = match facts.active {
+            true => ("active", "which is well"),
+            false => ("inactive", "which did not run and was not started"),
+        };
         eprintln!("✘ {name}: {why:#}");
         let back = match way {
             Way::Missing => {
@@ -147,16 +151,17 @@ impl Host<'_> {
             }
             Way::Remove => {
                 eprintln!("▶ {name}: it is removed again");
-                self.ask("back", &["-"])
+                self.ask("back", &["-", state])
             }
             Way::Former => {
                 eprintln!("▶ {name}: back to {version}");
-                self.ask("back", &[version]).and_then(|_| self.well(facts))
+                self.ask("back", &[version, state])
+                    .and_then(|_| self.well(facts))
             }
         };
         match (back, way) {
             (Ok(_), Way::Former) => why.context(format!(
-                "it is not well there; rolled back to {version}, which is well"
+                "it is not well there; rolled back to {version}, {how}"
             )),
             (Ok(_), _) => why.context("it is not well there; removed again"),
             (Err(error), _) => why.context(format!(

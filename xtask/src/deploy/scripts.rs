@@ -59,6 +59,11 @@ impl Machine {
             .output()
             .unwrap()
     }
+
+    /// What was called there so far.
+    fn log(&self) -> String {
+        fs::read_to_string(self.0.join("log")).unwrap_or_default()
+    }
 }
 
 impl Drop for Machine {
@@ -104,4 +109,17 @@ fn an_installation_that_apt_skipped_is_none() {
         "apt did not install 1-2: 1-1 is there\n"
     );
     assert!(!said.status.success());
+}
+
+#[test]
+fn the_way_back_starts_nothing_that_did_not_run() {
+    for (state, restarts) in [("active", true), ("inactive", false)] {
+        let machine = Machine::new("back", &[]);
+        let said = machine.run(HOST, &["back", "totoro-node", "1-1", state]);
+        assert!(said.status.success(), "{}", text(&said.stderr));
+        let log = machine.log();
+        assert!(log.contains("totoro-node_1-1.deb"), "{log}");
+        let restarted = log.contains("systemctl restart totoro-node.service");
+        assert_eq!(restarted, restarts, "{state}: {log}");
+    }
 }
