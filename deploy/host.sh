@@ -26,11 +26,20 @@ config() {
     esac
 }
 
+# Runs a program with the settings that the service's unit gives it.
+as_unit() (
+    # A line that the shell does not like is passed over, as systemd does.
+    set +e +u -a
+    [ ! -r "/etc/default/$package" ] || . "/etc/default/$package"
+    set +a
+    exec "$@"
+)
+
 # Whether the daemon whose program is $1 finds its machine or its installation good.
 look() {
     case $package in
-        totoro-node) "$1" check ;;
-        totoro-control) [ ! -e "$(config)" ] || "$1" doctor --config "$(config)" ;;
+        totoro-node) as_unit "$1" check ;;
+        totoro-control) [ ! -e "$(config)" ] || as_unit "$1" doctor --config "$(config)" ;;
     esac
 }
 
@@ -75,9 +84,9 @@ END
             state=$(systemctl is-active "$package.service" || true)
             if [ "$state" = active ]; then
                 case $package in
-                    totoro-node) said=$(totoro-node doctor 2>&1) && exit 0 || true ;;
+                    totoro-node) said=$(as_unit totoro-node doctor 2>&1) && exit 0 || true ;;
                     totoro-control)
-                        said=$(totoro-control doctor --config "$(config)" 2>&1) && exit 0 || true ;;
+                        said=$(as_unit totoro-control doctor --config "$(config)" 2>&1) && exit 0 || true ;;
                 esac
             else
                 said="$package.service is $state"

@@ -8,6 +8,15 @@ use std::process::{Command, Output};
 
 use super::HOST;
 
+const PRERM: &str = include_str!("../../../deploy/debian/node/prerm");
+
+/// A totoro-node that refuses settings as the real one does, and writes down where its pins are.
+const NODE: &str = r#"
+case $TOTORO_NODE_XDP in wrong) echo "invalid value" >&2; exit 2 ;; esac
+! grep -qs broken "$2" || { echo "TOML parse error" >&2; exit 1; }
+[ "$3" != uninstall ] || echo "pins ${TOTORO_NODE_PIN_ROOT:-default}"
+"#;
+
 /// A directory that stands for a machine.
 struct Machine(PathBuf);
 
@@ -41,6 +50,10 @@ impl Machine {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         }
         machine
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.0.join(name), text).unwrap();
     }
 
     /// Runs a script there, with the machine's directories instead of this one's.
@@ -121,5 +134,82 @@ fn the_way_back_starts_nothing_that_did_not_run() {
         assert!(log.contains("totoro-node_1-1.deb"), "{log}");
         let restarted = log.contains("systemctl restart totoro-node.service");
         assert_eq!(restarted, restarts, "{state}: {log}");
+    }
+}
+
+#[test]
+fn a_removal_knows_the_units_settings_and_outlives_broken_ones() {
+    let pins = "TOTORO_NODE_PIN_ROOT=/elsewhere\n";
+    for (default, node, expected, complaint) in [
+        (pins, "", "pins /elsewhere\n", ""),
+        // What node.toml says is lost; what the variables say is not.
+        (
+            pins,
+            "broken",
+            "pins /elsewhere\n",
+            "node.toml can't be read",
+        ),
+        (
+            "TOTORO_NODE_XDP=wrong\n",
+            "",
+            "pins default\n",
+            "default/totoro-node can't be read",
+        ),
+        (
+            "TOTORO_NODE_XDP='\n",
+            "broken",
+            "pins default\n",
+            "node.toml can't be read",
+        ),
+        (
+            "no setting\nTOTORO_NODE_PIN_ROOT=/elsewhere\n",
+            "",
+            "pins /elsewhere\n",
+            "not found",
+        ),
+    ] {
+        let machine = Machine::new("prerm", &[("totoro-node", NODE)]);
+        machine.write("etc/default/totoro-node", default);
+        machine.write("etc/totoro/node.toml", node);
+        let said = machine.run(PRERM, &["remove"]);
+        let stderr = text(&said.stderr);
+        assert_eq!(text(&said.stdout), expected, "{default}{node}: {stderr}");
+        assert!(
+            said.status.success() && stderr.contains(complaint),
+            "{stderr}"
+        );
+        assert!(!complaint.is_empty() || stderr.is_empty(), "{stderr}");
+    }
+}
+
+#[test]
+fn a_removal_fails_where_the_node_refuses_it() {
+    let stubs = [("totoro-node", "[ \"$3\" != uninstall ]")];
+    let said = Machine::new("refused", &stubs).run(PRERM, &["remove"]);
+    assert!(!said.status.success());
+}
+
+#[test]
+fn health_and_preflight_have_the_units_settings() {
+    let doctor = "[ \"$TOTORO_NODE_PIN_ROOT\" = /elsewhere ]";
+    let stubs = [
+        ("totoro-node", doctor),
+        ("systemctl", "echo active"),
+        (
+            "dpkg-deb",
+            "mkdir -p $3/usr/bin; cp ${0%/*}/totoro-node $3/usr/bin",
+        ),
+    ];
+    let machine = Machine::new("health", &stubs);
+    machine.write(
+        "etc/default/totoro-node",
+        "TOTORO_NODE_PIN_ROOT=/elsewhere\n",
+    );
+    for words in [
+        ["health", "totoro-node", "1"],
+        ["preflight", "totoro-node", "x.deb"],
+    ] {
+        let said = machine.run(HOST, &words);
+        assert!(said.status.success(), "{words:?}: {}", text(&said.stderr));
     }
 }
