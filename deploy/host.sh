@@ -6,7 +6,8 @@
 #   host.sh install   PACKAGE DEB        installs DEB, and nothing but DEB will do
 #   host.sh health    PACKAGE SECONDS    waits until the service runs and its doctor finds nothing wrong
 #   host.sh keep      PACKAGE DEB        DEB is the way back of the next time
-#   host.sh back      PACKAGE VERSION STATE   installs the former package, or removes a first one (-);
+#   host.sh back      PACKAGE VERSION STATE
+#                                        installs the former package, or removes a first one (-);
 #                                        restarts the service where STATE, from before, is active
 set -eu
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
@@ -79,23 +80,28 @@ END
         }
         ;;
     health)
-        tries=$3
+        end=$(($(date +%s) + $3))
         while :; do
+            left=$((end - $(date +%s)))
+            # One that hangs has only what is left; a good one that begins late gets to its end.
+            [ "$left" -ge 5 ] || left=5
             state=$(systemctl is-active "$package.service" || true)
             if [ "$state" = active ]; then
                 case $package in
-                    totoro-node) said=$(as_unit totoro-node doctor 2>&1) && exit 0 || true ;;
+                    totoro-node)
+                        said=$(as_unit timeout "$left" totoro-node doctor 2>&1) &&
+                            exit 0 || true ;;
                     totoro-control)
-                        said=$(as_unit totoro-control doctor --config "$(config)" 2>&1) && exit 0 || true ;;
+                        said=$(as_unit timeout "$left" totoro-control doctor --config "$(config)" 2>&1) &&
+                            exit 0 || true ;;
                 esac
             else
                 said="$package.service is $state"
             fi
-            tries=$((tries - 1))
-            # It was started often enough, and systemd gave up.
-            [ "$state" != failed ] || tries=0
-            if [ "$tries" -le 0 ]; then
-                echo "$said" | grep -v ' OK ' >&2
+            # Failed: it was started often enough, and systemd gave up.
+            if [ "$state" = failed ] || [ "$(date +%s)" -ge "$end" ]; then
+                # grep fails when no line is left.
+                echo "${said:-its doctor said nothing in time}" | grep -v ' OK ' >&2 || true
                 journalctl -q -n 15 --no-pager -o cat -u "$package.service" >&2 || true
                 exit 1
             fi

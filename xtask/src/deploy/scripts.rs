@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use super::HOST;
 
@@ -211,5 +212,29 @@ fn health_and_preflight_have_the_units_settings() {
     ] {
         let said = machine.run(HOST, &words);
         assert!(said.status.success(), "{words:?}: {}", text(&said.stderr));
+    }
+}
+
+#[test]
+fn what_is_not_well_is_said_within_the_patience() {
+    for (doctor, complaint) in [
+        // Nothing but good lines, and yet not well: the journal is what tells.
+        ("echo 'pins OK here'; exit 1", ""),
+        ("sleep 1; echo 'pins BAD'; exit 1", "pins BAD\n"),
+        ("exec sleep 60", "its doctor said nothing in time\n"),
+    ] {
+        let stubs = [
+            ("totoro-node", doctor),
+            ("systemctl", "echo active"),
+            ("journalctl", "echo the journal"),
+        ];
+        let (machine, begun) = (Machine::new("patience", &stubs), Instant::now());
+        let said = machine.run(HOST, &["health", "totoro-node", "3"]);
+        assert_eq!(text(&said.stderr), format!("{complaint}the journal\n"));
+        assert!(!said.status.success());
+        let took = begun.elapsed();
+        // Whole seconds of the clock, and the 5 s that a last look may take.
+        assert!(took >= Duration::from_secs(2), "{doctor}: {took:?}");
+        assert!(took < Duration::from_secs(12), "{doctor}: {took:?}");
     }
 }
