@@ -74,10 +74,11 @@ END
         apt_install "$3"
         # apt is content, too, when it finds a reason to leave what is there.
         version=$(dpkg-deb -f "$3" Version)
-        [ "$(installed)" = "$version" ] || {
-            echo "apt did not install $version: $(installed) is there" >&2
+        now=$(installed)
+        if [ "$now" != "$version" ]; then
+            echo "apt did not install $version: ${now:-none} is there" >&2
             exit 1
-        }
+        fi
         ;;
     health)
         end=$(($(date +%s) + $3))

@@ -40,7 +40,7 @@ pub(crate) struct Args {
     /// Only the preflight.
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Install although there is no package of what is installed now to go back to.
+    /// Install although there is no way back to what is there now: what is not well then stays.
     #[arg(long)]
     pub(crate) no_way_back: bool,
     /// How long the service may take to be well, seconds.
@@ -102,8 +102,9 @@ impl Host<'_> {
             facts.arch
         );
         eprintln!(
-            "▶ {name}: {package} {} is installed{}; {file} comes",
+            "▶ {name}: {package} {} is {}{}; {file} comes",
             facts.version,
+            facts.status,
             if facts.active { " and runs" } else { "" }
         );
         let former = dist::dir().join(format!("{package}_{}_{}.deb", facts.version, facts.arch));
