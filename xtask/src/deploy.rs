@@ -2,6 +2,10 @@
 //! other. A preflight first, which changes nothing; then installed, restarted, waited for; and back to
 //! the former package where it is not well. `deploy/host.sh` is what runs there.
 
+mod facts;
+#[cfg(test)]
+mod scripts;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -9,6 +13,7 @@ use std::process::{Command, Output, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::dist;
+use facts::{Facts, Way};
 
 const HOST: &str = include_str!("../../deploy/host.sh");
 
@@ -35,7 +40,7 @@ pub(crate) struct Args {
     /// Only the preflight.
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Install although there is no package of what is installed now to go back to.
+    /// Install although there is no way back to what is there now: what is not well then stays.
     #[arg(long)]
     pub(crate) no_way_back: bool,
     /// How long the service may take to be well, seconds.
@@ -50,17 +55,6 @@ pub(crate) struct Args {
 struct Host<'a> {
     name: &'a str,
     args: &'a Args,
-}
-
-/// What a machine says of itself.
-struct Facts {
-    /// The installed version; `-` for none.
-    version: String,
-    /// Whether it keeps the package of that.
-    way_back: bool,
-    /// Whether the service runs.
-    active: bool,
-    arch: String,
 }
 
 /// Installs everywhere, or says where it ended.
@@ -108,19 +102,17 @@ impl Host<'_> {
             facts.arch
         );
         eprintln!(
-            "▶ {name}: {package} {} is installed{}; {file} comes",
+            "▶ {name}: {package} {} is {}{}; {file} comes",
             facts.version,
+            facts.status,
             if facts.active { " and runs" } else { "" }
         );
-        let kept = dist::dir().join(format!("{package}_{}_{}.deb", facts.version, facts.arch));
-        let sendable = kept.is_file();
-        ensure!(
-            facts.version == "-" || facts.way_back || sendable || self.args.no_way_back,
-            "neither that machine (/var/cache/totoro-deploy) nor {} has the package of what is \
-             installed now, {}: there would be no way back; put it there, or say --no-way-back",
-            dist::dir().display(),
-            facts.version
-        );
+        let former = dist::dir().join(format!("{package}_{}_{}.deb", facts.version, facts.arch));
+        let way = facts.way(
+            &facts::version(deb)?,
+            former.is_file(),
+            self.args.no_way_back,
+        )?;
         let there = Uploaded::new(self, deb)?;
         self.ask("preflight", &[&there.path])
             .context("its preflight failed; nothing was changed")?;
@@ -129,17 +121,13 @@ impl Host<'_> {
             eprintln!("✔ {name}: would be installed (--dry-run)");
             return Ok(());
         }
-        if facts.version != "-" && !facts.way_back && sendable {
-            let former = Uploaded::new(self, &kept)?;
+        if way == Way::Former && !facts.kept {
+            let former = Uploaded::new(self, &former)?;
             self.ask("keep", &[&former.path])?;
         }
         let installed = self.ask("install", &[&there.path]);
-        let well = installed.and_then(|_| match facts.active {
-            true => self.ask("health", &[&self.args.patience.to_string()]),
-            false => Ok(String::new()),
-        });
-        if let Err(why) = well {
-            return Err(self.back(&facts, why));
+        if let Err(why) = installed.and_then(|_| self.well(&facts)) {
+            return Err(self.back(&facts, &way, why));
         }
         self.ask("keep", &[&there.path])?;
         match facts.active {
@@ -150,41 +138,51 @@ impl Host<'_> {
     }
 
     /// Goes back; the error that says so.
-    fn back(&self, facts: &Facts, why: anyhow::Error) -> anyhow::Error {
-        let name = self.name;
+    fn back(&self, facts: &Facts, way: &Way, why: anyhow::Error) -> anyhow::Error {
+        let (name, version) = (self.name, &facts.version);
+        let (state, how) = match facts.active {
+            true => ("active", "which is well"),
+            false => ("inactive", "which did not run and was not started"),
+        };
         eprintln!("✘ {name}: {why:#}");
-        eprintln!("▶ {name}: back to {}", facts.version);
-        let back = self.ask("back", &[&facts.version]).and_then(|_| {
-            match facts.version != "-" && facts.active {
-                true => self.ask("health", &[&self.args.patience.to_string()]),
-                false => Ok(String::new()),
+        let back = match way {
+            Way::Missing => {
+                return why
+                    .context("it is not well there, and there is no way back: look at it now");
             }
-        });
-        match back {
-            Ok(_) if facts.version == "-" => why.context("it is not well there; removed again"),
-            Ok(_) => why.context(format!(
-                "it is not well there; rolled back to {}, which is well",
-                facts.version
+            Way::Remove => {
+                eprintln!("▶ {name}: it is removed again");
+                self.ask("back", &["-", state])
+            }
+            Way::Former => {
+                eprintln!("▶ {name}: back to {version}");
+                self.ask("back", &[version, state])
+                    .and_then(|_| self.well(facts))
+            }
+        };
+        match (back, way) {
+            (Ok(_), Way::Former) => why.context(format!(
+                "it is not well there; rolled back to {version}, {how}"
             )),
-            Err(error) => why.context(format!(
-                "it is not well there, AND the way back to {} failed ({error:#}): look at it now",
-                facts.version
+            (Ok(_), _) => why.context("it is not well there; removed again"),
+            (Err(error), _) => why.context(format!(
+                "it is not well there, AND the way back to {version} failed ({error:#}): look at it \
+                 now"
             )),
+        }
+    }
+
+    /// Waits until the service is well, where it ran before.
+    fn well(&self, facts: &Facts) -> Result<String> {
+        match facts.active {
+            true => self.ask("health", &[&self.args.patience.to_string()]),
+            false => Ok(String::new()),
         }
     }
 
     fn facts(&self) -> Result<Facts> {
         let said = self.ask("facts", &[]).context("it can't be looked at")?;
-        let words: Vec<&str> = said.split_whitespace().collect();
-        let [version, way, active, arch] = words[..] else {
-            bail!("it says of itself {said:?}, which is not understood");
-        };
-        Ok(Facts {
-            version: version.to_owned(),
-            way_back: way == "kept",
-            active: active == "active",
-            arch: arch.to_owned(),
-        })
+        Facts::read(&said)
     }
 
     /// Runs a verb of `host.sh` there as root.
