@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+/// The file's name in the state's directory.
+pub(super) const NAME: &str = "reserve";
 /// More than one forgetting takes, bytes.
 const SIZE: usize = 2 << 20;
 
@@ -14,7 +16,7 @@ pub(super) struct Reserve(PathBuf);
 
 impl Reserve {
     pub(super) fn under(dir: &Path) -> Reserve {
-        Reserve(dir.join("reserve"))
+        Reserve(dir.join(NAME))
     }
 
     /// Takes the room, unless it is taken or there is none.
