@@ -26,7 +26,7 @@ const STATE: &str = "state.redb";
 /// The file there that a daemon locks.
 const LOCK: &str = "lock";
 /// Every file that a store makes in its directory.
-pub(crate) const FILES: [&str; 3] = [STATE, LOCK, reserve::NAME];
+pub(crate) const FILES: [&str; 4] = [STATE, LOCK, reserve::NAME, reserve::PART];
 
 /// A table of records by text key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
