@@ -21,6 +21,13 @@ use crate::spool;
 pub use changes::Changes;
 use reserve::Reserve;
 
+/// The database's file in the state's directory.
+const STATE: &str = "state.redb";
+/// The file there that a daemon locks.
+const LOCK: &str = "lock";
+/// Every file that a store makes in its directory.
+pub(crate) const FILES: [&str; 4] = [STATE, LOCK, reserve::NAME, reserve::PART];
+
 /// A table of records by text key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Records(&'static str);
@@ -73,7 +80,7 @@ impl Store {
     /// Whether a daemon ever kept its state under `dir`.
     #[must_use]
     pub fn exists(dir: &Path) -> bool {
-        dir.join("state.redb").exists()
+        dir.join(STATE).exists()
     }
 
     /// Opens (or creates) the state under `dir`, for one daemon at a time.
@@ -81,7 +88,7 @@ impl Store {
     /// # Errors
     /// Another daemon has it; it can't be created; it can't be read.
     pub fn open(dir: &Path) -> Result<Store> {
-        let path = dir.join("state.redb");
+        let path = dir.join(STATE);
         Store::open_by(
             dir,
             Box::new(move || {
@@ -115,7 +122,7 @@ impl Store {
             .truncate(false)
             .write(true)
             .mode(0o600)
-            .open(dir.join("lock"))
+            .open(dir.join(LOCK))
             .with_context(|| format!("create {shown}/lock"))?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, why)| {
             anyhow::anyhow!("{shown} is in use by another totoro-node ({why}); stop it first")
@@ -302,7 +309,7 @@ mod tests {
     /// A store whose disk fails while the flag is set.
     pub(crate) fn flaky(dir: &Path) -> (Store, Arc<AtomicBool>) {
         let fails = Arc::new(AtomicBool::new(false));
-        let (path, flag) = (dir.join("state.redb"), Arc::clone(&fails));
+        let (path, flag) = (dir.join(STATE), Arc::clone(&fails));
         let open = move || {
             let file = OpenOptions::new()
                 .read(true)

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::config::Config;
-use crate::{kernel, reserve, tls};
+use crate::{kernel, reserve, store, tls};
 
 /// Options of `uninstall`.
 #[derive(Debug, clap::Args)]
@@ -88,7 +88,7 @@ fn files(config: &Config, settings: &Path) -> Vec<PathBuf> {
     ];
     let pems = [tls::CA, tls::CA_KEY, tls::CERT, tls::KEY];
     files.extend(pems.map(|name| config.tls_dir.join(name)));
-    files.extend(["state.redb", "lock"].map(|name| config.state_dir.join(name)));
+    files.extend(store::FILES.map(|name| config.state_dir.join(name)));
     files
 }
 
@@ -96,6 +96,7 @@ fn files(config: &Config, settings: &Path) -> Vec<PathBuf> {
 mod tests {
     use super::*;
     use crate::config::Settings;
+    use crate::store::Store;
 
     #[test]
     fn a_purge_takes_what_is_the_nodes_and_nothing_else() {
@@ -113,6 +114,10 @@ mod tests {
         for name in ["state", "run", "tls"] {
             fs::create_dir(at(name)).unwrap();
         }
+        // What a daemon keeps there, however it names it.
+        drop(Store::open(&config.state_dir).unwrap());
+        let kept = fs::read_dir(&config.state_dir).unwrap();
+        let kept: Vec<PathBuf> = kept.map(|entry| entry.unwrap().path()).collect();
         let settings = at("node.toml");
         let ours = files(&config, &settings);
         for path in ours.iter().chain([&at("control.toml"), &at("state/other")]) {
@@ -124,7 +129,7 @@ mod tests {
             "without --purge all stays"
         );
         run(&config, &settings, &Args { purge: true }).unwrap();
-        assert!(ours.iter().all(|path| !path.exists()));
+        assert!(ours.iter().chain(&kept).all(|path| !path.exists()));
         assert!(at("control.toml").exists() && at("state/other").exists());
         assert!(!at("tls").exists() && !at("run").exists());
     }

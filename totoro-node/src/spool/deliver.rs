@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use totoro_api::Reason;
 use totoro_api::wire::event::EventsAccepted;
 
-use super::Spool;
+use super::{Spool, may_renew};
 use crate::control::{Backoff, CallError, Control};
 
 /// How often the spool is looked at when nobody says that there is something.
@@ -46,8 +46,7 @@ async fn step(spool: &Spool, control: &Control) -> Result<bool> {
     };
     let sent = control.post::<EventsAccepted>("/nodes/events", &batch);
     let accepted = match sent.await {
-        // From the first seq on nothing can be missing; then the conflict is about something else.
-        Err(error) if is_conflict(&error) && batch.events[0].seq > 1 => {
+        Err(error) if is_conflict(&error) && may_renew(&batch.events[0]) => {
             let renewing = spool.clone();
             tokio::task::spawn_blocking(move || renewing.renew()).await??;
             return Ok(true);

@@ -247,7 +247,8 @@ impl Spool {
     }
 
     /// Goes on under another name, because the control plane misses events of this one that are no
-    /// more here (its store was restored). Before what waits comes an event that says so.
+    /// more here (its store was restored). Before what waits comes an event that says so; where it
+    /// does already, all stays as it is.
     ///
     /// # Errors
     /// The disk.
@@ -258,12 +259,16 @@ impl Spool {
                 Some((seq, value)) => parse(seq.value(), value.value())?,
                 None => return Ok(()),
             };
-            let Some(to) = first.seq.checked_sub(1).filter(|to| *to > 0) else {
+            if !may_renew(&first) {
                 return Ok(());
-            };
+            }
+            // What waits may have holes that only an event told of that is gone: this one tells of
+            // them all.
+            let next = number(&tables.meta, NEXT)?;
+            let to = next.context("the spool has no next number")? - 1;
             let none = BTreeMap::<String, u64>::new();
             let lost = NodeEvent {
-                seq: to,
+                seq: first.seq - 1,
                 subject: Subject {
                     kind: kind::AUDIT_LOST.to_owned(),
                     // Where the gap begins only the control plane knows.
@@ -298,6 +303,15 @@ impl Spool {
             })
         })
     }
+}
+
+/// Whether a new name can help a spool that begins with this event: where nothing can be missing
+/// before it, or it tells already of all that may be, a conflict is about something else.
+fn may_renew(first: &NodeEvent) -> bool {
+    // Only a renewal names the spool before; a full spool's loss does not.
+    let subject = &first.subject;
+    let renewed = subject.kind == kind::AUDIT_LOST && subject.detail.get("spool").is_some();
+    first.seq > 1 && !renewed
 }
 
 fn events_of(txn: &ReadTransaction) -> Result<ReadOnlyTable<u64, &'static [u8]>> {

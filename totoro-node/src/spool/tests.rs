@@ -90,6 +90,12 @@ fn deliver_all(spool: &Spool) -> Vec<NodeEvent> {
             return all;
         };
         for event in batch {
+            if event.subject.kind == kind::AUDIT_LOST {
+                let number = |field: &str| event.subject.detail[field].as_u64().unwrap();
+                if number("from") <= stands + 1 {
+                    excused = excused.max(number("to"));
+                }
+            }
             assert!(
                 event.seq == stands + 1 || (event.seq > stands && event.seq <= excused + 1),
                 "{} after {stands}: {:?}",
@@ -97,9 +103,6 @@ fn deliver_all(spool: &Spool) -> Vec<NodeEvent> {
                 event.subject
             );
             stands = event.seq;
-            if event.subject.kind == kind::AUDIT_LOST {
-                excused = event.subject.detail["to"].as_u64().unwrap();
-            }
             all.push(event);
         }
         spool.accepted(last).unwrap();
@@ -216,6 +219,38 @@ fn a_restored_control_plane_gets_a_new_spool_that_says_what_is_missing() {
     let detail = &after.events[0].subject.detail;
     assert_eq!(
         (&detail["spool"], &detail["from"], &detail["to"]),
-        (&before.spool.into(), &1.into(), &2.into())
+        (&before.spool.into(), &1.into(), &4.into())
     );
+}
+
+#[test]
+fn a_renewed_spool_tells_of_the_holes_in_what_waits_and_is_not_renewed_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(dir.path()).unwrap());
+    let spool = Spool::of(Arc::clone(&store));
+    let kinds = [kind::SESSION_OPENED, kind::CONN_CLOSED];
+    fill(&store, &kinds, 4000, 800_000);
+    // The event that tells of the holes arrives, and is gone.
+    for _ in 0..2 {
+        let last = *seqs(&spool).last().unwrap();
+        spool.accepted(last).unwrap();
+    }
+    let before = spool.batch().unwrap();
+    let holes = before
+        .events
+        .windows(2)
+        .any(|two| two[1].seq > two[0].seq + 1);
+    assert!(holes && before.events.iter().all(may_renew), "{before:?}");
+    let waiting = spool.size().unwrap().events;
+
+    spool.renew().unwrap();
+    let renewed = spool.batch().unwrap();
+    assert!(!may_renew(&renewed.events[0]));
+    spool.renew().unwrap();
+    assert_eq!(spool.batch().unwrap(), renewed, "once is enough");
+
+    fill(&store, &kinds[..1], 1, 800_000);
+    let all = deliver_all(&spool);
+    assert_eq!(all[0].seq, before.events[0].seq - 1);
+    assert_eq!(all.len() as u64, waiting + 2, "each once, and the new one");
 }
