@@ -4,22 +4,33 @@ use std::process::{Command, Stdio};
 
 use totoro_tests::lab;
 
+/// What the lab's program prints when it is given these words, in a process of its own; and how it
+/// ended, with its errors.
+fn played(words: &[&str], tag: Option<&str>) -> (String, Result<(), String>) {
+    let mut lab = Command::new(env!("CARGO_BIN_EXE_totoro-lab"));
+    if let Some(tag) = tag {
+        lab.env("TOTORO_TEST_TAG", format!("{}-{tag}", lab::run_tag()));
+    }
+    let output = lab.args(words).stdin(Stdio::null()).output();
+    let output = output.expect("totoro-lab starts");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    println!("{text}");
+    let error = String::from_utf8_lossy(&output.stderr);
+    let ended = match output.status.success() {
+        true => Ok(()),
+        false => Err(format!("{}: {error}", output.status)),
+    };
+    (text, ended)
+}
+
 /// The short form of `cargo xtask soak headless`.
 #[test]
 fn users_do_not_notice_that_nobody_is_there() {
     if lab::skip("users_do_not_notice_that_nobody_is_there").is_none() {
         return;
     }
-    let output = Command::new(env!("CARGO_BIN_EXE_totoro-lab"))
-        .arg("headless")
-        .env("TOTORO_TEST_TAG", format!("{}-hl", lab::run_tag()))
-        .stdin(Stdio::null())
-        .output()
-        .expect("totoro-lab starts");
-    let text = String::from_utf8_lossy(&output.stdout);
-    println!("{text}");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}\n{said}");
+    let (text, ended) = played(&["headless"], Some("hl"));
+    assert_eq!(ended, Ok(()), "{text}");
     assert!(text.trim_end().ends_with(" 0 failed"), "{text}");
 }
 
@@ -29,25 +40,14 @@ fn the_story_holds() {
     if lab::skip("the_story_holds").is_none() {
         return;
     }
-    let output = Command::new(env!("CARGO_BIN_EXE_totoro-lab"))
-        .args(["demo", "--json"])
-        .stdin(Stdio::null())
-        .output()
-        .expect("totoro-lab starts");
-    let text = String::from_utf8_lossy(&output.stdout);
+    let (text, ended) = played(&["demo", "--json"], None);
     let failed: Vec<&str> = text
         .lines()
         .filter(|line| line.contains("\"passed\":false"))
         .collect();
     let last = text.lines().next_back().unwrap_or_default();
-    println!("{text}");
     assert!(failed.is_empty(), "{}\n{last}", failed.join("\n"));
-    assert!(
-        output.status.success(),
-        "{}: {}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert_eq!(ended, Ok(()));
     assert!(
         last.ends_with(" passed, 0 failed"),
         "the last line is {last:?}"
@@ -61,16 +61,10 @@ fn what_is_killed_and_broken_converges() {
     if lab::skip("what_is_killed_and_broken_converges").is_none() {
         return;
     }
-    let output = Command::new(env!("CARGO_BIN_EXE_totoro-lab"))
-        .args(["faults", "--rounds=20", "--seconds=40", "--clients=6"])
-        .args(["--tag", &format!("{}-faults", lab::run_tag())])
-        .stdin(Stdio::null())
-        .output()
-        .expect("totoro-lab starts");
-    let text = String::from_utf8_lossy(&output.stdout);
-    println!("{text}");
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}: {error}", output.status);
+    let tag = format!("--tag={}-faults", lab::run_tag());
+    let words = ["faults", "--rounds=20", "--seconds=40", "--clients=6", &tag];
+    let (text, ended) = played(&words, None);
+    assert_eq!(ended, Ok(()));
     let last = text.lines().next_back().unwrap_or_default();
     assert!(last.ends_with(" rounds well, 0 failed"), "{last:?}");
 }
@@ -81,13 +75,7 @@ fn an_outage_of_the_control_plane_cuts_nobody() {
     if lab::skip("an_outage_of_the_control_plane_cuts_nobody").is_none() {
         return;
     }
-    let output = Command::new(env!("CARGO_BIN_EXE_totoro-lab"))
-        .args(["outage", "--tag", &format!("{}-outage", lab::run_tag())])
-        .stdin(Stdio::null())
-        .output()
-        .expect("totoro-lab starts");
-    let text = String::from_utf8_lossy(&output.stdout);
-    println!("{text}");
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}: {error}", output.status);
+    let tag = format!("--tag={}-outage", lab::run_tag());
+    let (_, ended) = played(&["outage", &tag], None);
+    assert_eq!(ended, Ok(()));
 }

@@ -53,14 +53,13 @@ impl App {
         if self.daemon_lives(&frps.node)? {
             return Ok(());
         }
+        // Before it is written, or it could be found lost between the two.
+        self.live.called(id);
         let presence = self.presence_now(id)?;
         if known && presence.is_some_and(|presence| presence.online) {
-            self.live.called(id);
             return Ok(());
         }
         let (at, now_ms) = (key::presence(id), self.now_ms());
-        // Before it is written, or it could be found lost between the two.
-        self.live.called(id);
         self.transact(|tx| {
             let found = tx.get::<NodeRecord>(&key::node(id))?;
             let mut node = found.ok_or(Reason::NotAuthorized)?.value;
