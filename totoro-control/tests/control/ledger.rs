@@ -4,7 +4,8 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -84,6 +85,8 @@ pub(crate) struct Ledger {
     known: Mutex<Acknowledged>,
     /// How many were refused with `internal`: all other refusals are no way to end.
     refused: AtomicUsize,
+    /// Each writer ends with the answer that it waits for.
+    over: AtomicBool,
 }
 
 /// Each with the time of a clock that the caller has, read after the answer had come.
@@ -105,6 +108,16 @@ impl Ledger {
     ) {
         self.write_out(control, node, round, clock).await;
         std::future::pending().await
+    }
+
+    /// Writes for that long, to a server that must live: nothing is under way when it ends, so that
+    /// what is listed one after the other belongs together.
+    pub(crate) async fn write_for(&self, control: &Control, node: &Node, life: Duration) {
+        let life = async {
+            tokio::time::sleep(life).await;
+            self.over.store(true, Ordering::Relaxed);
+        };
+        tokio::join!(self.write_out(control, node, 0, || 0), life);
     }
 
     /// The same until no writer gets a good answer any more.
@@ -150,6 +163,9 @@ impl Ledger {
         };
         let spool = format!("{round:016x}{writer:016x}");
         for seq in 1.. {
+            if self.over.load(Ordering::Relaxed) {
+                break;
+            }
             let label = format!("{round}/{writer}/{seq}");
             let made = post("invites", json!({ "label": label })).await?;
             let text = |field: &str| Some(made[field].as_str()?.to_owned());
