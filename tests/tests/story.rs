@@ -16,9 +16,11 @@ fn played(words: &[&str], tag: Option<&str>) -> (String, Result<(), String>) {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     println!("{text}");
     let error = String::from_utf8_lossy(&output.stderr);
+    // What failed goes into the panic's text: of a long run's output only the end may be kept.
+    let bad: Vec<&str> = text.lines().filter(|line| line.contains('✘')).collect();
     let ended = match output.status.success() {
         true => Ok(()),
-        false => Err(format!("{}: {error}", output.status)),
+        false => Err(format!("{}: {}\n{error}", output.status, bad.join("\n"))),
     };
     (text, ended)
 }

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
 use totoro_api::wire::problem::Problem;
 
 pub use backoff::Backoff;
@@ -18,6 +19,8 @@ pub use backoff::Backoff;
 const CALL: Duration = Duration::from_secs(20);
 /// How long a look may take.
 const PROBE: Duration = Duration::from_secs(6);
+/// The least rest after a call that nobody answered.
+const LEAST_REST: Duration = Duration::from_secs(1);
 /// The longest body that is read, bytes.
 const MAX_BODY: usize = 32 << 20;
 
@@ -54,6 +57,8 @@ pub struct Control {
     key: Arc<RwLock<String>>,
     /// Where the key is from: it may be rotated while this runs.
     file: Option<PathBuf>,
+    /// Told of each answer, for those who wait for the next one.
+    answers: Arc<Notify>,
 }
 
 impl std::fmt::Debug for Control {
@@ -87,6 +92,7 @@ impl Control {
             base: base.to_owned(),
             key: Arc::new(RwLock::new(key.to_owned())),
             file: None,
+            answers: Arc::default(),
         })
     }
 
@@ -291,7 +297,22 @@ impl Control {
     async fn once(&self, request: RequestBuilder) -> Result<Response, CallError> {
         // The error's own text has the address, which has no secret, and is shown by `source`.
         let sent = request.bearer_auth(self.key()).send().await;
+        if sent.is_ok() {
+            self.answers.notify_waiters();
+        }
         sent.map_err(|error| CallError::Unreachable(self.base.clone(), error))
+    }
+
+    /// Waits before the next try after this error. Where nobody answered it ends early when another
+    /// call got an answer: after an outage a node is back when the first of its tasks is, not the last.
+    pub async fn rest(&self, wait: Duration, error: Option<&CallError>) {
+        if !matches!(error, Some(CallError::Unreachable(..))) {
+            return tokio::time::sleep(wait).await;
+        }
+        // Where one kind of call fails for ever, the others' answers must not make it a busy loop.
+        let least = wait.min(LEAST_REST);
+        tokio::time::sleep(least).await;
+        let _ = tokio::time::timeout(wait - least, self.answers.notified()).await;
     }
 
     async fn read<T: DeserializeOwned>(&self, response: Response) -> Result<T> {

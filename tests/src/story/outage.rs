@@ -274,7 +274,7 @@ fn bad_policy(world: &World) -> Result<String> {
     let pool = |tcp: &str| json!({ "pool": { "tcp": [tcp], "udp": ["20000-20099"] } });
     // frps's own port.
     let _: Value = admin.patch(&path, &pool("6990-7010"))?;
-    let view = within(PATIENCE, || {
+    let view = within(Duration::from_secs(30), || {
         let view = node(world)?;
         Ok(view.applied.error.is_some().then_some(view))
     })?;

@@ -167,4 +167,24 @@ mod tests {
         let asked = asked.lock().unwrap();
         assert!(asked[1] - asked[0] >= Duration::from_secs(2), "{asked:?}");
     }
+
+    #[tokio::test]
+    async fn one_answer_ends_everybodys_rest_after_an_outage() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let here = format!("http://{}", listener.local_addr().unwrap());
+        let serving = tokio::spawn(busy_once(listener, Arc::default()));
+        let nobody = Control::new("http://127.0.0.1:1", "key").unwrap();
+        let failed = nobody.tell("/x", &()).await.unwrap_err();
+        let control = Control::new(&here, "key").unwrap();
+        let another = control.clone();
+        let resting = tokio::spawn(async move {
+            let hour = Duration::from_secs(3600);
+            another.rest(hour, failed.downcast_ref()).await;
+        });
+        while !resting.is_finished() {
+            let _ = control.tell("/x", &()).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        serving.abort();
+    }
 }

@@ -25,13 +25,14 @@ pub async fn run(spool: Spool, control: Arc<Control>, wake: Arc<Notify>) {
                 let _ = tokio::time::timeout(IDLE, wake.notified()).await;
             }
             Err(error) => {
-                let wait = backoff.next(error.downcast_ref::<CallError>());
+                let call = error.downcast_ref::<CallError>();
+                let wait = backoff.next(call);
                 tracing::warn!(
                     error = format!("{error:#}"),
                     ?wait,
                     "events wait in the spool"
                 );
-                tokio::time::sleep(wait).await;
+                control.rest(wait, call).await;
             }
         }
     }

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use totoro_api::wire::push::DesiredState;
+use serde::de::IgnoredAny;
+use totoro_api::ticket::Revision;
+use totoro_api::wire::push::{Applied, DesiredState};
 
 use crate::control::{Backoff, CallError, Control};
 use crate::session::Desk;
@@ -16,34 +18,40 @@ use crate::session::Desk;
 /// How long one long poll waits at the control plane.
 const WAIT: Duration = Duration::from_secs(30);
 
+/// The least time between two looks at a policy that can't hold: what is asked for is all of it.
+const REFUSED: Duration = Duration::from_secs(1);
+
+/// Where the node stands.
+#[derive(Debug, Default)]
+pub(crate) struct Stand {
+    /// All that is applied holds, and the control plane knows. It signs with a key only once it
+    /// knows that we have it; what the kernel refused is told again until nothing is.
+    acknowledged: bool,
+    /// The revision that can't hold here: the one before it does.
+    refused: Option<Revision>,
+}
+
 /// Watches for ever. What is applied is durable; an outage changes nothing that holds. `state_dir`
 /// has the note of the ports that were reserved.
 pub async fn run(desk: Arc<Desk>, control: Arc<Control>, state_dir: PathBuf) {
     let mut backoff = Backoff::default();
-    // After a failure everything is asked for, so that nothing is missed for good.
-    let mut whole = false;
-    // The control plane signs with a key only once it knows that we have it.
-    let mut acknowledged = false;
+    let mut stand = Stand::default();
     loop {
-        match step(&desk, &control, whole, acknowledged).await {
-            Ok(complete) => {
-                whole = false;
+        match step(&desk, &control, &mut stand).await {
+            Ok(()) => {
                 reserve(&desk, &state_dir).await;
-                // What the kernel refused is told again, until nothing is.
-                acknowledged = complete;
                 backoff.reset();
             }
             Err(error) => {
-                // A refusal of ours was reported; only a whole state can help then.
-                whole = !error.is::<CallError>();
-                acknowledged = false;
-                let wait = backoff.next(error.downcast_ref::<CallError>());
+                stand.acknowledged = false;
+                let call = error.downcast_ref::<CallError>();
+                let wait = backoff.next(call);
                 tracing::warn!(
                     error = format!("{error:#}"),
                     ?wait,
                     "the last good policy holds; asking again later"
                 );
-                tokio::time::sleep(wait).await;
+                control.rest(wait, call).await;
             }
         }
     }
@@ -62,35 +70,34 @@ async fn reserve(desk: &Desk, state_dir: &Path) {
     }
 }
 
-/// Waits for one push and applies it; whether all that is applied holds, and the control plane
-/// knows.
-async fn step(
-    desk: &Arc<Desk>,
-    control: &Control,
-    whole: bool,
-    acknowledged: bool,
-) -> Result<bool> {
-    let mut complete = acknowledged;
+/// Waits for one push and applies it.
+pub(crate) async fn step(desk: &Arc<Desk>, control: &Control, stand: &mut Stand) -> Result<()> {
     let revision = desk.revision();
-    let mut path = format!("/nodes/watch?wait={}s", WAIT.as_secs());
-    if !whole && revision.rev != 0 {
-        if !acknowledged {
+    let mut from = None;
+    if let Some(refused) = stand.refused {
+        // Whoever mends the policy is not kept waiting; and what is mended on this machine shows when
+        // a poll's time is over. Changes to a state that was not taken would be of no use.
+        tokio::time::sleep(REFUSED).await;
+        control
+            .poll::<IgnoredAny>(&watch(Some(refused)), WAIT)
+            .await?;
+    } else if revision.rev != 0 {
+        if !stand.acknowledged {
             let applied = desk.applied();
             control.tell("/nodes/applied", &applied).await?;
-            complete = applied.error.is_none();
+            stand.acknowledged = applied.error.is_none();
         }
-        let (generation, rev) = (revision.generation, revision.rev);
-        path = format!("{path}&gen={generation}&rev={rev}");
+        from = Some(revision);
     }
-    let Some(pushed) = control.poll::<DesiredState>(&path, WAIT).await? else {
-        return Ok(complete);
+    let Some(pushed) = control.poll::<DesiredState>(&watch(from), WAIT).await? else {
+        return Ok(());
     };
     let (to, snapshot) = (pushed.revision, pushed.snapshot);
     let applying = Arc::clone(desk);
     let applied = tokio::task::spawn_blocking(move || applying.apply(pushed))
         .await
         .context("the applying task ended")?;
-    match applied {
+    let report = match applied {
         Ok(applied) => {
             tracing::info!(
                 rev = to.rev,
@@ -99,14 +106,34 @@ async fn step(
                 error = applied.error,
                 "policy applied"
             );
-            control.tell("/nodes/applied", &applied).await?;
-            Ok(applied.error.is_none())
+            stand.refused = None;
+            applied
         }
         Err(error) => {
-            let mut report = desk.applied();
-            report.error = Some(format!("revision {}: {error:#}", to.rev));
-            control.tell("/nodes/applied", &report).await?;
-            Err(error.context(format!("revision {} can't be applied", to.rev)))
+            tracing::warn!(
+                error = format!("{error:#}"),
+                rev = to.rev,
+                generation = to.generation,
+                "this policy can't hold here, and the last good one does"
+            );
+            stand.refused = Some(to);
+            Applied {
+                error: Some(format!("revision {}: {error:#}", to.rev)),
+                ..desk.applied()
+            }
         }
+    };
+    stand.acknowledged = false;
+    control.tell("/nodes/applied", &report).await?;
+    stand.acknowledged = report.error.is_none();
+    Ok(())
+}
+
+/// Asks for what is newer than that, or for everything.
+fn watch(stands: Option<Revision>) -> String {
+    let path = format!("/nodes/watch?wait={}s", WAIT.as_secs());
+    match stands {
+        Some(Revision { generation, rev }) => format!("{path}&gen={generation}&rev={rev}"),
+        None => path,
     }
 }
