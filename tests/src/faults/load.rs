@@ -161,13 +161,16 @@ fn visit(to: SocketAddr, served: &Served) -> std::io::Result<()> {
     Ok(())
 }
 
+/// A user who asks a few times from one port: each port is a flow until it has been idle for a minute.
 fn ping(to: SocketAddr, served: &Served) -> std::io::Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.connect(to)?;
     socket.set_read_timeout(Some(PATIENCE))?;
-    socket.send(b"ping")?;
-    socket.recv(&mut [0; 16])?;
-    served.datagrams.fetch_add(1, Ordering::Relaxed);
-    std::thread::sleep(Duration::from_millis(100));
+    for _ in 0..10 {
+        socket.send(b"ping")?;
+        socket.recv(&mut [0; 16])?;
+        served.datagrams.fetch_add(1, Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(100));
+    }
     Ok(())
 }

@@ -138,7 +138,7 @@ impl Machine {
             if index % MAX_CLIENTS == 0 {
                 let limits = json!({
                     "max_clients": MAX_CLIENTS, "max_proxies": 2 * MAX_CLIENTS,
-                    "max_conns": MAX_CONNS, "conn_rate": 10_000,
+                    "max_conns": MAX_CONNS, "max_flows": 1_000, "conn_rate": 10_000,
                 });
                 tenant = Some(world.invite(&format!("faults-{index}"), limits)?);
             }

@@ -183,13 +183,15 @@ impl Limits {
             |ours: Option<u32>, theirs: Option<u32>, last: u32| ours.or(theirs).unwrap_or(last);
         let last = Effective::fallback();
         let max_conns = number(self.max_conns, defaults.max_conns, last.max_conns);
+        let max_flows = number(self.max_flows, defaults.max_flows, last.max_flows);
         Effective {
             max_conns,
-            max_flows: number(self.max_flows, defaults.max_flows, last.max_flows),
+            max_flows,
+            // It counts connections and flows apart: one source may then have all of either.
             max_conns_per_source: self
                 .max_conns_per_source
                 .or(defaults.max_conns_per_source)
-                .unwrap_or(max_conns),
+                .unwrap_or(max_conns.max(max_flows)),
             max_clients: number(self.max_clients, defaults.max_clients, last.max_clients),
             max_proxies: number(self.max_proxies, defaults.max_proxies, last.max_proxies),
             conn_rate: number(self.conn_rate, defaults.conn_rate, last.conn_rate),
@@ -215,7 +217,7 @@ pub struct Effective {
     pub max_conns: u32,
     /// Concurrent UDP flows.
     pub max_flows: u32,
-    /// Concurrent TCP user connections from one source.
+    /// Concurrent TCP user connections, and as many answered UDP flows, from one source.
     pub max_conns_per_source: u32,
     /// Concurrent frpc sessions.
     pub max_clients: u32,
@@ -289,8 +291,9 @@ mod tests {
             (7, 2, 2)
         );
         assert_eq!(
-            holds.max_conns_per_source, 7,
-            "a source may use all connections by default"
+            (holds.max_flows, holds.max_conns_per_source),
+            (100, 100),
+            "a source may have all connections and all flows by default"
         );
     }
 }
