@@ -96,6 +96,15 @@ struct Client {
     process: Option<Process>,
 }
 
+/// What a run started again that would have come back by itself, later.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Helped {
+    /// frpc, which waited for longer than [`HASTE`].
+    pub(super) frpc: u32,
+    /// frps, which had ended by itself.
+    pub(super) frps: u32,
+}
+
 /// A lab with all of it.
 #[derive(Debug)]
 pub(super) struct Machine {
@@ -278,17 +287,17 @@ impl Machine {
         }
     }
 
-    /// Waits until users of every proxy are served; how many frpc were started again, because they
-    /// would have waited for longer.
-    pub(super) fn converge(&mut self, patience: Duration) -> Result<u32> {
+    /// Waits until users of every proxy are served.
+    pub(super) fn converge(&mut self, patience: Duration) -> Result<Helped> {
         let begun = Instant::now();
-        let (mut hastened, mut since) = (0, begun);
+        let (mut helped, mut since) = (Helped::default(), begun);
         loop {
+            helped.frps += u32::from(self.keep_frps()?);
             let waiting: Vec<usize> = (0..self.clients.len())
                 .filter(|index| self.serves(*index).is_err())
                 .collect();
             let Some(first) = waiting.first() else {
-                return Ok(hastened);
+                return Ok(helped);
             };
             if begun.elapsed() > patience {
                 let why = self.serves(*first).err();
@@ -301,12 +310,27 @@ impl Machine {
                         frpc.kill();
                     }
                     self.run_client(index)?;
-                    hastened += 1;
+                    helped.frpc += 1;
                 }
                 since = Instant::now();
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Starts frps again when it ended by itself, as systemd does. It may for one reason: a datagram that
+    /// comes while its UDP proxy closes (mended by frp's pull request 5470, after 0.70.1).
+    fn keep_frps(&mut self) -> Result<bool> {
+        let Some(frps) = &mut self.world.frps else {
+            return Ok(false);
+        };
+        if frps.lives() {
+            return Ok(false);
+        }
+        frps.wait_new("panic: send on closed channel", Duration::ZERO)?;
+        frps.wait_new("udp.ForwardUserConn", Duration::ZERO)?;
+        bring_up::run_frps(&mut self.world)?;
+        Ok(true)
     }
 
     fn serves(&self, index: usize) -> Result<()> {

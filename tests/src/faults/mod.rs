@@ -97,7 +97,7 @@ fn settle(
 ) -> Result<Duration> {
     let begun = Instant::now();
     load.run(false);
-    tally.hastened += machine.converge(PATIENCE)?;
+    tally.help(machine.converge(PATIENCE)?);
     let held = machine.hold()?;
     let deadline = begun + PATIENCE;
     let all = loop {

@@ -8,15 +8,14 @@ use totoro_api::wire::event::kind;
 
 use super::check::{Check, Counted};
 use super::load::Served;
-use super::machine::Fault;
+use super::machine::{Fault, Helped};
 
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     faults: BTreeMap<String, u32>,
     well: u32,
     failed: u32,
-    /// frpc that were started again because they would have waited.
-    pub(super) hastened: u32,
+    helped: Helped,
     took: Vec<Duration>,
     mended: BTreeMap<String, u64>,
     /// Of the daemon that runs: its own counts begin anew at its start.
@@ -34,6 +33,11 @@ impl Tally {
         } else {
             &mut self.failed
         }) += 1;
+    }
+
+    pub(super) const fn help(&mut self, helped: Helped) {
+        self.helped.frpc += helped.frpc;
+        self.helped.frps += helped.frps;
     }
 
     pub(super) fn note(&mut self, counted: &Counted, took: Duration) {
@@ -64,7 +68,11 @@ impl Tally {
         for (fault, count) in &self.faults {
             line(fault, u64::from(*count));
         }
-        line("frpc started again to save time", u64::from(self.hastened));
+        line(
+            "frpc started again to save time",
+            u64::from(self.helped.frpc),
+        );
+        line("frps ended by itself", u64::from(self.helped.frps));
         let of = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
         line("users served", of(&served.served));
         line("users refused", of(&served.refused));
