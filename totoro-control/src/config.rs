@@ -18,8 +18,8 @@ pub(crate) use self::url::is_loopback_url;
 
 use self::defaults::{
     default_cache, default_connections, default_connections_per_address, default_data,
-    default_heartbeat, default_layer, default_ping, default_port_time, default_secrets,
-    default_stream_life, default_ticket_ttl,
+    default_heartbeat, default_invites_per_node, default_layer, default_ping, default_port_time,
+    default_secrets, default_stream_life, default_ticket_ttl,
 };
 use self::url::url_problem;
 use crate::audit::AuditSettings;
@@ -67,6 +67,9 @@ pub struct Config {
     /// How long after that they are nobody else's yet.
     #[serde(default = "default_port_time")]
     pub port_cool: Span,
+    /// Invites of one node at most, those that are over and not yet forgotten included.
+    #[serde(default = "default_invites_per_node")]
+    pub invites_per_node: u32,
     /// Open connections at most; more wait to be accepted.
     #[serde(default = "default_connections")]
     pub max_connections: u32,
@@ -153,6 +156,7 @@ impl Config {
             stream_life: default_stream_life(),
             port_reserve: default_port_time(),
             port_cool: default_port_time(),
+            invites_per_node: default_invites_per_node(),
             max_connections: default_connections(),
             connections_per_address: default_connections_per_address(),
             trusted_proxies: Vec::new(),
@@ -266,6 +270,7 @@ impl Config {
             }
         }
         for (key, value) in [
+            ("invites_per_node", self.invites_per_node),
             ("max_connections", self.max_connections),
             ("connections_per_address", self.connections_per_address),
             ("cache_mib", self.cache_mib),

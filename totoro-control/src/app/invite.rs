@@ -25,7 +25,8 @@ impl App {
     /// Makes an invite. Its code is in this answer only.
     ///
     /// # Errors
-    /// Malformed fields; `unsupported` when the node cannot enforce a limit; `conflict`.
+    /// Malformed fields; `unsupported` when the node cannot enforce a limit; `node_full` when it has as
+    /// many as it may have; `conflict`.
     pub async fn create_invite(
         &self,
         caller: &Caller,
@@ -48,6 +49,7 @@ impl App {
                 let found = self.node_held(tx, &node)?;
                 let node = found.ok_or(Reason::NodeUnknown)?;
                 self.check_limits(&node, &new.limits)?;
+                self.has_room_for(&node.id, 1)?;
                 let (code, hash, index) = self.free_code(tx, &node.id, request)?;
                 let record = first_record(new, &node.id, hash, now, expires_at);
                 put_new(tx, caller, &record, now_ms)?;
@@ -62,6 +64,7 @@ impl App {
         let version = if revision == 0 {
             self.invite_record(caller, &record.id)?.revision
         } else {
+            self.crowd.joined(&record.node, 1);
             revision
         };
         Ok(view(

@@ -24,7 +24,8 @@ impl App {
     /// answer only. One commit has them all.
     ///
     /// # Errors
-    /// Malformed fields; `unsupported` when the node cannot enforce a limit; `conflict`.
+    /// Malformed fields; `unsupported` when the node cannot enforce a limit; `node_full` when it has as
+    /// many as it may have; `conflict`.
     pub async fn create_invites(
         &self,
         caller: &Caller,
@@ -51,6 +52,7 @@ impl App {
                 let found = tx.get::<NodeRecord>(&key::node(&node.id))?;
                 let node = found.ok_or(Reason::NodeUnknown)?.value;
                 self.check_limits(&node, &new.limits)?;
+                self.has_room_for(&node.id, usize::try_from(count).unwrap_or(usize::MAX))?;
                 let (first, codes) = self.free_codes(tx, &node.id, request, count)?;
                 let mut made = Vec::with_capacity(codes.len());
                 for (number, (code, hash)) in (1..).zip(codes) {
@@ -74,6 +76,9 @@ impl App {
                 Ok(made)
             })
             .await?;
+        if revision != 0 {
+            self.crowd.joined(&node.id, made.len());
+        }
         let shown = |(code, mut record): (InviteCode, Record<InviteRecord>)| -> Invite {
             // Nothing was committed when the request was a repeat: each has its own version then.
             if record.revision == 0 {

@@ -7,7 +7,7 @@ use totoro_api::wire::push::InviteState;
 
 use super::idempotency::{Idempotency, Seen};
 use super::invite::{check_texts, put_invite, view};
-use super::{App, Caller, Failure, fields};
+use super::{App, Caller, Failure, fields, invite_over};
 use crate::audit;
 use crate::records::{InviteRecord, NodeRecord, key};
 use crate::store::{Record, Tx};
@@ -104,7 +104,7 @@ impl App {
         self.invite(caller, id)
     }
 
-    /// Revokes an invite: final, and what lives under it is cut. Its record stays for the trail.
+    /// Revokes an invite: final, and what lives under it is cut. Its record is kept for a month.
     /// Revoking it again changes nothing.
     ///
     /// # Errors
@@ -130,6 +130,7 @@ impl App {
                 tx.delete(&key::expiry(at, id));
             }
             tx.put(&key::invite(id), &record)?;
+            invite_over::over(tx, id, now)?;
             let change = crate::records::Change::Invite(id.to_owned());
             crate::push::touch(tx, &record.node, &change)?;
             let event = caller

@@ -7,7 +7,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use totoro_api::Reason;
 use totoro_api::wire::event::kind;
 
-use super::{App, Failure};
+use super::{App, Failure, invite_over};
 use crate::audit::{self, Author};
 use crate::push;
 use crate::records::{
@@ -52,6 +52,7 @@ impl App {
             }
             if count.is_multiple_of(SLOW) {
                 done.push(self.forget_requests().await);
+                done.push(self.forget_invites().await);
                 done.push(self.forget_bans().await);
                 done.push(self.end_old_keys().await);
                 done.push(self.forget_kicks().await);
@@ -143,6 +144,7 @@ impl App {
                     .node(&record.value.node)
                     .invite(id)
                     .reason(Reason::InviteExpired);
+                invite_over::over(tx, id, now)?;
                 Ok(audit::record(tx, event, now_ms)?)
             })
             .await?;

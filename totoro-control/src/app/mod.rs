@@ -18,6 +18,7 @@ pub mod invite;
 mod invite_batch;
 pub mod invite_change;
 pub mod invite_list;
+mod invite_over;
 pub mod issue;
 pub mod janitor;
 mod listing;
@@ -86,6 +87,8 @@ pub struct App {
     ring: RwLock<KeyRing>,
     /// What nodes reported last.
     live: Live,
+    /// How many invites each node has.
+    crowd: invite_over::Crowd,
     /// Nodes that have used a new key, whose old one is still to be removed from the store.
     retired: Retired,
     /// Why addresses of public nodes are not reached.
@@ -148,6 +151,7 @@ impl App {
             secret,
             ring,
             live,
+            crowd: invite_over::Crowd::default(),
             retired: Retired::default(),
             unreached: Unreached::default(),
             used: Used::default(),

@@ -8,7 +8,7 @@ use totoro_api::wire::event::kind;
 use totoro_api::wire::push::InviteState;
 
 use super::invite_change::IfMatch;
-use super::{App, Caller, Failure, callback};
+use super::{App, Caller, Failure, callback, invite_over};
 use crate::audit::{self, Author};
 use crate::records::{GoneRecord, InviteRecord, NodeRecord, key};
 use crate::store::{Range, Tx, names, prefix_end, read};
@@ -58,6 +58,7 @@ impl App {
         })
         .await?;
         self.live.forget(id);
+        self.crowd.forget(id);
         for _ in 0..AT_ONCE {
             if self.sweep(id).await? {
                 break;
@@ -156,6 +157,7 @@ fn revoke(
         tx.delete(&key::expiry(at, id));
     }
     tx.put(&key::invite(id), &record)?;
+    invite_over::over(tx, id, now)?;
     let event = author.event(kind::INVITE_REVOKED);
     let event = event.node(&record.node).invite(id);
     let detail = json!({ "why": "the node was deleted" });

@@ -25,7 +25,7 @@ const MAX_DELTA: usize = 512;
 const MAX_TRIM: usize = 10_000;
 /// Revoked and expired invites are still named for this long, seconds, so that whoever comes with
 /// one is told why; after it they are unknown. No session outlives it.
-const REMEMBER_S: i64 = 31 * 86_400;
+pub(crate) const REMEMBER_S: i64 = 31 * 86_400;
 
 /// Notes in a transaction that a node's policy changes: its revision moves with the commit.
 ///
@@ -38,7 +38,7 @@ pub fn touch(tx: &mut Tx<'_>, node: &str, change: &Change) -> Result<(), StoreEr
 
 impl App {
     /// What is newer than what the node stands at.
-    fn newer(
+    pub(crate) fn newer(
         &self,
         node: &str,
         stands: Option<Revision>,

@@ -15,6 +15,8 @@ pub const GONE: &str = "gone/";
 pub const INVITES: &str = "invite/";
 /// Under it: `<unix, 20 digits>/<invite>` for invites that will expire.
 pub const EXPIRIES: &str = "expiry/";
+/// Marks of invites that may be forgotten.
+pub const INVITES_OVER: &str = "invite_over/";
 /// Under it: `<unix, 20 digits>/<key>` of remembered requests.
 pub const IDEMPOTENCY_ENDS: &str = "idempotency_end/";
 /// Under it: `<node>/<session>` of sessions that were kicked.
@@ -102,6 +104,12 @@ pub fn code(hash: &str) -> String {
 #[must_use]
 pub fn expiry(at: i64, invite: &str) -> String {
     format!("{EXPIRIES}{:020}/{invite}", at.max(0))
+}
+
+/// A mark that an invite that is over may be forgotten then.
+#[must_use]
+pub fn invite_over(at: i64, invite: &str) -> String {
+    format!("{INVITES_OVER}{:020}/{invite}", at.max(0))
 }
 
 /// Under it: everything about one node's policy; what its watch follows.

@@ -10,6 +10,7 @@ mod callback;
 mod commands;
 mod connections;
 mod constant;
+mod crowd;
 mod described;
 mod doctor;
 mod durability;
