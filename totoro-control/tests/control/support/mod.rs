@@ -17,7 +17,7 @@ pub(crate) use answer::{Answer, answer};
 pub(crate) use node::Node;
 
 /// How long anything here may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running control plane in a directory of its own. It is killed when dropped.
 pub(crate) struct Control {
