@@ -11,6 +11,7 @@ mod flows;
 mod forged;
 mod frames;
 mod full;
+mod idle;
 mod interfaces;
 mod lapse;
 mod memory;
