@@ -22,6 +22,7 @@ mod page;
 mod pins;
 mod races;
 mod sockets;
+mod stale;
 mod support;
 mod surplus;
 mod table;
