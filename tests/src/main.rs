@@ -116,7 +116,11 @@ fn main() -> ExitCode {
         Command::Revoke { rounds } => hostile(|| revoke::play(rounds)),
         Command::Flood { rate, rounds } => hostile(|| {
             logins::play(Duration::from_secs(10))?;
-            readers::play(1000, 100)?;
+            readers::play(readers::Played {
+                readers: 1000,
+                rounds: 9,
+                mib: 512,
+            })?;
             flood::play(rate, rounds)
         }),
         Command::Headless { seconds } => headless(Duration::from_secs(seconds)),

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use totoro_tests::hostile::{aim, logins, plugin, revoke};
+use totoro_tests::hostile::{aim, flood, logins, plugin, readers, revoke};
 use totoro_tests::lab;
 
 #[test]
@@ -31,6 +31,25 @@ fn a_client_cannot_aim_the_node_at_anyone() {
 fn a_flood_of_logins_is_held_back_and_another_client_gets_in() {
     if lab::skip("a_flood_of_logins").is_some() {
         logins::play(Duration::from_secs(3)).expect("only the flood is held back");
+    }
+}
+
+#[test]
+fn a_flood_of_syns_counts_nothing_and_a_neighbour_is_served() {
+    if lab::skip("a_flood_of_syns").is_some() {
+        flood::brief(5_000, 10).expect("only the flooded port suffers");
+    }
+}
+
+#[test]
+fn readers_that_read_nothing_are_held_to_their_limit_and_a_neighbour_is_served() {
+    if lab::skip("readers_that_read_nothing").is_some() {
+        let played = readers::Played {
+            readers: 60,
+            rounds: 1,
+            mib: 8,
+        };
+        readers::brief(played).expect("frps stays up");
     }
 }
 

@@ -31,9 +31,12 @@ const ROOM: usize = 3;
 const BRIEF_S: u64 = 12;
 /// The shortest outage in which they do.
 const SHORTEST: Duration = Duration::from_secs(BRIEF_S + 6);
-/// How often a user begins a UDP flow. The daemon closes idle ones: without it they add up until the
-/// invite's `max_flows` are open.
-const NEW_FLOW: Duration = Duration::from_secs(10);
+/// UDP flows that the busy tenant may have at once. Of the users who come, two in each round of at least
+/// half a second, those of the last five seconds are live: three until a flow is idle, and two until
+/// the kernel looks. Ten times as many come in an outage.
+const FLOWS: u64 = 24;
+const FLOW_IDLE: &str = "\"3s\"";
+const CALLERS: u64 = 2;
 /// How long a login waits for the daemon. frpc gives up after ten seconds, and tries again.
 const WAIT: Duration = Duration::from_secs(3);
 
@@ -45,8 +48,8 @@ struct Scene {
     held: Vec<TcpStream>,
     /// A UDP flow that goes on.
     flow: UdpSocket,
-    /// When a user last began one.
-    begun: Instant,
+    /// UDP users so far, each from a port of its own.
+    callers: u64,
     users: Users,
     /// Live connections of what ends in the meantime, by port.
     brief: Vec<(u16, TcpStream)>,
@@ -62,6 +65,7 @@ struct Scene {
 /// The services behind frpc can't be started.
 pub fn play(lab: Lab, report: &mut Report, lasts: Duration) -> Result<World> {
     let mut world = World::new(lab, super::world::TICKET_TTL_S)?;
+    world.settings.push(("flow_idle", FLOW_IDLE));
     report.item("A node whose plugin socket is held by systemd");
     bring_up::play(&mut world, report);
     let mut scene = None;
@@ -110,7 +114,8 @@ fn prepare(world: &mut World) -> Result<Scene> {
     let limits = json!({ "max_conns": 3, "max_proxies": 1, "session_max": BRIEF_S });
     lender.patch::<Value>("/nodes/self", &json!({ "public_limits": limits }))?;
     let mut frpcs = Vec::new();
-    let busy = world.invite("busy", json!({ "max_conns": 64 }))?;
+    let limits = json!({ "max_conns": 64, "max_flows": FLOWS });
+    let busy = world.invite("busy", limits)?;
     let (tcp, udp) = (world.backend.tcp, world.backend.udp);
     let proxies = [
         Proxy::new("busy", "tcp", tcp, BUSY),
@@ -164,7 +169,7 @@ fn prepare(world: &mut World) -> Result<Scene> {
     Ok(Scene {
         held,
         flow,
-        begun: Instant::now(),
+        callers: 0,
         brief,
         late,
         frpcs,
@@ -224,9 +229,10 @@ fn round(world: &World, scene: &mut Scene) -> Result<()> {
     }
     let ns = world.lab.ns(Place::User);
     datagram(&scene.flow)?;
-    if scene.begun.elapsed() > NEW_FLOW {
-        scene.begun = Instant::now();
-        user::echo(ns, at(BUSY_UDP)?, b"anyone").context("a new UDP flow")?;
+    for _ in 0..CALLERS {
+        scene.callers += 1;
+        let echo = user::echo(ns, at(BUSY_UDP)?, b"anyone");
+        echo.with_context(|| format!("UDP user {}", scene.callers))?;
     }
     within(PATIENCE, || {
         Ok((figure(world, SMALL, "conns")? == 0).then_some(()))
@@ -267,8 +273,8 @@ fn outage(world: &mut World, scene: &mut Scene, lasts: Duration) -> Result<Strin
         .context("no control plane runs")?
         .kill();
     scene.killed = Instant::now();
-    let (mut rounds, mut said) = (0, Instant::now());
-    while scene.killed.elapsed() + WAIT < lasts {
+    let (mut rounds, mut said, callers) = (0, Instant::now(), scene.callers);
+    while scene.killed.elapsed() + WAIT < lasts || scene.callers - callers <= FLOWS {
         round(world, scene)
             .with_context(|| format!("{:.1} s in", scene.killed.elapsed().as_secs_f64()))?;
         rounds += 1;
@@ -291,8 +297,10 @@ fn outage(world: &mut World, scene: &mut Scene, lasts: Duration) -> Result<Strin
     }
     ensure!(scene.brief.is_empty(), "nothing has ended");
     Ok(format!(
-        "{} new users admitted, {rounds} times exactly {ROOM} of {} at the limit, 0 failures",
+        "{} new users admitted, {} by UDP where {FLOWS} have room, {rounds} times exactly {ROOM} of {} at \
+         the limit, 0 failures",
         scene.users.served() - before,
+        scene.callers - callers,
         ROOM + 1
     ))
 }
@@ -384,6 +392,16 @@ fn reconciled(world: &World, scene: &mut Scene) -> Result<String> {
         "{admitted} were counted, {} were served",
         served + held
     );
+    within(PATIENCE, || {
+        let tenants = world.inspect("tenants")?;
+        let counted: u64 = tenants.iter().filter_map(|row| row["flows"].as_u64()).sum();
+        let there = world.inspect("flows")?.len() as u64;
+        ensure!(
+            counted == there,
+            "{counted} flows are counted, {there} are there"
+        );
+        Ok(Some(()))
+    })?;
     let whole = world.inspect("conns")?.len() as u64;
     ensure!(whole == held, "{whole} connections are listed");
     Ok(format!(

@@ -35,7 +35,7 @@ pub(super) fn links(world: &World) -> Result<Vec<Value>> {
 }
 
 /// A figure of a port, as the maps have it.
-pub(super) fn figure(world: &World, port: u16, what: &str) -> Result<u64> {
+pub(crate) fn figure(world: &World, port: u16, what: &str) -> Result<u64> {
     let ports = world.inspect("ports")?;
     let row = ports.iter().find(|row| row["port"] == port);
     let row = row.with_context(|| format!("{port} is not leased"))?;

@@ -26,6 +26,7 @@ use anyhow::Result;
 use crate::lab::Lab;
 use crate::report::Report;
 pub(crate) use bring_up::{frps as start_frps, play as bring_up};
+pub(crate) use kernel::figure;
 pub use world::World;
 pub(crate) use world::{CONTROL, FRPS_PORT, within};
 

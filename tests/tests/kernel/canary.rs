@@ -69,7 +69,7 @@ fn what_is_broken_is_found_and_closes_the_node_until_it_is_mended() {
         );
 
         for (program, says) in [
-            ("totoro_admit", "a paused tenant was admitted"),
+            ("totoro_admit", "a connection of a paused tenant was"),
             ("totoro_conns", "0 are counted"),
         ] {
             detach(&links, program);

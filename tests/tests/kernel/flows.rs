@@ -4,7 +4,7 @@
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{HashMap, MapData};
 use totoro_api::Reason;
 use totoro_ebpf::abi::{self, Tenant, UDP};
 use totoro_node::kernel::Kernel;
@@ -12,6 +12,9 @@ use totoro_node::kernel::Kernel;
 use crate::figures;
 use crate::sockets::{PORT, five, v4, v6};
 use crate::support::{self, Node, ip};
+
+type Flows = HashMap<MapData, abi::FlowKey, abi::Flow>;
+type Sources = HashMap<MapData, abi::SourceKey, abi::Source>;
 
 fn lend(kernel: &Kernel, tenant: &Tenant) {
     kernel.put_tenant(1, tenant).expect("tenant");
@@ -83,9 +86,8 @@ fn one_source_has_its_share_of_flows_and_gets_it_back() {
         let _other = answered(&server, v6(0), v6(PORT)).expect("another source");
         // A daemon that was killed between removing a flow and taking its charge back.
         drop(kernel);
-        let flows = MapData::from_pin(options.pin_root.join("v1/FLOWS")).expect("pin");
-        let flows = Map::from_map_data(flows).expect("map");
-        let mut flows: HashMap<_, abi::FlowKey, abi::Flow> = flows.try_into().expect("hash");
+        let flows = support::pinned(&options.pin_root, "FLOWS");
+        let mut flows: Flows = flows.try_into().expect("hash");
         let is_v4 = |key: &abi::FlowKey| key.remote == abi::v4_mapped([127, 0, 0, 1]);
         let one = flows.keys().flatten().find(is_v4).expect("a flow");
         flows.remove(&one).expect("remove");
@@ -108,7 +110,7 @@ fn forged_sources_neither_lock_the_tenant_out_nor_make_the_node_a_reflector() {
     };
     /// Addresses that nobody has.
     const FORGED: u16 = 2_000;
-    node.run(|kernel| {
+    node.impatient().run(|kernel| {
         let limits = Tenant {
             max_flows: 64,
             max_conns_per_source: 4,
@@ -161,9 +163,8 @@ fn a_full_table_of_flows_refuses_and_keeps_nothing() {
     let root = node.options().pin_root;
     node.run(move |kernel| {
         lend(&kernel, &five());
-        let flows = MapData::from_pin(root.join("v1/FLOWS")).expect("pin");
-        let flows = Map::from_map_data(flows).expect("map");
-        let mut flows: HashMap<_, abi::FlowKey, abi::Flow> = flows.try_into().expect("hash");
+        let flows = support::pinned(&root, "FLOWS");
+        let mut flows: Flows = flows.try_into().expect("hash");
         let key = |nth: u32| abi::FlowKey {
             remote: u128::from(nth).to_be_bytes(),
             ..abi::FlowKey::default()
@@ -191,9 +192,80 @@ fn a_full_table_of_flows_refuses_and_keeps_nothing() {
             0,
             "nothing charged"
         );
+        // Nothing rare is due in the second sweep.
+        kernel.sweep().expect("sweep");
+        let begun = std::time::Instant::now();
+        kernel.sweep().expect("sweep");
+        println!("looked through {nth} live flows in {:?}", begun.elapsed());
         for one in 0..3 {
             flows.remove(&key(one)).expect("remove");
         }
         let _three = [0; 3].map(|_| answered(&server, v4(0), v4(PORT)).expect("room for three"));
+    });
+}
+
+#[test]
+fn who_is_over_the_tenants_limit_is_entered_nowhere() {
+    let Some(node) = Node::new("over-flows") else {
+        return;
+    };
+    let root = node.options().pin_root;
+    node.run(move |kernel| {
+        lend(&kernel, &five());
+        ip(&["route", "add", "local", "198.18.0.0/15", "dev", "lo"]);
+        let server = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, PORT)).expect("bind");
+        server.set_nonblocking(true).expect("nonblocking");
+        // All of them before the first is answered: the socket lookup lets them by.
+        for nth in 0..200 {
+            let own = SocketAddr::from(([198, 18, 0, nth], 53));
+            let user = UdpSocket::bind(own).expect("bind");
+            user.send_to(b"hello", v4(PORT)).expect("send");
+        }
+        let mut answered = 0;
+        while let Ok((_, from)) = server.recv_from(&mut [0; 16]) {
+            answered += usize::from(server.send_to(b"answer", from).is_ok());
+        }
+        assert_eq!(kernel.counts(1).expect("counts").flows, 3);
+        assert!(refused(&kernel, Reason::MaxFlows) >= 100, "{answered}");
+        let sources: Sources = support::pinned(&root, "SOURCES").try_into().expect("hash");
+        assert_eq!(sources.keys().count(), 3, "as many as flows");
+    });
+}
+
+#[test]
+fn a_source_that_can_not_be_right_keeps_nobody_busy() {
+    let Some(node) = Node::new("stuck-source") else {
+        return;
+    };
+    let options = node.options();
+    node.run(move |kernel| {
+        lend(&kernel, &five());
+        let sources = support::pinned(&options.pin_root, "SOURCES");
+        let mut sources: Sources = sources.try_into().expect("hash");
+        let key = |last| abi::SourceKey {
+            prefix: abi::v4_mapped([127, 0, 0, last]),
+            tenant: 1,
+            kind: abi::SOURCE_FLOWS,
+        };
+        // More than could be taken back one by one; and one whose removal was begun, and failed.
+        let source = |conns| abi::Source {
+            conns,
+            last_ns: totoro_node::kernel::boot_ns(),
+        };
+        sources.insert(key(1), source(1 << 60), 0).expect("insert");
+        sources.insert(key(2), source(1 << 63), 0).expect("insert");
+        drop(kernel);
+        let kernel = Kernel::load(&options).expect("adopts");
+        assert_eq!(sources.get(&key(1), 0).expect("there").conns, 0);
+        assert_eq!(kernel.sweep().expect("sweep").drifted, 1);
+        let long_ago = abi::Source {
+            conns: 1 << 63,
+            last_ns: 0,
+        };
+        sources.insert(key(2), long_ago, 0).expect("insert");
+        kernel.sweep().expect("sweep");
+        sources.get(&key(2), 0).expect_err("gone");
+        let (_server, _users) = figures::flows(PORT, 3);
+        assert_eq!(sources.get(&key(1), 0).expect("there").conns, 3);
     });
 }

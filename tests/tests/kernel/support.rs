@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use aya::maps::{MapData, MapInfo};
+use aya::maps::{Map, MapData, MapInfo};
 use totoro_api::ports::{Pool, PortRange};
 use totoro_ebpf::abi;
 use totoro_node::kernel::{Abi, Kernel, KernelOptions, XdpMode};
@@ -47,7 +47,7 @@ pub(crate) fn options(object: PathBuf, pin_root: PathBuf, cgroup: PathBuf) -> Ke
         bind_port: BIND_PORT,
         control_per_source: 0,
         max_conns_total: 0,
-        flow_idle_s: 1,
+        flow_idle_s: 60,
     }
 }
 
@@ -74,6 +74,11 @@ impl Node {
     pub(crate) fn with(mut self, change: impl FnOnce(&mut KernelOptions)) -> Node {
         change(&mut self.options);
         self
+    }
+
+    /// UDP flows are idle after a second.
+    pub(crate) fn impatient(self) -> Node {
+        self.with(|options| options.flow_idle_s = 1)
     }
 
     /// Filters these interfaces.
@@ -228,6 +233,13 @@ pub(crate) fn lease(tenant: u32, lease: u64) -> abi::Lease {
         lease,
         ..abi::Lease::default()
     }
+}
+
+/// A pinned map of this build's ABI, to be looked into or tampered with.
+pub(crate) fn pinned(root: &Path, name: &str) -> Map {
+    let dir = root.join(format!("v{}", abi::VERSION));
+    let data = MapData::from_pin(dir.join(name)).expect("pin");
+    Map::from_map_data(data).expect("map")
 }
 
 /// Waits up to five seconds for something to become true.

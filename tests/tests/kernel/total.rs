@@ -2,8 +2,9 @@
 
 use std::net::TcpListener;
 
+use aya::maps::{HashMap, MapData};
 use totoro_api::Reason;
-use totoro_ebpf::abi::TCP;
+use totoro_ebpf::abi::{NODE, TCP, Usage};
 use totoro_node::kernel::Kernel;
 
 use crate::sockets::{PORT, connect, five, listen, v4, v6};
@@ -71,5 +72,38 @@ fn all_tenants_together_have_what_the_node_bears() {
         let _again: Vec<_> = (0..4)
             .map(|_| connect(v4(PORT)).expect("room for four"))
             .collect();
+    });
+}
+
+#[test]
+fn counts_that_were_tampered_with_are_mended_at_the_next_start() {
+    let Some(node) = Node::new("drift") else {
+        return;
+    };
+    let node = node.with(|options| options.max_conns_total = 3);
+    let options = node.options();
+    node.run(move |kernel| {
+        let (first, _second) = (listen(PORT), listen(PORT + 1));
+        two_tenants(&kernel);
+        let _held = (connect(v4(PORT)).expect("connect"), first.accept());
+        let usage = support::pinned(&options.pin_root, "USAGE");
+        let mut usage: HashMap<MapData, u32, Usage> = usage.try_into().expect("hash");
+        let mut kernel = Some(kernel);
+        for (of, conns) in [(NODE, 1_000), (NODE, 0), (1, 5), (1, 0)] {
+            drop(kernel.take());
+            let is = usage.get(&of, 0).expect("counts");
+            assert_eq!(is.conns, 1);
+            usage.insert(of, Usage { conns, ..is }, 0).expect("tamper");
+            if conns > 1 {
+                connect(v4(PORT)).expect_err("full, it seems");
+            }
+            let loaded = Kernel::load(&options).expect("adopts");
+            assert_eq!(usage.get(&of, 0).expect("counts").conns, 1, "{of}: {conns}");
+            let swept = [(); 2].map(|()| loaded.sweep().expect("sweep").drifted);
+            assert_eq!(swept, [1, 0], "told once");
+            kernel = Some(loaded);
+        }
+        let _two = [PORT, PORT + 1].map(|port| connect(v4(port)).expect("room for two"));
+        connect(v4(PORT)).expect_err("and for no more");
     });
 }

@@ -12,7 +12,7 @@ use crate::sockets::{PORT, five, v4, v6};
 #[test]
 fn udp_replies_only_and_counts_answered_flows() {
     let Some(node) = Node::new("udp") else { return };
-    node.run(|kernel| {
+    node.impatient().run(|kernel| {
         kernel.put_tenant(1, &five()).expect("tenant");
         let key = support::key(UDP, PORT);
         kernel.put_lease(key, &support::lease(1, 7)).expect("lease");

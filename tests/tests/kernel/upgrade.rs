@@ -20,7 +20,7 @@ use crate::wire::{NODE4, link_up};
 const ROUNDS: u32 = 4;
 
 /// Whose programs run: the ids of all links with those of their programs, by name.
-fn running(options: &KernelOptions) -> Vec<(String, u32, u32)> {
+pub(crate) fn running(options: &KernelOptions) -> Vec<(String, u32, u32)> {
     let dir = options
         .pin_root
         .join(format!("v{}", options.abi.version))

@@ -90,7 +90,8 @@ pub struct Tenant {
     pub expires_ns: u64,
 }
 
-/// Key of `USAGE` for all tenants together; only its `conns` says something.
+/// Key of `USAGE` for all tenants together; only its `conns` says something, and its `last_ns`: when
+/// idle flows and sources were last looked for.
 pub const NODE: u32 = 0;
 
 /// `USAGE`: what one tenant does (key: its number). Written by the kernel; created and deleted by
@@ -112,8 +113,8 @@ pub struct Usage {
     pub last_ns: u64,
 }
 
-/// `FLOWS_CLOSED`: UDP flows of a tenant (key: its number) that ended. Written by the daemon only;
-/// live flows = `Usage::flows_opened - flows_closed`.
+/// `FLOWS_CLOSED`: UDP flows of a tenant (key: its number) that ended. Written by the kernel; created
+/// and deleted by the daemon. Live flows = `Usage::flows_opened - flows_closed`.
 pub type FlowsClosed = u64;
 
 /// Key of `TRAFFIC`.
@@ -219,7 +220,7 @@ pub struct SourceKey {
     pub kind: u32,
 }
 
-/// `SOURCES`: written by the kernel, idle zero entries are removed by the daemon.
+/// `SOURCES`: written by the kernel, which forgets what is idle.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Source {
@@ -251,8 +252,8 @@ pub const FLOW_ANSWERED: u32 = 1;
 /// write twice without seeing the answer.
 pub const FLOW_CONFIRMED: u32 = 2;
 
-/// `FLOWS` (answered or confirmed) and `CANDIDATES` (new; recycled first). Written by the kernel;
-/// idle flows are closed by the daemon.
+/// `FLOWS` (answered or confirmed) and `CANDIDATES` (new; recycled first). Written by the kernel,
+/// which ends what is idle.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {

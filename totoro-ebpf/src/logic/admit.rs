@@ -62,6 +62,25 @@ pub const fn flow_idle(state: u32, idle_ns: u64) -> u64 {
     }
 }
 
+/// Whether nobody has looked for what is idle for long: the daemon does each second.
+#[inline(always)]
+#[must_use]
+pub const fn is_overdue(looked_ns: u64, now_ns: u64) -> bool {
+    looked_ns.saturating_add(2_000_000_000) < now_ns
+}
+
+/// Count of a source that is being removed: above any limit, and far from both ends.
+pub const FORGOTTEN: u64 = 1 << 63;
+
+/// Whether the entry of a source that has `count` is to go: nothing is counted on it, and nobody came
+/// back for five seconds (most come back at once, and need no new entry); or its removal was begun
+/// so long ago that it must have failed.
+#[inline(always)]
+#[must_use]
+pub const fn is_source_idle(count: u64, last_ns: u64, now_ns: u64) -> bool {
+    (count == 0 || count >= FORGOTTEN) && last_ns.saturating_add(5_000_000_000) < now_ns
+}
+
 /// Whether a flow that was last written to from here at `sent_ns` may still be answered: for three
 /// minutes, the stream time-out of the kernel's own connection tracking.
 #[inline(always)]

@@ -12,7 +12,7 @@ use totoro_ebpf::logic::admit::{Standing, connection, cut, lapsed, live_flows, o
 use totoro_ebpf::logic::prefix;
 
 use super::conns::{either, words};
-use super::{config, is_answer, is_control, is_guarded, shield};
+use super::{config, idle, is_answer, is_control, is_guarded, shield};
 use crate::maps::{FLOWS, FLOWS_CLOSED, PORTS, SOURCES, TENANTS, USAGE};
 use crate::verdict::{Subject, now, refuse};
 
@@ -122,6 +122,8 @@ fn judge(subject: &mut Subject, local: &Addr) -> u32 {
     if shield::banned(&subject.remote) {
         return Reason::ClientBanned.number();
     }
+    // What is idle takes nobody's place, whether the daemon is there or not.
+    idle::end_if_overdue(at);
     // SAFETY: as above.
     let Some(usage) = (unsafe { USAGE.get(&lease.tenant) }) else {
         return Reason::NoLease.number();

@@ -5,7 +5,7 @@ use totoro_api::Reason;
 use totoro_ebpf::abi::{
     Addr, Config, NODE, PortKey, SOURCE_CONNS, SockTag, Source, SourceKey, TCP,
 };
-use totoro_ebpf::logic::admit::open;
+use totoro_ebpf::logic::admit::{FORGOTTEN, is_source_idle, open};
 use totoro_ebpf::logic::{bucket, prefix};
 
 use super::conns::Ends;
@@ -15,8 +15,6 @@ use crate::maps::{PORT_USAGE, PORTS, SOURCES, TENANTS, USAGE};
 pub(super) const BPF_NOEXIST: u64 = 1;
 /// What an insert with `BPF_NOEXIST` says of a key that is there.
 pub(super) const EEXIST: i32 = -17;
-/// Count of a source that is being removed: above any limit, and far from both ends.
-const FORGOTTEN: u64 = 1 << 63;
 
 /// Judges again and charges: the reason why the connection is one too many, or 0. Nothing stays
 /// charged when it is.
@@ -83,7 +81,7 @@ pub(super) fn admit(config: &Config, tag: &mut SockTag, ends: &Ends, at: u64) ->
         unsafe { atomic::sub(conns, 1) };
         discharge_parent(tag.parent);
         discharge_node();
-        discharge_source(&ends.remote, lease.tenant, SOURCE_CONNS, at);
+        undo_source(&ends.remote, lease.tenant, SOURCE_CONNS, at);
         return Reason::ConnRate.number();
     }
     // SAFETY: as above.
@@ -250,35 +248,50 @@ pub(super) fn charge_source(remote: &Addr, tenant: u32, kind: u32, max: u32, at:
     Reason::NodeFull.number()
 }
 
-/// Removes a source that has no connection; whether it did. Marked before it goes, so that no
-/// connection is counted on an entry that is on its way out.
-#[inline(never)]
-pub(super) fn forget_source(key: &SourceKey) -> bool {
+/// Removes a source that has no connection. Marked before it goes, so that no connection is counted on
+/// an entry that is on its way out; one whose removal failed before is marked already.
+#[inline(always)]
+pub(super) fn forget_source(key: &SourceKey, at: u64) {
     let Some(source) = SOURCES.get_ptr_mut(key) else {
-        return false;
+        return;
     };
-    // SAFETY: an aligned field of a live map value.
-    let idle =
-        unsafe { atomic::update(&raw mut (*source).conns, |n| (n == 0).then_some(FORGOTTEN)) };
-    idle && SOURCES.remove(key).is_ok()
+    // SAFETY: aligned fields of a live map value. The time first: who sees a mark with an old one
+    // takes the removal for failed.
+    let marked = unsafe {
+        let conns = &raw mut (*source).conns;
+        let stuck = is_source_idle(atomic::load(conns), (*source).last_ns, at);
+        (*source).last_ns = at;
+        atomic::update(conns, |n| (n == 0).then_some(FORGOTTEN))
+            || stuck && atomic::load(conns) >= FORGOTTEN
+    };
+    if marked {
+        let _ = SOURCES.remove(key);
+    }
 }
 
+/// Takes one back from a source.
 #[inline(never)]
 pub(super) fn discharge_source(remote: &Addr, tenant: u32, kind: u32, at: u64) {
     let key = source_key(remote, tenant, kind);
     discharge_key(&key, at);
 }
 
-/// Takes one back from a source; whether it was there.
+/// Takes back from a source what came to nothing, and the entry if it has nothing else: who is
+/// refused must not fill the table.
+#[inline(never)]
+pub(super) fn undo_source(remote: &Addr, tenant: u32, kind: u32, at: u64) {
+    let key = source_key(remote, tenant, kind);
+    discharge_key(&key, at);
+    forget_source(&key, at);
+}
+
 #[inline(always)]
-pub(super) fn discharge_key(key: &SourceKey, at: u64) -> bool {
-    let Some(source) = SOURCES.get_ptr_mut(key) else {
-        return false;
-    };
-    // SAFETY: aligned fields of a live map value.
-    unsafe {
-        atomic::take_back(&raw mut (*source).conns);
-        (*source).last_ns = at;
+fn discharge_key(key: &SourceKey, at: u64) {
+    if let Some(source) = SOURCES.get_ptr_mut(key) {
+        // SAFETY: aligned fields of a live map value.
+        unsafe {
+            atomic::take_back(&raw mut (*source).conns);
+            (*source).last_ns = at;
+        }
     }
-    true
 }

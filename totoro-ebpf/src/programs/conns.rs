@@ -17,7 +17,7 @@ use totoro_ebpf::abi::{
     SockTag, TCP, v4_mapped,
 };
 
-use super::charge::{BPF_NOEXIST, EEXIST, admit, charge_source, discharge, discharge_source};
+use super::charge::{BPF_NOEXIST, EEXIST, admit, charge_source, discharge, undo_source};
 use super::ending::closed;
 use super::{config, is_control, is_guarded};
 use crate::atomic;
@@ -312,7 +312,7 @@ fn control(
         if reason == 0 {
             return Some(());
         }
-        discharge_source(&ends.remote, 0, SOURCE_CONNS, at);
+        undo_source(&ends.remote, 0, SOURCE_CONNS, at);
     }
     let mut tag = SockTag {
         opened_ns: at,

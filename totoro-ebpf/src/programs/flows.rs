@@ -6,7 +6,7 @@ use totoro_ebpf::abi::{
 };
 use totoro_ebpf::logic::{admit::unconfirmed_budget, prefix};
 
-use super::charge::{BPF_NOEXIST, charge_source, discharge_source};
+use super::charge::{BPF_NOEXIST, charge_source, discharge_source, undo_source};
 use crate::atomic;
 use crate::maps::{CANDIDATES, FLOWS, FLOWS_CLOSED, LOCALS, TENANTS, USAGE};
 
@@ -102,22 +102,29 @@ pub(crate) fn sent(key: &FlowKey, lease: &Lease, tenant: &Tenant, bytes: u64, at
     0
 }
 
-/// The first answer to a candidate, charged to its source: the reason not to, or 0. The source here
-/// and the rest in a call of its own: one frame of both would pass the 512 bytes of stack.
+/// The first answer to a candidate: the reason not to, or 0. Charged to the tenant first, so that who
+/// is over its limit leaves no entry of a source. Three calls, one after the other: one frame of them
+/// all would pass the 512 bytes of stack.
 #[inline(always)]
 fn answer(key: &FlowKey, lease: &Lease, tenant: &Tenant, at: u64) -> u32 {
     // SAFETY: a lookup whose value is not used.
     if unsafe { CANDIDATES.get(key) }.is_none() {
         return Reason::ReplyOnly.number();
     }
-    let per_source = tenant.max_conns_per_source;
-    let reason = charge_source(&key.remote, lease.tenant, SOURCE_FLOWS, per_source, at);
+    let reason = charge_payers(lease.tenant, tenant);
     if reason != 0 {
         return reason;
     }
-    let reason = promote(key, lease, tenant);
+    let per_source = tenant.max_conns_per_source;
+    let reason = charge_source(&key.remote, lease.tenant, SOURCE_FLOWS, per_source, at);
     if reason != 0 {
-        discharge_source(&key.remote, lease.tenant, SOURCE_FLOWS, at);
+        undo_payers(lease.tenant, tenant.parent);
+        return reason;
+    }
+    let reason = promote(key, lease, tenant.parent);
+    if reason != 0 {
+        undo_payers(lease.tenant, tenant.parent);
+        undo_source(&key.remote, lease.tenant, SOURCE_FLOWS, at);
     }
     if reason == ANSWERED_ELSEWHERE {
         0
@@ -126,17 +133,17 @@ fn answer(key: &FlowKey, lease: &Lease, tenant: &Tenant, at: u64) -> u32 {
     }
 }
 
-/// Makes a candidate a flow, charged to its tenant and parent: the reason not to, or 0, or
+/// Makes a candidate, whose charges are paid, a flow: the reason not to, or 0, or
 /// [`ANSWERED_ELSEWHERE`].
 #[inline(never)]
-fn promote(key: &FlowKey, lease: &Lease, tenant: &Tenant) -> u32 {
+fn promote(key: &FlowKey, lease: &Lease, parent: u32) -> u32 {
     // The flow is built in one place, before anything else: a copy of the candidate beside it would
     // pass the 512 bytes of stack.
     let mut flow = Flow {
         tenant: lease.tenant,
         lease: lease.lease,
         state: FLOW_ANSWERED,
-        parent: tenant.parent,
+        parent,
         ..Flow::default()
     };
     // SAFETY: each field is read once.
@@ -146,24 +153,8 @@ fn promote(key: &FlowKey, lease: &Lease, tenant: &Tenant) -> u32 {
     flow.opened_ns = candidate.opened_ns;
     flow.last_ns = candidate.last_ns;
     flow.bytes_in = candidate.bytes_in;
-    if !charge(lease.tenant, tenant.max_flows) {
-        return Reason::MaxFlows.number();
-    }
-    if tenant.parent != 0 {
-        // SAFETY: the value is read once.
-        let max =
-            unsafe { TENANTS.get(&tenant.parent) }.map_or(u32::MAX, |tenant| tenant.max_flows);
-        if !charge(tenant.parent, max) {
-            discharge(lease.tenant);
-            return Reason::PublicFull.number();
-        }
-    }
     if FLOWS.insert(key, &flow, BPF_NOEXIST).is_err() {
         // Another CPU was first, or the table is full.
-        discharge(lease.tenant);
-        if tenant.parent != 0 {
-            discharge(tenant.parent);
-        }
         // SAFETY: a lookup whose value is not used.
         return if unsafe { FLOWS.get(key) }.is_none() {
             Reason::NodeFull.number()
@@ -173,6 +164,53 @@ fn promote(key: &FlowKey, lease: &Lease, tenant: &Tenant) -> u32 {
     }
     let _ = CANDIDATES.remove(key);
     0
+}
+
+/// Ends a flow and takes its charges back; whether it was there. The entry is the receipt: whoever
+/// removes it discharges, once.
+#[inline(always)]
+pub(super) fn end(key: &FlowKey, at: u64) -> bool {
+    // SAFETY: copied at once.
+    let payers = unsafe { FLOWS.get(key) }.map(|flow| (flow.tenant, flow.parent));
+    let Some((tenant, parent)) = payers else {
+        return false;
+    };
+    if FLOWS.remove(key).is_err() {
+        return false;
+    }
+    close(tenant);
+    if parent != 0 {
+        close(parent);
+    }
+    discharge_source(&key.remote, tenant, SOURCE_FLOWS, at);
+    true
+}
+
+/// Charges a flow to its tenant and the tenant's parent: the reason not to, or 0.
+#[inline(never)]
+fn charge_payers(number: u32, tenant: &Tenant) -> u32 {
+    if !charge(number, tenant.max_flows) {
+        return Reason::MaxFlows.number();
+    }
+    let parent = tenant.parent;
+    if parent == 0 {
+        return 0;
+    }
+    // SAFETY: the value is read once.
+    let max = unsafe { TENANTS.get(&parent) }.map_or(u32::MAX, |tenant| tenant.max_flows);
+    if !charge(parent, max) {
+        undo(number);
+        return Reason::PublicFull.number();
+    }
+    0
+}
+
+#[inline(always)]
+fn undo_payers(tenant: u32, parent: u32) {
+    undo(tenant);
+    if parent != 0 {
+        undo(parent);
+    }
 }
 
 #[inline(always)]
@@ -190,10 +228,20 @@ fn charge(tenant: u32, max: u32) -> bool {
     }
 }
 
+/// Takes back a flow that was charged and did not come to be.
 #[inline(always)]
-fn discharge(tenant: u32) {
+fn undo(tenant: u32) {
     if let Some(usage) = USAGE.get_ptr_mut(&tenant) {
         // SAFETY: an aligned u64 of a live map value, charged just before.
         unsafe { atomic::sub(&raw mut (*usage).flows_opened, 1) };
+    }
+}
+
+/// Counts a flow as ended.
+#[inline(always)]
+fn close(tenant: u32) {
+    if let Some(closed) = FLOWS_CLOSED.get_ptr_mut(&tenant) {
+        // SAFETY: an aligned u64 of a live map value.
+        unsafe { atomic::add(closed, 1) };
     }
 }

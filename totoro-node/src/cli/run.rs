@@ -16,14 +16,14 @@ use crate::control::Control;
 use crate::figures::{self, Sources};
 use crate::frps::{self, Frps};
 use crate::health::Health;
-use crate::heartbeat::{CLOCK, Pulse};
+use crate::heartbeat::{Pulse, kept_clock};
 use crate::kernel::{Abi, Event, Kernel, KernelOptions};
 use crate::plugin::{Limits, Server, bind};
 use crate::session::policy::apart;
 use crate::session::ports::Patience;
 use crate::session::{Desk, Gate, Rules, Tools, stored_pool};
 use crate::spool::{self, Spool};
-use crate::store::{META, Store};
+use crate::store::Store;
 use crate::{local, machine, privilege, reserve, secret, sync, tls};
 
 /// Sessions whose connection was lost, and what expires, are looked for this often.
@@ -53,7 +53,7 @@ pub(super) async fn run(config: Config, health: Health, listener: TcpListener) -
     let instance = secret::read(&instance)?;
     let store = Store::open(&config.state_dir)?.with_spool(u64::from(config.spool_mib) << 20);
     let store = Arc::new(store);
-    let kept = store.get(META, CLOCK)?.unwrap_or_default();
+    let kept = kept_clock(&store)?;
     let clock = Arc::new(Clock::resume(&kept, &machine::boot_id()));
     let pool = stored_pool(&store, &config.pool)?;
     apart(&pool, &own_ports(&config)).map_err(|why| {

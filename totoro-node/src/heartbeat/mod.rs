@@ -20,7 +20,9 @@ use crate::store::{Changes, META, Store};
 use machine::Sampler;
 
 /// Key in `META`: what is [`Kept`] of the clock.
-pub const CLOCK: &str = "clock";
+const CLOCK: &str = "clock";
+/// Key in `META` of earlier builds: the control plane's clock less the machine's, ms.
+const OFFSET: &str = "clock_offset_ms";
 /// The clock is kept anew when it moved by more than this, ms.
 const KEEP: i64 = 100;
 /// The interval before the control plane said one.
@@ -37,6 +39,25 @@ const FEATURES: &[&str] = &[
     "ports",
     "session_max",
 ];
+
+/// What was kept of the clock. What an earlier build has kept is taken over, once.
+///
+/// # Errors
+/// The store.
+pub fn kept_clock(store: &Store) -> Result<Kept> {
+    let Some(offset_ms) = store.get(META, OFFSET)? else {
+        return Ok(store.get(META, CLOCK)?.unwrap_or_default());
+    };
+    let kept = store.get(META, CLOCK)?.unwrap_or_else(|| Kept {
+        offset_ms,
+        ..Kept::default()
+    });
+    let mut changes = Changes::default();
+    changes.put(META, CLOCK, &kept);
+    changes.remove(META, OFFSET);
+    store.commit(&changes)?;
+    Ok(kept)
+}
 
 /// What heartbeats are made of.
 pub struct Pulse {
@@ -69,12 +90,7 @@ impl Pulse {
         let mut backoff = Backoff::default();
         let mut interval = FIRST;
         // What can't be read is kept anew.
-        let mut kept: Kept = self
-            .store
-            .get(META, CLOCK)
-            .ok()
-            .flatten()
-            .unwrap_or_default();
+        let mut kept = kept_clock(&self.store).unwrap_or_default();
         loop {
             let beaten = self.beat(&mut sampler).await;
             if let Err(error) = self.keep_clock(&mut kept).await {
@@ -226,6 +242,28 @@ fn news(kept: &Kept, now: &Kept) -> (bool, Option<Subject>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_earlier_build_kept_of_the_clock_is_taken_over_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(kept_clock(&store).unwrap(), Kept::default());
+        let mut changes = Changes::default();
+        changes.put(META, OFFSET, &-7_200_000i64);
+        store.commit(&changes).unwrap();
+        let kept = kept_clock(&store).unwrap();
+        assert_eq!(kept.offset_ms, -7_200_000);
+        let clock = Clock::resume(&kept, "this");
+        assert!((clock.offset_ms() + 7_200_000).abs() < 1_000);
+        assert_eq!(store.get::<i64>(META, OFFSET).unwrap(), None, "once");
+        assert_eq!(kept_clock(&store).unwrap(), kept, "and for good");
+        // What this build has kept is newer than what another may have left.
+        store.commit(&changes).unwrap();
+        let mut newer = Changes::default();
+        newer.put(META, CLOCK, &clock.kept("this"));
+        store.commit(&newer).unwrap();
+        assert_eq!(kept_clock(&store).unwrap(), clock.kept("this"));
+    }
 
     #[test]
     fn a_clock_that_is_far_off_is_told_when_it_begins_and_when_it_ends() {

@@ -9,7 +9,7 @@ use aya::programs::{LinkOrder, Program, SchedClassifier, TcAttachType, Xdp, tc, 
 use aya_obj::generated::{bpf_attach_type, bpf_link_type};
 
 use super::clsact;
-use super::links::{Place, adopt_or, program};
+use super::links::{Place, Stale, adopt_or, program};
 use super::neighbours::holder;
 use super::pins::{PinDir, pin_name};
 use super::{Result, XdpMode, failed};
@@ -23,13 +23,14 @@ const KEEPS_OFFLOADS: &[&str] = &["ice", "i40e", "ixgbe", "igc", "mlx5_core", "b
 const ETHERNET: [u16; 2] = [1, 772];
 
 /// Attaches to an interface; how it is filtered now. What is less than it could be goes to
-/// `missing`.
+/// `missing`, a link that is to be tried again to `stale`.
 pub(super) fn attach(
     ebpf: &mut Ebpf,
     pins: &PinDir,
     interface: &str,
     mode: XdpMode,
     missing: &mut Vec<String>,
+    stale: &mut Vec<Stale>,
 ) -> Result<&'static str> {
     let index = index(interface).ok_or_else(|| {
         failed(
@@ -43,7 +44,13 @@ pub(super) fn attach(
         return Err(failed("filter", interface, problem));
     }
     // Known first: what leaves must be on record before anything that answers it is judged.
-    traffic_control(ebpf, pins, interface, index, TcAttachType::Egress)?;
+    stale.extend(traffic_control(
+        ebpf,
+        pins,
+        interface,
+        index,
+        TcAttachType::Egress,
+    )?);
     let native = match mode {
         XdpMode::Native => true,
         XdpMode::Auto => keeps_offloads(interface),
@@ -51,7 +58,10 @@ pub(super) fn attach(
     };
     if native {
         match xdp(ebpf, pins, interface, index, xdp::XdpMode::Driver, "native") {
-            Ok(()) => return Ok("native"),
+            Ok(before) => {
+                stale.extend(before);
+                return Ok("native");
+            }
             Err(error) => missing.push(format!(
                 "{interface}: no native XDP ({}{}); generic XDP instead, which costs more CPU under a \
                  flood",
@@ -62,7 +72,10 @@ pub(super) fn attach(
     }
     if native || mode == XdpMode::Generic {
         match xdp(ebpf, pins, interface, index, xdp::XdpMode::Skb, "generic") {
-            Ok(()) => return Ok("generic"),
+            Ok(before) => {
+                stale.extend(before);
+                return Ok("generic");
+            }
             Err(error) => missing.push(format!(
                 "{interface}: no XDP ({}{}); TC instead",
                 error.source,
@@ -70,7 +83,13 @@ pub(super) fn attach(
             )),
         }
     }
-    traffic_control(ebpf, pins, interface, index, TcAttachType::Ingress)?;
+    stale.extend(traffic_control(
+        ebpf,
+        pins,
+        interface,
+        index,
+        TcAttachType::Ingress,
+    )?);
     // A filter of an earlier, other mode would judge everything twice.
     for kind in ["xdp-native", "xdp-generic"] {
         pins.unpin(&pin_name(kind, interface))?;
@@ -147,7 +166,7 @@ fn xdp(
     index: u32,
     mode: xdp::XdpMode,
     name: &str,
-) -> Result<()> {
+) -> Result<Option<Stale>> {
     let (kind, other) = match name {
         "native" => ("xdp-native", "xdp-generic"),
         _ => ("xdp-generic", "xdp-native"),
@@ -159,7 +178,7 @@ fn xdp(
         target: u64::from(index),
         attach: None,
     };
-    adopt_or(ebpf, pins, "totoro_xdp", &pin, place, |program| {
+    let stale = adopt_or(ebpf, pins, "totoro_xdp", &pin, place, |program| {
         let program: &mut Xdp = program.try_into()?;
         let id = program.attach_to_if_index(index, mode)?;
         Ok(FdLink::try_from(program.take_link(id)?)?)
@@ -168,7 +187,8 @@ fn xdp(
         // Not there when it was never attached.
         let _ = tc::qdisc_detach_program(interface, TcAttachType::Ingress, "totoro_tc_in");
     }
-    pins.unpin(&pin_name("tc-in", interface))
+    pins.unpin(&pin_name("tc-in", interface))?;
+    Ok(stale)
 }
 
 fn traffic_control(
@@ -177,7 +197,7 @@ fn traffic_control(
     interface: &str,
     index: u32,
     way: TcAttachType,
-) -> Result<()> {
+) -> Result<Option<Stale>> {
     let (name, kind, attach) = match way {
         TcAttachType::Ingress => ("totoro_tc_in", "tc-in", bpf_attach_type::BPF_TCX_INGRESS),
         _ => ("totoro_tc_out", "tc-out", bpf_attach_type::BPF_TCX_EGRESS),
@@ -197,7 +217,7 @@ fn traffic_control(
         ));
     }
     if !clsact::has_tcx() {
-        return clsact::attach(ebpf, pins, name, interface, way);
+        return clsact::attach(ebpf, pins, name, interface, way).map(|()| None);
     }
     adopt_or(ebpf, pins, name, &pin, place, |program| {
         let program: &mut SchedClassifier = program.try_into()?;

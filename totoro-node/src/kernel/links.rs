@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -108,13 +109,15 @@ pub(super) fn load_all(ebpf: &mut Ebpf) -> Result<()> {
     Ok(())
 }
 
-/// Attaches what is not per interface; programs that are not loaded yet are.
-pub(super) fn attach_all(ebpf: &mut Ebpf, pins: &PinDir, cgroup: &Path) -> Result<()> {
+/// Attaches what is not per interface; programs that are not loaded yet are. Which links go on with an
+/// earlier daemon's program.
+pub(super) fn attach_all(ebpf: &mut Ebpf, pins: &PinDir, cgroup: &Path) -> Result<Vec<Stale>> {
     surplus(ebpf)?;
+    let mut stale = Vec::new();
     let cgroup_file = File::open(cgroup).on("open the cgroup", cgroup.display().to_string())?;
     for (name, attach) in CGROUP {
         let place = cgroup_place(cgroup, *attach)?;
-        adopt_or(ebpf, pins, name, name, place, |program| {
+        stale.extend(adopt_or(ebpf, pins, name, name, place, |program| {
             let link = match program {
                 Program::SockOps(program) => {
                     let id = program.attach(&cgroup_file, CgroupAttachMode::Single)?;
@@ -140,14 +143,16 @@ pub(super) fn attach_all(ebpf: &mut Ebpf, pins: &PinDir, cgroup: &Path) -> Resul
                 _ => return Err("not a cgroup program".into()),
             };
             Ok(link?)
-        })?;
+        })?);
     }
     let netns = File::open(NETNS).on("open", "the network namespace")?;
-    adopt_or(ebpf, pins, LOOKUP, LOOKUP, lookup_place()?, |program| {
+    let place = lookup_place()?;
+    stale.extend(adopt_or(ebpf, pins, LOOKUP, LOOKUP, place, |program| {
         let program: &mut SkLookup = program.try_into()?;
         let id = program.attach(&netns)?;
         Ok(program.take_link(id)?.into())
-    })
+    })?);
+    Ok(stale)
 }
 
 /// The stream verdict of surplus sockets: attached to the map, which holds it.
@@ -181,8 +186,12 @@ pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Prog
 type Attach<'a> = &'a mut Program;
 pub(super) type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
+/// A link that goes on with an earlier daemon's program: which, and why. One line.
+pub(super) type Stale = String;
+
 /// Loads a program, then has the pinned link run it if that link is alive and at `place`;
-/// otherwise attaches afresh and pins.
+/// otherwise attaches afresh and pins. A live link that the kernel does not let have the program stays
+/// as it is: with the one before it enforces, and without it nothing would.
 pub(super) fn adopt_or(
     ebpf: &mut Ebpf,
     pins: &PinDir,
@@ -190,16 +199,24 @@ pub(super) fn adopt_or(
     pin: &str,
     place: Place,
     attach: impl FnOnce(Attach<'_>) -> std::result::Result<FdLink, AnyError>,
-) -> Result<()> {
+) -> Result<Option<Stale>> {
     let program = program(ebpf, name)?;
     load(program).map_err(|error| failed("load", name, error))?;
     let path = pins.link(pin);
     pins.inherit(pin)?;
     if path.exists() {
-        match adopt(&path, program, place) {
-            Ok(()) => {
-                tracing::info!(link = pin, "adopted: the program was replaced in place");
-                return Ok(());
+        match live(&path, place) {
+            Ok(link) => {
+                let fd = program.fd().on("use", name)?;
+                let Err(error) = sys::update_link(link, fd) else {
+                    tracing::info!(link = pin, "adopted: the program was replaced in place");
+                    return Ok(None);
+                };
+                tracing::error!(link = pin, %error, "the program can't be replaced; the one before goes on");
+                return Ok(Some(format!(
+                    "{pin}: an earlier daemon's program goes on, since the kernel does not let it be \
+                     replaced ({error}); tried again every few seconds"
+                )));
             }
             Err(error) => {
                 tracing::warn!(link = pin, %error, "a pinned link is dead or elsewhere; attaching afresh");
@@ -209,15 +226,14 @@ pub(super) fn adopt_or(
     }
     let link = attach(program).map_err(|error| failed("attach", pin, error))?;
     link.pin(&path).on("pin", pin)?;
-    Ok(())
+    Ok(None)
 }
 
-/// Replaces the program of a pinned link.
-fn adopt(path: &Path, program: &Program, place: Place) -> io::Result<()> {
+/// A pinned link, if it is alive and at its place.
+fn live(path: &Path, place: Place) -> io::Result<OwnedFd> {
     let link = sys::get(path)?;
     place.holds(&sys::link_info(&link)?)?;
-    let fd = program.fd().map_err(io::Error::other)?;
-    sys::update_link(link, fd)
+    Ok(link)
 }
 
 /// Loads a program of whatever type, once: several interfaces share one.

@@ -19,7 +19,7 @@ use crate::privilege;
 
 use super::{
     Context, Event, KernelOptions, Result, clsact, events, failed, from_addr, locals, object, pins,
-    sweep, sys,
+    sys,
 };
 
 /// New flows per second, and burst, that one source may open towards the pool before the shield
@@ -112,7 +112,6 @@ impl Kernel {
         let mut maps = Maps::from_pins(&pins.dir)?;
         configure(&mut maps, options)?;
         locals::refresh(&mut maps)?;
-        sweep::recount_flows(&mut maps)?;
         let shared = Arc::new(Shared {
             maps: Mutex::new(maps),
             destroyer: Mutex::new(Destroyer::open()?),
@@ -126,7 +125,9 @@ impl Kernel {
             due: Mutex::default(),
             suspects: Mutex::default(),
         };
-        kernel.recount_sources()?;
+        // Told with the first sweep.
+        let drifted = kernel.recount()?;
+        kernel.due().drifted = drifted;
         Ok(kernel)
     }
 

@@ -108,6 +108,11 @@ impl Kernel {
 
     /// Runs `totoro_mend`; whether it had something to do.
     pub(super) fn mend(&self, order: &abi::Mend) -> Result<bool> {
+        Ok(self.run(order)? != abi::MEND_NOTHING)
+    }
+
+    /// Runs `totoro_mend`; its answer.
+    pub(super) fn run(&self, order: &abi::Mend) -> Result<u32> {
         const NAME: &str = "totoro_mend";
         let mut packet = [0u8; abi::MEND_OFFSET + size_of::<abi::Mend>()];
         #[expect(unsafe_code, reason = "writing a Pod as bytes")]
@@ -125,7 +130,7 @@ impl Kernel {
             ..TestRunOptions::new()
         };
         let answer = program.test_run(options).on("run", NAME)?;
-        Ok(answer.return_value == abi::MEND_DONE)
+        Ok(answer.return_value)
     }
 }
 

@@ -22,6 +22,7 @@ pub mod object;
 mod others;
 mod pins;
 mod policy;
+mod recount;
 mod sockets;
 mod sweep;
 mod sys;
@@ -256,6 +257,8 @@ pub struct Swept {
     pub mended: usize,
     /// Connections destroyed because nothing counted them.
     pub untracked: usize,
+    /// Counts that were not those of what they count.
+    pub drifted: usize,
     /// Links that were dead or gone, attached afresh.
     pub links: usize,
     /// Interfaces that came, or came back: filtered anew.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use aya::Ebpf;
 
+use super::links::Stale;
 use super::pins::PinDir;
 use super::{Filter, Kernel, KernelOptions, Result, XdpMode, filter, links};
 
@@ -20,6 +21,8 @@ pub(super) struct Loaded {
     find: Option<fn() -> Vec<String>>,
     attached: BTreeMap<String, Attached>,
     missing: BTreeMap<String, Vec<String>>,
+    /// Links, but those of interfaces, that an earlier daemon's program is still on.
+    stale: Vec<Stale>,
 }
 
 /// A filter on an interface.
@@ -28,6 +31,8 @@ struct Attached {
     /// An interface that went and came back has another index.
     index: u32,
     mode: &'static str,
+    /// An earlier daemon's program is still on it.
+    stale: bool,
 }
 
 impl Loaded {
@@ -43,6 +48,7 @@ impl Loaded {
             find: options.find_interfaces,
             attached: BTreeMap::new(),
             missing: BTreeMap::new(),
+            stale: Vec::new(),
         };
         let before = loaded.pins.links()?;
         if let Err(error) = loaded.attach_all() {
@@ -56,9 +62,9 @@ impl Loaded {
 
     fn attach_all(&mut self) -> Result<()> {
         links::load_all(&mut self.ebpf)?;
-        links::attach_all(&mut self.ebpf, &self.pins, &self.cgroup)?;
+        self.stale = links::attach_all(&mut self.ebpf, &self.pins, &self.cgroup)?;
         self.filter();
-        self.forget_stale()
+        self.forget_unwanted()
     }
 
     /// Filters the interfaces that are not yet, or not any more.
@@ -74,14 +80,20 @@ impl Loaded {
         });
         self.missing.retain(|name, _| self.wanted.contains(name));
         for name in &self.wanted {
-            if self.attached.contains_key(name) {
+            if self.attached.get(name).is_some_and(|it| !it.stale) {
                 continue;
             }
-            let mut lines = Vec::new();
-            match filter::attach(&mut self.ebpf, &self.pins, name, self.mode, &mut lines) {
+            let (mut lines, mut stale) = (Vec::new(), Vec::new());
+            let (ebpf, pins) = (&mut self.ebpf, &self.pins);
+            match filter::attach(ebpf, pins, name, self.mode, &mut lines, &mut stale) {
                 Ok(mode) => {
                     if let Some(index) = filter::index(name) {
-                        self.attached.insert(name.clone(), Attached { index, mode });
+                        let attached = Attached {
+                            index,
+                            mode,
+                            stale: !stale.is_empty(),
+                        };
+                        self.attached.insert(name.clone(), attached);
                     }
                 }
                 // Reported, not fatal: the socket lookup guards it all the same.
@@ -93,12 +105,13 @@ impl Loaded {
                     ));
                 }
             }
+            lines.extend(stale);
             self.missing.insert(name.clone(), lines);
         }
     }
 
     /// Unpins what belongs to no filter of now: of interfaces that are gone, or no longer wanted.
-    fn forget_stale(&self) -> Result<()> {
+    fn forget_unwanted(&self) -> Result<()> {
         let mut expected: BTreeSet<String> = links::names().map(str::to_owned).collect();
         for (name, attached) in &self.attached {
             expected.extend(filter::pins_of(name, attached.mode));
@@ -115,14 +128,16 @@ impl Loaded {
         let dead = links::dead(&self.pins.dir.join("links"), &self.cgroup)?;
         if !dead.is_empty() {
             tracing::error!(links = ?dead, "links were dead: limits were off; attaching afresh");
-            links::attach_all(&mut self.ebpf, &self.pins, &self.cgroup)?;
+        }
+        if !dead.is_empty() || !self.stale.is_empty() {
+            self.stale = links::attach_all(&mut self.ebpf, &self.pins, &self.cgroup)?;
         }
         let before = (self.shown(), self.missing());
         self.filter();
         let after = (self.shown(), self.missing());
         if before != after {
             tracing::warn!(filters = ?after.0, missing = ?after.1, "interfaces changed");
-            self.forget_stale()?;
+            self.forget_unwanted()?;
         }
         let anew = after.0.iter().filter(|now| !before.0.contains(now));
         Ok((dead.len(), anew.count()))
@@ -135,7 +150,8 @@ impl Loaded {
     }
 
     fn missing(&self) -> Vec<String> {
-        self.missing.values().flatten().cloned().collect()
+        let all = self.missing.values().flatten().chain(&self.stale);
+        all.cloned().collect()
     }
 }
 

@@ -141,9 +141,7 @@ impl Desk {
         self.kernel
             .put_lease(port_key(port), &lease)
             .map_err(whole)?;
-        if TcpStream::connect_timeout(&at, PATIENCE).is_ok() {
-            return Err("a connection of a paused tenant was admitted".to_owned());
-        }
+        refused(&at, "of a paused tenant")?;
         self.kernel
             .put_tenant(CANARY, &policy(abi::ACTIVE))
             .map_err(whole)?;
@@ -157,17 +155,19 @@ impl Desk {
         if counted != 1 {
             return Err(format!("one connection lives, and {counted} are counted"));
         }
-        match TcpStream::connect_timeout(&at, PATIENCE) {
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
-            Err(error) => {
-                return Err(format!(
-                    "a connection beyond its limit was not refused: {error}"
-                ));
-            }
-            Ok(_) => return Err("a connection beyond its limit was admitted".to_owned()),
-        }
+        refused(&at, "beyond its limit")?;
         drop((user, served));
         Ok(())
+    }
+}
+
+/// A connection that the socket lookup must refuse. One that was reset was established first: only what
+/// comes behind the lookup has ended it.
+fn refused(at: &SocketAddr, whose: &str) -> Result<(), String> {
+    match TcpStream::connect_timeout(at, PATIENCE) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+        Err(error) => Err(format!("a connection {whose} was not refused: {error}")),
+        Ok(_) => Err(format!("a connection {whose} was admitted")),
     }
 }
 

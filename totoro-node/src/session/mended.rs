@@ -32,6 +32,10 @@ impl Mended {
             "untracked",
             "a connection that nothing counted: destroyed, so that it comes again",
         ),
+        (
+            "drift",
+            "a count that was not that of what it counts: put right",
+        ),
         ("dead_link", "a link that was dead or gone: attached afresh"),
         (
             "interface",
@@ -76,6 +80,7 @@ impl Mended {
         self.add("orphan", swept.orphans);
         self.add("lost_close", swept.mended);
         self.add("untracked", swept.untracked);
+        self.add("drift", swept.drifted);
         self.add("dead_link", swept.links);
         self.add("interface", swept.interfaces);
         self.add("address", swept.addresses);

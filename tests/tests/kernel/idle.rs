@@ -1,0 +1,135 @@
+//! UDP flows that are idle make room, whether a daemon is there or not, and are counted once.
+
+use std::net::{Ipv6Addr, UdpSocket};
+use std::time::Duration;
+
+use aya::maps::{Array, HashMap, MapData};
+use totoro_api::Reason;
+use totoro_ebpf::abi::{self, Config, NODE, Tenant, UDP, Usage};
+use totoro_node::kernel::{Inspector, Kernel};
+
+use crate::figures;
+use crate::sockets::{PORT, five, v4};
+use crate::support::{self, Node};
+
+/// A tenant with so many flows, and a parent with as many.
+fn lend(kernel: &Kernel, max_flows: u32) {
+    let all = Tenant {
+        max_flows,
+        max_conns_per_source: 1_000,
+        ..five()
+    };
+    kernel.put_tenant(9, &all).expect("parent");
+    let child = Tenant { parent: 9, ..all };
+    kernel.put_tenant(1, &child).expect("tenant");
+    kernel
+        .put_lease(support::key(UDP, PORT), &support::lease(1, 7))
+        .expect("lease");
+}
+
+/// A server that waits no longer than a test may.
+fn serve() -> UdpSocket {
+    let server = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, PORT)).expect("bind");
+    server
+        .set_read_timeout(Some(Duration::from_millis(300)))
+        .expect("timeout");
+    server
+}
+
+/// A new user who wrote, and was answered.
+fn served(server: &UdpSocket) -> Option<UdpSocket> {
+    let user = UdpSocket::bind(v4(0)).expect("bind");
+    user.send_to(b"hello", v4(PORT)).expect("send");
+    let (_, from) = server.recv_from(&mut [0; 16]).ok()?;
+    server.send_to(b"answer", from).ok()?;
+    Some(user)
+}
+
+/// How many flows the tenant and its parent have, by their counts and in truth.
+fn live(kernel: &Kernel) -> [u64; 3] {
+    let of = |tenant| kernel.counts(tenant).expect("counts").flows;
+    [of(1), of(9), kernel.flows().expect("flows").len() as u64]
+}
+
+#[test]
+fn idle_flows_make_room_without_a_daemon_and_live_ones_do_not() {
+    let Some(node) = Node::new("idle") else {
+        return;
+    };
+    let node = node.with(|options| options.flow_idle_s = 4);
+    let options = node.options();
+    node.run(move |kernel| {
+        lend(&kernel, 4);
+        drop(kernel);
+        let server = serve();
+        let users = [(); 4].map(|()| served(&server).expect("room for four"));
+        // Ever again, for longer than the kernel waits for the daemon: they live, and keep their places.
+        for _ in 0..6 {
+            std::thread::sleep(Duration::from_millis(500));
+            for user in &users {
+                user.send_to(b"again", v4(PORT)).expect("send");
+                server.recv_from(&mut [0; 16]).expect("passes");
+            }
+            assert!(served(&server).is_none(), "a fifth");
+        }
+        let seen = Inspector::open(&options.pin_root).expect("pins");
+        let refused = |reason| {
+            let rows = seen.refused().expect("counters");
+            rows.iter()
+                .any(|row| (row.tenant, row.reason) == (1, reason))
+        };
+        assert!(refused(Reason::MaxFlows));
+        // Silent for as long as a flow may be, and as the kernel waits for the daemon.
+        std::thread::sleep(Duration::from_millis(4_000 + 2_100));
+        let _fifth = served(&server).expect("a fifth");
+        let kernel = Kernel::load(&options).expect("adopts");
+        assert_eq!(live(&kernel), [1, 1, 1]);
+        assert_eq!(kernel.sweep().expect("sweep").drifted, 0, "all was right");
+        let _more = [(); 3].map(|()| served(&server).expect("room for four"));
+        assert!(served(&server).is_none(), "and for no more");
+    });
+}
+
+#[test]
+fn a_flow_that_two_end_at_once_is_counted_once() {
+    const ROUNDS: usize = 40;
+    const FLOWS: usize = 25;
+    let Some(node) = Node::new("idle-race") else {
+        return;
+    };
+    let root = node.options().pin_root;
+    node.run(move |kernel| {
+        lend(&kernel, 1_000);
+        let mut config: Array<MapData, Config> =
+            support::pinned(&root, "CONFIG").try_into().expect("array");
+        let mut usage: HashMap<MapData, u32, Usage> =
+            support::pinned(&root, "USAGE").try_into().expect("hash");
+        let whole = config.get(&0, 0).expect("config");
+        let mut by_daemon = 0;
+        for round in 0..ROUNDS {
+            config.set(0, whole, 0).expect("patience");
+            let (server, _users) = figures::flows(PORT, FLOWS);
+            // All are idle at once, and nobody has looked for long.
+            let idle = Config {
+                flow_idle_ns: 1,
+                ..whole
+            };
+            config.set(0, idle, 0).expect("no patience");
+            usage.insert(NODE, Usage::default(), 0).expect("reset");
+            let user = UdpSocket::bind(v4(0)).expect("bind");
+            std::thread::scope(|scope| {
+                let daemon = scope.spawn(|| kernel.sweep().expect("sweep").idle_flows);
+                user.send_to(b"hello", v4(PORT)).expect("send");
+                by_daemon += daemon.join().expect("swept");
+            });
+            drop(server);
+            kernel.sweep().expect("sweep");
+            assert_eq!(live(&kernel), [0; 3], "round {round}");
+        }
+        let sources: HashMap<MapData, abi::SourceKey, abi::Source> =
+            support::pinned(&root, "SOURCES").try_into().expect("hash");
+        let left = sources.iter().map(|source| source.expect("entry").1.conns);
+        assert_eq!(left.sum::<u64>(), 0, "nor on a source");
+        println!("{} flows, {by_daemon} ended by the daemon", ROUNDS * FLOWS);
+    });
+}
