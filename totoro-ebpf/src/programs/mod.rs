@@ -8,6 +8,7 @@ mod conns;
 mod datagram;
 mod ending;
 mod flows;
+mod greeting;
 mod mend;
 mod meter;
 mod shield;

@@ -23,6 +23,7 @@ mod others;
 mod pins;
 mod policy;
 mod sockets;
+mod stamps;
 mod sweep;
 mod sys;
 mod watch;

@@ -6,4 +6,5 @@ mod kicking;
 mod living;
 mod offline;
 mod races;
+mod websocket;
 mod world;
