@@ -33,6 +33,11 @@ impl Way {
         port: FRPS_PORT,
         mux: true,
     };
+    /// By `transport.protocol = "websocket"`, with TLS inside it.
+    pub(crate) const WEBSOCKET: Way = Way {
+        protocol: "websocket",
+        ..Way::PLAIN
+    };
 }
 
 /// An invite and its frpc.

@@ -34,7 +34,7 @@ struct Case {
     handmade: bool,
 }
 
-const MUXED: [Case; 3] = [
+const MUXED: [Case; 5] = [
     Case {
         name: "tcp, one connection, IPv4",
         way: Way::PLAIN,
@@ -49,22 +49,46 @@ const MUXED: [Case; 3] = [
         handmade: false,
     },
     Case {
+        name: "websocket, one connection, IPv4",
+        way: Way::WEBSOCKET,
+        handmade: false,
+    },
+    Case {
+        name: "websocket, one connection, IPv6",
+        way: Way {
+            server: "fd77:1::1",
+            ..Way::WEBSOCKET
+        },
+        handmade: false,
+    },
+    Case {
         name: "hand-made second connection",
         way: Way::PLAIN,
         handmade: true,
     },
 ];
 
-const PLAIN: [Case; 1] = [Case {
-    name: "tcp, tcpMux off",
-    way: Way {
-        mux: false,
-        ..Way::PLAIN
+const PLAIN: [Case; 2] = [
+    Case {
+        name: "tcp, tcpMux off",
+        way: Way {
+            mux: false,
+            ..Way::PLAIN
+        },
+        handmade: false,
     },
-    handmade: false,
-}];
+    Case {
+        name: "websocket, tcpMux off",
+        way: Way {
+            mux: false,
+            ..Way::WEBSOCKET
+        },
+        handmade: false,
+    },
+];
 
-/// Ways that can't be tied to one TCP connection; none may log in.
+/// Ways that can't be tied to one TCP connection, a websocket past the filter among them; none may
+/// log in.
 const UNTOLD: [(&str, u16); 3] = [
     ("websocket", FRPS_PORT),
     ("kcp", FRPS_PORT + 1),
@@ -116,7 +140,7 @@ fn lab(
 /// # Errors
 /// One logged in.
 pub fn untold() -> Result<()> {
-    let mut world = world("untold", &[])?;
+    let mut world = world("untold", &[("interfaces", "[\"us0\"]")])?;
     world.frps.take().context("frps runs")?.stop();
     world.frps_more = format!(
         "kcpBindPort = {}\nquicBindPort = {}\n",

@@ -11,6 +11,7 @@ mod flows;
 mod forged;
 mod frames;
 mod full;
+mod greeting;
 mod idle;
 mod interfaces;
 mod lapse;

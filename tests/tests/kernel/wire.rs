@@ -52,6 +52,34 @@ pub(crate) fn link_to(peer: &Peer) {
     });
 }
 
+/// Has the user's end compute the checksums of what it sends, as a real wire needs them: between two
+/// ends of a veth pair nobody does, and nobody looks.
+pub(crate) fn compute_checksums(peer: &Peer) {
+    /// `struct ethtool_value`, and the command (include/uapi/linux/ethtool.h).
+    #[repr(C)]
+    struct Value {
+        command: u32,
+        data: u32,
+    }
+    const ETHTOOL_STXCSUM: u32 = 0x17;
+    peer.run(|| {
+        let mut value = Value {
+            command: ETHTOOL_STXCSUM,
+            data: 0,
+        };
+        // SAFETY: integers and pointers, for which zeros are a value.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        for (to, from) in request.ifr_name.iter_mut().zip(b"peer0") {
+            *to = *from as libc::c_char;
+        }
+        request.ifr_ifru.ifru_data = (&raw mut value).cast();
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        // SAFETY: a request of the kernel's layout, whose data lives through the call.
+        let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &mut request) };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    });
+}
+
 /// The node's link-local address, as the user has to name it.
 pub(crate) fn link_local(peer: &Peer, port: u16) -> SocketAddr {
     let scope = peer.run(|| nix::net::if_::if_nametoindex("peer0").expect("index"));

@@ -380,7 +380,7 @@ pub struct Config {
     /// A UDP flow without a datagram for so long is idle, ns.
     pub flow_idle_ns: u64,
     /// Seed of the sketch of sources: random, so that nobody can choose sources that share a
-    /// victim's cells.
+    /// victim's cells. Also the key of websockets' stamps ([`crate::logic::stamp`]).
     pub sketch_seed: u64,
 }
 

@@ -2,5 +2,7 @@
 
 pub mod admit;
 pub mod bucket;
+pub mod checksum;
 pub mod pool;
 pub mod prefix;
+pub mod stamp;

@@ -7,6 +7,7 @@
 //! packet passes, and the stack's own socket lookup decides.
 
 mod eth;
+pub mod greeting;
 mod ip;
 mod l4;
 
@@ -61,6 +62,8 @@ pub struct Headers {
     pub destination_port: u16,
     /// TCP flags ([`SYN`], …); 0 for UDP.
     pub flags: u8,
+    /// Where the transport header ends by its own word, and the data begins.
+    pub data: usize,
 }
 
 impl Headers {
@@ -78,7 +81,7 @@ impl Headers {
             Family::V4 => ip::transport_v4(packet, network)?,
             Family::V6 => ip::transport_v6(packet, network)?,
         };
-        let (source_port, destination_port, flags) = l4::ports(packet, proto, transport)?;
+        let (source_port, destination_port, flags, header) = l4::ports(packet, proto, transport)?;
         Some(Headers {
             family,
             network,
@@ -87,6 +90,7 @@ impl Headers {
             source_port,
             destination_port,
             flags,
+            data: transport + header,
         })
     }
 

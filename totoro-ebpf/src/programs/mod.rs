@@ -8,6 +8,7 @@ mod conns;
 mod datagram;
 mod ending;
 mod flows;
+mod greeting;
 mod idle;
 mod mend;
 mod meter;

@@ -4,10 +4,11 @@
 use totoro_api::Reason;
 use totoro_ebpf::abi::{Addr, Config, FlowKey, OutboundKey, PortKey, TCP};
 use totoro_ebpf::logic::{admit::is_over, bucket, prefix};
-use totoro_ebpf::packet::{Headers, Packet};
+use totoro_ebpf::packet::Headers;
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 
+use super::greeting::{self, Wire};
 use super::{config, is_answer, is_control, is_guarded};
 use crate::atomic;
 use crate::maps::{BANS, CANDIDATES, FLOWS, LOCALS, PORT_USAGE, PORTS, SKETCH, SKETCH_CELLS};
@@ -15,7 +16,7 @@ use crate::verdict::{Subject, now, refuse};
 
 /// Whether a packet may pass.
 #[inline(always)]
-pub(crate) fn passes(packet: &impl Packet) -> bool {
+pub(crate) fn passes(packet: &impl Wire) -> bool {
     let Some(headers) = Headers::from_ethernet(packet) else {
         return true;
     };
@@ -24,7 +25,7 @@ pub(crate) fn passes(packet: &impl Packet) -> bool {
         return true;
     }
     if headers.proto == TCP && !headers.is_tcp_open() {
-        return true;
+        return greeting::passes(packet, &headers);
     }
     let Some((remote, local)) = headers.addresses(packet) else {
         return true;

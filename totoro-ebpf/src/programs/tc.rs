@@ -1,11 +1,13 @@
 //! TC: the shield where XDP is off, and outbound UDP flows from pool-numbered ports.
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_skb_store_bytes};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::{SkBuffContext, TcContext};
 use totoro_ebpf::abi::{OutboundKey, PortKey, UDP};
 use totoro_ebpf::packet::{Headers, MAX_OFFSET, Packet};
 
+use super::greeting::{Piece, Wire};
 use super::{is_guarded, shield};
 use crate::maps::{OUTBOUND, PORTS};
 use crate::verdict::now;
@@ -20,6 +22,21 @@ impl Packet for Skb {
             return None;
         }
         SkBuffContext::new(self.0).load::<[u8; N]>(at).ok()
+    }
+}
+
+impl Wire for Skb {
+    #[inline(always)]
+    fn replace(&self, at: usize, new: &Piece, sum: usize, diff: i64) -> Option<()> {
+        let (at, sum, size) = (at as u32, sum as u32, size_of::<Piece>() as u32);
+        // The sum first: without it the packet is dropped by the stack, and comes again.
+        // SAFETY: the program's context, and a piece of that size on the stack.
+        unsafe {
+            if bpf_l4_csum_replace(self.0, sum, 0, diff as u64, 0) != 0 {
+                return None;
+            }
+            (bpf_skb_store_bytes(self.0, at, new.as_ptr().cast(), size, 0) == 0).then_some(())
+        }
     }
 }
 

@@ -3,14 +3,32 @@
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
+use totoro_ebpf::logic;
 use totoro_ebpf::packet::{MAX_OFFSET, Packet};
 
+use super::greeting::{Piece, Wire};
 use super::shield;
 
 /// Packet memory, read in place.
 struct Frame {
     data: usize,
     end: usize,
+}
+
+impl Frame {
+    #[inline(always)]
+    fn write<const N: usize>(&self, at: usize, bytes: &[u8; N]) -> Option<()> {
+        if at > MAX_OFFSET {
+            return None;
+        }
+        let start = self.data + at;
+        if start + N > self.end {
+            return None;
+        }
+        // SAFETY: as above.
+        unsafe { *(start as *mut [u8; N]) = *bytes };
+        Some(())
+    }
 }
 
 impl Packet for Frame {
@@ -25,6 +43,16 @@ impl Packet for Frame {
         }
         // SAFETY: the bounds were just compared with the packet's end, as the verifier wants it.
         Some(unsafe { *(start as *const [u8; N]) })
+    }
+}
+
+impl Wire for Frame {
+    #[inline(always)]
+    fn replace(&self, at: usize, new: &Piece, sum: usize, diff: i64) -> Option<()> {
+        let old: [u8; 2] = self.read(sum)?;
+        let changed = logic::checksum::changed(old, diff as u32);
+        self.write(at, new)?;
+        self.write(sum, &changed)
     }
 }
 

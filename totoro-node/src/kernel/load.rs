@@ -13,6 +13,7 @@ use super::mend::Suspects;
 use super::migrate::{self, Predecessors};
 use super::pins::PinDir;
 use super::sockets::Destroyer;
+use super::stamps::Stamps;
 use super::sweep::Due;
 use super::watch::Loaded;
 use crate::privilege;
@@ -42,6 +43,7 @@ pub struct Kernel {
     loaded: Mutex<Loaded>,
     due: Mutex<Due>,
     suspects: Mutex<Suspects>,
+    stamps: Mutex<Stamps>,
 }
 
 impl Shared {
@@ -124,6 +126,7 @@ impl Kernel {
             loaded: Mutex::new(loaded),
             due: Mutex::default(),
             suspects: Mutex::default(),
+            stamps: Mutex::default(),
         };
         // Told with the first sweep.
         let drifted = kernel.recount()?;
@@ -143,6 +146,10 @@ impl Kernel {
 
     pub(super) fn suspects(&self) -> MutexGuard<'_, Suspects> {
         self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn stamps(&self) -> MutexGuard<'_, Stamps> {
+        self.stamps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has the whole pool refuse what is new (`None` = admit).

@@ -24,6 +24,7 @@ mod pins;
 mod policy;
 mod recount;
 mod sockets;
+mod stamps;
 mod sweep;
 mod sys;
 mod watch;

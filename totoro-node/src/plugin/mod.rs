@@ -20,7 +20,9 @@ pub use server::{Limits, Server};
 
 /// Who answers frps. The server around it reads and checks requests.
 pub trait Clerk: Send + Sync + 'static {
-    /// A Login; `content` is the body as it was sent.
+    /// Where a Login comes from, by what frps tells of it.
+    fn client(&self, client_address: &str) -> Option<std::net::SocketAddr>;
+    /// A Login from the address in `body`; `content` is the body as it was sent.
     fn login(&self, body: &Login, content: serde_json::Value) -> Answer;
     /// A NewProxy; `content` is the body as it was sent.
     fn new_proxy(&self, body: &NewProxy, content: serde_json::Value) -> Answer;
@@ -31,6 +33,10 @@ pub trait Clerk: Send + Sync + 'static {
 }
 
 impl Clerk for Desk {
+    fn client(&self, client_address: &str) -> Option<std::net::SocketAddr> {
+        Desk::client(self, client_address)
+    }
+
     fn login(&self, body: &Login, content: serde_json::Value) -> Answer {
         Desk::login(self, body, content)
     }

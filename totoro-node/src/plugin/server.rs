@@ -19,12 +19,11 @@ use subtle::ConstantTimeEq;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use totoro_api::wire::plugin::{Answer, Request as Ask};
+use totoro_api::wire::plugin::{Answer, Login, Request as Ask};
 use totoro_api::{Reason, Refusal};
 
 use super::{Clerk, Doors, Meter};
 use crate::kernel::boot_ns;
-use crate::session::client_of;
 
 /// The path that frps is configured with.
 pub(super) const PATH: &str = "/frps";
@@ -266,11 +265,12 @@ impl<C: Clerk> Server<C> {
 
     fn login(&self, content: serde_json::Value) -> Answer {
         // frps itself writes the address, so it is there however bad the rest is. Over websocket it
-        // writes what the client said (its Origin) instead: all of those are one source.
-        let client = content["client_address"].as_str().and_then(client_of);
+        // writes the origin instead; all of those that have no stamp of ours are one source.
+        let told = content["client_address"].as_str().unwrap_or_default();
+        let client = self.clerk.client(told);
         let source = client.unwrap_or(NOWHERE);
         let answer = if self.doors().admit(source, boot_ns()) {
-            self.ask_login(content)
+            self.ask_login(content, client)
         } else {
             Answer::refuse(&Refusal::new(Reason::RateLimited))
         };
@@ -283,9 +283,14 @@ impl<C: Clerk> Server<C> {
         answer
     }
 
-    fn ask_login(&self, content: serde_json::Value) -> Answer {
-        match read(&content) {
-            Ok(body) => self.clerk.login(&body, content),
+    fn ask_login(&self, content: serde_json::Value, client: Option<SocketAddr>) -> Answer {
+        match read::<Login>(&content) {
+            Ok(mut body) => {
+                if let Some(client) = client {
+                    body.client_address = client.to_string();
+                }
+                self.clerk.login(&body, content)
+            }
             Err(error) => malformed(&error),
         }
     }

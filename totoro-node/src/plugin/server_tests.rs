@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
+use totoro_api::decide::client_of;
 use totoro_api::wire::plugin::{CloseProxy, Login, NewProxy};
 
 use super::*;
@@ -13,6 +14,8 @@ use super::*;
 struct Counting {
     asked: AtomicUsize,
     dropped: AtomicUsize,
+    /// Where each Login came from.
+    told: Mutex<Vec<String>>,
     good: bool,
     /// How long a Login takes.
     takes: Duration,
@@ -30,7 +33,15 @@ impl Counting {
 }
 
 impl Clerk for Counting {
-    fn login(&self, _: &Login, _: serde_json::Value) -> Answer {
+    fn client(&self, client_address: &str) -> Option<SocketAddr> {
+        let address = client_address.strip_prefix("stamped:");
+        client_of(address.unwrap_or(client_address))
+    }
+
+    fn login(&self, body: &Login, _: serde_json::Value) -> Answer {
+        let mut told = self.told.lock().unwrap();
+        told.push(body.client_address.clone());
+        drop(told);
         std::thread::sleep(self.takes);
         self.ask()
     }
@@ -318,7 +329,7 @@ async fn logins_that_come_with_no_address_are_one_source() {
     let server = start(quick(), false).await;
     let mut codes = Vec::new();
     for nth in 0..80 {
-        // Over websocket frps tells the Origin, which the client chooses.
+        // Over websocket frps tells the origin, which the client chooses.
         let content = format!(r#"{{"client_address":"http://{nth}.example/","pool_count":1}}"#);
         let login = request("Login", "s3cret", &ask("Login", &content));
         codes.push(refusal(&exchange(server.at, &login).await).unwrap());
@@ -327,6 +338,39 @@ async fn logins_that_come_with_no_address_are_one_source() {
     assert!(server.clerk.asked.load(Ordering::Relaxed) < 80);
     assert_eq!(server.clerk.dropped.load(Ordering::Relaxed), 0);
     let answer = exchange(server.at, &request("Login", "s3cret", &ask("Login", LOGIN))).await;
+    assert_eq!(refusal(&answer).as_deref(), Some("ticket_missing"));
+}
+
+#[tokio::test]
+async fn a_stamped_login_is_its_connections_own() {
+    let server = start(quick(), false).await;
+    for nth in 0..20 {
+        let content = format!(r#"{{"client_address":"stamped:192.0.2.1:{nth}","pool_count":1}}"#);
+        let login = request("Login", "s3cret", &ask("Login", &content));
+        exchange(server.at, &login).await;
+    }
+    let told = server.clerk.told.lock().unwrap().clone();
+    assert_eq!(told.len(), 20);
+    assert_eq!(told[7], "192.0.2.1:7", "what the clerk is told");
+    // They spent the share of that address, and no other's.
+    let mut codes = Vec::new();
+    for _ in 0..60 {
+        codes.push(refusal(
+            &exchange(server.at, &request("Login", "s3cret", &ask("Login", LOGIN))).await,
+        ));
+    }
+    assert!(
+        codes
+            .iter()
+            .any(|code| code.as_deref() == Some("rate_limited")),
+        "{codes:?}"
+    );
+    let other = LOGIN.replace("192.0.2.1", "http://192.0.2.1");
+    let answer = exchange(
+        server.at,
+        &request("Login", "s3cret", &ask("Login", &other)),
+    )
+    .await;
     assert_eq!(refusal(&answer).as_deref(), Some("ticket_missing"));
 }
 

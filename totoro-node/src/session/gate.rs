@@ -61,6 +61,8 @@ gate! {
     fn set_bans(&self, wanted: &BTreeMap<IpNet, u64>) -> ();
     /// frpc's connection from an address.
     fn control_socket(&self, client: SocketAddr) -> Option<ControlSocket>;
+    /// frpc's connection whose websocket has this stamp.
+    fn stamped_control(&self, stamp: u64) -> Option<ControlSocket>;
     /// All connections to frps's own port.
     fn controls(&self) -> Vec<Control>;
     /// Ends frpc's connection.

@@ -12,6 +12,7 @@ use totoro_api::ticket::{self, Claims, Grant};
 use totoro_api::wire::event::{Subject, kind};
 use totoro_api::wire::plugin::{Answer, Login};
 use totoro_api::{Reason, Refusal};
+use totoro_ebpf::logic::stamp;
 
 use super::desk::{Desk, kernel_failed};
 use super::find::{find_session, others, room_for_ticket};
@@ -51,7 +52,24 @@ pub(super) struct Credential {
 }
 
 impl Desk {
-    /// Answers a Login. `content` is the body as frps sent it.
+    /// Where a Login comes from: the address that frps tells, or, where it tells a websocket's
+    /// origin, that of the connection whose stamp stands there. `None` where neither can be told.
+    pub fn client(&self, client_address: &str) -> Option<SocketAddr> {
+        let stamp = match client_of(client_address) {
+            Some(client) => return Some(client),
+            None => stamp::parse(client_address)?,
+        };
+        match self.kernel.stamped_control(stamp) {
+            Ok(socket) => socket.map(|socket| socket.client),
+            Err(error) => {
+                tracing::error!(error = error.whole(), "connections to frps can't be read");
+                None
+            }
+        }
+    }
+
+    /// Answers a Login that comes from `client_address`, as [`Desk::client`] tells it. `content` is
+    /// the body as frps sent it.
     pub fn login(&self, body: &Login, content: Value) -> Answer {
         let client = client_of(&body.client_address);
         let outcome = match (check_login(body), client) {
@@ -59,7 +77,8 @@ impl Desk {
             (Err(refusal), _) => Err(refusal.into()),
             (Ok(()), None) => {
                 // Whose connection it is, and what to destroy in the end, can't be told.
-                let detail = "frps does not say where frpc comes from (websocket, wss); set \
+                let detail = "this node can't tell which connection this websocket is (its request \
+                              must reach a filtered interface in one piece); set \
                               transport.protocol = \"tcp\"";
                 Err(Refusal::with(Reason::Unsupported, detail).into())
             }

@@ -35,4 +35,4 @@ pub use desk::{Desk, Rules, Tools, stored_pool};
 pub use gate::Gate;
 pub use mended::Mended;
 pub use report::{Report, SessionLine};
-pub use totoro_api::decide::{check_login, client_of};
+pub use totoro_api::decide::check_login;

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use totoro_api::Reason;
 use totoro_api::ports::Pool;
 use totoro_ebpf::abi;
+use totoro_ebpf::logic::stamp;
 
 use crate::kernel::{
     Control, ControlSocket, KernelError, LeaseCounts, Refused, Swept, TenantCounts, boot_ns,
@@ -134,6 +135,12 @@ impl Gate for Fake {
     fn control_socket(&self, client: SocketAddr) -> Result<Option<ControlSocket>> {
         let maps = self.works("control_socket", client)?;
         Ok(maps.controls.get(&client).map(|control| control.socket))
+    }
+
+    fn stamped_control(&self, stamp: u64) -> Result<Option<ControlSocket>> {
+        let maps = self.works("stamped_control", stamp)?;
+        let mut sockets = maps.controls.values().map(|control| control.socket);
+        Ok(sockets.find(|socket| stamp::of(socket.cookie, 0) == stamp))
     }
 
     fn controls(&self) -> Result<Vec<Control>> {

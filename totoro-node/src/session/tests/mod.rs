@@ -7,4 +7,5 @@ mod living;
 mod offline;
 mod races;
 mod refusing;
+mod websocket;
 mod world;

@@ -1,0 +1,192 @@
+//! The request of frpc's websocket. Where frps tells the plugin the address of any other client,
+//! it tells the origin that this one named: the filter writes the connection's own stamp over it,
+//! so that the Login that follows is tied to its socket. A request that the filter does not see
+//! whole goes without a stamp, and its Login is refused.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::{bpf_csum_diff, bpf_loop};
+use totoro_api::Reason;
+use totoro_ebpf::abi::{ControlKey, TCP};
+use totoro_ebpf::logic::stamp;
+use totoro_ebpf::packet::greeting::{self, LONGEST, Mark};
+use totoro_ebpf::packet::{Family, Headers, Packet};
+
+use super::{config, is_control};
+use crate::maps::{CONTROL, LOCALS};
+use crate::verdict::{Subject, now, refuse};
+
+/// How old a connection may be when it greets. Nothing of an older one is touched.
+const GREETS_WITHIN_NS: u64 = 10_000_000_000;
+/// Where a TCP header has its checksum.
+const CHECKSUM: usize = 16;
+/// What is replaced at once: a stamp at an odd offset, in whole words of the checksum's helper.
+const SPAN: usize = 20;
+const _: () = assert!(SPAN > stamp::LEN && SPAN.is_multiple_of(4));
+const _: () = assert!(greeting::VALUE == stamp::LEN);
+
+/// A piece of a packet.
+pub(crate) type Piece = [u8; SPAN];
+
+/// A packet that can be changed.
+pub(crate) trait Wire: Packet {
+    /// Writes `new` at `at`, and takes `diff`, a difference of checksums, into the one at `sum`.
+    fn replace(&self, at: usize, new: &Piece, sum: usize, diff: i64) -> Option<()>;
+}
+
+/// Stamps the packet where it is a websocket's request to frps; whether it may pass.
+#[inline(always)]
+pub(super) fn passes(packet: &impl Wire, headers: &Headers) -> bool {
+    let Some(config) = config() else { return true };
+    if !is_control(config, TCP, headers.destination_port)
+        || !greeting::begins(packet, headers.data)
+        // Behind extension headers nobody greets; to follow them would cost the verifier more than
+        // all the rest.
+        || headers.family == Family::V6 && headers.transport != headers.network + 40
+    {
+        return true;
+    }
+    // One after the other, not one in the other: frames of calls add up, to 512 bytes at most.
+    let cookie = bearer(packet, headers);
+    if cookie == NOT_YET {
+        return early(packet, headers);
+    }
+    if cookie != NOBODYS {
+        let nth = origin(packet, headers.data);
+        if nth < LONGEST {
+            write(packet, headers, nth, stamp_of(cookie, config.sketch_seed));
+        }
+    }
+    true
+}
+
+/// No cookie is so large: nothing is to be written.
+const NOBODYS: u64 = u64::MAX;
+/// The connection is not there yet.
+const NOT_YET: u64 = u64::MAX - 1;
+
+/// The cookie of the packet's connection.
+#[inline(never)]
+fn bearer(packet: &impl Wire, headers: &Headers) -> u64 {
+    let Some((remote, local)) = headers.addresses(packet) else {
+        return NOBODYS;
+    };
+    // What is forwarded is not ours to change.
+    // SAFETY: a lookup whose value is not used.
+    if unsafe { LOCALS.get(&local) }.is_none() {
+        return NOBODYS;
+    }
+    let key = ControlKey {
+        remote,
+        remote_port: headers.source_port,
+        pad: [0; 3],
+    };
+    // SAFETY: the value is copied at once.
+    match unsafe { CONTROL.get(&key) } {
+        None => NOT_YET,
+        Some(control) if control.opened_ns + GREETS_WITHIN_NS > now() => control.cookie,
+        Some(_) => NOBODYS,
+    }
+}
+
+/// The handshake is in the same batch, and the stack has not seen it yet: TCP sends this again, a
+/// moment later. Let through, it would be refused for good.
+#[inline(never)]
+fn early(packet: &impl Wire, headers: &Headers) -> bool {
+    if let Some((remote, _)) = headers.addresses(packet) {
+        let subject = Subject {
+            tenant: 0,
+            lease: 0,
+            remote,
+            remote_port: headers.source_port,
+            port: headers.destination_port,
+            proto: TCP,
+        };
+        refuse(Reason::Unsupported.number(), &subject);
+    }
+    false
+}
+
+#[inline(never)]
+fn stamp_of(cookie: u64, seed: u64) -> u64 {
+    stamp::of(cookie, seed)
+}
+
+/// A search for a request's origin.
+struct Search<'a, W> {
+    packet: &'a W,
+    data: usize,
+    found: usize,
+}
+
+/// At which byte the origin is marked, [`LONGEST`] when at none. By the kernel's own loop: a loop of
+/// ours would be verified once for each byte, with all that follows.
+#[inline(never)]
+fn origin<W: Wire>(packet: &W, data: usize) -> usize {
+    let mut search = Search {
+        packet,
+        data,
+        found: LONGEST,
+    };
+    let look: extern "C" fn(u32, &mut Search<'_, W>) -> i64 = look;
+    // SAFETY: a callback of the helper's kind, with the context that it expects.
+    unsafe {
+        bpf_loop(
+            LONGEST as u32,
+            look as *mut c_void,
+            (&raw mut search).cast(),
+            0,
+        )
+    };
+    search.found
+}
+
+/// Looks at one byte; 1 = enough.
+extern "C" fn look<W: Wire>(nth: u32, search: &mut Search<'_, W>) -> i64 {
+    let nth = nth as usize;
+    if nth >= LONGEST {
+        return 1;
+    }
+    match greeting::mark(search.packet, search.data, nth) {
+        Mark::Other => 0,
+        Mark::End => 1,
+        Mark::Origin => {
+            search.found = nth;
+            1
+        }
+    }
+}
+
+/// Writes the stamp over the beginning of the origin marked at byte `nth`.
+#[inline(never)]
+fn write(packet: &impl Wire, headers: &Headers, nth: usize, stamp: u64) -> bool {
+    replaced(packet, headers, nth, stamp).is_some()
+}
+
+#[inline(always)]
+fn replaced(packet: &impl Wire, headers: &Headers, nth: usize, stamp: u64) -> Option<()> {
+    let at = greeting::value(packet, headers.data, nth)?;
+    // From where a word of the checksum begins.
+    let odd = (at - headers.transport) & 1;
+    let from = at - odd;
+    let mut old: Piece = packet.read(from)?;
+    let mut new = old;
+    let text = stamp::text(stamp);
+    if odd == 0 {
+        new[..stamp::LEN].copy_from_slice(&text);
+    } else {
+        new[1..=stamp::LEN].copy_from_slice(&text);
+    }
+    let size = SPAN as u32;
+    // SAFETY: two pieces of that size on the stack.
+    let diff = unsafe {
+        bpf_csum_diff(
+            old.as_mut_ptr().cast(),
+            size,
+            new.as_mut_ptr().cast(),
+            size,
+            0,
+        )
+    };
+    packet.replace(from, &new, headers.transport + CHECKSUM, diff)
+}
