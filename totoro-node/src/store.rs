@@ -2,8 +2,10 @@
 //! that what happened and the event that tells of it become durable in one transaction.
 
 mod changes;
+mod group;
 mod reserve;
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -19,10 +21,13 @@ use serde::de::DeserializeOwned;
 use crate::spool;
 
 pub use changes::Changes;
+pub use group::{Group, Place};
 use reserve::Reserve;
 
 /// The database's file in the state's directory.
 const STATE: &str = "state.redb";
+/// What is kept of the database in memory, bytes: records are in memory anyway, decoded.
+const CACHE: usize = 8 << 20;
 /// The file there that a daemon locks.
 const LOCK: &str = "lock";
 /// Every file that a store makes in its directory.
@@ -51,6 +56,8 @@ pub const TICKETS: Records = Records("tickets");
 pub const LEASES: Records = Records("leases");
 /// Reserved and cooling ports by `protocol/port`.
 pub const HELD: Records = Records("held");
+/// Invites of the applied policy by id.
+pub const INVITES: Records = Records("invites");
 /// Bans made on this node, by prefix.
 pub const BANS: Records = Records("bans");
 
@@ -92,7 +99,10 @@ impl Store {
         Store::open_by(
             dir,
             Box::new(move || {
-                Database::create(&path).with_context(|| format!("open {}", path.display()))
+                let mut builder = Database::builder();
+                builder.set_cache_size(CACHE);
+                let opened = builder.create(&path);
+                opened.with_context(|| format!("open {}", path.display()))
             }),
         )
     }
@@ -136,7 +146,9 @@ impl Store {
             _lock: lock,
         };
         store.shrink(|txn| {
-            for records in [META, TENANTS, SESSIONS, TICKETS, LEASES, HELD, BANS] {
+            for records in [
+                META, TENANTS, SESSIONS, TICKETS, LEASES, HELD, INVITES, BANS,
+            ] {
                 txn.open_table(records.table()).context("create a table")?;
             }
             spool::create(txn)
@@ -163,19 +175,38 @@ impl Store {
     /// # Errors
     /// The disk; then nothing of them holds.
     pub fn commit(&self, changes: &Changes) -> Result<()> {
-        if changes.is_empty() {
+        self.commit_all([changes])
+    }
+
+    /// The same for many, as if one came after the other.
+    ///
+    /// # Errors
+    /// The disk; then nothing of any holds.
+    pub fn commit_all<'a>(&self, all: impl IntoIterator<Item = &'a Changes>) -> Result<()> {
+        // Of two writes of one record only the later matters.
+        let mut records = BTreeMap::<&(Records, String), &Option<Vec<u8>>>::new();
+        let mut events = Vec::new();
+        for changes in all {
+            records.extend(changes.records.iter());
+            events.extend(&changes.events);
+        }
+        if records.is_empty() && events.is_empty() {
             return Ok(());
         }
         self.write(|txn| {
-            for ((records, key), value) in &changes.records {
-                let mut table = txn.open_table(records.table()).context("open a table")?;
-                match value {
-                    Some(value) => table.insert(key.as_str(), value.as_slice()),
-                    None => table.remove(key.as_str()),
+            let mut records = records.iter().peekable();
+            while let Some(((of, _), _)) = records.peek() {
+                let of = *of;
+                let mut table = txn.open_table(of.table()).context("open a table")?;
+                while let Some(((_, key), value)) = records.next_if(|((next, _), _)| *next == of) {
+                    match value {
+                        Some(value) => table.insert(key.as_str(), value.as_slice()),
+                        None => table.remove(key.as_str()),
+                    }
+                    .context("write a record")?;
                 }
-                .context("write a record")?;
             }
-            spool::append(txn, &self.boot, &changes.events, self.spool_max)
+            spool::append(txn, &self.boot, &events, self.spool_max)
         })
     }
 

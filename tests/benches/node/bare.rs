@@ -3,8 +3,7 @@
 //! all that wait), and answers. No policy, no limits, no maps, no events, no log.
 
 use std::convert::Infallible;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Command, Stdio};
+use std::io::Write as _;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -20,7 +19,7 @@ use totoro_api::ticket::verify;
 use totoro_api::wire::plugin;
 use totoro_api::wire::push::TicketKey;
 
-use crate::daemons::Daemon;
+use crate::daemons::{Daemon, serving};
 
 /// The bare server in a process of its own.
 pub(crate) struct Bare {
@@ -31,17 +30,10 @@ pub(crate) struct Bare {
 impl Bare {
     /// One that verifies with these keys, which are JSON.
     pub(crate) fn start(keys: &str) -> Bare {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--serve-bare", keys])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut address = String::new();
-        let output = child.stdout.as_mut().unwrap();
-        BufReader::new(output).read_line(&mut address).unwrap();
+        let (child, address) = serving(&["--serve-bare", keys]);
         Bare {
-            _child: Daemon(child),
-            address: address.trim().to_owned(),
+            _child: child,
+            address,
         }
     }
 }

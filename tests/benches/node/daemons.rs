@@ -12,7 +12,7 @@ use futures_util::StreamExt as _;
 use reqwest::Client;
 use serde_json::{Value, json};
 
-use crate::place::Place;
+use crate::place::Paths;
 
 /// The ports that the node lends: as many as it may have leases, of both protocols.
 pub(crate) const FIRST: u16 = 20_000;
@@ -25,11 +25,30 @@ pub(crate) const PLUGIN: &str = "http://127.0.0.1:988";
 /// A process, killed when dropped.
 pub(crate) struct Daemon(pub(crate) Child);
 
-impl Drop for Daemon {
-    fn drop(&mut self) {
+impl Daemon {
+    fn end(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// This program, as one that serves; and the first line that it prints.
+pub(crate) fn serving(args: &[&str]) -> (Daemon, String) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(args)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let output = child.stdout.as_mut().unwrap();
+    BufReader::new(output).read_line(&mut line).unwrap();
+    (Daemon(child), line.trim().to_owned())
 }
 
 pub(crate) struct Daemons {
@@ -79,8 +98,10 @@ fn start(command: &mut Command, log: &Path, line: &str) -> Daemon {
 }
 
 impl Drop for Daemons {
-    /// A bench that fails says what the node had to say.
+    /// Room for the next. A bench that fails says what the node had to say.
     fn drop(&mut self) {
+        self.node.end();
+        let _ = totoro_node::kernel::uninstall(&self.pins);
         if std::thread::panicking() {
             for line in self.log().iter().rev().take(20).rev() {
                 eprintln!("the node said: {line}");
@@ -90,8 +111,10 @@ impl Drop for Daemons {
 }
 
 impl Daemons {
-    pub(crate) fn start(place: &Place) -> Daemons {
-        let dir = place.dir.path().to_owned();
+    /// New ones, whose state is under this name.
+    pub(crate) fn start(place: &Paths, name: &str) -> Daemons {
+        let dir = place.dir.join(name);
+        fs::create_dir(&dir).unwrap();
         let (control, node) = (program("totoro-control"), program("totoro-node"));
         run(Command::new(&control)
             .args(["init", "--dir"])
@@ -179,8 +202,7 @@ impl Daemons {
     /// Kills the node and starts it again; how long that took, from the start of the process until it
     /// serves.
     pub(crate) fn restart_node(&mut self) -> Duration {
-        self.node.0.kill().unwrap();
-        self.node.0.wait().unwrap();
+        self.node.end();
         let begun = Instant::now();
         self.node = Daemons::start_node(&self.dir);
         begun.elapsed()

@@ -7,17 +7,22 @@ use std::time::{Duration, Instant};
 
 use totoro_node::kernel::Inspector;
 
-use crate::Figure;
 use crate::daemons::{Daemons, Tenant};
 use crate::series::Series;
+use crate::{Args, Figure, Progress};
 
 /// For how long the daemon's processor time is watched.
-const WATCHED: Duration = Duration::from_secs(20);
+const WATCHED: Duration = Duration::from_secs(30);
 /// How often a scrape comes in practice, seconds.
 const SCRAPED_S: f64 = 15.0;
 
 /// Changes of a limit: from the request, and from its answer, until the kernel's map has it.
-pub(crate) fn changes(daemons: &Daemons, tenants: &[Tenant], count: usize) -> Vec<Figure> {
+pub(crate) fn changes(
+    daemons: &Daemons,
+    tenants: &[Tenant],
+    count: usize,
+    of: &str,
+) -> Vec<Figure> {
     let work = || {
         let client = reqwest::blocking::Client::builder()
             .no_proxy()
@@ -52,7 +57,7 @@ pub(crate) fn changes(daemons: &Daemons, tenants: &[Tenant], count: usize) -> Ve
     let (sent, answered) = std::thread::scope(|scope| scope.spawn(work).join().unwrap());
     let series = |took: Vec<Duration>| Series::new(took, Duration::from_secs(1));
     let (sent, answered) = (series(sent), series(answered));
-    let figure = |what: &str, is, most| Figure(what.to_owned(), is, "ms", most);
+    let figure = |what: &str, is, most| Figure(format!("{of}{what}"), is, "ms", most);
     vec![
         figure(
             "policy change sent, until the kernel's map has it, p50",
@@ -73,13 +78,21 @@ pub(crate) fn changes(daemons: &Daemons, tenants: &[Tenant], count: usize) -> Ve
 }
 
 /// Start-up, memory and idle cost with all of them.
-pub(crate) fn measure(daemons: &mut Daemons, leases: usize) -> Vec<Figure> {
+pub(crate) fn measure(
+    daemons: &mut Daemons,
+    args: &Args,
+    tenants: &[Tenant],
+    progress: &Progress,
+) -> Vec<Figure> {
     let inspector = Inspector::open(&daemons.pins).unwrap();
+    let leases = args.leases;
     assert_eq!(
         inspector.ports().unwrap().len(),
         leases,
         "the kernel's leases"
     );
+    delivered(daemons);
+    progress.says("their events are delivered");
     let figure = |what: String, is, unit, most| Figure(what, is, unit, most);
     let mut figures = vec![figure(
         "resident, having made them".to_owned(),
@@ -87,6 +100,8 @@ pub(crate) fn measure(daemons: &mut Daemons, leases: usize) -> Vec<Figure> {
         "MiB",
         Some(64.0),
     )];
+    figures.extend(changes(daemons, tenants, args.changes, "full node: "));
+    progress.says("changes of policy");
     let started = daemons.restart_node().as_secs_f64();
     figures.push(figure(
         "start after SIGKILL, until it serves".to_owned(),
@@ -99,6 +114,8 @@ pub(crate) fn measure(daemons: &mut Daemons, leases: usize) -> Vec<Figure> {
         leases,
         "the kernel's leases"
     );
+    progress.says("started again");
+    delivered(daemons);
     // What a start leaves behind is freed by and by.
     std::thread::sleep(Duration::from_secs(3));
     let resident = resident_mib(daemons);
@@ -108,6 +125,7 @@ pub(crate) fn measure(daemons: &mut Daemons, leases: usize) -> Vec<Figure> {
         "MiB",
         Some(64.0),
     ));
+    progress.says("watching it");
     let before = busy(daemons);
     std::thread::sleep(WATCHED);
     let idle = (busy(daemons) - before) / WATCHED.as_secs_f64() * 100.0;
@@ -117,7 +135,7 @@ pub(crate) fn measure(daemons: &mut Daemons, leases: usize) -> Vec<Figure> {
     const SCRAPES: usize = 50;
     let mut length = 0;
     for _ in 0..SCRAPES {
-        length = scrape(daemons);
+        length = scrape(daemons).len();
     }
     let each = (busy(daemons) - before) / SCRAPES as f64;
     let what = format!("processor of a scrape of /metrics every {SCRAPED_S} s ({length} bytes)");
@@ -137,6 +155,15 @@ pub(crate) fn measure(daemons: &mut Daemons, leases: usize) -> Vec<Figure> {
     figures
 }
 
+/// Waits until the control plane has every event.
+fn delivered(daemons: &Daemons) {
+    let begun = Instant::now();
+    while !scrape(daemons).contains("\ntotoro_node_spool_events 0\n") {
+        assert!(begun.elapsed() < Duration::from_secs(120), "they stay");
+        std::thread::sleep(Duration::from_millis(250));
+    }
+}
+
 fn resident_mib(daemons: &Daemons) -> f64 {
     let status = fs::read_to_string(format!("/proc/{}/status", daemons.node.0.id())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:"));
@@ -154,12 +181,12 @@ fn busy(daemons: &Daemons) -> f64 {
     tasks.filter_map(of).sum::<f64>() / 1e9
 }
 
-fn scrape(daemons: &Daemons) -> usize {
+fn scrape(daemons: &Daemons) -> String {
     let mut stream = UnixStream::connect(daemons.metrics_socket()).unwrap();
     let request = b"GET /metrics HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n";
     stream.write_all(request).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    answer.len()
+    answer
 }

@@ -11,13 +11,15 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::Figure;
 use crate::client::Request;
-use crate::daemons::{Daemons, FIRST, FRPS, PLUGIN, Tenant};
+use crate::daemons::{Daemon, Daemons, FIRST, FRPS, PLUGIN, Tenant, serving};
 use crate::series::Series;
 
 /// Sessions that log in again and again, and as many that open proxies.
-const SESSIONS: usize = 1000;
-/// Ports of each session that opens proxies, of each protocol.
+pub(crate) const SESSIONS: usize = 1000;
+/// Ports between the one that a session opens and closes, and the next session's.
 const PORTS: usize = 33;
+/// Requests at once where speed is not the question.
+const AT_ONCE: usize = 32;
 
 /// One session.
 pub(crate) struct Session {
@@ -29,31 +31,18 @@ pub(crate) struct Session {
 }
 
 pub(crate) struct Logins {
-    /// Those that log in again.
-    again: Vec<Session>,
-    /// Those that have proxies.
-    proxied: Vec<Session>,
+    /// The first ones log in again, those behind them open proxies.
+    sessions: Vec<Session>,
     authorization: String,
+    /// Where they are connected to.
+    _frps: Daemon,
 }
 
 impl Logins {
-    /// Logs all of them in.
+    /// Logs these in.
     pub(crate) async fn open(daemons: &Daemons, tenants: &[Tenant]) -> Logins {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, FRPS))
-            .await
-            .unwrap();
-        tokio::spawn(async move {
-            let mut held = Vec::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                held.push(stream);
-            }
-        });
-        assert!(
-            tenants.len() >= 2 * SESSIONS,
-            "at least {} tenants",
-            2 * SESSIONS
-        );
-        let chosen: Vec<&Tenant> = tenants.iter().take(2 * SESSIONS).collect();
+        let frps = serving(&["--serve-frps"]).0;
+        let chosen: Vec<&Tenant> = tenants.iter().collect();
         let tickets = daemons.tickets(&chosen).await;
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let opened = chosen
@@ -64,26 +53,21 @@ impl Logins {
                 let (client, authorization) = (client.clone(), daemons.authorization.clone());
                 async move { Session::open(number, tenant, &ticket, &client, &authorization).await }
             });
-        let mut again: Vec<Session> = futures_util::stream::iter(opened)
-            .buffered(16)
-            .collect()
-            .await;
-        let proxied = again.split_off(SESSIONS);
-        eprintln!("{} sessions", 2 * SESSIONS);
+        let sessions = futures_util::stream::iter(opened).buffered(AT_ONCE);
         Logins {
-            again,
-            proxied,
+            sessions: sessions.collect().await,
             authorization: daemons.authorization.clone(),
+            _frps: frps,
         }
     }
 
     /// So many Logins that go on with a session, each with a ticket of its own: of all sessions in turn.
     pub(crate) async fn bodies(&self, daemons: &Daemons, count: usize) -> Vec<Value> {
         let tenants: Vec<&Tenant> = (0..count)
-            .map(|number| &self.again[number % self.again.len()].tenant)
+            .map(|number| &self.sessions[number % SESSIONS].tenant)
             .collect();
         let tickets = daemons.tickets(&tenants).await;
-        let sessions = self.again.iter().cycle();
+        let sessions = self.sessions.iter().take(SESSIONS).cycle();
         sessions
             .zip(tickets)
             .map(|(session, ticket)| {
@@ -114,9 +98,11 @@ impl Logins {
     pub(crate) fn proxies(&self, server: &str, clients: usize) -> (Vec<Vec<u8>>, usize) {
         // Whose first port is one of the pool's.
         let each = (32_768 / PORTS) / clients;
-        let sessions = self.proxied.iter().enumerate().take(each * clients);
+        let sessions = self.sessions.iter().skip(SESSIONS);
+        let sessions = sessions.enumerate().take(each * clients);
         let pair = |(number, session): (usize, &Session)| {
-            let open = session.new_proxy(number, 0);
+            let port = usize::from(FIRST) + number * PORTS;
+            let open = session.new_proxy("tcp", port);
             let close = json!({ "user": open["user"], "proxy_name": open["proxy_name"] });
             [
                 self.bytes(server, "NewProxy", &open),
@@ -165,26 +151,16 @@ impl Logins {
         Figure(what, failed as f64, "", Some(0.0))
     }
 
-    /// Takes so many leases, of all sessions in turn.
-    pub(crate) async fn lease(&self, daemons: &Daemons, count: usize) {
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        const EACH: usize = 2 * PORTS;
-        let began = Instant::now();
-        let asked = self.proxied.iter().enumerate().map(|(number, session)| {
-            let (client, authorization) = (client.clone(), daemons.authorization.clone());
-            let mine = EACH.min(count.saturating_sub(number * EACH));
-            async move {
-                for proxy in 0..mine {
-                    let content = session.new_proxy(number, proxy);
-                    ask(&client, &authorization, "NewProxy", content).await;
-                }
-            }
-        });
-        futures_util::stream::iter(asked)
-            .buffer_unordered(32)
-            .collect::<Vec<_>>()
-            .await;
-        eprintln!("{count} leases in {:.1} s", began.elapsed().as_secs_f64());
+    /// Takes so many leases, of all sessions in turn, TCP and UDP in turn.
+    pub(crate) async fn lease(&self, count: usize) -> Series {
+        let one = |number: usize| {
+            let session = &self.sessions[number % self.sessions.len()];
+            let protocol = ["tcp", "udp"][number % 2];
+            let open = session.new_proxy(protocol, usize::from(FIRST) + number / 2);
+            self.bytes(PLUGIN, "NewProxy", &open)
+        };
+        let all = Request::once(PLUGIN, (0..count).map(one).collect());
+        all.measure(AT_ONCE, Duration::MAX).await
     }
 
     /// A request of the node's, of these bodies, each once.
@@ -230,17 +206,30 @@ impl Session {
         }
     }
 
-    /// A proxy of this session's, on a port of its own: TCP and UDP in turn.
-    fn new_proxy(&self, number: usize, proxy: usize) -> Value {
-        let port = usize::from(FIRST) + number * PORTS + proxy / 2;
+    /// A proxy of this session's.
+    fn new_proxy(&self, protocol: &str, port: usize) -> Value {
+        let invite = &self.tenant.invite;
         json!({
-            "user": { "user": self.tenant.invite, "metas": self.metas, "run_id": self.run_id },
-            "proxy_name": format!("{}.p{proxy}", self.tenant.invite),
-            "proxy_type": if proxy.is_multiple_of(2) { "tcp" } else { "udp" },
+            "user": { "user": invite, "metas": self.metas, "run_id": self.run_id },
+            "proxy_name": format!("{invite}.{protocol}{port}"),
+            "proxy_type": protocol,
             "remote_port": port,
             "use_encryption": false,
             "metas": null,
         })
+    }
+}
+
+/// Listens where frps would, and holds every connection; how this program starts itself, for the ends
+/// of all connections are more descriptors than one process may have.
+pub(crate) async fn serve_frps() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, FRPS))
+        .await
+        .unwrap();
+    println!("ready");
+    let mut held = Vec::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        held.push(stream);
     }
 }
 

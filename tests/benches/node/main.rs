@@ -11,7 +11,7 @@ mod place;
 mod rounds;
 mod series;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 
@@ -42,9 +42,15 @@ struct Args {
     /// Changes of policy.
     #[arg(long, default_value_t = 200)]
     changes: usize,
+    /// Only parts whose name has this in it: calls, sustained, changes, full.
+    #[arg(long, default_value = "")]
+    only: String,
     /// Serve the bare handler, which verifies with these keys; how this program starts itself.
     #[arg(long, hide = true)]
     serve_bare: Option<String>,
+    /// Be where frps would be; how this program starts itself.
+    #[arg(long, hide = true)]
+    serve_frps: bool,
     /// What cargo gives every bench.
     #[arg(long, hide = true)]
     bench: bool,
@@ -53,37 +59,74 @@ struct Args {
 /// What, how much, of what, and the most that it may be.
 struct Figure(String, f64, &'static str, Option<f64>);
 
+/// Says on stderr how far it is.
+struct Progress(Instant);
+
+impl Progress {
+    fn says(&self, what: &str) {
+        eprintln!("{:6.1} s: {what}", self.0.elapsed().as_secs_f64());
+    }
+}
+
 fn main() {
     let args = Args::parse();
+    let serves = args.serve_frps || args.serve_bare.is_some();
     // Before there is a second thread: all that is started later lives in the same namespace.
-    let place = args.serve_bare.is_none().then(place::Place::enter);
+    let place = (!serves).then(place::Place::enter);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .unwrap();
+    if args.serve_frps {
+        return runtime.block_on(logins::serve_frps());
+    }
     if let Some(keys) = &args.serve_bare {
         return runtime.block_on(bare::serve(keys));
     }
-    let figures = runtime.block_on(measure(&args, &place.unwrap()));
+    let figures = runtime.block_on(measure(&args, &place.as_ref().unwrap().0));
     show(&args, &figures);
+    drop(place);
+    totoro_tests::lab::settle();
 }
 
-async fn measure(args: &Args, place: &place::Place) -> Vec<Figure> {
-    let mut daemons = daemons::Daemons::start(place);
-    let tenants = daemons.invites(args.tenants).await;
-    eprintln!("{} invites", tenants.len());
-    let rounds = rounds::Rounds {
-        count: args.rounds,
-        clients: args.clients,
-        length: Duration::from_millis(args.millis),
-    };
-    let mut logins = logins::Logins::open(&daemons, &tenants).await;
-    let mut figures = rounds.run(&daemons, &mut logins).await;
-    figures.push(logins.sustained(&daemons, args.seconds).await);
-    figures.extend(full::changes(&daemons, &tenants, args.changes));
-    logins.lease(&daemons, args.leases).await;
-    figures.extend(full::measure(&mut daemons, args.leases));
+async fn measure(args: &Args, place: &place::Paths) -> Vec<Figure> {
+    let progress = Progress(Instant::now());
+    let wanted = |part: &str| part.contains(&args.only);
+    let mut figures = Vec::new();
+    if ["calls", "sustained", "changes"].into_iter().any(wanted) {
+        let daemons = daemons::Daemons::start(place, "usual");
+        let tenants = daemons.invites(args.tenants).await;
+        progress.says(&format!("control plane, node, {} invites", tenants.len()));
+        let some = tenants.get(..2 * logins::SESSIONS).expect("more tenants");
+        let logins = logins::Logins::open(&daemons, some).await;
+        progress.says(&format!("{} sessions", some.len()));
+        if wanted("calls") {
+            let rounds = rounds::Rounds {
+                count: args.rounds,
+                clients: args.clients,
+                length: Duration::from_millis(args.millis),
+            };
+            figures.extend(rounds.run(&daemons, &logins, &progress).await);
+        }
+        if wanted("sustained") {
+            figures.push(logins.sustained(&daemons, args.seconds).await);
+            progress.says("sustained logins");
+        }
+        if wanted("changes") {
+            figures.extend(full::changes(&daemons, &tenants, args.changes, ""));
+            progress.says("changes of policy");
+        }
+    }
+    if wanted("full") {
+        let mut daemons = daemons::Daemons::start(place, "full");
+        let tenants = daemons.invites(args.tenants).await;
+        let logins = logins::Logins::open(&daemons, &tenants).await;
+        progress.says(&format!("another node with {} sessions", tenants.len()));
+        let leased = logins.lease(args.leases).await;
+        progress.says(&format!("{} leases, {:.0}/s", args.leases, leased.rate));
+        figures.extend(full::measure(&mut daemons, args, &tenants, &progress));
+    }
     figures
 }
 

@@ -3,57 +3,84 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use totoro_tests::lab;
 
-/// Removed when dropped.
-pub(crate) struct Place {
-    pub(crate) dir: tempfile::TempDir,
+/// Removed when dropped, and when a signal ends the process.
+#[derive(Clone)]
+pub(crate) struct Paths {
+    pub(crate) dir: PathBuf,
     pub(crate) cgroup: PathBuf,
     pub(crate) pins: PathBuf,
     /// The cgroup that we came from.
     home: PathBuf,
 }
 
+pub(crate) struct Place(pub(crate) Paths);
+
 impl Place {
-    /// Moves this process there, with all that it starts from now on.
+    /// Moves this process there, with all that it starts from now on. Call it before there is a
+    /// second thread.
     pub(crate) fn enter() -> Place {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: run as root");
         let up = Command::new("ip")
             .args(["link", "set", "lo", "up"])
             .status();
         assert!(up.unwrap().success());
-        let name = format!("totoro-bench-{}", std::process::id());
+        lab::watch_signals().unwrap();
+        // A session is a connection.
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+        let name = format!("totoro-{}-bench-{}", lab::run_tag(), std::process::id());
         let root = totoro_node::machine::cgroup2_root().expect("cgroup v2 is mounted");
         let own = fs::read_to_string("/proc/self/cgroup").unwrap();
         let own = own.lines().find_map(|line| line.strip_prefix("0::/"));
-        let (home, cgroup) = (root.join(own.unwrap_or_default()), root.join(&name));
-        fs::create_dir(&cgroup).unwrap();
-        join(&cgroup);
         // On a disk: what is measured is made durable.
         let target = std::env::current_exe().unwrap();
-        let dir = tempfile::tempdir_in(target.parent().unwrap()).unwrap();
-        Place {
-            dir,
-            cgroup,
-            pins: Path::new("/sys/fs/bpf").join(name),
-            home,
+        let paths = Paths {
+            dir: target.with_file_name(&name),
+            cgroup: root.join(&name),
+            pins: Path::new("/sys/fs/bpf").join(&name),
+            home: root.join(own.unwrap_or_default()),
+        };
+        let (end, made) = (paths.clone(), paths.clone());
+        let make = || {
+            fs::create_dir(&made.dir)?;
+            fs::create_dir(&made.cgroup)?;
+            join(&made.cgroup);
+            Ok(())
+        };
+        lab::made(move || end.remove(), make).unwrap();
+        Place(paths)
+    }
+}
+
+impl Paths {
+    fn remove(&self) {
+        join(&self.home);
+        // What we started, and what that started: nobody else is in there.
+        fs::write(self.cgroup.join("cgroup.kill"), "1").ok();
+        // Busy until the last of them is gone, and pins are a live daemon's.
+        for _ in 0..1000 {
+            if fs::remove_dir(&self.cgroup).is_ok() || !self.cgroup.exists() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
         }
+        totoro_node::kernel::uninstall(&self.pins).ok();
+        fs::remove_dir_all(&self.dir).ok();
     }
 }
 
 fn join(cgroup: &Path) {
-    fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string()).unwrap();
+    fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string()).ok();
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let _ = totoro_node::kernel::uninstall(&self.pins);
-        fs::write(
-            self.home.join("cgroup.procs"),
-            std::process::id().to_string(),
-        )
-        .ok();
-        fs::remove_dir(&self.cgroup).ok();
+        self.0.remove();
     }
 }

@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use crate::Figure;
 use crate::bare::Bare;
 use crate::client::Request;
 use crate::daemons::{Daemons, PLUGIN};
 use crate::logins::Logins;
 use crate::series::{Series, median};
+use crate::{Figure, Progress};
 
 /// The most that a call may take, over the bare handler.
 const GOAL: f64 = 1.5;
 /// More logins in a second than were ever measured.
-const FASTEST: usize = 12_000;
+const FASTEST: usize = 8_000;
 
 /// How the rounds are made.
 pub(crate) struct Rounds {
@@ -23,10 +23,16 @@ pub(crate) struct Rounds {
 
 impl Rounds {
     /// Measures; the first round warms up and does not count.
-    pub(crate) async fn run(&self, daemons: &Daemons, logins: &mut Logins) -> Vec<Figure> {
+    pub(crate) async fn run(
+        &self,
+        daemons: &Daemons,
+        logins: &Logins,
+        progress: &Progress,
+    ) -> Vec<Figure> {
         let bare = Bare::start(&daemons.keys().await);
         let millis = usize::try_from(self.length.as_millis()).unwrap() * (self.count + 1);
         let bodies = logins.bodies(daemons, FASTEST * millis / 1000).await;
+        progress.says(&format!("{} tickets", bodies.len()));
         let (proxies, own) = logins.proxies(PLUGIN, self.clients);
         let (bare_proxies, _) = logins.proxies(&bare.address, self.clients);
         let asked: [(&str, Request); 4] = [
@@ -40,6 +46,7 @@ impl Rounds {
         ];
         let mut measured: [Vec<Series>; 4] = Default::default();
         for round in 0..=self.count {
+            progress.says(&format!("round {round} of {}", self.count));
             for ((_, request), series) in asked.iter().zip(&mut measured) {
                 let one = request.measure(self.clients, self.length).await;
                 if round > 0 {

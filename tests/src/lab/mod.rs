@@ -36,7 +36,7 @@ pub use down::{down, exists};
 pub use machine::{able, missing, own_cgroup};
 pub use ns::Netns;
 pub use process::{Finished, Process};
-pub use signals::{settle, watch as watch_signals};
+pub use signals::{made, settle, watch as watch_signals};
 pub use tag::{new_tag, run_tag};
 pub use tools::{Tools, skip};
 

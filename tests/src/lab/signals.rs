@@ -14,6 +14,8 @@ struct Ending {
     begun: bool,
     /// Labs to take down.
     labs: Vec<(Tools, String)>,
+    /// What else is to be done.
+    ends: Vec<Box<dyn FnOnce() + Send>>,
 }
 
 /// One lock for both: what is being made when the signal comes is finished first and then found by
@@ -22,6 +24,7 @@ struct Ending {
 static ENDING: Mutex<Ending> = Mutex::new(Ending {
     begun: false,
     labs: Vec::new(),
+    ends: Vec::new(),
 });
 
 fn ending() -> MutexGuard<'static, Ending> {
@@ -43,11 +46,15 @@ pub fn watch() -> Result<()> {
         .name("signals".to_owned())
         .spawn(move || {
             let Ok(signal) = set.wait() else { return };
-            let labs = {
+            let (labs, ends) = {
                 let mut ending = ending();
                 ending.begun = true;
-                std::mem::take(&mut ending.labs)
+                let ends = std::mem::take(&mut ending.ends);
+                (std::mem::take(&mut ending.labs), ends)
             };
+            for end in ends {
+                end();
+            }
             // Said afterwards, and only if someone listens: the terminal may be what went away.
             let mut stderr = std::io::stderr();
             for (tools, tag) in labs {
@@ -60,6 +67,18 @@ pub fn watch() -> Result<()> {
         })
         .context("start the signals' thread")?;
     Ok(())
+}
+
+/// Has something done when a signal comes, for what is no lab: it removes what `make` makes, of which
+/// it may find a part.
+///
+/// # Errors
+/// A signal came already, or `make` failed.
+pub fn made<T>(end: impl FnOnce() + Send + 'static, make: impl FnOnce() -> Result<T>) -> Result<T> {
+    let mut ending = ending();
+    ensure!(!ending.begun, "a signal came, and ends the process");
+    ending.ends.push(Box::new(end));
+    make()
 }
 
 /// Makes something that a lab's end must find: a namespace, a cgroup, a process.

@@ -78,7 +78,7 @@ impl Sources {
         let filters = self.kernel.filters();
         let revision = self.desk.revision();
         let now = Now {
-            report: self.desk.report()?,
+            report: self.desk.totals()?,
             interfaces: filters
                 .into_iter()
                 .map(|one| (one.interface, one.mode))

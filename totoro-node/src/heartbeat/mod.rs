@@ -1,5 +1,6 @@
 //! Heartbeats: what the machine and the desk have to tell, and the control plane's clock.
 
+mod fit;
 mod machine;
 
 use std::sync::Arc;
@@ -168,6 +169,13 @@ impl Pulse {
         })
         .await
         .context("the report's task ended")??;
+        let (tenants, left) = fit::fit(report.tenants);
+        if left > 0 {
+            tracing::warn!(
+                left,
+                "more tenants than a heartbeat takes; the quietest are left out"
+            );
+        }
         let sample = sampler.take();
         let filters = self.kernel.filters();
         let interfaces = sample.interfaces.into_iter().map(|interface| {
@@ -219,7 +227,7 @@ impl Pulse {
             spool_depth: depth,
             clock_offset_ms: self.clock.offset_ms(),
             tls_ca: self.tls_ca.clone(),
-            tenants: report.tenants,
+            tenants,
         })
     }
 }

@@ -1,32 +1,55 @@
 //! Bringing the kernel in line with what is decided: at start, when policy changes, and again after
 //! a failure.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::desk::{Desk, Inner};
 use super::failures::Failures;
 use super::model::ALL_PUBLIC;
 use super::policy::{Policy, kernel_public};
-use super::ports::{port_key, record_key};
+use super::ports::port_of;
+use super::shown::Shown;
 use crate::store::Changes;
 
 impl Desk {
     /// Has everything that is decided hold in the kernel. Each part stands on its own: what fails
     /// is noted, and tried again every second until nothing does.
     pub(super) fn align(&self, inner: &mut Inner, changes: &mut Changes, now_ms: i64) {
-        let policy = Arc::clone(&inner.policy);
+        inner.shown = Shown::default();
         let mut failures = Failures::default();
         inner.untidy = None;
+        self.hold(inner, changes, now_ms, &mut failures);
+        self.close_strays(inner, &mut failures);
+        inner.untidy = failures.first().or(inner.untidy.take());
+    }
+
+    /// Has a policy hold that has changed: writes what it changes, and what it changes of these
+    /// tenants first.
+    pub(super) fn adopt(
+        &self,
+        inner: &mut Inner,
+        first: &[String],
+        changes: &mut Changes,
+        now_ms: i64,
+    ) {
+        let policy = Arc::clone(&inner.policy);
+        let mut failures = Failures::default();
+        self.enforce(inner, &policy, Some(first), changes, now_ms, &mut failures);
+        self.hold(inner, changes, now_ms, &mut failures);
+        inner.untidy = failures.first().or(inner.untidy.take());
+    }
+
+    fn hold(&self, inner: &mut Inner, changes: &mut Changes, now_ms: i64, failures: &mut Failures) {
+        let policy = Arc::clone(&inner.policy);
         failures.note(
             self.kernel
                 .put_tenant(ALL_PUBLIC, &kernel_public(&policy.node)),
         );
-        self.enforce(inner, &policy, changes, now_ms, &mut failures);
+        self.enforce(inner, &policy, None, changes, now_ms, failures);
         failures.note(self.kernel.set_hold(inner.hold()));
-        self.write_bans(inner, &policy, now_ms, &mut failures);
-        self.lend(inner, &policy, changes, now_ms, &mut failures);
-        self.close_strays(inner, &mut failures);
-        inner.untidy = failures.first().or(inner.untidy.take());
+        self.write_bans(inner, &policy, now_ms, failures);
+        self.lend(inner, &policy, changes, now_ms, failures);
     }
 
     /// Lends the pool. Outside it nothing guards a port, so no lease may stay there; frps goes on
@@ -40,6 +63,9 @@ impl Desk {
         failures: &mut Failures,
     ) {
         let pool = &policy.node.pool;
+        if inner.shown.pool.as_ref() == Some(pool) {
+            return;
+        }
         let outside: Vec<_> = inner
             .ports
             .leases()
@@ -53,37 +79,24 @@ impl Desk {
                 failures.note(self.kernel.destroy_control(&session.control()));
             }
         }
-        failures.note(self.kernel.set_pool(pool));
+        let written = failures.note(self.kernel.set_pool(pool));
+        inner.shown.pool = written.map(|()| pool.clone());
     }
 
     /// Closes what the kernel has and nobody knows of.
     fn close_strays(&self, inner: &mut Inner, failures: &mut Failures) {
         for (key, lease) in failures.note(self.kernel.leases()).unwrap_or_default() {
-            let known = inner
-                .ports
-                .leases()
-                .iter()
-                .find(|(port, known)| port_key(**port) == key && known.number == lease.lease);
-            if known.is_none() && failures.note(self.kernel.remove_lease(key)).is_some() {
+            let known = port_of(key).and_then(|port| inner.ports.leases().get(&port));
+            if known.is_none_or(|known| known.number != lease.lease)
+                && failures.note(self.kernel.remove_lease(key)).is_some()
+            {
                 failures.note(self.kernel.forget_lease(lease.tenant, key));
             }
         }
-        let known = |number: u32| {
-            number == ALL_PUBLIC || inner.tenants.values().any(|known| known.number == number)
-        };
+        let known: BTreeSet<u32> = inner.tenants.values().map(|known| known.number).collect();
         for (number, _) in failures.note(self.kernel.tenants()).unwrap_or_default() {
-            if !known(number) {
+            if number != ALL_PUBLIC && !known.contains(&number) {
                 failures.note(self.kernel.remove_tenant(number));
-            }
-        }
-    }
-
-    /// What was counted on leases that ended is durable now, and no more needed in the kernel.
-    pub(super) fn forget_spent(&self, inner: &mut Inner) {
-        for (port, tenant) in std::mem::take(&mut inner.spent) {
-            if let Err(error) = self.kernel.forget_lease(tenant, port_key(port)) {
-                // Counts that nobody reads; the port's next lease begins by clearing them.
-                tracing::warn!(error = error.whole(), port = %record_key(port), "old counts stay");
             }
         }
     }

@@ -8,8 +8,8 @@ use totoro_api::ticket::Revision;
 use totoro_api::wire::push::{Applied, DesiredState};
 
 use super::desk::{Desk, Inner};
-use super::enforce::judge;
 use super::failures::Failures;
+use super::kept;
 use crate::store::Changes;
 
 impl Desk {
@@ -48,8 +48,12 @@ impl Desk {
             self.kick_pushed(session);
         }
         let now_ms = self.clock.now_ms();
-        let mut inner = self.lock();
-        let inner = &mut *inner;
+        let mut desk = self.lock();
+        let inner = &mut *desk;
+        // What changed is written; all of it where the kernel may have something else.
+        let whole = pushed.snapshot || inner.untidy.is_some();
+        let invites = pushed.invites.iter().map(|invite| invite.id.clone());
+        let changed: Vec<String> = invites.chain(pushed.gone.iter().cloned()).collect();
         let next = inner
             .policy
             .merged(pushed, &self.rules.own_ports, now_ms / 1000)
@@ -58,11 +62,16 @@ impl Desk {
         let mut changes = Changes::default();
         // Adopted before anything can fail: whoever was revoked must not come back because somebody
         // else's socket could not be destroyed.
-        inner.policy = Arc::clone(&next);
-        Desk::put_policy(&mut changes, &next);
-        self.align(inner, &mut changes, now_ms);
+        let before = std::mem::replace(&mut inner.policy, Arc::clone(&next));
+        if whole {
+            self.align(inner, &mut changes, now_ms);
+        } else {
+            self.adopt(inner, &changed, &mut changes, now_ms);
+        }
+        kept::put(&mut changes, &before, &next);
         self.flush(inner, changes);
-        Ok(inner.applied())
+        let _ = self.settled(desk);
+        Ok(self.applied())
     }
 
     /// Ends a session that the control plane wants ended. One that is not there has ended, by
@@ -88,11 +97,13 @@ impl Desk {
     /// anew.
     pub fn reclock(&self) {
         let now_ms = self.clock.now_ms();
-        let mut inner = self.lock();
-        let inner = &mut *inner;
+        let mut desk = self.lock();
+        let inner = &mut *desk;
         let mut changes = Changes::default();
-        self.align(inner, &mut changes, now_ms);
+        inner.shown.forget_ends();
+        self.adopt(inner, &[], &mut changes, now_ms);
         self.flush(inner, changes);
+        let _ = self.settled(desk);
     }
 
     /// Ends what time has ended; called often, so it writes nothing to the kernel when nothing is.
@@ -103,9 +114,9 @@ impl Desk {
         now_ms: i64,
         failures: &mut Failures,
     ) {
-        let policy = Arc::clone(&inner.policy);
-        if !judge(inner, &policy, now_ms).0.is_empty() {
-            self.enforce(inner, &policy, changes, now_ms, failures);
+        if inner.next_end.is_some_and(|end| end <= now_ms / 1000) {
+            let policy = Arc::clone(&inner.policy);
+            self.enforce(inner, &policy, None, changes, now_ms, failures);
         }
     }
 }

@@ -74,14 +74,15 @@ impl Desk {
         let now_ms = self.clock.now_ms();
         let until = for_s.map(|s| (now_ms / 1000).saturating_add(s));
         let prefix = prefix.trunc();
-        let mut inner = self.lock();
-        let inner = &mut *inner;
+        let mut desk = self.lock();
+        let inner = &mut *desk;
         inner.local_bans.insert(prefix, LocalBan { until });
         let mut changes = Changes::default();
         changes.put(BANS, prefix.to_string(), &LocalBan { until });
         changes.tell(now_ms, ban_event(kind::BAN_ADDED, prefix, until));
         let failures = self.bans_changed(inner, &mut changes, now_ms);
         self.flush(inner, changes);
+        let _ = self.settled(desk);
         failures.into_result()
     }
 
@@ -92,8 +93,8 @@ impl Desk {
     pub fn unban(&self, prefix: IpNet) -> Result<()> {
         let now_ms = self.clock.now_ms();
         let prefix = prefix.trunc();
-        let mut inner = self.lock();
-        let inner = &mut *inner;
+        let mut desk = self.lock();
+        let inner = &mut *desk;
         if inner.local_bans.remove(&prefix).is_none() {
             bail!(
                 "{}: no ban of {prefix} was made on this node",
@@ -105,6 +106,7 @@ impl Desk {
         changes.tell(now_ms, ban_event(kind::BAN_LIFTED, prefix, None));
         let failures = self.bans_changed(inner, &mut changes, now_ms);
         self.flush(inner, changes);
+        let _ = self.settled(desk);
         failures.into_result()
     }
 
@@ -112,7 +114,7 @@ impl Desk {
         let policy = Arc::clone(&inner.policy);
         let mut failures = Failures::default();
         self.write_bans(inner, &policy, now_ms, &mut failures);
-        self.expire(inner, changes, now_ms, &mut failures);
+        self.enforce(inner, &policy, None, changes, now_ms, &mut failures);
         if failures.any() {
             inner.untidy = failures.first();
         }

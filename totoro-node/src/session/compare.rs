@@ -17,8 +17,8 @@ impl Desk {
     /// theirs. `online` are frps's live proxies by name. Returns how many are too young to tell.
     pub fn compare(&self, online: &BTreeMap<String, PortId>, asked_ms: i64) -> usize {
         let now_ms = self.clock.now_ms();
-        let mut inner = self.lock();
-        let inner = &mut *inner;
+        let mut desk = self.lock();
+        let inner = &mut *desk;
         let (mut gone, mut young) = (Vec::new(), 0);
         for (port, lease) in inner.ports.leases() {
             let there = online.get(&lease.wire);
@@ -56,7 +56,9 @@ impl Desk {
             }
         }
         self.flush(inner, changes);
-        young + self.end_strays(inner, online, asked_ms)
+        let young = young + self.end_strays(inner, online, asked_ms);
+        let _ = self.settled(desk);
+        young
     }
 
     /// Ends the connections of clients whose proxies no lease covers; how many such proxies are too

@@ -8,25 +8,25 @@ use anyhow::Result;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
-use totoro_api::decide::Standing;
 use totoro_api::ports::Pool;
 use totoro_api::{Reason, Refusal};
-use totoro_ebpf::abi;
 
 use super::canary::Canary;
 use super::coalesce::Coalesce;
+use super::commits::{Entry, Spent};
 use super::gate::Gate;
+use super::index::{Sessions, Tickets};
+use super::kept;
 use super::mended::Mended;
-use super::model::{FIRST_TENANT, PUBLIC, Session, Tenant, Ticket};
-use super::policy::{Policy, kernel_tenant};
-use super::ports::{Lease, Patience, PortId, Ports, parse_key, port_key};
+use super::model::{FIRST_TENANT, Tenant};
+use super::policy::Policy;
+use super::ports::{Lease, Patience, PortId, Ports, parse_key};
 use super::refused::{TOLD, Told};
+use super::shown::Shown;
 use crate::clock::Clock;
 use crate::kernel::KernelError;
-use crate::store::{BANS, Changes, HELD, LEASES, META, SESSIONS, Store, TENANTS, TICKETS};
+use crate::store::{BANS, Changes, Group, HELD, LEASES, META, SESSIONS, Store, TENANTS, TICKETS};
 
-/// Key in `META`: the applied policy.
-const POLICY: &str = "policy";
 /// Key in `META`: the next numbers of tenants and leases.
 const NUMBERS: &str = "numbers";
 
@@ -81,8 +81,8 @@ pub(super) struct Inner {
     pub(super) policy: Arc<Policy>,
     pub(super) local_bans: BTreeMap<IpNet, LocalBan>,
     pub(super) tenants: BTreeMap<String, Tenant>,
-    pub(super) sessions: BTreeMap<String, Session>,
-    pub(super) tickets: BTreeMap<String, Ticket>,
+    pub(super) sessions: Sessions,
+    pub(super) tickets: Tickets,
     pub(super) ports: Ports,
     pub(super) numbers: Numbers,
     /// Refusals by the plugin, per tenant.
@@ -100,11 +100,14 @@ pub(super) struct Inner {
     pub(super) asks: BTreeMap<String, u64>,
     /// frps's proxies that no lease covers, and when they were first seen.
     pub(super) strays: BTreeMap<(String, PortId), i64>,
+    /// When the first session must end that time ends, Unix seconds, or sooner.
+    pub(super) next_end: Option<i64>,
+    /// What the kernel was shown.
+    pub(super) shown: Shown,
     /// Tenants whose cut has not fully taken, by number.
     pub(super) cuts: BTreeMap<u32, Reason>,
-    /// Leases that ended, and whose counts are in the kernel until they are durable: the tenant's
-    /// number.
-    pub(super) spent: BTreeMap<PortId, u32>,
+    /// Leases that ended, and whose counts are in the kernel until they are durable.
+    pub(super) spent: BTreeMap<PortId, Spent>,
     /// Whether the kernel was found to enforce.
     pub(super) canary: Canary,
     /// In what the kernel is not in line with what is decided.
@@ -118,6 +121,8 @@ pub(super) struct Inner {
 /// Sessions and leases of this node.
 pub struct Desk {
     inner: Mutex<Inner>,
+    /// What is decided, and not durable yet.
+    pub(super) commits: Group<Entry>,
     pub(super) kernel: Arc<dyn Gate>,
     pub(super) store: Arc<Store>,
     pub(super) clock: Arc<Clock>,
@@ -127,15 +132,6 @@ pub struct Desk {
     pub reconcile: Notify,
     /// What differed and was brought in line.
     pub mended: Mended,
-}
-
-/// Reads the pool that was applied last, for loading the programs.
-///
-/// # Errors
-/// The disk.
-pub fn stored_pool(store: &Store, otherwise: &Pool) -> Result<Pool> {
-    let policy: Option<Policy> = store.get(META, POLICY)?;
-    Ok(policy.map_or_else(|| otherwise.clone(), |policy| policy.node.pool))
 }
 
 impl Desk {
@@ -151,9 +147,8 @@ impl Desk {
             clock,
             wake,
         } = tools;
-        let policy: Policy = store
-            .get(META, POLICY)?
-            .unwrap_or_else(|| Policy::initial(rules.pool.clone()));
+        let (policy, anew) = kept::read(&store)?;
+        let policy = policy.unwrap_or_else(|| Policy::initial(rules.pool.clone()));
         let ports_of = |entries: Vec<(String, Lease)>| -> BTreeMap<PortId, Lease> {
             let read = |(key, lease): (String, Lease)| Some((parse_key(&key)?, lease));
             entries.into_iter().filter_map(read).collect()
@@ -171,8 +166,8 @@ impl Desk {
                 .filter_map(|(prefix, ban)| Some((prefix.parse().ok()?, ban)))
                 .collect(),
             tenants: store.all(TENANTS)?.into_iter().collect(),
-            sessions: store.all(SESSIONS)?.into_iter().collect(),
-            tickets: store.all(TICKETS)?.into_iter().collect(),
+            sessions: Sessions::new(store.all(SESSIONS)?),
+            tickets: Tickets::new(store.all(TICKETS)?),
             ports: Ports::new(ports_of(store.all(LEASES)?), waiting),
             numbers: store.get(META, NUMBERS)?.unwrap_or(Numbers {
                 tenant: FIRST_TENANT,
@@ -189,6 +184,8 @@ impl Desk {
             late: BTreeMap::new(),
             asks: BTreeMap::new(),
             strays: BTreeMap::new(),
+            next_end: None,
+            shown: Shown::default(),
             cuts: BTreeMap::new(),
             spent: BTreeMap::new(),
             canary: Canary::default(),
@@ -198,6 +195,7 @@ impl Desk {
         };
         let desk = Desk {
             inner: Mutex::new(inner),
+            commits: Group::default(),
             kernel,
             store,
             clock,
@@ -206,103 +204,41 @@ impl Desk {
             reconcile: Notify::new(),
             mended: Mended::default(),
         };
-        desk.take_up();
+        desk.take_up(anew);
         Ok(desk)
     }
 
     /// A panic while the lock was held leaves state that is no worse than after a kill: every
-    /// record is written whole.
+    /// record is written whole. Who has it sees nothing that the disk refused.
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = self.commits.take_failed();
+        if !failed.is_empty() {
+            self.make_up(&mut inner, failed);
+        }
+        inner
     }
 
     /// Closes what the kernel has and the store does not, ends sessions whose connection is gone,
     /// and writes the rest again.
-    fn take_up(&self) {
+    fn take_up(&self, anew: bool) {
         let now_ms = self.clock.now_ms();
-        let mut inner = self.lock();
-        let inner = &mut *inner;
+        let mut desk = self.lock();
+        let inner = &mut *desk;
         let mut changes = Changes::default();
+        if anew {
+            kept::put(&mut changes, &Policy::default(), &inner.policy);
+        }
         self.find_lost(inner, None, &mut changes, now_ms);
         self.align(inner, &mut changes, now_ms);
         self.flush(inner, changes);
+        // What the disk refuses is tried again with the next tick.
+        let _ = self.settled(desk);
     }
 
-    /// Writes a tenant's policy to the kernel.
-    pub(super) fn put_tenant(
-        &self,
-        id: &str,
-        number: u32,
-        standing: &Standing,
-    ) -> Result<(), KernelError> {
-        let expires_ns = standing
-            .expires_at
-            .map_or(0, |at| self.clock.to_boot_ns(at.saturating_mul(1000)));
-        let policy = kernel_tenant(standing, id.starts_with(PUBLIC), expires_ns);
-        self.kernel.put_tenant(number, &policy)
-    }
-
-    /// Writes a lease to the kernel.
-    pub(super) fn put_lease(
-        &self,
-        port: PortId,
-        lease: &Lease,
-        number: u32,
-        session_end: Option<i64>,
-    ) -> Result<(), KernelError> {
-        let kernel_lease = abi::Lease {
-            tenant: number,
-            lease: lease.number,
-            expires_ns: session_end.map_or(0, |at| self.clock.to_boot_ns(at.saturating_mul(1000))),
-            ..abi::Lease::default()
-        };
-        self.kernel.put_lease(port_key(port), &kernel_lease)
-    }
-
-    /// Makes changes durable; what fails is tried again with the next ones.
-    pub(super) fn flush(&self, inner: &mut Inner, changes: Changes) {
-        inner.pending.append(changes);
-        if let Err(error) = self.store.commit(&inner.pending) {
-            tracing::error!(
-                error = format!("{error:#}"),
-                "state can't be made durable; it is kept in memory and tried again"
-            );
-            return;
-        }
-        if inner.pending.tells() {
-            self.wake.notify_one();
-        }
-        inner.pending = Changes::default();
-        self.forget_spent(inner);
-    }
-
-    /// Makes changes durable now, or not at all. What is pending goes first: written later, it
-    /// would undo them.
-    pub(super) fn commit(&self, inner: &mut Inner, changes: &Changes) -> Result<(), Refusal> {
-        self.flush(inner, Changes::default());
-        if !inner.pending.is_empty() {
-            return Err(Refusal::new(Reason::Internal));
-        }
-        self.store.commit(changes).map_err(|error| {
-            tracing::error!(
-                error = format!("{error:#}"),
-                "a decision can't be made durable"
-            );
-            Refusal::new(Reason::Internal)
-        })?;
-        if changes.tells() {
-            self.wake.notify_one();
-        }
-        Ok(())
-    }
-
-    /// The records of the numbers and the policy.
+    /// The record of the numbers.
     pub(super) fn put_numbers(changes: &mut Changes, numbers: Numbers) {
         changes.put(META, NUMBERS, &numbers);
-    }
-
-    pub(super) fn put_policy(changes: &mut Changes, policy: &Policy) {
-        changes.put(META, POLICY, policy);
     }
 }
 

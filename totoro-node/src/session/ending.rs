@@ -3,6 +3,7 @@
 use totoro_api::Reason;
 use totoro_api::wire::event::{Subject, kind};
 
+use super::commits::Spent;
 use super::desk::{Desk, Inner};
 use super::hints::summary;
 use super::model::Session;
@@ -20,27 +21,23 @@ impl Desk {
         changes: &mut Changes,
         now_ms: i64,
     ) -> usize {
-        let connected = |session: &&Session| {
-            session.connected() && tenant.is_none_or(|tenant| session.tenant == tenant)
+        let is_lost = |session: &Session| match self.kernel.control_socket(session.client) {
+            Ok(socket) => socket.is_none_or(|socket| socket.cookie != session.cookie),
+            Err(error) => {
+                tracing::error!(
+                    error = error.whole(),
+                    "a connection can't be looked up; its session stays"
+                );
+                false
+            }
         };
-        let lost: Vec<String> = inner
-            .sessions
-            .iter()
-            .filter(|(_, session)| connected(session))
-            .filter(
-                |(_, session)| match self.kernel.control_socket(session.client) {
-                    Ok(socket) => socket.is_none_or(|socket| socket.cookie != session.cookie),
-                    Err(error) => {
-                        tracing::error!(
-                            error = error.whole(),
-                            "a connection can't be looked up; its session stays"
-                        );
-                        false
-                    }
-                },
-            )
-            .map(|(run_id, _)| run_id.clone())
-            .collect();
+        let lost = |(run_id, session): (&String, &Session)| {
+            (session.connected() && is_lost(session)).then(|| run_id.clone())
+        };
+        let lost: Vec<String> = match tenant {
+            Some(tenant) => inner.sessions.of_owner(tenant).filter_map(lost).collect(),
+            None => inner.sessions.iter().filter_map(lost).collect(),
+        };
         for run_id in &lost {
             self.disconnect(inner, run_id);
             self.lose(inner, run_id, changes, now_ms);
@@ -85,8 +82,7 @@ impl Desk {
         now_ms: i64,
     ) {
         let counts = self.end_in_kernel(inner, port);
-        let Some((mut lease, waiting)) = inner.ports.close(port, now_ms, self.rules.patience)
-        else {
+        let Some((lease, waiting)) = inner.ports.close(port, now_ms, self.rules.patience) else {
             return;
         };
         inner.late.remove(&port);
@@ -95,7 +91,11 @@ impl Desk {
         if let Some(tenant) = inner.tenants.get_mut(&lease.tenant) {
             tenant.bytes_in += counts.bytes_in;
             tenant.bytes_out += counts.bytes_out;
-            inner.spent.insert(port, tenant.number);
+            let spent = Spent {
+                tenant: tenant.number,
+                place: None,
+            };
+            inner.spent.insert(port, spent);
             changes.put(TENANTS, lease.tenant.as_str(), tenant);
         }
         let mut subject = Subject {
@@ -125,7 +125,7 @@ impl Desk {
         let first_ms = inner.summed_ms.max(lease.since_ms);
         // What still lived has ended with the lease.
         let ended = LeaseCounts { live: 0, ..counts };
-        if let Some(detail) = summary(&mut lease, &ended, first_ms, now_ms, longest_ms) {
+        if let Some((_, detail)) = summary(&lease, &ended, first_ms, now_ms, longest_ms) {
             let subject = Subject {
                 kind: kind::CONN_CLOSED.to_owned(),
                 detail,
@@ -176,6 +176,7 @@ impl Desk {
         }
         changes.remove(SESSIONS, run_id);
         inner.asks.remove(run_id);
+        inner.shown.forget_session(run_id);
         tracing::info!(
             node_id = self.rules.node,
             invite_id = session.tenant,
@@ -204,7 +205,7 @@ impl Desk {
 
     /// The tickets of a session open nothing any more.
     pub(super) fn end_tickets(inner: &mut Inner, run_id: &str, changes: &mut Changes) {
-        for (hash, ticket) in &mut inner.tickets {
+        for (hash, ticket) in inner.tickets.iter_mut() {
             if ticket.run_id == run_id && !ticket.ended {
                 ticket.ended = true;
                 changes.put(TICKETS, hash.as_str(), ticket);

@@ -9,6 +9,7 @@ use totoro_ebpf::abi;
 
 use super::desk::{Desk, Inner};
 use super::failures::Failures;
+use super::model::Session;
 use super::policy::Policy;
 use crate::store::Changes;
 
@@ -19,23 +20,36 @@ pub(super) struct Doomed {
 }
 
 impl Desk {
-    /// Ends every session that has no standing under `policy`, and writes the others' policy to
-    /// the kernel. A tenant's user connections end before its frpc's.
+    /// Ends every session (of these tenants only, where some are named) that has no standing under
+    /// `policy`, and writes the others' policy to the kernel. A tenant's user connections end before
+    /// its frpc's.
     pub(super) fn enforce(
         &self,
         inner: &mut Inner,
         policy: &Policy,
+        tenants: Option<&[String]>,
         changes: &mut Changes,
         now_ms: i64,
         failures: &mut Failures,
     ) {
-        let (doomed, standing) = judge(inner, policy, now_ms);
+        let (doomed, standing) = match tenants {
+            Some(tenants) => {
+                let sessions = &inner.sessions;
+                let of = tenants.iter().flat_map(|tenant| sessions.of_owner(tenant));
+                judge(inner, policy, now_ms, of)
+            }
+            None => judge(inner, policy, now_ms, inner.sessions.iter()),
+        };
         for (tenant, sessions) in &doomed {
             if !standing.contains_key(tenant)
                 && let (Some(tenant), Some(first)) = (inner.tenants.get(tenant), sessions.first())
             {
                 inner.cuts.insert(tenant.number, first.reason);
             }
+        }
+        if tenants.is_none() {
+            // Of all that stay it is found anew.
+            inner.next_end = None;
         }
         self.cut_tenants(inner, failures);
         for doomed in doomed.values().flatten() {
@@ -45,17 +59,16 @@ impl Desk {
             let Some(number) = inner.tenants.get(tenant).map(|tenant| tenant.number) else {
                 continue;
             };
-            failures.note(self.put_tenant(tenant, number, holds));
-            for (port, lease) in inner.ports.leases() {
-                if lease.tenant == *tenant
-                    && let Some(session) = inner.sessions.get(&lease.run_id)
-                {
-                    let end = policy
-                        .standing(&session.voucher, now_ms / 1000)
-                        .ok()
-                        .and_then(|holds| holds.session_end(session.begun_ms / 1000));
-                    failures.note(self.put_lease(*port, lease, number, end));
-                }
+            failures.note(self.show_tenant(inner, tenant, number, holds));
+            let end = |(run_id, session): (&String, &Session)| {
+                let holds = policy.standing(&session.voucher, now_ms / 1000).ok();
+                let end = holds.and_then(|holds| holds.session_end(session.begun_ms / 1000));
+                (run_id.clone(), end)
+            };
+            let ends: Vec<_> = inner.sessions.of_owner(tenant).map(end).collect();
+            for (run_id, end) in ends {
+                inner.ends_at(end);
+                failures.note(self.show_end(inner, &run_id, number, end));
             }
         }
     }
@@ -70,6 +83,7 @@ impl Desk {
                 reason: reason.number(),
                 ..abi::Tenant::default()
             };
+            inner.shown.forget_tenant(*number);
             let written = failures.note(self.kernel.put_tenant(*number, &policy));
             cut.push((*number, written.is_some()));
         }
@@ -109,16 +123,24 @@ impl Desk {
     }
 }
 
-/// Which sessions have no standing, by tenant; and what holds for tenants that have one.
-pub(super) fn judge(
+impl Inner {
+    /// Notes that a session must end then (Unix seconds), if ever.
+    pub(super) fn ends_at(&mut self, end: Option<i64>) {
+        self.next_end = self.next_end.into_iter().chain(end).min();
+    }
+}
+
+/// Which of these sessions have no standing, by tenant; and what holds for tenants that have one.
+fn judge<'a>(
     inner: &Inner,
     policy: &Policy,
     now_ms: i64,
+    sessions: impl Iterator<Item = (&'a String, &'a Session)>,
 ) -> (BTreeMap<String, Vec<Doomed>>, BTreeMap<String, Standing>) {
     let now = now_ms / 1000;
     let mut doomed = BTreeMap::<String, Vec<Doomed>>::new();
-    let mut standing = BTreeMap::<String, (Revision, Standing)>::new();
-    for (run_id, session) in &inner.sessions {
+    let mut standing = BTreeMap::<&String, (Revision, Standing)>::new();
+    for (run_id, session) in sessions {
         let ip = session.client.ip();
         let banned = policy.banned(ip, now) || inner.banned_here(ip, now);
         let verdict = match policy.standing(&session.voucher, now) {
@@ -148,14 +170,14 @@ pub(super) fn judge(
                     .get(&session.tenant)
                     .is_none_or(|(other, _)| *other <= revision);
                 if newest {
-                    standing.insert(session.tenant.clone(), (revision, holds));
+                    standing.insert(&session.tenant, (revision, holds));
                 }
             }
         }
     }
     let standing = standing
         .into_iter()
-        .map(|(tenant, (_, holds))| (tenant, holds))
+        .map(|(tenant, (_, holds))| (tenant.clone(), holds))
         .collect();
     (doomed, standing)
 }

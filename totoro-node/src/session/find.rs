@@ -1,12 +1,13 @@
 //! What a login finds: the session that it goes on with, and room. Changes nothing.
 
-use totoro_api::decide::{Action, Brought, Owner, login};
+use totoro_api::decide::{Action, Brought, Owner, PUBLIC, login};
 use totoro_api::wire::plugin::Login;
 use totoro_api::{Reason, Refusal};
 
 use super::desk::Inner;
+use super::index::owner_of;
 use super::login::Credential;
-use super::model::{Session, site};
+use super::model::Session;
 use crate::kernel::ControlSocket;
 
 /// The most tickets of one tenant (of anonymous ones, of one IPv6 /48) that are remembered while
@@ -51,25 +52,30 @@ pub(super) fn find_session(
     })
 }
 
-/// The tenants of the connected sessions but the one that a login goes on with.
-pub(super) fn others<'a>(inner: &'a Inner, known: Option<&str>) -> Vec<&'a str> {
-    inner
-        .sessions
-        .iter()
-        .filter(|(run_id, session)| session.connected() && Some(run_id.as_str()) != known)
-        .map(|(_, session)| session.tenant.as_str())
+/// The tenants of the connected sessions that count against a tenant's, but the one that a login
+/// goes on with: the tenant's own, or all anonymous ones.
+pub(super) fn others<'a>(inner: &'a Inner, tenant: &str, known: Option<&str>) -> Vec<&'a str> {
+    let sessions = &inner.sessions;
+    let count = |(run_id, session): &(&String, &Session)| {
+        session.connected() && Some(run_id.as_str()) != known
+    };
+    let tenant_of = |(_, session): (&String, &'a Session)| session.tenant.as_str();
+    if tenant.starts_with(PUBLIC) {
+        let public = sessions.of_owners(PUBLIC).filter(count);
+        return public.map(tenant_of).collect();
+    }
+    sessions
+        .of_owner(tenant)
+        .filter(count)
+        .map(tenant_of)
         .collect()
 }
 
 /// Whether one more ticket can be remembered for a tenant.
 pub(super) fn room_for_ticket(inner: &Inner, tenant: &str, now: i64) -> Result<(), Refusal> {
-    let whose = |tenant: &str| site(tenant).unwrap_or_else(|| tenant.to_owned());
-    let ours = whose(tenant);
-    let live = inner
-        .tickets
-        .values()
-        .filter(|ticket| !ticket.past(now) && whose(&ticket.tenant) == ours)
-        .count();
+    let owner = owner_of(tenant);
+    let ours = inner.tickets.of_owner(&owner);
+    let live = ours.filter(|(_, ticket)| !ticket.past(now)).count();
     if live >= MAX_TICKETS {
         let detail = "too many tickets were used here lately; keep the session, or wait until they \
                       expire";

@@ -67,7 +67,7 @@ gate! {
     fn controls(&self) -> Vec<Control>;
     /// Ends frpc's connection.
     fn destroy_control(&self, socket: &ControlSocket) -> bool;
-    /// All refusal counters.
+    /// All refusal counters, sorted by tenant.
     fn refused(&self) -> Vec<Refused>;
     /// Mends what events should have done.
     fn sweep(&self) -> Swept;

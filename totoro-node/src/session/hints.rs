@@ -18,8 +18,8 @@ impl Desk {
     /// Takes note of events of the kernel's, in their order.
     pub fn on_events(&self, events: &[Event]) {
         let now_ms = self.clock.now_ms();
-        let mut inner = self.lock();
-        let inner = &mut *inner;
+        let mut desk = self.lock();
+        let inner = &mut *desk;
         let mut changes = Changes::default();
         for event in events {
             match event.kind {
@@ -35,6 +35,7 @@ impl Desk {
         }
         if !changes.is_empty() {
             self.flush(inner, changes);
+            let _ = self.settled(desk);
         }
     }
 
@@ -72,7 +73,7 @@ impl Desk {
         let mut longest = std::mem::take(&mut inner.longest_ms);
         let since_ms = std::mem::replace(&mut inner.summed_ms, now_ms);
         for port in ports {
-            let Some(lease) = inner.ports.lease_mut(port) else {
+            let Some(lease) = inner.ports.leases().get(&port) else {
                 continue;
             };
             let Some(tenant) = inner.tenants.get(&lease.tenant) else {
@@ -87,7 +88,8 @@ impl Desk {
             };
             let longest_ms = longest.remove(&lease.number).unwrap_or(0);
             let first_ms = since_ms.max(lease.since_ms);
-            let Some(detail) = summary(lease, &counts, first_ms, now_ms, longest_ms) else {
+            let summed = summary(lease, &counts, first_ms, now_ms, longest_ms);
+            let Some((summed, detail)) = summed else {
                 continue;
             };
             let session = inner.sessions.get(&lease.run_id);
@@ -101,20 +103,22 @@ impl Desk {
                 detail,
                 ..Subject::default()
             };
-            changes.put(LEASES, record_key(port), lease);
+            if let Some(lease) = inner.ports.sum(port, summed) {
+                changes.put(LEASES, record_key(port), lease);
+            }
             changes.tell(now_ms, subject);
         }
     }
 }
 
-/// What ended on a lease since the last summary, and notes that it was told; `None` when nothing.
+/// What ended on a lease since the last summary, and what of it is told then; `None` when nothing.
 pub(super) fn summary(
-    lease: &mut Lease,
+    lease: &Lease,
     counts: &LeaseCounts,
     first_ms: i64,
     last_ms: i64,
     longest_ms: u64,
-) -> Option<Value> {
+) -> Option<(Summed, Value)> {
     let before = lease.summed;
     let now = Summed {
         conns: counts.admitted.saturating_sub(counts.live),
@@ -124,13 +128,13 @@ pub(super) fn summary(
     if now.conns <= before.conns {
         return None;
     }
-    lease.summed = now;
-    Some(serde_json::json!({
+    let detail = serde_json::json!({
         "count": now.conns - before.conns,
         "first_ms": first_ms,
         "last_ms": last_ms,
         "bytes_in": now.bytes_in.saturating_sub(before.bytes_in),
         "bytes_out": now.bytes_out.saturating_sub(before.bytes_out),
         "longest_ms": longest_ms,
-    }))
+    });
+    Some((now, detail))
 }

@@ -14,7 +14,7 @@ use totoro_api::wire::plugin::{Answer, Login};
 use totoro_api::{Reason, Refusal};
 use totoro_ebpf::logic::stamp;
 
-use super::desk::{Desk, kernel_failed};
+use super::desk::{Desk, Inner, kernel_failed};
 use super::find::{find_session, others, room_for_ticket};
 use super::model::{invite_of, source, tenant_of};
 use super::settle::Settling;
@@ -130,8 +130,12 @@ impl Desk {
                 }
             }
         };
-        let grant = credential.voucher.grant.clone();
-        self.admit(body, socket, &credential, now_ms)
+        let mut desk = self.lock();
+        let admitted = self.admit(&mut desk, body, socket, &credential, now_ms);
+        let durable = self.settled(desk);
+        let grant = credential.voucher.grant;
+        admitted
+            .and_then(|granted| durable.map(|()| granted))
             .map_err(|refusal| Denied {
                 refusal,
                 grant: Some(grant),
@@ -141,14 +145,13 @@ impl Desk {
     /// Decides about a credential that is genuine, and makes the decision hold.
     fn admit(
         &self,
+        inner: &mut Inner,
         body: &Login,
         socket: ControlSocket,
         credential: &Credential,
         now_ms: i64,
     ) -> Result<Granted, Refusal> {
         let now = now_ms / 1000;
-        let mut inner = self.lock();
-        let inner = &mut *inner;
         let policy = Arc::clone(&inner.policy);
         let voucher = &credential.voucher;
         let standing = policy.standing(voucher, now)?;
@@ -181,7 +184,7 @@ impl Desk {
             return Err(Reason::SessionExpired.into());
         }
         let known = run_id.as_ref().map(|(run_id, _)| run_id.as_str());
-        let others = others(inner, known);
+        let others = others(inner, &tenant, known);
         let max = &policy.node.public_max;
         session_room(&tenant, standing.limits.max_clients, max, &others)?;
         if credential.fresh.is_some() {

@@ -8,6 +8,7 @@ mod apply;
 mod bans;
 mod canary;
 pub mod coalesce;
+mod commits;
 mod compare;
 mod desk;
 mod ending;
@@ -16,6 +17,8 @@ mod failures;
 mod find;
 mod gate;
 mod hints;
+mod index;
+mod kept;
 mod login;
 mod mended;
 pub mod model;
@@ -25,14 +28,16 @@ mod proxy;
 mod refused;
 mod report;
 mod settle;
+mod shown;
 mod tick;
 
 #[cfg(test)]
 mod tests;
 
 pub use bans::BanLine;
-pub use desk::{Desk, Rules, Tools, stored_pool};
+pub use desk::{Desk, Rules, Tools};
 pub use gate::Gate;
+pub use kept::stored_pool;
 pub use mended::Mended;
 pub use report::{Report, SessionLine};
 pub use totoro_api::decide::check_login;

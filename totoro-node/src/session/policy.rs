@@ -36,7 +36,8 @@ pub struct Policy {
     pub revision: Revision,
     /// The node's own part.
     pub node: DesiredNode,
-    /// Invites by id.
+    /// Invites by id. The store has each as a record of its own.
+    #[serde(default)]
     pub invites: BTreeMap<String, DesiredInvite>,
     /// Banned sources.
     pub bans: Vec<Ban>,

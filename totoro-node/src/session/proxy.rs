@@ -7,8 +7,9 @@ use totoro_api::wire::plugin::{Answer, CloseProxy, NewProxy, User};
 use totoro_api::{Reason, Refusal};
 use totoro_ebpf::logic::bucket;
 
+use super::commits::{Undo, UndoneLease};
 use super::desk::{Desk, Inner, kernel_failed};
-use super::model::Session;
+use super::model::{PUBLIC, Session};
 use super::ports::{Lease, Plan, PortId, Summed, Wish, port_key, record_key};
 use crate::kernel::boot_ns;
 use crate::store::{Changes, HELD, LEASES};
@@ -33,7 +34,11 @@ fn session_of<'a>(inner: &'a Inner, user: &User) -> Option<&'a Session> {
 impl Desk {
     /// Answers a NewProxy. `content` is the body as frps sent it.
     pub fn new_proxy(&self, body: &NewProxy, mut content: Value) -> Answer {
-        match self.try_proxy(body) {
+        let mut desk = self.lock();
+        let leased = self.try_proxy(&mut desk, body);
+        // Also what is there already may be so only since a moment ago.
+        let durable = self.settled(desk);
+        match leased.and_then(|port| durable.map(|()| port)) {
             Ok(port) if i64::from(port) == body.remote_port => Answer::allow(),
             Ok(port) => {
                 if let Some(object) = content.as_object_mut() {
@@ -48,10 +53,8 @@ impl Desk {
         }
     }
 
-    fn try_proxy(&self, body: &NewProxy) -> Result<u16, Refusal> {
+    fn try_proxy(&self, inner: &mut Inner, body: &NewProxy) -> Result<u16, Refusal> {
         let now_ms = self.clock.now_ms();
-        let mut inner = self.lock();
-        let inner = &mut *inner;
         let Some(session) = session_of(inner, &body.user).cloned() else {
             let detail = "this session is over";
             return Err(Refusal::with(Reason::SessionExpired, detail));
@@ -97,11 +100,14 @@ impl Desk {
                 Ok(port)
             }
             Plan::Open { port, instead_of } => {
-                let leases = inner.ports.leases().iter();
-                let others = leases.filter(|(port, _)| Some(**port) != instead_of);
-                let others: Vec<&str> = others.map(|(_, lease)| lease.tenant.as_str()).collect();
-                let most = standing.limits.max_proxies;
-                lease_room(&session.tenant, most, &policy.node.public_max, &others)?;
+                // Only anonymous tenants share room.
+                if session.tenant.starts_with(PUBLIC) {
+                    let leases = inner.ports.leases().iter();
+                    let others = leases.filter(|(port, _)| Some(**port) != instead_of);
+                    let others: Vec<&str> = others.map(|(_, of)| of.tenant.as_str()).collect();
+                    let most = standing.limits.max_proxies;
+                    lease_room(&session.tenant, most, &policy.node.public_max, &others)?;
+                }
                 if let Some(old) = instead_of {
                     let mut changes = Changes::default();
                     self.release(inner, old, "moved", &mut changes, now_ms);
@@ -128,7 +134,8 @@ impl Desk {
         }
     }
 
-    /// The kernel first, then the disk, then the answer; back to nothing when one fails.
+    /// The kernel first, then the disk, then the answer (see [`Desk::settled`]); back to nothing
+    /// when one fails.
     fn open_lease(
         &self,
         inner: &mut Inner,
@@ -147,22 +154,18 @@ impl Desk {
         // Its counts begin at nothing, whatever an earlier lease left.
         if let Some(earlier) = inner.spent.remove(&id) {
             self.kernel
-                .forget_lease(earlier, key)
+                .forget_lease(earlier.tenant, key)
                 .map_err(|e| kernel_failed(&e))?;
         }
         self.kernel
             .forget_lease(number, key)
             .map_err(|e| kernel_failed(&e))?;
-        // A full table says so to the tenant; whatever was written of it goes.
-        let undo = |refusal: Refusal| {
+        if let Err(error) = self.show_lease(inner, id, &lease, number, end) {
+            let refusal = kernel_failed(&error);
+            // A full table says so to the tenant; whatever was written of it goes.
             let removed = self.kernel.remove_lease(key);
-            match removed.and_then(|()| self.kernel.forget_lease(number, key)) {
-                Ok(()) => refusal,
-                Err(error) => kernel_failed(&error),
-            }
-        };
-        if let Err(error) = self.put_lease(id, &lease, number, end) {
-            return Err(undo(kernel_failed(&error)));
+            let gone = removed.and_then(|()| self.kernel.forget_lease(number, key));
+            return Err(gone.map_or_else(|error| kernel_failed(&error), |()| refusal));
         }
         let mut these = Changes::default();
         Desk::put_numbers(&mut these, inner.numbers);
@@ -180,7 +183,6 @@ impl Desk {
             ..Subject::default()
         };
         these.tell(lease.since_ms, subject);
-        self.commit(inner, &these).map_err(undo)?;
         tracing::info!(
             node_id = self.rules.node,
             invite_id = session.tenant,
@@ -188,15 +190,25 @@ impl Desk {
             port = %record_key(id),
             "proxy opened"
         );
-        inner.ports.open(id, lease);
+        let undo = UndoneLease {
+            port: id,
+            number: lease.number,
+            waiting: inner.ports.open(id, lease),
+        };
+        self.grant(inner, these, Undo::Lease(undo));
         Ok(())
     }
 
     /// Takes note of a CloseProxy: it may be late, doubled, or a predecessor's.
     pub fn close_proxy(&self, body: &CloseProxy) {
+        let mut desk = self.lock();
+        self.note_closed(&mut desk, body);
+        // What the disk refuses is tried again: it has happened.
+        let _ = self.settled(desk);
+    }
+
+    fn note_closed(&self, inner: &mut Inner, body: &CloseProxy) {
         let now_ms = self.clock.now_ms();
-        let mut inner = self.lock();
-        let inner = &mut *inner;
         let Some(session) = session_of(inner, &body.user) else {
             return;
         };

@@ -10,9 +10,10 @@ use totoro_api::ticket::rfc3339;
 use totoro_api::wire::node::{LeaseUsage, SessionUsage, TenantUsage};
 
 use super::canary::CANARY;
-use super::desk::Desk;
+use super::desk::{Desk, Inner};
 use super::model::Tenant;
 use super::ports::port_key;
+use crate::kernel::Refused;
 use crate::store::Changes;
 
 /// The desk's part of a heartbeat.
@@ -62,33 +63,8 @@ impl Desk {
     /// The kernel's maps can't be read.
     pub fn report(&self) -> Result<Report> {
         let refused = self.kernel.refused()?;
-        let now_ms = self.clock.now_ms();
         let inner = self.lock();
-        let mut report = Report {
-            sessions: inner
-                .sessions
-                .values()
-                .filter(|session| session.connected())
-                .count() as u32,
-            leases: inner.ports.leases().len() as u32,
-            ..Report::default()
-        };
-        for protocol in Protocol::ALL {
-            let free = inner.ports.free(protocol, &inner.policy.node.pool, now_ms);
-            report.free_ports.insert(protocol.to_string(), free as u32);
-        }
-        let kernel = refused
-            .iter()
-            .filter(|counter| counter.tenant != CANARY)
-            .map(|counter| (counter.reason, counter.count));
-        let plugin = inner
-            .denied
-            .values()
-            .flatten()
-            .map(|(reason, count)| (*reason, *count));
-        for (reason, count) in kernel.chain(plugin) {
-            *report.refused.entry(reason.code().to_owned()).or_default() += count;
-        }
+        let mut report = self.sums(&inner, &refused);
         let mut known: BTreeMap<&String, Option<&Tenant>> =
             inner.denied.keys().map(|id| (id, None)).collect();
         known.extend(inner.tenants.iter().map(|(id, tenant)| (id, Some(tenant))));
@@ -101,11 +77,7 @@ impl Desk {
             if let Some(tenant) = tenant {
                 self.kernels_part(tenant, &refused, &mut usage)?;
             }
-            for session in inner
-                .sessions
-                .values()
-                .filter(|session| session.tenant == *id)
-            {
+            for (_, session) in inner.sessions.of_owner(id) {
                 if session.connected() {
                     usage.sessions.push(SessionUsage {
                         id: session.id.clone(),
@@ -115,14 +87,9 @@ impl Desk {
                     });
                 }
             }
-            let leases = inner
-                .ports
-                .leases()
-                .iter()
-                .filter(|(_, lease)| lease.tenant == *id);
-            for (port, lease) in leases {
+            for (port, lease) in inner.ports.of_tenant(id) {
                 if let Some(tenant) = tenant {
-                    let counts = self.kernel.lease_counts(tenant.number, port_key(*port))?;
+                    let counts = self.kernel.lease_counts(tenant.number, port_key(port))?;
                     usage.bytes_in += counts.bytes_in;
                     usage.bytes_out += counts.bytes_out;
                 }
@@ -142,10 +109,55 @@ impl Desk {
         Ok(report)
     }
 
+    /// The same without each tenant's part, and without looking at each lease.
+    ///
+    /// # Errors
+    /// The kernel's maps can't be read.
+    pub fn totals(&self) -> Result<Report> {
+        let refused = self.kernel.refused()?;
+        let inner = self.lock();
+        let mut report = self.sums(&inner, &refused);
+        for tenant in inner.tenants.values() {
+            let counts = self.kernel.counts(tenant.number)?;
+            report.conns += counts.usage.conns;
+            report.flows += counts.flows;
+            report.admitted += counts.usage.admitted;
+        }
+        Ok(report)
+    }
+
+    /// What needs no look at a tenant.
+    fn sums(&self, inner: &Inner, refused: &[Refused]) -> Report {
+        let now_ms = self.clock.now_ms();
+        let connected = inner.sessions.values().filter(|one| one.connected());
+        let mut report = Report {
+            sessions: connected.count() as u32,
+            leases: inner.ports.leases().len() as u32,
+            ..Report::default()
+        };
+        for protocol in Protocol::ALL {
+            let free = inner.ports.free(protocol, &inner.policy.node.pool, now_ms);
+            report.free_ports.insert(protocol.to_string(), free as u32);
+        }
+        let kernel = refused
+            .iter()
+            .filter(|counter| counter.tenant != CANARY)
+            .map(|counter| (counter.reason, counter.count));
+        let plugin = inner
+            .denied
+            .values()
+            .flatten()
+            .map(|(reason, count)| (*reason, *count));
+        for (reason, count) in kernel.chain(plugin) {
+            *report.refused.entry(reason.code().to_owned()).or_default() += count;
+        }
+        report
+    }
+
     fn kernels_part(
         &self,
         tenant: &Tenant,
-        refused: &[crate::kernel::Refused],
+        refused: &[Refused],
         usage: &mut TenantUsage,
     ) -> Result<()> {
         let counts = self.kernel.counts(tenant.number)?;
@@ -154,10 +166,10 @@ impl Desk {
         usage.admitted = counts.usage.admitted;
         usage.bytes_in = tenant.bytes_in;
         usage.bytes_out = tenant.bytes_out;
-        for counter in refused
-            .iter()
-            .filter(|counter| counter.tenant == tenant.number)
-        {
+        // Sorted by tenant.
+        let first = refused.partition_point(|counter| counter.tenant < tenant.number);
+        let ours = refused[first..].iter();
+        for counter in ours.take_while(|counter| counter.tenant == tenant.number) {
             *usage.refused.entry(counter.reason).or_default() += counter.count;
         }
         Ok(())
@@ -176,9 +188,9 @@ impl Desk {
             frpc_version: session.frpc_version.clone(),
             proxies: inner
                 .ports
-                .leases()
-                .iter()
-                .filter(|(_, lease)| lease.run_id == *run_id)
+                .of_session(run_id)
+                .into_iter()
+                .filter_map(|port| Some((port, inner.ports.leases().get(&port)?)))
                 .map(|((protocol, port), lease)| format!("{} {protocol}/{port}", lease.name))
                 .collect(),
         };
@@ -203,8 +215,8 @@ impl Desk {
     /// There is no such session, or a socket can't be destroyed.
     pub fn kick(&self, id: &str) -> Result<()> {
         let now_ms = self.clock.now_ms();
-        let mut inner = self.lock();
-        let inner = &mut *inner;
+        let mut desk = self.lock();
+        let inner = &mut *desk;
         let found = inner
             .sessions
             .iter()
@@ -225,6 +237,7 @@ impl Desk {
         Desk::end_tickets(inner, &run_id, &mut changes);
         self.close_session(inner, &run_id, "kicked", None, &mut changes, now_ms);
         self.flush(inner, changes);
+        let _ = self.settled(desk);
         Ok(destroyed?)
     }
 

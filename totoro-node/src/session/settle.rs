@@ -5,6 +5,7 @@ use totoro_api::wire::event::{Subject, kind};
 use totoro_api::wire::plugin::Login;
 use totoro_api::{Reason, Refusal};
 
+use super::commits::{Undo, UndoneLogin};
 use super::desk::{Desk, Inner, kernel_failed};
 use super::login::Credential;
 use super::model::{Session, Tenant, Ticket};
@@ -28,8 +29,8 @@ pub(super) struct Settling<'a> {
 }
 
 impl Desk {
-    /// Makes the session hold: the kernel knows the tenant, an old connection is gone, everything
-    /// is durable.
+    /// Makes the session hold: the kernel knows the tenant, an old connection is gone. It is not
+    /// durable yet.
     pub(super) fn settle(
         &self,
         inner: &mut Inner,
@@ -75,9 +76,10 @@ impl Desk {
             changes.put(TENANTS, tenant, record);
         }
         Desk::put_numbers(&mut changes, inner.numbers);
-        self.put_tenant(tenant, number, standing)
+        self.show_tenant(inner, tenant, number, standing)
             .map_err(|e| kernel_failed(&e))?;
         inner.cuts.remove(&number);
+        inner.ends_at(standing.session_end(begun_ms / 1000));
 
         let nonce = random_hex();
         let session = Session {
@@ -136,12 +138,19 @@ impl Desk {
             event
         );
         changes.tell(now_ms, session_event(event, &session));
-        self.commit(inner, &changes)?;
-        inner.sessions.insert(run_id.clone(), session);
-        inner.tickets.insert(credential.hash.clone(), ticket);
-        for (port, waiting) in moved {
-            inner.ports.wait(port, waiting);
-        }
+        let undo = UndoneLogin {
+            run_id: run_id.clone(),
+            nonce: nonce.clone(),
+            tenant: tenant.to_owned(),
+            session: inner.sessions.insert(run_id.clone(), session),
+            hash: credential.hash.clone(),
+            ticket: inner.tickets.insert(credential.hash.clone(), ticket),
+            moved: moved
+                .into_iter()
+                .filter_map(|(port, waiting)| Some((port, inner.ports.wait(port, waiting)?)))
+                .collect(),
+        };
+        self.grant(inner, changes, Undo::Login(Box::new(undo)));
         Ok(Granted { run_id, nonce })
     }
 }

@@ -17,8 +17,8 @@ impl Desk {
     /// Four times a second: what time has ended, and what was refused since.
     pub fn tick(&self) {
         let now_ms = self.clock.now_ms();
-        let mut inner = self.lock();
-        let inner = &mut *inner;
+        let mut desk = self.lock();
+        let inner = &mut *desk;
         let mut changes = Changes::default();
         let mut failures = Failures::default();
         self.expire(inner, &mut changes, now_ms, &mut failures);
@@ -47,6 +47,7 @@ impl Desk {
         }
         self.tell_refusals(inner, &mut changes, now_ms);
         self.flush(inner, changes);
+        let _ = self.settled(desk);
     }
 
     /// Every second: the kernel's counters, its sweep, and what it refused to do before.
@@ -57,8 +58,8 @@ impl Desk {
         }
         let refused = self.kernel.refused();
         let now_ms = self.clock.now_ms();
-        let mut inner = self.lock();
-        let inner = &mut *inner;
+        let mut desk = self.lock();
+        let inner = &mut *desk;
         let mut changes = Changes::default();
         match refused {
             Ok(refused) => self.gather_refused(inner, &refused, now_ms),
@@ -67,6 +68,7 @@ impl Desk {
         self.tidy(inner, &mut changes, now_ms);
         self.sum_up(inner, &mut changes, now_ms);
         self.flush(inner, changes);
+        let _ = self.settled(desk);
     }
 
     /// Tries again what the kernel refused, after 1, 2, 4, … and then every 32 seconds.
@@ -84,13 +86,14 @@ impl Desk {
     /// Every few seconds: connections whose end was not heard of, and those that no session is on.
     pub fn look_for_lost(&self) {
         let now_ms = self.clock.now_ms();
-        let mut inner = self.lock();
-        let inner = &mut *inner;
+        let mut desk = self.lock();
+        let inner = &mut *desk;
         let mut changes = Changes::default();
         let lost = self.find_lost(inner, None, &mut changes, now_ms);
         self.mended.add("lost_session", lost);
         self.flush(inner, changes);
         self.drop_idle(inner);
+        let _ = self.settled(desk);
     }
 
     /// Ends connections to frps that carry no session: a session that ended by mistake comes back,
@@ -141,8 +144,8 @@ impl Desk {
     /// Every minute: forgets what can't matter any more.
     pub fn forget(&self) {
         let now_ms = self.clock.now_ms();
-        let mut inner = self.lock();
-        let inner = &mut *inner;
+        let mut desk = self.lock();
+        let inner = &mut *desk;
         let mut changes = Changes::default();
         self.forget_tickets(inner, &mut changes, now_ms / 1000);
         let busy: BTreeSet<&String> = inner
@@ -178,6 +181,7 @@ impl Desk {
                 continue;
             }
             inner.cuts.remove(&number);
+            inner.shown.forget_tenant(number);
             inner.tenants.remove(&id);
             inner.denied.remove(&id);
             changes.remove(TENANTS, id);
@@ -203,28 +207,32 @@ impl Desk {
             keep
         });
         self.flush(inner, changes);
+        let _ = self.settled(desk);
     }
 
     /// Past its time a ticket opens nothing; the newest of a session that is known may still resume
     /// it.
     fn forget_tickets(&self, inner: &mut Inner, changes: &mut Changes, now: i64) {
         let mut newest = BTreeMap::<String, (i64, String)>::new();
-        for (hash, ticket) in &inner.tickets {
+        for (hash, ticket) in inner.tickets.iter() {
             let candidate = (ticket.exp, hash.clone());
             let best = newest.entry(ticket.run_id.clone()).or_default();
             if *best < candidate {
                 *best = candidate;
             }
         }
-        inner.tickets.retain(|hash, ticket| {
+        let over = inner.tickets.iter().filter(|(hash, ticket)| {
             let resumes = inner.sessions.contains_key(&ticket.run_id)
-                && newest.get(&ticket.run_id).is_some_and(|(_, of)| of == hash);
-            let keep = resumes || !ticket.past(now);
-            if !keep {
-                changes.remove(TICKETS, hash.as_str());
-            }
-            keep
+                && newest
+                    .get(&ticket.run_id)
+                    .is_some_and(|(_, of)| of == *hash);
+            !resumes && ticket.past(now)
         });
+        let over: Vec<String> = over.map(|(hash, _)| hash.clone()).collect();
+        for hash in over {
+            inner.tickets.remove(&hash);
+            changes.remove(TICKETS, hash);
+        }
     }
 
     /// Before the daemon ends, and when nothing else of it runs any more: what was gathered is
@@ -232,11 +240,12 @@ impl Desk {
     pub fn finish(&self) {
         self.second();
         let now_ms = self.clock.now_ms();
-        let mut inner = self.lock();
-        let inner = &mut *inner;
+        let mut desk = self.lock();
+        let inner = &mut *desk;
         let mut changes = Changes::default();
         self.sum_up_now(inner, &mut changes, now_ms);
         self.tell_refusals(inner, &mut changes, now_ms);
         self.flush(inner, changes);
+        let _ = self.settled(desk);
     }
 }

@@ -148,7 +148,7 @@ pub(crate) fn create(txn: &WriteTransaction) -> Result<()> {
 pub(crate) fn append(
     txn: &WriteTransaction,
     boot: &str,
-    events: &[(i64, Subject)],
+    events: &[&(i64, Subject)],
     max: u64,
 ) -> Result<()> {
     if events.is_empty() {

@@ -56,7 +56,7 @@ fn a_failed_transaction_leaves_no_number_behind() {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Store::open(dir.path()).unwrap());
     let failed: Result<()> = store.write(|txn| {
-        append(txn, "boot", &[(1, Subject::default())], 1000)?;
+        append(txn, "boot", &[&(1, Subject::default())], 1000)?;
         anyhow::bail!("no")
     });
     assert!(failed.is_err());
@@ -77,7 +77,7 @@ fn fill(store: &Store, kinds: &[&str], count: usize, max: u64) {
         })
         .collect();
     store
-        .write(|txn| append(txn, "boot", &events, max))
+        .write(|txn| append(txn, "boot", &events.iter().collect::<Vec<_>>(), max))
         .unwrap();
 }
 

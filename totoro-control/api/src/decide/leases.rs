@@ -1,11 +1,14 @@
 //! Who has which port: leases, and ports that wait for their last holder or cool down. Pure.
 
+mod index;
+
 use std::collections::BTreeMap;
 
 use super::{Asked, Choice, Held, choose_port};
 use crate::limits::Effective;
 use crate::ports::{Pool, Protocol};
 use crate::{Reason, Refusal};
+use index::{Shared, Single};
 use serde::{Deserialize, Serialize};
 
 /// A port of one protocol.
@@ -132,13 +135,30 @@ pub enum Plan {
 pub struct Ports {
     leases: BTreeMap<PortId, Lease>,
     waiting: BTreeMap<PortId, Waiting>,
+    /// Leases by session.
+    by_session: Shared,
+    /// Leases by tenant.
+    by_tenant: Shared,
+    /// Leases by their proxy's name in frps.
+    by_wire: Single,
+    /// What waits, by the session that had it last.
+    waiting_by_session: Shared,
+    /// What waits, by the tenant that had it last.
+    waiting_by_tenant: Shared,
 }
 
 impl Ports {
     /// The table as it was stored.
     #[must_use]
-    pub const fn new(leases: BTreeMap<PortId, Lease>, waiting: BTreeMap<PortId, Waiting>) -> Self {
-        Ports { leases, waiting }
+    pub fn new(leases: BTreeMap<PortId, Lease>, waiting: BTreeMap<PortId, Waiting>) -> Self {
+        let mut ports = Ports::default();
+        for (port, lease) in leases {
+            ports.add(port, lease);
+        }
+        for (port, waiting) in waiting {
+            ports.wait(port, waiting);
+        }
+        ports
     }
 
     /// Leases now.
@@ -156,43 +176,43 @@ impl Ports {
     /// The lease of a proxy of a session.
     #[must_use]
     pub fn of_proxy(&self, run_id: &str, wire: &str) -> Option<(PortId, &Lease)> {
-        self.leases
-            .iter()
-            .find(|(_, lease)| lease.run_id == run_id && lease.wire == wire)
-            .map(|(port, lease)| (*port, lease))
+        self.with_wire(wire)
+            .find(|(_, lease)| lease.run_id == run_id)
+    }
+
+    fn with_wire<'a>(&'a self, wire: &str) -> impl Iterator<Item = (PortId, &'a Lease)> {
+        let ports = self.by_wire.of(wire);
+        ports.filter_map(|port| Some((port, self.leases.get(&port)?)))
     }
 
     /// The ports that a session leases.
     #[must_use]
     pub fn of_session(&self, run_id: &str) -> Vec<PortId> {
-        let of = |(_, lease): &(&PortId, &Lease)| lease.run_id == run_id;
-        self.leases
-            .iter()
-            .filter(of)
-            .map(|(port, _)| *port)
-            .collect()
+        self.by_session.of(run_id).collect()
     }
 
     /// How many ports a tenant leases.
     #[must_use]
     pub fn count_of(&self, tenant: &str) -> usize {
-        self.leases
-            .values()
-            .filter(|lease| lease.tenant == tenant)
-            .count()
+        self.by_tenant.count(tenant)
+    }
+
+    /// The ports that a tenant leases.
+    pub fn of_tenant(&self, tenant: &str) -> impl Iterator<Item = (PortId, &Lease)> {
+        let ports = self.by_tenant.of(tenant);
+        ports.filter_map(|port| Some((port, self.leases.get(&port)?)))
     }
 
     /// How many ports of a pool could be leased by somebody new.
     #[must_use]
     pub fn free(&self, protocol: Protocol, pool: &Pool, now_ms: i64) -> usize {
-        pool.of(protocol)
-            .iter()
-            .filter(|&port| {
-                let cooling = |waiting: &Waiting| now_ms < waiting.cooling_ms;
-                !self.leases.contains_key(&(protocol, port))
-                    && !self.waiting.get(&(protocol, port)).is_some_and(cooling)
-            })
-            .count()
+        let ports = pool.of(protocol);
+        let ours = |(of, port): &PortId| *of == protocol && ports.contains(*port);
+        let leased = self.leases.keys().filter(|port| ours(port)).count();
+        let cooling = |(port, waiting): &(&PortId, &Waiting)| {
+            ours(port) && now_ms < waiting.cooling_ms && !self.leases.contains_key(port)
+        };
+        ports.iter().count() - leased - self.waiting.iter().filter(cooling).count()
     }
 
     /// What is with a port, for a proxy of a tenant.
@@ -231,8 +251,8 @@ impl Ports {
             start,
             now_ms,
         } = wish;
-        let foreign = |lease: &&Lease| lease.wire == wire && lease.run_id != run_id;
-        if let Some(lease) = self.leases.values().find(foreign) {
+        let foreign = |(_, lease): &(PortId, &Lease)| lease.run_id != run_id;
+        if let Some((_, lease)) = self.with_wire(wire).find(foreign) {
             let whose = if lease.tenant == tenant {
                 "another session"
             } else {
@@ -259,15 +279,12 @@ impl Ports {
             return Err(Refusal::with(Reason::MaxProxies, detail));
         }
         let last = self
-            .waiting
-            .iter()
-            .filter(|((protocol, _), waiting)| {
-                *protocol == asked.protocol
-                    && waiting.tenant == tenant
-                    && waiting.name == asked.name
-            })
+            .waiting_by_tenant
+            .of(tenant)
+            .filter_map(|port| Some((port, self.waiting.get(&port)?)))
+            .filter(|((of, _), waiting)| *of == asked.protocol && waiting.name == asked.name)
             .max_by_key(|(_, waiting)| waiting.reserved_ms)
-            .map(|((_, port), _)| *port);
+            .map(|((_, port), _)| port);
         let choice = Choice {
             asked,
             limits,
@@ -301,14 +318,33 @@ impl Ports {
         }
     }
 
-    /// Leases a port: nobody waits for it any more.
+    /// Leases a port: nobody waits for it any more. What waited there comes back.
     ///
     /// # Panics
     /// When the port is leased: [`Ports::plan`] never says so.
-    pub fn open(&mut self, port: PortId, lease: Lease) {
-        self.waiting.remove(&port);
-        let before = self.leases.insert(port, lease);
-        assert!(before.is_none(), "{port:?} was leased already");
+    pub fn open(&mut self, port: PortId, lease: Lease) -> Option<Waiting> {
+        assert!(
+            !self.leases.contains_key(&port),
+            "{port:?} was leased already"
+        );
+        let waiting = self.forget(port);
+        self.add(port, lease);
+        waiting
+    }
+
+    fn add(&mut self, port: PortId, lease: Lease) {
+        self.by_session.add(&lease.run_id, port);
+        self.by_tenant.add(&lease.tenant, port);
+        self.by_wire.add(&lease.wire, port);
+        self.leases.insert(port, lease);
+    }
+
+    fn take(&mut self, port: PortId) -> Option<Lease> {
+        let lease = self.leases.remove(&port)?;
+        self.by_session.remove(&lease.run_id, port);
+        self.by_tenant.remove(&lease.tenant, port);
+        self.by_wire.remove(&lease.wire, port);
+        Some(lease)
     }
 
     /// Ends a lease: its port waits for its proxy, then cools down.
@@ -318,7 +354,7 @@ impl Ports {
         now_ms: i64,
         patience: Patience,
     ) -> Option<(Lease, Waiting)> {
-        let lease = self.leases.remove(&port)?;
+        let lease = self.take(port)?;
         let reserved_ms = now_ms + patience.reserve_ms;
         let waiting = Waiting {
             tenant: lease.tenant.clone(),
@@ -327,13 +363,23 @@ impl Ports {
             reserved_ms,
             cooling_ms: reserved_ms + patience.cool_ms,
         };
-        self.waiting.insert(port, waiting.clone());
+        self.wait(port, waiting.clone());
         Some((lease, waiting))
     }
 
-    /// A lease, to note what was told of it.
-    pub fn lease_mut(&mut self, port: PortId) -> Option<&mut Lease> {
-        self.leases.get_mut(&port)
+    /// Ends a lease that never came to be: its port is as it was before [`Ports::open`].
+    pub fn take_back(&mut self, port: PortId, waiting: Option<Waiting>) {
+        self.take(port);
+        if let Some(waiting) = waiting {
+            self.wait(port, waiting);
+        }
+    }
+
+    /// Notes what of a lease was told.
+    pub fn sum(&mut self, port: PortId, summed: Summed) -> Option<&Lease> {
+        let lease = self.leases.get_mut(&port)?;
+        lease.summed = summed;
+        Some(lease)
     }
 
     /// The ports that wait for a session's proxies, as they are once it is `tenant`'s.
@@ -343,21 +389,29 @@ impl Ports {
             tenant: tenant.to_owned(),
             ..waiting.clone()
         };
-        self.waiting
-            .iter()
-            .filter(|(_, waiting)| waiting.run_id == run_id && waiting.tenant != tenant)
-            .map(|(port, waiting)| (*port, moved(waiting)))
+        self.waiting_by_session
+            .of(run_id)
+            .filter_map(|port| Some((port, self.waiting.get(&port)?)))
+            .filter(|(_, waiting)| waiting.tenant != tenant)
+            .map(|(port, waiting)| (port, moved(waiting)))
             .collect()
     }
 
-    /// Has a port wait as told.
-    pub fn wait(&mut self, port: PortId, waiting: Waiting) {
+    /// Has a port wait as told; what waited there before comes back.
+    pub fn wait(&mut self, port: PortId, waiting: Waiting) -> Option<Waiting> {
+        let before = self.forget(port);
+        self.waiting_by_session.add(&waiting.run_id, port);
+        self.waiting_by_tenant.add(&waiting.tenant, port);
         self.waiting.insert(port, waiting);
+        before
     }
 
     /// Forgets a port's last holder, once nothing holds the port any more.
-    pub fn forget(&mut self, port: PortId) {
-        self.waiting.remove(&port);
+    pub fn forget(&mut self, port: PortId) -> Option<Waiting> {
+        let waiting = self.waiting.remove(&port)?;
+        self.waiting_by_session.remove(&waiting.run_id, port);
+        self.waiting_by_tenant.remove(&waiting.tenant, port);
+        Some(waiting)
     }
 }
 

@@ -293,6 +293,8 @@ proptest! {
                     }
                 }
             }
+            let again = Ports::new(table.ports.leases().clone(), table.ports.waiting().clone());
+            prop_assert_eq!(&table.ports, &again, "the indexes say what the tables say");
             let leased: BTreeMap<u16, &str> = table.ports.leases().iter()
                 .map(|((_, port), lease)| (*port, lease.tenant.as_str())).collect();
             let expected: BTreeMap<u16, &str> =

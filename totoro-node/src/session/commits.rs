@@ -1,0 +1,234 @@
+//! How decisions become durable: decided and shown to the kernel under the desk's lock, made durable
+//! together without it, and answered after that.
+//!
+//! A decision may build on others that are not durable yet: it comes behind them, so once it is
+//! durable they are. When the disk fails, all that was decided since fails with it. What has happened
+//! (a connection ended, a policy holds) stays in memory and is tried again; what only was to be
+//! granted is taken back, before anybody decides anything else.
+
+use std::sync::MutexGuard;
+
+use totoro_api::{Reason, Refusal};
+
+use super::desk::{Desk, Inner};
+use super::model::{Session, Ticket};
+use super::ports::{PortId, Waiting, port_key, record_key};
+use crate::store::{Changes, HELD, LEASES, Place, SESSIONS, TENANTS, TICKETS};
+
+/// What becomes durable in one go.
+pub(super) struct Entry {
+    changes: Changes,
+    /// How it is taken back; `None` = it has happened, and can't be.
+    undo: Option<Undo>,
+}
+
+/// What was there before something was granted.
+pub(super) enum Undo {
+    Login(Box<UndoneLogin>),
+    Lease(UndoneLease),
+}
+
+pub(super) struct UndoneLogin {
+    pub(super) run_id: String,
+    /// Of the session as it was granted.
+    pub(super) nonce: String,
+    pub(super) tenant: String,
+    pub(super) session: Option<Session>,
+    /// The ticket's.
+    pub(super) hash: String,
+    pub(super) ticket: Option<Ticket>,
+    /// Ports that moved with the session.
+    pub(super) moved: Vec<(PortId, Waiting)>,
+}
+
+pub(super) struct UndoneLease {
+    pub(super) port: PortId,
+    /// Of the lease as it was granted.
+    pub(super) number: u64,
+    pub(super) waiting: Option<Waiting>,
+}
+
+/// A lease that ended, and whose counts are in the kernel until they are durable.
+pub(super) struct Spent {
+    /// The tenant's number.
+    pub(super) tenant: u32,
+    /// Where they become durable; `None` = they wait for the disk.
+    pub(super) place: Option<Place>,
+}
+
+impl Desk {
+    /// Puts what has happened behind all that was decided, to become durable with the next batch.
+    pub(super) fn flush(&self, inner: &mut Inner, changes: Changes) {
+        inner.pending.append(changes);
+        if inner.pending.is_empty() {
+            return;
+        }
+        let changes = std::mem::take(&mut inner.pending);
+        let place = self.commits.put(Entry {
+            changes,
+            undo: None,
+        });
+        for spent in inner.spent.values_mut() {
+            spent.place.get_or_insert_with(|| place.clone());
+        }
+    }
+
+    /// Puts what is granted behind all that was decided. It is to be answered once it is
+    /// [`Desk::settled`].
+    pub(super) fn grant(&self, inner: &mut Inner, changes: Changes, undo: Undo) {
+        // What waits for the disk goes first: written later, it would undo this.
+        self.flush(inner, Changes::default());
+        let undo = Some(undo);
+        self.commits.put(Entry { changes, undo });
+    }
+
+    /// Gives the desk back, and waits until all that was decided up to now is durable.
+    ///
+    /// # Errors
+    /// `internal`: it is not, and was taken back.
+    pub(super) fn settled(&self, inner: MutexGuard<'_, Inner>) -> Result<(), Refusal> {
+        let place = self.commits.last();
+        let spent = !inner.spent.is_empty();
+        drop(inner);
+        let settled = self.commits.settle(&place, |batch| self.write(batch));
+        if spent || settled.is_err() {
+            // Taking the lock makes up for what failed.
+            self.forget_spent(&mut self.lock());
+        }
+        settled.map_err(|_| Refusal::new(Reason::Internal))
+    }
+
+    fn write(&self, batch: &[Entry]) -> anyhow::Result<()> {
+        let changes = batch.iter().map(|entry| &entry.changes);
+        self.store.commit_all(changes).inspect_err(|error| {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "state can't be made durable; what happened is kept in memory and tried again, \
+                 what was to be granted is refused"
+            );
+        })?;
+        if batch.iter().any(|entry| entry.changes.tells()) {
+            self.wake.notify_one();
+        }
+        Ok(())
+    }
+
+    /// After a failure of the disk: memory becomes what it would be without the grants that failed,
+    /// and their records are written as they are then, for later ones may have built on them.
+    pub(super) fn make_up(&self, inner: &mut Inner, failed: Vec<Entry>) {
+        let mut grants = Vec::new();
+        for Entry { changes, undo } in failed {
+            match undo {
+                None => inner.pending.append(changes),
+                Some(undo) => grants.push(undo),
+            }
+        }
+        for spent in inner.spent.values_mut() {
+            spent.place.take_if(|place| place.has_failed());
+        }
+        let mut changes = Changes::default();
+        for undo in grants.into_iter().rev() {
+            match undo {
+                Undo::Login(login) => Desk::undo_login(inner, *login, &mut changes),
+                Undo::Lease(lease) => self.undo_lease(inner, lease, &mut changes),
+            }
+        }
+        inner.pending.append(changes);
+    }
+
+    fn undo_login(inner: &mut Inner, undone: UndoneLogin, changes: &mut Changes) {
+        let UndoneLogin {
+            run_id,
+            nonce,
+            tenant,
+            session,
+            hash,
+            ticket,
+            moved,
+        } = undone;
+        // Whoever ended the session meanwhile had reason to.
+        if inner
+            .sessions
+            .get(&run_id)
+            .is_some_and(|now| now.nonce == nonce)
+        {
+            inner.sessions.remove(&run_id);
+            if let Some(session) = session {
+                inner.sessions.insert(run_id.clone(), session);
+            }
+        }
+        let ended = inner.tickets.get(&hash).is_some_and(|ticket| ticket.ended);
+        match ticket {
+            Some(ticket) => inner.tickets.insert(
+                hash.clone(),
+                Ticket {
+                    ended: ticket.ended || ended,
+                    ..ticket
+                },
+            ),
+            None if !ended => inner.tickets.remove(&hash),
+            None => None,
+        };
+        for (port, waiting) in moved {
+            if inner.ports.waiting().contains_key(&port) {
+                changes.put(HELD, record_key(port), &waiting);
+                inner.ports.wait(port, waiting);
+            }
+        }
+        match inner.sessions.get(&run_id) {
+            Some(session) => changes.put(SESSIONS, run_id, session),
+            None => changes.remove(SESSIONS, run_id),
+        }
+        match inner.tickets.get(&hash) {
+            Some(ticket) => changes.put(TICKETS, hash, ticket),
+            None => changes.remove(TICKETS, hash),
+        }
+        // It keeps its number, which the kernel knows.
+        Desk::put_numbers(changes, inner.numbers);
+        if let Some(record) = inner.tenants.get(&tenant) {
+            changes.put(TENANTS, tenant, record);
+        }
+    }
+
+    fn undo_lease(&self, inner: &mut Inner, undone: UndoneLease, changes: &mut Changes) {
+        let UndoneLease {
+            port,
+            number,
+            waiting,
+        } = undone;
+        let Some(lease) = inner.ports.leases().get(&port) else {
+            return; // It has ended since, and what that left is kept.
+        };
+        if lease.number != number {
+            return;
+        }
+        let (key, tenant) = (port_key(port), inner.tenants.get(&lease.tenant));
+        let tenant = tenant.map(|tenant| tenant.number);
+        let removed = self.kernel.remove_lease(key);
+        let forgotten =
+            removed.and_then(|()| tenant.map_or(Ok(()), |of| self.kernel.forget_lease(of, key)));
+        if let Err(error) = forgotten {
+            // The next alignment closes what nobody knows of.
+            inner.untidy = Some(error.whole());
+        }
+        inner.late.remove(&port);
+        inner.ports.take_back(port, waiting.clone());
+        changes.remove(LEASES, record_key(port));
+        match waiting {
+            Some(waiting) => changes.put(HELD, record_key(port), &waiting),
+            None => changes.remove(HELD, record_key(port)),
+        }
+        Desk::put_numbers(changes, inner.numbers);
+    }
+
+    /// What was counted on leases that ended is durable now, and no more needed in the kernel.
+    fn forget_spent(&self, inner: &mut Inner) {
+        let durable = |spent: &mut Spent| spent.place.as_ref().is_some_and(Place::is_durable);
+        for (port, spent) in inner.spent.extract_if(.., |_, spent| durable(spent)) {
+            if let Err(error) = self.kernel.forget_lease(spent.tenant, port_key(port)) {
+                // Counts that nobody reads; the port's next lease begins by clearing them.
+                tracing::warn!(error = error.whole(), port = %record_key(port), "old counts stay");
+            }
+        }
+    }
+}
