@@ -136,7 +136,7 @@ mod tests {
 
         let store = &*lab.app.store;
         let left = names(store, &key::invites_of(&node)).unwrap();
-        assert_eq!(left, [stays.id.clone()]);
+        assert_eq!(left, std::slice::from_ref(&stays.id));
         let record = |id: &str| read::<InviteRecord>(store, &key::invite(id)).unwrap();
         assert!(record(&goes.id).is_none() && record(&stays.id).is_some());
         let known = |code: &Option<String>| lab.app.knows_code(code.as_ref().unwrap()).unwrap();
