@@ -69,6 +69,8 @@ fn one_source_has_its_share_of_flows_and_gets_it_back() {
     let Some(node) = Node::new("flow-sources") else {
         return;
     };
+    // Loading may take longer than a flow that is not confirmed lives.
+    let node = node.with(|options| options.flow_idle_s = 600);
     let options = node.options();
     node.run(move |kernel| {
         let limits = Tenant {
@@ -77,7 +79,11 @@ fn one_source_has_its_share_of_flows_and_gets_it_back() {
             ..five()
         };
         lend(&kernel, &limits);
-        let (server, _users) = figures::flows(PORT, 2);
+        let (server, users) = figures::flows(PORT, 2);
+        for user in &users {
+            user.send_to(b"again", v4(PORT)).expect("send");
+            server.recv_from(&mut [0; 16]).expect("confirmed");
+        }
         server
             .set_read_timeout(Some(Duration::from_millis(300)))
             .expect("timeout");

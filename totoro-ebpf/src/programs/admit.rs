@@ -19,6 +19,8 @@ use crate::verdict::{Subject, now, refuse};
 const SK_DROP: u32 = 0;
 const SK_PASS: u32 = 1;
 const AF_INET: u32 = 2;
+/// What [`judge`] says when nobody has looked for what is idle for long.
+const OVERDUE: u32 = u32::MAX;
 
 /// Entry point.
 #[sk_lookup]
@@ -45,7 +47,14 @@ pub(crate) fn totoro_admit(ctx: SkLookupContext) -> u32 {
         port,
         proto,
     };
-    match judge(&mut subject, &local) {
+    // What is idle takes nobody's place, whether the daemon is there or not. Looked for here, and not in
+    // `judge`: both frames and those of the look would pass the 512 bytes of stack.
+    let mut reason = judge(&mut subject, &local, false);
+    if reason == OVERDUE {
+        idle::end(now());
+        reason = judge(&mut subject, &local, true);
+    }
+    match reason {
         0 => SK_PASS,
         reason => {
             refuse(reason, &subject);
@@ -73,9 +82,9 @@ fn addresses(ctx: &SkLookupContext) -> (Addr, Addr) {
     }
 }
 
-/// The number of the reason to refuse, or 0.
-#[inline(always)]
-fn judge(subject: &mut Subject, local: &Addr) -> u32 {
+/// The number of the reason to refuse, or 0; or [`OVERDUE`], unless somebody has just `looked`.
+#[inline(never)]
+fn judge(subject: &mut Subject, local: &Addr, looked: bool) -> u32 {
     let Some(config) = config() else { return 0 };
     if is_control(config, subject.proto, subject.port) {
         return control(config.control_per_source, subject);
@@ -122,8 +131,9 @@ fn judge(subject: &mut Subject, local: &Addr) -> u32 {
     if shield::banned(&subject.remote) {
         return Reason::ClientBanned.number();
     }
-    // What is idle takes nobody's place, whether the daemon is there or not.
-    idle::end_if_overdue(at);
+    if !looked && idle::is_overdue(at) {
+        return OVERDUE;
+    }
     // SAFETY: as above.
     let Some(usage) = (unsafe { USAGE.get(&lease.tenant) }) else {
         return Reason::NoLease.number();

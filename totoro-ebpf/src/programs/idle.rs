@@ -6,7 +6,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::bpf_for_each_map_elem;
 use totoro_ebpf::abi::{Flow, FlowKey, NODE, Source, SourceKey};
-use totoro_ebpf::logic::admit::{flow_idle, is_overdue, is_source_idle};
+use totoro_ebpf::logic::admit::{self, flow_idle, is_source_idle};
 
 use super::charge::forget_source;
 use super::{config, flows};
@@ -23,18 +23,12 @@ struct Look {
     ended: u64,
 }
 
-/// Ends what is idle if nobody has looked for long.
+/// Whether nobody has looked for what is idle for long.
 #[inline(always)]
-pub(super) fn end_if_overdue(at: u64) {
+pub(super) fn is_overdue(at: u64) -> bool {
     let node = NODE;
-    // SAFETY: an aligned u64 of a live map value.
-    let before = match USAGE.get_ptr_mut(&node) {
-        Some(usage) => unsafe { atomic::load(&raw const (*usage).last_ns) },
-        None => return,
-    };
-    if is_overdue(before, at) {
-        end(at);
-    }
+    // SAFETY: the value is read once.
+    unsafe { USAGE.get(&node) }.is_some_and(|usage| admit::is_overdue(usage.last_ns, at))
 }
 
 /// Ends what is idle; how many flows. Two that look at once end nothing twice.
