@@ -48,19 +48,32 @@ const fn round([mut a, mut b, mut c, mut d]: [u64; 4]) -> [u64; 4] {
     [a, b, c, d]
 }
 
-/// As it is written.
+/// As it is written, in two little-endian words: in registers, where bytes would take the stack.
 #[inline(always)]
 #[must_use]
-pub const fn text(stamp: u64) -> [u8; LEN] {
-    let mut text = [0; LEN];
-    text[0] = MARK.as_bytes()[0];
-    text[1] = MARK.as_bytes()[1];
-    let (mut rest, mut nth) = (stamp, 2);
-    while nth < LEN {
-        text[nth] = b'a' + (rest & 15) as u8;
-        rest >>= 4;
+pub const fn words(stamp: u64) -> (u64, u64) {
+    let [t, colon] = *b"t:";
+    let (mut first, mut second) = (t as u64 | (colon as u64) << 8, 0);
+    let mut nth = 0;
+    while nth < LETTERS {
+        let letter = b'a' as u64 + (stamp >> (4 * nth) & 15);
+        if nth < 6 {
+            first |= letter << (8 * (nth + 2));
+        } else {
+            second |= letter << (8 * (nth - 6));
+        }
         nth += 1;
     }
+    (first, second)
+}
+
+/// The same in bytes.
+#[must_use]
+pub fn text(stamp: u64) -> [u8; LEN] {
+    let (first, second) = words(stamp);
+    let mut text = [0; LEN];
+    text[..8].copy_from_slice(&first.to_le_bytes());
+    text[8..].copy_from_slice(&second.to_le_bytes());
     text
 }
 

@@ -7,7 +7,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::{bpf_csum_diff, bpf_loop};
 use totoro_api::Reason;
-use totoro_ebpf::abi::{ControlKey, TCP};
+use totoro_ebpf::abi::{Addr, ControlKey, TCP, v4_mapped};
 use totoro_ebpf::logic::stamp;
 use totoro_ebpf::packet::greeting::{self, LONGEST, Mark};
 use totoro_ebpf::packet::{Family, Headers, Packet};
@@ -20,13 +20,13 @@ use crate::verdict::{Subject, now, refuse};
 const GREETS_WITHIN_NS: u64 = 10_000_000_000;
 /// Where a TCP header has its checksum.
 const CHECKSUM: usize = 16;
-/// What is replaced at once: a stamp at an odd offset, in whole words of the checksum's helper.
-const SPAN: usize = 20;
-const _: () = assert!(SPAN > stamp::LEN && SPAN.is_multiple_of(4));
+/// What is replaced at once: a stamp at an odd offset, in words of the checksum's helper.
+const SPAN: usize = 5;
+const _: () = assert!(SPAN * 4 > stamp::LEN);
 const _: () = assert!(greeting::VALUE == stamp::LEN);
 
-/// A piece of a packet.
-pub(crate) type Piece = [u8; SPAN];
+/// A piece of a packet, in words of its bytes' order.
+pub(crate) type Piece = [u32; SPAN];
 
 /// A packet that can be changed.
 pub(crate) trait Wire: Packet {
@@ -68,9 +68,12 @@ const NOT_YET: u64 = u64::MAX - 1;
 /// The cookie of the packet's connection.
 #[inline(never)]
 fn bearer(packet: &impl Wire, headers: &Headers) -> u64 {
-    let Some((remote, local)) = headers.addresses(packet) else {
+    let (mut remote, mut local) = ([0; 16], [0; 16]);
+    if !address(packet, headers, Side::Source, &mut remote)
+        || !address(packet, headers, Side::Destination, &mut local)
+    {
         return NOBODYS;
-    };
+    }
     // What is forwarded is not ours to change.
     // SAFETY: a lookup whose value is not used.
     if unsafe { LOCALS.get(&local) }.is_none() {
@@ -89,11 +92,37 @@ fn bearer(packet: &impl Wire, headers: &Headers) -> u64 {
     }
 }
 
+/// Which address of a packet.
+#[derive(Clone, Copy)]
+enum Side {
+    Source,
+    Destination,
+}
+
+/// Reads an address; a call of its own, which the stack has room for.
+#[inline(never)]
+fn address(packet: &impl Wire, headers: &Headers, side: Side, to: &mut Addr) -> bool {
+    let read = match (headers.family, side) {
+        (Family::V4, Side::Source) => packet.read(headers.network + 12).map(v4_mapped),
+        (Family::V4, Side::Destination) => packet.read(headers.network + 16).map(v4_mapped),
+        (Family::V6, Side::Source) => packet.read(headers.network + 8),
+        (Family::V6, Side::Destination) => packet.read(headers.network + 24),
+    };
+    match read {
+        Some(read) => {
+            *to = read;
+            true
+        }
+        None => false,
+    }
+}
+
 /// The handshake is in the same batch, and the stack has not seen it yet: TCP sends this again, a
 /// moment later. Let through, it would be refused for good.
 #[inline(never)]
 fn early(packet: &impl Wire, headers: &Headers) -> bool {
-    if let Some((remote, _)) = headers.addresses(packet) {
+    let mut remote = [0; 16];
+    if address(packet, headers, Side::Source, &mut remote) {
         let subject = Subject {
             tenant: 0,
             lease: 0,
@@ -169,24 +198,25 @@ fn replaced(packet: &impl Wire, headers: &Headers, nth: usize, stamp: u64) -> Op
     // From where a word of the checksum begins.
     let odd = (at - headers.transport) & 1;
     let from = at - odd;
-    let mut old: Piece = packet.read(from)?;
-    let mut new = old;
-    let text = stamp::text(stamp);
-    if odd == 0 {
-        new[..stamp::LEN].copy_from_slice(&text);
-    } else {
-        new[1..=stamp::LEN].copy_from_slice(&text);
+    let mut old: Piece = [0; SPAN];
+    for (nth, word) in old.iter_mut().enumerate() {
+        *word = u32::from_le_bytes(packet.read(from + 4 * nth)?);
     }
-    let size = SPAN as u32;
+    let (first, second) = stamp::words(stamp);
+    let shift = 8 * odd as u32;
+    // What the last word keeps: all of it, or its upper three bytes.
+    let (head, tail) = (first << shift, second << shift);
+    let kept = (1 << shift) - 1;
+    let carried = |word: u64| (word >> 32 >> (32 - shift)) as u32;
+    let mut new: Piece = [
+        head as u32 | old[0] & kept,
+        (head >> 32) as u32,
+        tail as u32 | carried(first),
+        (tail >> 32) as u32,
+        old[4] & !kept | carried(second),
+    ];
+    let size = size_of::<Piece>() as u32;
     // SAFETY: two pieces of that size on the stack.
-    let diff = unsafe {
-        bpf_csum_diff(
-            old.as_mut_ptr().cast(),
-            size,
-            new.as_mut_ptr().cast(),
-            size,
-            0,
-        )
-    };
+    let diff = unsafe { bpf_csum_diff(old.as_mut_ptr(), size, new.as_mut_ptr(), size, 0) };
     packet.replace(from, &new, headers.transport + CHECKSUM, diff)
 }

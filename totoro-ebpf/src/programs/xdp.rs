@@ -51,7 +51,9 @@ impl Wire for Frame {
     fn replace(&self, at: usize, new: &Piece, sum: usize, diff: i64) -> Option<()> {
         let old: [u8; 2] = self.read(sum)?;
         let changed = logic::checksum::changed(old, diff as u32);
-        self.write(at, new)?;
+        for (nth, word) in new.iter().enumerate() {
+            self.write(at + 4 * nth, &word.to_le_bytes())?;
+        }
         self.write(sum, &changed)
     }
 }
