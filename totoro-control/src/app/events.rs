@@ -22,7 +22,8 @@ impl App {
     /// Adds the batch's events that the trail does not have yet.
     ///
     /// # Errors
-    /// `conflict`, naming the expected seq, when events before these are missing; malformed ones.
+    /// `conflict`, naming the expected seq, when events before these are missing, or were taken once
+    /// and are here no more; malformed ones.
     pub async fn accept_events(
         &self,
         caller: &Caller,
@@ -48,7 +49,7 @@ impl App {
                 let stands = known
                     .as_ref()
                     .map_or_else(SpoolRecord::default, |of| of.value);
-                let (fresh, missing_to) = fresh(&batch.events, &stands)?;
+                let (fresh, missing_to) = fresh(batch, &stands)?;
                 let Some(last) = fresh.last().map(|event| event.seq) else {
                     return Ok(stands.seq);
                 };
@@ -103,11 +104,17 @@ impl App {
 }
 
 /// The events after those that stand, when they go on from there without a gap that nothing tells
-/// of; and up to where some may be missing, because an event has told that they are.
+/// of; and up to where some may be missing, because an event has told that they are. Those that the
+/// node has forgotten are not among them: a store that was restored may know of a gap, but not have
+/// what had come out of it since.
 fn fresh<'a>(
-    events: &'a [NodeEvent],
+    batch: &'a EventBatch,
     stands: &SpoolRecord,
 ) -> Result<(&'a [NodeEvent], u64), Failure> {
+    let events = &batch.events;
+    if batch.after > stands.seq {
+        return Err(missing(stands.seq.saturating_add(1), batch.after));
+    }
     for pair in events.windows(2) {
         if pair[1].seq <= pair[0].seq {
             return Err(Failure::malformed("events: seq must rise"));
@@ -119,18 +126,17 @@ fn fresh<'a>(
     for event in fresh {
         let told = missing_to.checked_add(1).is_some_and(|to| event.seq <= to);
         if event.seq != expected && !told && !closes_gap(event, expected) {
-            return Err(Failure::refused(
-                Reason::Conflict,
-                format!(
-                    "events are missing: expected seq {expected}, got {}",
-                    event.seq
-                ),
-            ));
+            return Err(missing(expected, event.seq));
         }
         expected = event.seq.checked_add(1).ok_or(Reason::RequestMalformed)?;
         missing_to = missing_to.max(lost_to(event));
     }
     Ok((fresh, missing_to))
+}
+
+fn missing(expected: u64, got: u64) -> Failure {
+    let what = format!("events are missing: expected seq {expected}, got {got}");
+    Failure::refused(Reason::Conflict, what)
 }
 
 /// Up to where events are missing, as this one tells.
@@ -231,9 +237,17 @@ mod tests {
         event
     }
 
+    fn batch(after: u64, events: &[NodeEvent]) -> EventBatch {
+        EventBatch {
+            spool: String::new(),
+            after,
+            events: events.to_vec(),
+        }
+    }
+
     fn seqs(events: &[NodeEvent], seq: u64) -> Result<Vec<u64>, Reason> {
         let stands = SpoolRecord { seq, missing_to: 0 };
-        fresh(events, &stands)
+        fresh(&batch(0, events), &stands)
             .map(|(events, _)| events.iter().map(|event| event.seq).collect())
             .map_err(|failure| failure.refusal().expect("a refusal").reason)
     }
@@ -289,9 +303,30 @@ mod tests {
             missing_to: 8,
         };
         let next = [event(9), event(10)];
-        assert_eq!(fresh(&next, &stands).unwrap().0.len(), 2);
+        assert_eq!(fresh(&batch(7, &next), &stands).unwrap().0.len(), 2);
         let too_far = [event(10)];
-        assert!(fresh(&too_far, &stands).is_err(), "9 is not accounted for");
+        assert!(
+            fresh(&batch(7, &too_far), &stands).is_err(),
+            "9 is not accounted for"
+        );
         assert_eq!(seqs(&[lost(2, 2, 8), event(10)], 1), Err(Reason::Conflict));
+    }
+
+    #[test]
+    fn a_restored_store_misses_what_the_node_has_forgotten() {
+        // Up to 8 there may be holes, and it stands at 3: 5 and 7 were taken after the backup.
+        let stands = SpoolRecord {
+            seq: 3,
+            missing_to: 8,
+        };
+        let next = [event(8), event(9)];
+        for after in 4..8 {
+            let refused = fresh(&batch(after, &next), &stands).unwrap_err();
+            assert_eq!(refused.refusal().map(|r| r.reason), Some(Reason::Conflict));
+        }
+        // The holes themselves are no reason, nor an answer that the node has not heard.
+        for after in 0..4 {
+            assert_eq!(fresh(&batch(after, &next), &stands).unwrap().0.len(), 2);
+        }
     }
 }

@@ -57,6 +57,7 @@ fn telling() -> About {
     };
     let batch = EventBatch {
         spool: INSTANCE.to_owned(),
+        after: 0,
         events: vec![event],
     };
     About::new(Scope::Node, "Events for the audit trail")

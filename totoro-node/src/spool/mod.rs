@@ -36,6 +36,8 @@ const ID: &str = "spool_id";
 const NEXT: &str = "spool_next";
 /// Key in `META`: the seq of the newest event that tells of a loss.
 const LOSS: &str = "spool_loss";
+/// Key in `META`: up to which seq the control plane had this spool.
+const HAD: &str = "spool_had";
 /// Key in `META`: what the events take, bytes.
 const BYTES: &str = "spool_bytes";
 
@@ -108,7 +110,7 @@ impl<'txn> Tables<'txn> {
         self.meta
             .insert(ID, id.as_slice())
             .context("write the spool's id")?;
-        Ok(())
+        self.put_number(HAD, 0)
     }
 }
 
@@ -216,6 +218,7 @@ impl Spool {
             let meta = txn.open_table(META.table()).context("open a table")?;
             Ok(EventBatch {
                 spool: id(&meta)?,
+                after: number(&meta, HAD)?.unwrap_or(0),
                 events,
             })
         })
@@ -241,6 +244,7 @@ impl Spool {
                 .sampled
                 .retain_in(..=seq, |_, ()| false)
                 .context("forget events")?;
+            tables.put_number(HAD, seq)?;
             let left = tables.bytes.saturating_sub(freed);
             tables.put_number(BYTES, left)
         })

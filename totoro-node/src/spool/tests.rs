@@ -202,13 +202,16 @@ fn a_restored_control_plane_gets_a_new_spool_that_says_what_is_missing() {
     for kind in ["a", "b", "c", "d"] {
         store.commit(&told(kind)).unwrap();
     }
+    assert_eq!(spool.batch().unwrap().after, 0);
     spool.accepted(2).unwrap();
     let before = spool.batch().unwrap();
+    assert_eq!(before.after, 2, "what is no more here is said");
     spool.renew().unwrap();
     store.commit(&told("e")).unwrap();
 
     let after = spool.batch().unwrap();
     assert_ne!(after.spool, before.spool);
+    assert_eq!(after.after, 0, "of the new one nothing has arrived");
     assert_eq!(seqs(&spool), [2, 3, 4, 5]);
     let kinds: Vec<&str> = after
         .events

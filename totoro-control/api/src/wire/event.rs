@@ -164,6 +164,10 @@ pub struct EventBatch {
     /// 128 random bits from the spool's creation, hex.
     #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Hex32))]
     pub spool: String,
+    /// Up to where the trail had this spool by an answer that the node has acted on: what it has
+    /// forgotten. 0 = nothing, or a node that does not tell.
+    #[serde(default)]
+    pub after: u64,
     /// Rising `seq`, at most 500.
     #[cfg_attr(feature = "openapi", schema(max_items = 500))]
     pub events: Vec<NodeEvent>,
