@@ -2,6 +2,7 @@
 //! (maps of the pins).
 
 use std::path::Path;
+use std::time::Duration;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuHashMap};
@@ -180,6 +181,33 @@ pub(super) fn entries<K, V>(
     Ok(all)
 }
 
+/// How often an entry is tried again that the kernel had no memory for, and after what time.
+const TRIES: (u32, Duration) = (50, Duration::from_millis(1));
+
+/// Inserts. Entries come from a small stock that the kernel fills up in the background; who is faster
+/// than that is told ENOMEM, although there is memory, and a moment later there is an entry.
+pub(super) fn patiently(
+    insert: impl FnMut() -> std::result::Result<(), MapError>,
+) -> std::result::Result<(), MapError> {
+    retried(insert, |error| {
+        matches!(error, MapError::SyscallError(error)
+            if error.io_error.raw_os_error() == Some(libc::ENOMEM))
+    })
+}
+
+fn retried<E>(
+    mut insert: impl FnMut() -> std::result::Result<(), E>,
+    passes: impl Fn(&E) -> bool,
+) -> std::result::Result<(), E> {
+    for _ in 0..TRIES.0 {
+        match insert() {
+            Err(error) if passes(&error) => std::thread::sleep(TRIES.1),
+            inserted => return inserted,
+        }
+    }
+    insert()
+}
+
 /// Absence is an answer.
 pub(super) fn found<T>(
     answer: std::result::Result<T, MapError>,
@@ -222,4 +250,30 @@ fn prefix_of(key: &Key<abi::BanAddr>) -> Option<ipnet::IpNet> {
         key.prefix_len()
     };
     ipnet::IpNet::new(addr, u8::try_from(bits).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_is_tried_again_and_nothing_else_is() {
+        let tries = |works_at: u32, error: &'static str| {
+            let mut tried = 0;
+            let insert = || {
+                tried += 1;
+                if tried == works_at {
+                    Ok(())
+                } else {
+                    Err(error)
+                }
+            };
+            let inserted = retried(insert, |error| *error == "no memory");
+            (inserted.is_ok(), tried)
+        };
+        assert_eq!(tries(1, "no memory"), (true, 1));
+        assert_eq!(tries(4, "no memory"), (true, 4));
+        assert_eq!(tries(4, "full"), (false, 1));
+        assert_eq!(tries(0, "no memory"), (false, TRIES.0 + 1), "in the end");
+    }
 }

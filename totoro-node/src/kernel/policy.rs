@@ -1,10 +1,11 @@
 //! What the daemon writes and reads: tenants, leases, counts.
 
+use aya::maps::PerCpuValues;
 use totoro_api::ports::{Pool, Protocol};
 use totoro_ebpf::abi;
 use totoro_ebpf::logic::pool;
 
-use super::maps::{Maps, entries, found, gone};
+use super::maps::{Maps, entries, found, gone, patiently};
 use super::sweep::First;
 use super::{Connection, Context, Kernel, LeaseCounts, Refused, Result, TenantCounts};
 
@@ -56,21 +57,16 @@ impl Kernel {
             .on("read", "USAGE")?
             .is_none()
         {
-            maps.usage
-                .insert(tenant, abi::Usage::default(), 0)
+            patiently(|| maps.usage.insert(tenant, abi::Usage::default(), 0))
                 .on("write", "USAGE")?;
         }
         if found(maps.flows_closed.get(&tenant, 0))
             .on("read", "FLOWS_CLOSED")?
             .is_none()
         {
-            maps.flows_closed
-                .insert(tenant, 0, 0)
-                .on("write", "FLOWS_CLOSED")?;
+            patiently(|| maps.flows_closed.insert(tenant, 0, 0)).on("write", "FLOWS_CLOSED")?;
         }
-        maps.tenants
-            .insert(tenant, policy, 0)
-            .on("write", "TENANTS")
+        patiently(|| maps.tenants.insert(tenant, policy, 0)).on("write", "TENANTS")
     }
 
     /// Forgets a tenant and its counts. Its leases must be gone.
@@ -253,19 +249,19 @@ fn write_lease(
     fresh: (bool, bool),
 ) -> Result<()> {
     if fresh.0 {
-        maps.port_usage
-            .insert(key, abi::PortUsage::default(), 0)
+        patiently(|| maps.port_usage.insert(key, abi::PortUsage::default(), 0))
             .on("write", "PORT_USAGE")?;
     }
     if fresh.1 {
         let cpus = aya::util::nr_cpus()
             .map_err(|(_, error)| error)
             .on("count", "the CPUs")?;
-        let zeros = aya::maps::PerCpuValues::try_from(vec![abi::Traffic::default(); cpus])
-            .on("write", "TRAFFIC")?;
-        maps.traffic
-            .insert(traffic_key(lease.tenant, key), zeros, 0)
-            .on("write", "TRAFFIC")?;
+        patiently(|| {
+            let zeros = PerCpuValues::try_from(vec![abi::Traffic::default(); cpus])?;
+            maps.traffic
+                .insert(traffic_key(lease.tenant, key), zeros, 0)
+        })
+        .on("write", "TRAFFIC")?;
     }
-    maps.ports.insert(key, lease, 0).on("write", "PORTS")
+    patiently(|| maps.ports.insert(key, lease, 0)).on("write", "PORTS")
 }
