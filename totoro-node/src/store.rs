@@ -26,8 +26,10 @@ use reserve::Reserve;
 
 /// The database's file in the state's directory.
 const STATE: &str = "state.redb";
-/// What is kept of the database in memory, bytes: records are in memory anyway, decoded.
-const CACHE: usize = 8 << 20;
+/// What is kept of the database in memory at most, bytes: records are in memory anyway, decoded. redb
+/// holds a tenth of it of what a transaction has written; more goes to the disk before the commit, where
+/// there may be no room for it, so the tenth is more than one forgetting of the spool's.
+const CACHE: usize = 64 << 20;
 /// The file there that a daemon locks.
 const LOCK: &str = "lock";
 /// Every file that a store makes in its directory.
