@@ -67,7 +67,8 @@ pub struct Config {
     /// How long after that they are nobody else's yet.
     #[serde(default = "default_port_time")]
     pub port_cool: Span,
-    /// Invites of one node at most, those that are over and not yet forgotten included.
+    /// Invites of one node at most, those that are over and not yet forgotten included; 1 to 100,000: a
+    /// node that asks for everything is sent all of them at once, and reads 32 MiB at most.
     #[serde(default = "default_invites_per_node")]
     pub invites_per_node: u32,
     /// Open connections at most; more wait to be accepted.
@@ -261,6 +262,9 @@ impl Config {
         if !(1..=86_400).contains(&self.stream_life.secs()) {
             return bad("stream_life", "must be 1s to 1d".to_owned());
         }
+        if !(1..=100_000).contains(&self.invites_per_node) {
+            return bad("invites_per_node", "must be 1 to 100000".to_owned());
+        }
         for (key, span) in [
             ("port_reserve", self.port_reserve),
             ("port_cool", self.port_cool),
@@ -270,7 +274,6 @@ impl Config {
             }
         }
         for (key, value) in [
-            ("invites_per_node", self.invites_per_node),
             ("max_connections", self.max_connections),
             ("connections_per_address", self.connections_per_address),
             ("cache_mib", self.cache_mib),

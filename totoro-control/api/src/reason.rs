@@ -187,6 +187,9 @@ reasons! {
     58 NodeFull "node_full"
         en: "the node is full" / "choose another node, or try again later"
         zh: "节点已满" / "请选择其他节点，或稍后重试";
+    59 MaxInvites "max_invites"
+        en: "the node has all invites that it may have" / "wait until ended ones are forgotten, 31 days after their end, or have the control plane's operator raise invites_per_node"
+        zh: "该节点的邀请数已达上限" / "已结束的邀请在 31 天后清除；也可请控制面运维者调高 invites_per_node";
 
     60 ProxyTypeDenied "proxy_type_denied"
         en: "this type of proxy is not allowed" / "use type tcp or udp, as the invite allows"

@@ -64,6 +64,11 @@ impl Request {
         Request::of(server, bytes, Order::Again(Arc::default()), "200")
     }
 
+    /// The same, answered with this status.
+    pub(crate) fn answered(self, status: &'static str) -> Self {
+        Request { status, ..self }
+    }
+
     /// These ones: each client has `own` of them.
     pub(crate) fn own(server: &str, bytes: Vec<Vec<u8>>, own: usize) -> Self {
         Request::of(server, bytes, Order::Own(own), "200")

@@ -2,16 +2,20 @@
 
 use serde_json::json;
 
-use crate::client::Request;
+use crate::client::{Request, bytes_of};
 use crate::support::{Control, Node};
 
 const JSON: &str = "application/json";
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// A server with one node and one invite.
+/// Nodes that invites are made for in turn: one may have 100,000.
+const MAKERS: usize = 16;
+
+/// A server with a node that has an invite, and nodes that invites are made for.
 pub(crate) struct Real {
     control: Control,
     node: Node,
+    makers: Vec<Node>,
     code: String,
 }
 
@@ -29,15 +33,19 @@ impl Real {
             "rate".to_owned(),
             toml::Value::Table(rate.into_iter().collect()),
         );
-        // The bench makes far more than anybody's node has.
-        settings.insert("invites_per_node".to_owned(), most);
+        settings.insert("invites_per_node".to_owned(), toml::Value::Integer(100_000));
         std::fs::write(&file, settings.to_string()).unwrap();
         let control = Control::over(made, &[("TOTORO_LOG", "warn".to_owned())]);
         let node = control.node("n1").await;
         let (_, code) = control.invite(&node, json!({})).await;
+        let mut makers = Vec::new();
+        for number in 0..MAKERS {
+            makers.push(control.node(&format!("maker-{number}")).await);
+        }
         Real {
             control,
             node,
+            makers,
             code,
         }
     }
@@ -76,7 +84,11 @@ impl Real {
 
     pub(crate) fn invite(&self, server: &str) -> Request {
         let body = json!({ "label": "bench" }).to_string();
-        let key = format!("Bearer {}", self.node.key);
-        Request::post(server, "/nodes/invites", &key, (JSON, &body), "201")
+        let of = |node: &Node| {
+            let key = format!("Bearer {}", node.key);
+            bytes_of(server, "/nodes/invites", &key, JSON, &body)
+        };
+        let all = self.makers.iter().map(of).collect();
+        Request::again(server, all).answered("201")
     }
 }

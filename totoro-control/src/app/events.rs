@@ -179,7 +179,8 @@ fn is_ours(kind: &str) -> bool {
 /// Which invites are the node's: a node can tell nothing about another's.
 struct Owners<'a> {
     node: &'a str,
-    known: HashMap<String, bool>,
+    /// Whether an invite is the node's; `None` where nobody has it.
+    known: HashMap<String, Option<bool>>,
 }
 
 impl Owners<'_> {
@@ -192,22 +193,30 @@ impl Owners<'_> {
         let Some(invite) = subject.invite.clone() else {
             return Ok(subject);
         };
-        let own = match self.known.get(&invite) {
-            Some(&own) => own,
+        let owner = match self.known.get(&invite) {
+            Some(&owner) => owner,
             None => {
-                let own = match checked_id(&invite) {
+                let owner = match checked_id(&invite) {
                     Ok(id) => tx
                         .peek::<InviteRecord>(&key::invite(id))?
-                        .is_some_and(|record| record.value.node == self.node),
-                    Err(_) => false,
+                        .map(|record| record.value.node == self.node),
+                    Err(_) => Some(false),
                 };
-                self.known.insert(invite, own);
-                own
+                self.known.insert(invite.clone(), owner);
+                owner
             }
         };
-        if !own {
-            subject.invite = None;
-            subject.detail = json!({ "foreign_invite": true, "detail": subject.detail });
+        match owner {
+            Some(true) => {}
+            Some(false) => {
+                subject.invite = None;
+                subject.detail = json!({ "foreign_invite": true, "detail": subject.detail });
+            }
+            // None of anybody's: forgotten, where the event is old enough.
+            None => {
+                subject.invite = None;
+                subject.detail = json!({ "unknown_invite": invite, "detail": subject.detail });
+            }
         }
         Ok(subject)
     }

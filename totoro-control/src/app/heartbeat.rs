@@ -80,7 +80,10 @@ impl App {
             {
                 tx.put(&at, &record)?;
             }
-            self.end_kicks(tx, node, record.revision)?;
+            // With an error it may be in the node's memory alone: after a crash it must come again.
+            if record.error.is_none() {
+                self.end_kicks(tx, node, record.revision)?;
+            }
             Ok(())
         })
         .await?;

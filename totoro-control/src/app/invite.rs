@@ -25,8 +25,8 @@ impl App {
     /// Makes an invite. Its code is in this answer only.
     ///
     /// # Errors
-    /// Malformed fields; `unsupported` when the node cannot enforce a limit; `node_full` when it has as
-    /// many as it may have; `conflict`.
+    /// Malformed fields; `unsupported` when the node cannot enforce a limit; `max_invites` when it has
+    /// as many as it may have; `conflict`.
     pub async fn create_invite(
         &self,
         caller: &Caller,

@@ -24,8 +24,8 @@ impl App {
     /// answer only. One commit has them all.
     ///
     /// # Errors
-    /// Malformed fields; `unsupported` when the node cannot enforce a limit; `node_full` when it has as
-    /// many as it may have; `conflict`.
+    /// Malformed fields; `unsupported` when the node cannot enforce a limit; `max_invites` when it has
+    /// as many as it may have; `conflict`.
     pub async fn create_invites(
         &self,
         caller: &Caller,

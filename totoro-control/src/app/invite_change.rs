@@ -130,7 +130,7 @@ impl App {
                 tx.delete(&key::expiry(at, id));
             }
             tx.put(&key::invite(id), &record)?;
-            invite_over::over(tx, id, now)?;
+            invite_over::over(tx, &record, now)?;
             let change = crate::records::Change::Invite(id.to_owned());
             crate::push::touch(tx, &record.node, &change)?;
             let event = caller

@@ -20,7 +20,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// Ticks between the rounds that need no hurry.
 const SLOW: u64 = 60;
 /// Marks handled in one round at most.
-const MAX_DUE: usize = 1000;
+pub(super) const MAX_DUE: usize = 1000;
 
 impl App {
     /// Runs until the process is asked to end.
@@ -28,6 +28,12 @@ impl App {
         // Beside the rest: a connect takes seconds where nobody answers.
         let reaching = tokio::spawn(Arc::clone(&self).keep_reaching());
         let mut stopping = self.stopping();
+        if let Err(failure) = self.mark_over().await {
+            tracing::error!(
+                error = &failure as &dyn std::error::Error,
+                "invites that were over before could not be marked; the next start tries it again"
+            );
+        }
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut count = 0_u64;
@@ -144,7 +150,7 @@ impl App {
                     .node(&record.value.node)
                     .invite(id)
                     .reason(Reason::InviteExpired);
-                invite_over::over(tx, id, now)?;
+                invite_over::over(tx, &record.value, now)?;
                 Ok(audit::record(tx, event, now_ms)?)
             })
             .await?;
@@ -226,7 +232,7 @@ impl App {
 
     /// Marks `<unix, 20 digits>/…` under a prefix whose time has come: whole key, and the rest of
     /// it after the prefix.
-    fn due(&self, prefix: &str, now: i64) -> Result<Vec<(String, String)>, Failure> {
+    pub(super) fn due(&self, prefix: &str, now: i64) -> Result<Vec<(String, String)>, Failure> {
         let to = prefix_end(format!("{prefix}{:020}/", now.max(0)).as_bytes());
         let range = Range {
             from: prefix.as_bytes(),

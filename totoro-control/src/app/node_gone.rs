@@ -19,7 +19,7 @@ const CHUNK: usize = 500;
 const AT_ONCE: usize = 4;
 
 impl App {
-    /// Removes a node and revokes its invites, whose records stay for the trail. Its daemon is told
+    /// Removes a node and revokes its invites, whose records stay for a month. Its daemon is told
     /// nothing any more: to cut what lives, disable the node first.
     ///
     /// # Errors
@@ -157,7 +157,7 @@ fn revoke(
         tx.delete(&key::expiry(at, id));
     }
     tx.put(&key::invite(id), &record)?;
-    invite_over::over(tx, id, now)?;
+    invite_over::over(tx, &record, now)?;
     let event = author.event(kind::INVITE_REVOKED);
     let event = event.node(&record.node).invite(id);
     let detail = json!({ "why": "the node was deleted" });

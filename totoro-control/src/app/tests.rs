@@ -93,7 +93,7 @@ impl Lab {
     }
 
     /// Ends every remembered request, as a day does.
-    async fn a_day_later(&self) {
+    pub(super) async fn a_day_later(&self) {
         let store = &*self.app.store;
         let mut tx = Tx::new(store);
         for (hash, found) in records::<IdempotencyRecord>(store, "idempotency/").unwrap() {

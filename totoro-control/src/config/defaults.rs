@@ -33,7 +33,6 @@ pub(super) fn default_port_time() -> Span {
     Span(Duration::from_secs(600))
 }
 
-/// A node that asks for everything is sent all of them in one answer, about 250 bytes each.
 pub(super) fn default_invites_per_node() -> u32 {
     20_000
 }

@@ -78,7 +78,7 @@ settings! {
     port_reserve: Span = "port_reserve", "TOTORO_CONTROL_PORT_RESERVE";
     /// How long after that no other tenant may have them, at most 7d.
     port_cool: Span = "port_cool", "TOTORO_CONTROL_PORT_COOL";
-    /// Invites of one node at most, those that are over and not yet forgotten included.
+    /// Invites of one node at most, over and not yet forgotten ones included; 1 to 100000.
     invites_per_node: u32 = "invites_per_node", "TOTORO_CONTROL_INVITES_PER_NODE";
     /// Open connections at most.
     max_connections: u32 = "max_connections", "TOTORO_CONTROL_MAX_CONNECTIONS";

@@ -122,7 +122,7 @@ fn creating(scope: Scope) -> About {
         )
         .refuses(LIMITS)
         .refuses(&[Reason::NodeUnknown, Reason::NotFound, Reason::Conflict])
-        .refuses(&[Reason::NodeFull])
+        .refuses(&[Reason::MaxInvites])
 }
 
 fn listing(scope: Scope) -> About {

@@ -58,6 +58,7 @@ pub(super) const fn status_of(reason: Reason) -> StatusCode {
         | R::MaxConns
         | R::MaxFlows
         | R::MaxConnsPerSource
+        | R::MaxInvites
         | R::QuotaExceeded
         | R::PortInUse
         | R::PortCooling => StatusCode::CONFLICT,

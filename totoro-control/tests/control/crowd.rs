@@ -19,10 +19,10 @@ async fn a_node_has_no_more_invites_than_it_may() {
     let ask_of = |body, request| ask(&control, &node, body, request);
     let first = ask_of(json!({}), "one").await.with(201);
     let batch = json!({ "count": 3 });
-    ask_of(batch, "too-many").await.refused(503, "node_full");
+    ask_of(batch, "too-many").await.refused(409, "max_invites");
     let two = ask_of(json!({ "count": 2 }), "two").await.with(201);
     assert_eq!(two["items"].as_array().unwrap().len(), 2);
-    let full = ask_of(json!({}), "four").await.refused(503, "node_full");
+    let full = ask_of(json!({}), "four").await.refused(409, "max_invites");
     let detail = full["detail"].as_str().unwrap();
     assert!(detail.contains("3 invites of at most 3"), "{detail}");
     // A repeat makes none, and another node has its own.
@@ -34,5 +34,5 @@ async fn a_node_has_no_more_invites_than_it_may() {
     control.restart();
     ask(&control, &node, json!({}), "five")
         .await
-        .refused(503, "node_full");
+        .refused(409, "max_invites");
 }
