@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use totoro_api::Reason;
 use totoro_api::ticket::rfc3339;
 use totoro_api::wire::event::{Subject, kind};
+use totoro_api::{Reason, Refusal};
 
 use super::desk::{Desk, Inner, LocalBan};
 use super::failures::Failures;
@@ -24,6 +24,16 @@ pub struct BanLine {
     pub until: String,
     /// `node` (made here) or `control`.
     pub by: String,
+}
+
+/// Tells a person that what they asked for holds, but would not after a crash.
+pub(super) fn kept(settled: Result<(), Refusal>) -> Result<()> {
+    settled.map_err(|_| {
+        anyhow!(
+            "it holds, but can't be made durable: the daemon tries again, and the end of this machine \
+             before that would undo it; look at the disk of the state's directory and at the log"
+        )
+    })
 }
 
 impl Desk {
@@ -69,7 +79,7 @@ impl Desk {
     /// Bans a prefix on this node for so many seconds, or until lifted.
     ///
     /// # Errors
-    /// The kernel; the ban stands, and is tried again.
+    /// The kernel, or the disk; the ban stands, and both are tried again.
     pub fn ban(&self, prefix: IpNet, for_s: Option<i64>) -> Result<()> {
         let now_ms = self.clock.now_ms();
         let until = for_s.map(|s| (now_ms / 1000).saturating_add(s));
@@ -82,14 +92,15 @@ impl Desk {
         changes.tell(now_ms, ban_event(kind::BAN_ADDED, prefix, until));
         let failures = self.bans_changed(inner, &mut changes, now_ms);
         self.flush(inner, changes);
-        let _ = self.settled(desk);
-        failures.into_result()
+        let settled = self.settled(desk);
+        failures.into_result()?;
+        kept(settled)
     }
 
     /// Lifts a ban that was made on this node.
     ///
     /// # Errors
-    /// There is none, or the kernel failed.
+    /// There is none; or the kernel or the disk failed, and are tried again.
     pub fn unban(&self, prefix: IpNet) -> Result<()> {
         let now_ms = self.clock.now_ms();
         let prefix = prefix.trunc();
@@ -106,8 +117,9 @@ impl Desk {
         changes.tell(now_ms, ban_event(kind::BAN_LIFTED, prefix, None));
         let failures = self.bans_changed(inner, &mut changes, now_ms);
         self.flush(inner, changes);
-        let _ = self.settled(desk);
-        failures.into_result()
+        let settled = self.settled(desk);
+        failures.into_result()?;
+        kept(settled)
     }
 
     fn bans_changed(&self, inner: &mut Inner, changes: &mut Changes, now_ms: i64) -> Failures {

@@ -9,6 +9,7 @@ use totoro_api::ports::Protocol;
 use totoro_api::ticket::rfc3339;
 use totoro_api::wire::node::{LeaseUsage, SessionUsage, TenantUsage};
 
+use super::bans::kept;
 use super::canary::CANARY;
 use super::desk::{Desk, Inner};
 use super::model::Tenant;
@@ -212,7 +213,8 @@ impl Desk {
     /// another; a ban keeps them out.
     ///
     /// # Errors
-    /// There is no such session, or a socket can't be destroyed.
+    /// There is no such session, a socket can't be destroyed, or the disk failed: it has ended all the
+    /// same.
     pub fn kick(&self, id: &str) -> Result<()> {
         let now_ms = self.clock.now_ms();
         let mut desk = self.lock();
@@ -237,8 +239,9 @@ impl Desk {
         Desk::end_tickets(inner, &run_id, &mut changes);
         self.close_session(inner, &run_id, "kicked", None, &mut changes, now_ms);
         self.flush(inner, changes);
-        let _ = self.settled(desk);
-        Ok(destroyed?)
+        let settled = self.settled(desk);
+        destroyed?;
+        kept(settled)
     }
 
     /// Ends whatever frpc's connection from `client` carries: it has failed too often.

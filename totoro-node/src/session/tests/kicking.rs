@@ -1,5 +1,7 @@
 //! Kicks that the control plane pushes.
 
+use std::sync::atomic::Ordering;
+
 use totoro_api::wire::push::DesiredState;
 use totoro_api::wire::push::InviteState::Active;
 
@@ -39,4 +41,36 @@ fn a_pushed_kick_ends_its_session_once() {
     kick(&world, &[&id.id]);
     assert_eq!(world.desk.sessions().len(), 1);
     assert_eq!(world.told_of("session.closed").len(), 1);
+}
+
+#[test]
+fn what_a_person_asks_for_is_not_called_done_before_it_is_durable() {
+    let mut world = world();
+    world.push(&[("a", Active)]);
+    world.on("a", ("192.0.2.1:1", 1));
+    let id = world.desk.sessions()[0].id.clone();
+    let prefix = "203.0.113.7/32".parse().unwrap();
+    world.disk.store(true, Ordering::SeqCst);
+    for told in [
+        world.desk.kick(&id),
+        world.desk.ban(prefix, None),
+        world.desk.unban(prefix),
+        world.desk.ban(prefix, None),
+    ] {
+        let told = format!("{:#}", told.unwrap_err());
+        assert!(
+            told.contains("it holds, but can't be made durable"),
+            "{told}"
+        );
+    }
+    assert!(
+        world.desk.sessions().is_empty(),
+        "it has ended all the same"
+    );
+    world.disk.store(false, Ordering::SeqCst);
+    world.desk.second();
+    let world = world.restart();
+    assert!(world.desk.sessions().is_empty());
+    assert_eq!(world.desk.bans().len(), 1);
+    world.desk.unban(prefix).unwrap();
 }
