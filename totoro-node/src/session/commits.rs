@@ -196,6 +196,8 @@ impl Desk {
             number,
             waiting,
         } = undone;
+        // Whatever became of the lease: the kernel knows its number, and events tell of it.
+        Desk::put_numbers(changes, inner.numbers);
         let Some(lease) = inner.ports.leases().get(&port) else {
             return; // It has ended since, and what that left is kept.
         };
@@ -218,7 +220,6 @@ impl Desk {
             Some(waiting) => changes.put(HELD, record_key(port), &waiting),
             None => changes.remove(HELD, record_key(port)),
         }
-        Desk::put_numbers(changes, inner.numbers);
     }
 
     /// What was counted on leases that ended is durable now, and no more needed in the kernel.
