@@ -147,7 +147,7 @@ impl Desk {
             clock,
             wake,
         } = tools;
-        let (policy, anew) = kept::read(&store)?;
+        let (policy, unwritten) = kept::read(&store)?;
         let policy = policy.unwrap_or_else(|| Policy::initial(rules.pool.clone()));
         let ports_of = |entries: Vec<(String, Lease)>| -> BTreeMap<PortId, Lease> {
             let read = |(key, lease): (String, Lease)| Some((parse_key(&key)?, lease));
@@ -204,7 +204,7 @@ impl Desk {
             reconcile: Notify::new(),
             mended: Mended::default(),
         };
-        desk.take_up(anew);
+        desk.take_up(unwritten);
         Ok(desk)
     }
 
@@ -220,15 +220,11 @@ impl Desk {
     }
 
     /// Closes what the kernel has and the store does not, ends sessions whose connection is gone,
-    /// and writes the rest again.
-    fn take_up(&self, anew: bool) {
+    /// and writes the rest again; with what is to be written of the policy first.
+    fn take_up(&self, mut changes: Changes) {
         let now_ms = self.clock.now_ms();
         let mut desk = self.lock();
         let inner = &mut *desk;
-        let mut changes = Changes::default();
-        if anew {
-            kept::put(&mut changes, &Policy::default(), &inner.policy);
-        }
         self.find_lost(inner, None, &mut changes, now_ms);
         self.align(inner, &mut changes, now_ms);
         self.flush(inner, changes);
