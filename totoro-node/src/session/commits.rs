@@ -71,6 +71,7 @@ impl Desk {
         for spent in inner.spent.values_mut() {
             spent.place.get_or_insert_with(|| place.clone());
         }
+        inner.policy_place.get_or_insert(place);
     }
 
     /// Puts what is granted behind all that was decided. It is to be answered once it is
@@ -126,6 +127,7 @@ impl Desk {
         for spent in inner.spent.values_mut() {
             spent.place.take_if(|place| place.has_failed());
         }
+        inner.policy_place.take_if(|place| place.has_failed());
         let mut changes = Changes::default();
         for undo in grants.into_iter().rev() {
             match undo {

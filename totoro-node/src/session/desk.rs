@@ -25,7 +25,9 @@ use super::refused::{TOLD, Told};
 use super::shown::Shown;
 use crate::clock::Clock;
 use crate::kernel::KernelError;
-use crate::store::{BANS, Changes, Group, HELD, LEASES, META, SESSIONS, Store, TENANTS, TICKETS};
+use crate::store::{
+    BANS, Changes, Group, HELD, LEASES, META, Place, SESSIONS, Store, TENANTS, TICKETS,
+};
 
 /// Key in `META`: the next numbers of tenants and leases.
 const NUMBERS: &str = "numbers";
@@ -79,6 +81,8 @@ pub(super) struct LocalBan {
 
 pub(super) struct Inner {
     pub(super) policy: Arc<Policy>,
+    /// Where it and what follows from it become durable; `None` = they wait for the disk.
+    pub(super) policy_place: Option<Place>,
     pub(super) local_bans: BTreeMap<IpNet, LocalBan>,
     pub(super) tenants: BTreeMap<String, Tenant>,
     pub(super) sessions: Sessions,
@@ -161,6 +165,7 @@ impl Desk {
         let bans: Vec<(String, LocalBan)> = store.all(BANS)?;
         let inner = Inner {
             policy: Arc::new(policy),
+            policy_place: None,
             local_bans: bans
                 .into_iter()
                 .filter_map(|(prefix, ban)| Some((prefix.parse().ok()?, ban)))
@@ -227,7 +232,7 @@ impl Desk {
         let inner = &mut *desk;
         self.find_lost(inner, None, &mut changes, now_ms);
         self.align(inner, &mut changes, now_ms);
-        self.flush(inner, changes);
+        self.flush_policy(inner, changes);
         // What the disk refuses is tried again with the next tick.
         let _ = self.settled(desk);
     }

@@ -53,7 +53,7 @@ pub(super) fn read(store: &Store) -> Result<(Option<Policy>, Changes)> {
     let head = head.map(|head| Policy { invites, ..head });
     match whole {
         Some(whole) if later => {
-            put(&mut changes, &head.unwrap_or_default(), &whole);
+            put(&mut changes, &head.unwrap_or_default(), &whole, false);
             Ok((Some(whole), changes))
         }
         _ => Ok((head, changes)),
@@ -69,8 +69,8 @@ pub fn stored_pool(store: &Store, otherwise: &Pool) -> Result<Pool> {
     Ok(policy.map_or_else(|| otherwise.clone(), |policy| policy.node.pool))
 }
 
-/// Writes a policy that follows on another one.
-pub(super) fn put(changes: &mut Changes, before: &Policy, next: &Policy) {
+/// Writes a policy that follows on another one: what differs, or `all` of it.
+pub(super) fn put(changes: &mut Changes, before: &Policy, next: &Policy, all: bool) {
     let Policy {
         revision,
         node,
@@ -88,7 +88,7 @@ pub(super) fn put(changes: &mut Changes, before: &Policy, next: &Policy) {
     };
     changes.put(META, POLICY, &head);
     for (id, invite) in invites {
-        if before.invites.get(id) != Some(invite) {
+        if all || before.invites.get(id) != Some(invite) {
             changes.put(INVITES, id.as_str(), invite);
         }
     }
@@ -143,7 +143,7 @@ mod tests {
 
     fn apply(store: &Store, before: &Policy, next: &Policy) {
         let mut changes = Changes::default();
-        put(&mut changes, before, next);
+        put(&mut changes, before, next, false);
         store.commit(&changes).unwrap();
         assert_eq!(open(store).as_ref(), Some(next));
     }
@@ -160,6 +160,12 @@ mod tests {
         let second = policy(2, &[("b", 2), ("c", 1)]);
         apply(&store, &first, &second);
         apply(&store, &second, &policy(3, &[]));
+
+        let third = policy(3, &[("d", 1)]);
+        let mut changes = Changes::default();
+        put(&mut changes, &third, &third, true);
+        store.commit(&changes).unwrap();
+        assert_eq!(open(&store), Some(third), "whatever was there");
         let earlier: Option<Policy> = store.get(META, WHOLE).unwrap();
         assert_eq!(earlier, Some(first), "for a version that is put back");
     }
@@ -191,7 +197,7 @@ mod tests {
             let store = Store::open(dir.path()).unwrap();
             let (ours, theirs) = (policy(5, &[("a", 1)]), policy(whole, &[("b", 1)]));
             let mut changes = Changes::default();
-            put(&mut changes, &Policy::default(), &ours);
+            put(&mut changes, &Policy::default(), &ours, false);
             store.commit(&changes).unwrap();
             write_whole(&store, &theirs);
             assert_eq!(open(&store), Some(if taken { theirs } else { ours }));
