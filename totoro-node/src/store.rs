@@ -4,6 +4,7 @@
 mod changes;
 mod group;
 mod reserve;
+mod unsure;
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -23,6 +24,7 @@ use crate::spool;
 pub use changes::Changes;
 pub use group::{Group, Place};
 use reserve::Reserve;
+use unsure::Unsure;
 
 /// The database's file in the state's directory.
 const STATE: &str = "state.redb";
@@ -76,6 +78,7 @@ pub struct Store {
     /// What the spool may take, bytes.
     spool_max: u64,
     reserve: Reserve,
+    unsure: Mutex<Unsure>,
     _lock: Flock<File>,
 }
 
@@ -145,6 +148,7 @@ impl Store {
             boot: crate::machine::boot_id(),
             spool_max: u64::from(spool::DEFAULT_MIB) << 20,
             reserve: Reserve::under(dir),
+            unsure: Mutex::default(),
             _lock: lock,
         };
         store.shrink(|txn| {
@@ -180,7 +184,8 @@ impl Store {
         self.commit_all([changes])
     }
 
-    /// The same for many, as if one came after the other.
+    /// The same for many, as if one came after the other. What failed is to be in what is committed
+    /// next, where it still matters: events of it that are durable all the same are told once.
     ///
     /// # Errors
     /// The disk; then nothing of any holds.
@@ -195,6 +200,7 @@ impl Store {
         if records.is_empty() && events.is_empty() {
             return Ok(());
         }
+        let mut unsure = self.unsure.lock().unwrap_or_else(PoisonError::into_inner);
         self.write(|txn| {
             let mut records = records.iter().peekable();
             while let Some(((of, _), _)) = records.peek() {
@@ -208,8 +214,14 @@ impl Store {
                     .context("write a record")?;
                 }
             }
-            spool::append(txn, &self.boot, &events, self.spool_max)
-        })
+            if events.is_empty() {
+                return Ok(());
+            }
+            let fresh = unsure.fresh(spool::next(txn)?, &events);
+            spool::append(txn, &self.boot, &fresh, self.spool_max)
+        })?;
+        *unsure = Unsure::default();
+        Ok(())
     }
 
     /// One transaction: durable when it returns.

@@ -10,7 +10,7 @@ use totoro_api::wire::push::{Applied, DesiredState};
 use super::desk::{Desk, Inner};
 use super::failures::Failures;
 use super::kept;
-use crate::store::Changes;
+use crate::store::{Changes, Place};
 
 impl Desk {
     /// Where the applied policy stands.
@@ -38,7 +38,8 @@ impl Desk {
     }
 
     /// Applies what was pushed: cuts first, the rest after, durable before it returns. What the
-    /// kernel refuses is told of in the answer and tried again; the policy holds all the same.
+    /// kernel or the disk refuses is told of in the answer and tried again; the policy holds all the
+    /// same.
     ///
     /// # Errors
     /// What was pushed cannot hold here: the last good policy does.
@@ -51,27 +52,36 @@ impl Desk {
         let mut desk = self.lock();
         let inner = &mut *desk;
         // What changed is written; all of it where the kernel may have something else.
-        let whole = pushed.snapshot || inner.untidy.is_some();
+        let snapshot = pushed.snapshot;
+        let whole = snapshot || inner.untidy.is_some();
         let invites = pushed.invites.iter().map(|invite| invite.id.clone());
         let changed: Vec<String> = invites.chain(pushed.gone.iter().cloned()).collect();
         let next = inner
             .policy
             .merged(pushed, &self.rules.own_ports, now_ms / 1000)
             .map_err(|why| anyhow!(why))?;
-        let next = Arc::new(next);
-        let mut changes = Changes::default();
         // Adopted before anything can fail: whoever was revoked must not come back because somebody
-        // else's socket could not be destroyed.
-        let before = std::mem::replace(&mut inner.policy, Arc::clone(&next));
+        // else's socket could not be destroyed. What memory has, its records follow at once: a panic
+        // in what comes next must not leave a revision in memory alone.
+        let mut policy = Changes::default();
+        kept::put(&mut policy, &inner.policy, &next, snapshot);
+        inner.policy = Arc::new(next);
+        self.flush_policy(inner, policy);
+        let mut changes = Changes::default();
         if whole {
             self.align(inner, &mut changes, now_ms);
         } else {
             self.adopt(inner, &changed, &mut changes, now_ms);
         }
-        kept::put(&mut changes, &before, &next);
-        self.flush(inner, changes);
+        self.flush_policy(inner, changes);
         let _ = self.settled(desk);
         Ok(self.applied())
+    }
+
+    /// Puts what is of the policy, or follows from it, behind all that was decided.
+    pub(super) fn flush_policy(&self, inner: &mut Inner, changes: Changes) {
+        self.flush(inner, changes);
+        inner.policy_place = Some(self.commits.last());
     }
 
     /// Ends a session that the control plane wants ended. One that is not there has ended, by
@@ -123,9 +133,10 @@ impl Desk {
 
 impl Inner {
     fn applied(&self) -> Applied {
+        // What is being written is not durable either.
         let waits = || {
-            let waits = !self.pending.is_empty();
-            waits.then(|| "the policy holds, but can't be made durable yet".to_owned())
+            let durable = self.policy_place.as_ref().is_some_and(Place::is_durable);
+            (!durable).then(|| "the policy holds, but can't be made durable yet".to_owned())
         };
         Applied {
             revision: self.policy.revision,

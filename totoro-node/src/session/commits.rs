@@ -71,6 +71,7 @@ impl Desk {
         for spent in inner.spent.values_mut() {
             spent.place.get_or_insert_with(|| place.clone());
         }
+        inner.policy_place.get_or_insert(place);
     }
 
     /// Puts what is granted behind all that was decided. It is to be answered once it is
@@ -126,6 +127,7 @@ impl Desk {
         for spent in inner.spent.values_mut() {
             spent.place.take_if(|place| place.has_failed());
         }
+        inner.policy_place.take_if(|place| place.has_failed());
         let mut changes = Changes::default();
         for undo in grants.into_iter().rev() {
             match undo {
@@ -196,6 +198,8 @@ impl Desk {
             number,
             waiting,
         } = undone;
+        // Whatever became of the lease: the kernel knows its number, and events tell of it.
+        Desk::put_numbers(changes, inner.numbers);
         let Some(lease) = inner.ports.leases().get(&port) else {
             return; // It has ended since, and what that left is kept.
         };
@@ -218,7 +222,6 @@ impl Desk {
             Some(waiting) => changes.put(HELD, record_key(port), &waiting),
             None => changes.remove(HELD, record_key(port)),
         }
-        Desk::put_numbers(changes, inner.numbers);
     }
 
     /// What was counted on leases that ended is durable now, and no more needed in the kernel.

@@ -25,7 +25,9 @@ use super::refused::{TOLD, Told};
 use super::shown::Shown;
 use crate::clock::Clock;
 use crate::kernel::KernelError;
-use crate::store::{BANS, Changes, Group, HELD, LEASES, META, SESSIONS, Store, TENANTS, TICKETS};
+use crate::store::{
+    BANS, Changes, Group, HELD, LEASES, META, Place, SESSIONS, Store, TENANTS, TICKETS,
+};
 
 /// Key in `META`: the next numbers of tenants and leases.
 const NUMBERS: &str = "numbers";
@@ -79,6 +81,8 @@ pub(super) struct LocalBan {
 
 pub(super) struct Inner {
     pub(super) policy: Arc<Policy>,
+    /// Where it and what follows from it become durable; `None` = they wait for the disk.
+    pub(super) policy_place: Option<Place>,
     pub(super) local_bans: BTreeMap<IpNet, LocalBan>,
     pub(super) tenants: BTreeMap<String, Tenant>,
     pub(super) sessions: Sessions,
@@ -147,7 +151,7 @@ impl Desk {
             clock,
             wake,
         } = tools;
-        let (policy, anew) = kept::read(&store)?;
+        let (policy, unwritten) = kept::read(&store)?;
         let policy = policy.unwrap_or_else(|| Policy::initial(rules.pool.clone()));
         let ports_of = |entries: Vec<(String, Lease)>| -> BTreeMap<PortId, Lease> {
             let read = |(key, lease): (String, Lease)| Some((parse_key(&key)?, lease));
@@ -161,6 +165,7 @@ impl Desk {
         let bans: Vec<(String, LocalBan)> = store.all(BANS)?;
         let inner = Inner {
             policy: Arc::new(policy),
+            policy_place: None,
             local_bans: bans
                 .into_iter()
                 .filter_map(|(prefix, ban)| Some((prefix.parse().ok()?, ban)))
@@ -204,7 +209,7 @@ impl Desk {
             reconcile: Notify::new(),
             mended: Mended::default(),
         };
-        desk.take_up(anew);
+        desk.take_up(unwritten);
         Ok(desk)
     }
 
@@ -220,18 +225,14 @@ impl Desk {
     }
 
     /// Closes what the kernel has and the store does not, ends sessions whose connection is gone,
-    /// and writes the rest again.
-    fn take_up(&self, anew: bool) {
+    /// and writes the rest again; with what is to be written of the policy first.
+    fn take_up(&self, mut changes: Changes) {
         let now_ms = self.clock.now_ms();
         let mut desk = self.lock();
         let inner = &mut *desk;
-        let mut changes = Changes::default();
-        if anew {
-            kept::put(&mut changes, &Policy::default(), &inner.policy);
-        }
         self.find_lost(inner, None, &mut changes, now_ms);
         self.align(inner, &mut changes, now_ms);
-        self.flush(inner, changes);
+        self.flush_policy(inner, changes);
         // What the disk refuses is tried again with the next tick.
         let _ = self.settled(desk);
     }

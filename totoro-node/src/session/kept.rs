@@ -15,8 +15,10 @@ use crate::store::{Changes, INVITES, META, Store};
 /// Key in `META`: the applied policy without its invites.
 const POLICY: &str = "applied_policy";
 /// Key in `META`: all of it, as earlier versions wrote it. It is left as it is: one of those that is
-/// put back goes on from there.
+/// put back goes on from there, and what that one writes is taken.
 const WHOLE: &str = "policy";
+/// Key in `META`: the revision of [`WHOLE`] when it was last looked at; `null` = there was none.
+const SEEN: &str = "policy_seen";
 
 /// A [`Policy`] but for its invites.
 #[derive(Serialize)]
@@ -28,15 +30,34 @@ struct Head<'a> {
     revoked: &'a BTreeMap<String, Tombstone>,
 }
 
-/// Reads the policy that was applied last, if any was; and whether it is yet to be written anew.
-pub(super) fn read(store: &Store) -> Result<(Option<Policy>, bool)> {
-    let Some(policy) = store.get::<Policy>(META, POLICY)? else {
-        let whole: Option<Policy> = store.get(META, WHOLE)?;
-        let anew = whole.is_some();
-        return Ok((whole, anew));
+/// Reads the policy that was applied last, if any was; and what is yet to be written of it, where an
+/// earlier version applied it.
+pub(super) fn read(store: &Store) -> Result<(Option<Policy>, Changes)> {
+    let head = store.get::<Policy>(META, POLICY)?;
+    let whole = store.get::<Policy>(META, WHOLE)?;
+    let seen = store.get::<Option<Revision>>(META, SEEN)?;
+    let there = whole.as_ref().map(|whole| whole.revision);
+    let mut changes = Changes::default();
+    if seen != Some(there) {
+        changes.put(META, SEEN, &there);
+    }
+    let later = match (&head, seen) {
+        (None, _) => true,
+        (Some(_), Some(seen)) => there != seen,
+        // Before it was noted what was seen. Generations have no order.
+        (Some(Policy { revision: ours, .. }), None) => {
+            there.is_some_and(|there| there.generation == ours.generation && there.rev > ours.rev)
+        }
     };
     let invites = store.all(INVITES)?.into_iter().collect();
-    Ok((Some(Policy { invites, ..policy }), false))
+    let head = head.map(|head| Policy { invites, ..head });
+    match whole {
+        Some(whole) if later => {
+            put(&mut changes, &head.unwrap_or_default(), &whole, false);
+            Ok((Some(whole), changes))
+        }
+        _ => Ok((head, changes)),
+    }
 }
 
 /// Reads the pool that was applied last, for loading the programs.
@@ -44,15 +65,12 @@ pub(super) fn read(store: &Store) -> Result<(Option<Policy>, bool)> {
 /// # Errors
 /// The disk.
 pub fn stored_pool(store: &Store, otherwise: &Pool) -> Result<Pool> {
-    let policy = match store.get::<Policy>(META, POLICY)? {
-        None => store.get(META, WHOLE)?,
-        head => head,
-    };
+    let (policy, _) = read(store)?;
     Ok(policy.map_or_else(|| otherwise.clone(), |policy| policy.node.pool))
 }
 
-/// Writes a policy that follows on another one.
-pub(super) fn put(changes: &mut Changes, before: &Policy, next: &Policy) {
+/// Writes a policy that follows on another one: what differs, or `all` of it.
+pub(super) fn put(changes: &mut Changes, before: &Policy, next: &Policy, all: bool) {
     let Policy {
         revision,
         node,
@@ -70,7 +88,7 @@ pub(super) fn put(changes: &mut Changes, before: &Policy, next: &Policy) {
     };
     changes.put(META, POLICY, &head);
     for (id, invite) in invites {
-        if before.invites.get(id) != Some(invite) {
+        if all || before.invites.get(id) != Some(invite) {
             changes.put(INVITES, id.as_str(), invite);
         }
     }
@@ -106,28 +124,83 @@ mod tests {
         }
     }
 
+    /// What an earlier version does when it applies a policy.
+    fn write_whole(store: &Store, policy: &Policy) {
+        let mut changes = Changes::default();
+        changes.put(META, WHOLE, policy);
+        store.commit(&changes).unwrap();
+    }
+
+    /// What a start does.
+    fn open(store: &Store) -> Option<Policy> {
+        let (policy, changes) = read(store).unwrap();
+        store.commit(&changes).unwrap();
+        let (again, changes) = read(store).unwrap();
+        assert!(changes.is_empty(), "all is written");
+        assert_eq!(again, policy);
+        policy
+    }
+
+    fn apply(store: &Store, before: &Policy, next: &Policy) {
+        let mut changes = Changes::default();
+        put(&mut changes, before, next, false);
+        store.commit(&changes).unwrap();
+        assert_eq!(open(store).as_ref(), Some(next));
+    }
+
     #[test]
     fn what_changed_is_written_and_what_an_earlier_version_wrote_is_read() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        assert_eq!(read(&store).unwrap(), (None, false));
+        assert_eq!(open(&store), None);
         let first = policy(1, &[("a", 1), ("b", 1)]);
-        let mut changes = Changes::default();
-        changes.put(META, WHOLE, &first);
-        store.commit(&changes).unwrap();
-        assert_eq!(read(&store).unwrap(), (Some(first.clone()), true));
+        write_whole(&store, &first);
+        assert_eq!(open(&store).as_ref(), Some(&first));
 
-        let apply = |before: &Policy, next: &Policy| {
-            let mut changes = Changes::default();
-            put(&mut changes, before, next);
-            store.commit(&changes).unwrap();
-            assert_eq!(read(&store).unwrap(), (Some(next.clone()), false));
-        };
-        apply(&Policy::default(), &first);
         let second = policy(2, &[("b", 2), ("c", 1)]);
-        apply(&first, &second);
-        apply(&second, &policy(3, &[]));
+        apply(&store, &first, &second);
+        apply(&store, &second, &policy(3, &[]));
+
+        let third = policy(3, &[("d", 1)]);
+        let mut changes = Changes::default();
+        put(&mut changes, &third, &third, true);
+        store.commit(&changes).unwrap();
+        assert_eq!(open(&store), Some(third), "whatever was there");
         let earlier: Option<Policy> = store.get(META, WHOLE).unwrap();
         assert_eq!(earlier, Some(first), "for a version that is put back");
+    }
+
+    #[test]
+    fn what_an_earlier_version_applied_that_was_put_back_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        open(&store);
+        let mut ours = policy(5, &[("a", 1), ("b", 1)]);
+        apply(&store, &Policy::default(), &ours);
+        // The first has written none before; the last comes from another store, at a lower revision.
+        let mut restored = policy(2, &[("d", 1)]);
+        restored.revision.generation = 0;
+        for theirs in [policy(7, &[("a", 2), ("c", 1)]), policy(9, &[]), restored] {
+            write_whole(&store, &theirs);
+            assert_eq!(open(&store).as_ref(), Some(&theirs));
+            ours = policy(theirs.revision.rev + 1, &[("b", 3)]);
+            apply(&store, &theirs, &ours);
+        }
+        // It was put back, and nothing was pushed to it.
+        assert_eq!(open(&store), Some(ours));
+    }
+
+    #[test]
+    fn a_store_that_has_no_note_of_what_was_seen_goes_by_the_revision() {
+        for (whole, taken) in [(4, false), (6, true)] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open(dir.path()).unwrap();
+            let (ours, theirs) = (policy(5, &[("a", 1)]), policy(whole, &[("b", 1)]));
+            let mut changes = Changes::default();
+            put(&mut changes, &Policy::default(), &ours, false);
+            store.commit(&changes).unwrap();
+            write_whole(&store, &theirs);
+            assert_eq!(open(&store), Some(if taken { theirs } else { ours }));
+        }
     }
 }

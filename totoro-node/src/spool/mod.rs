@@ -146,6 +146,12 @@ pub(crate) fn create(txn: &WriteTransaction) -> Result<()> {
     Ok(())
 }
 
+/// The seq of the next event, within a transaction; only events change it.
+pub(crate) fn next(txn: &WriteTransaction) -> Result<u64> {
+    let meta = txn.open_table(META.table()).context("open a table")?;
+    Ok(number(&meta, NEXT)?.unwrap_or(1))
+}
+
 /// Appends events within a transaction; all together take `max` bytes at most.
 pub(crate) fn append(
     txn: &WriteTransaction,

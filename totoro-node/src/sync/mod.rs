@@ -29,6 +29,8 @@ pub(crate) struct Stand {
     acknowledged: bool,
     /// The revision that can't hold here: the one before it does.
     refused: Option<Revision>,
+    /// Applying a policy ended in a panic: how much of it holds is not known, so all of it is asked for.
+    unsure: bool,
 }
 
 /// Watches for ever. What is applied is durable; an outage changes nothing that holds. `state_dir`
@@ -81,7 +83,7 @@ pub(crate) async fn step(desk: &Arc<Desk>, control: &Control, stand: &mut Stand)
         control
             .poll::<IgnoredAny>(&watch(Some(refused)), WAIT)
             .await?;
-    } else if revision.rev != 0 {
+    } else if revision.rev != 0 && !stand.unsure {
         if !stand.acknowledged {
             let applied = desk.applied();
             control.tell("/nodes/applied", &applied).await?;
@@ -94,9 +96,11 @@ pub(crate) async fn step(desk: &Arc<Desk>, control: &Control, stand: &mut Stand)
     };
     let (to, snapshot) = (pushed.revision, pushed.snapshot);
     let applying = Arc::clone(desk);
+    stand.unsure = true;
     let applied = tokio::task::spawn_blocking(move || applying.apply(pushed))
         .await
         .context("the applying task ended")?;
+    stand.unsure = false;
     let report = match applied {
         Ok(applied) => {
             tracing::info!(

@@ -1,15 +1,28 @@
 //! Many are decided about at once and made durable together, on a disk that fails in between.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use totoro_api::wire::push::InviteState::Active;
 
 use super::world::{On, World, tcp, world};
+use crate::session::Desk;
+use crate::session::commits::{Undo, UndoneLease};
 use crate::session::ports::port_key;
+use crate::store::Changes;
 
 const TENANTS: u16 = 6;
-const ROUNDS: u16 = 20;
+/// Rounds, and what the disk does in them; `None` = it fails now and then. It fails in one, so that
+/// some are refused; and works in one in which all log in anew, so that something is granted that
+/// stays: in the round after it none does, nor asks about the same port.
+const PHASES: [(Range<u16>, Option<bool>); 5] = [
+    (0..1, None),
+    (1..2, Some(true)),
+    (2..19, None),
+    (19..20, Some(false)),
+    (20..21, None),
+];
 
 fn tenants() -> World {
     let mut world = world();
@@ -19,50 +32,91 @@ fn tenants() -> World {
     world
 }
 
-/// One tenant's frpc, which logs in anew all the time, opens proxies and closes them; the ports of
-/// what was granted to it last, and has not ended since.
-fn frpc(world: &World, tenant: u16) -> BTreeSet<u16> {
-    let name = format!("t{tenant}");
-    let ticket = world.ticket(&name);
-    let (mut run_id, mut on, mut leased) = (String::new(), None::<On>, BTreeSet::new());
-    for round in 0..ROUNDS {
-        match (round + tenant) % 5 {
-            0 => world.disk.store(true, Ordering::Relaxed),
-            2 => world.disk.store(false, Ordering::Relaxed),
-            _ => {}
-        }
-        if on.is_none() || round % 4 == 3 {
-            // Granted or not: the connection before has ended, and its proxies with it.
-            leased.clear();
-            let client = format!("192.0.2.{tenant}:{}", 1000 + round);
-            let cookie = u64::from(1000 * tenant + round);
-            let login = world.login(&name, &ticket, &run_id, (&client, cookie));
-            on = login.map_err(|code| assert_eq!(code, "internal")).ok();
-            run_id = on.as_ref().map_or(run_id, |on| on.run_id.clone());
-        }
-        let Some(on) = &on else { continue };
-        let port = 20_000 + 10 * tenant + round % 3;
-        let proxy = format!("p{port}");
-        if leased.remove(&port) {
-            world.close_proxy(on, &proxy);
-        } else {
-            match world.new_proxy(on, &proxy, port) {
-                Ok(of) => assert!(of == port && leased.insert(port)),
-                Err(code) => assert_eq!(code, "internal"),
-            }
-        }
-    }
-    leased
+/// One tenant's frpc, which logs in anew all the time, opens proxies and closes them.
+#[derive(Default)]
+struct Frpc {
+    tenant: u16,
+    ticket: String,
+    run_id: String,
+    on: Option<On>,
+    /// The ports of what was granted last, and has not ended since.
+    granted: BTreeSet<u16>,
+    refused: usize,
 }
 
+impl Frpc {
+    fn round(&mut self, world: &World, round: u16) {
+        let tenant = self.tenant;
+        if self.on.is_none() || round % 4 == 3 {
+            // Granted or not: the connection before has ended, and its proxies with it.
+            self.granted.clear();
+            let client = format!("192.0.2.{tenant}:{}", 1000 + round);
+            let cookie = u64::from(1000 * tenant + round);
+            let (name, from) = (format!("t{tenant}"), (client.as_str(), cookie));
+            let login = world.login(&name, &self.ticket, &self.run_id, from);
+            self.on = login.map_err(|code| self.refused_by(&code)).ok();
+            if let Some(on) = &self.on {
+                self.run_id.clone_from(&on.run_id);
+            }
+        }
+        let Some(on) = &self.on else { return };
+        let port = 20_000 + 10 * tenant + round % 3;
+        let proxy = format!("p{port}");
+        if self.granted.remove(&port) {
+            world.close_proxy(on, &proxy);
+            return;
+        }
+        match world.new_proxy(on, &proxy, port) {
+            Ok(of) => assert!(of == port && self.granted.insert(port)),
+            Err(code) => self.refused_by(&code),
+        }
+    }
+
+    fn refused_by(&mut self, code: &str) {
+        assert_eq!(code, "internal");
+        self.refused += 1;
+    }
+}
+
+/// The ports of what was granted last, and has not ended since.
 fn all_at_once(world: &World) -> BTreeSet<u16> {
-    std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..TENANTS)
-            .map(|tenant| scope.spawn(move || frpc(world, tenant)))
-            .collect();
-        let leased = clients.into_iter().map(|client| client.join().unwrap());
-        leased.flatten().collect()
-    })
+    let frpc = |tenant| Frpc {
+        tenant,
+        ticket: world.ticket(&format!("t{tenant}")),
+        ..Frpc::default()
+    };
+    let mut clients: Vec<Frpc> = (0..TENANTS).map(frpc).collect();
+    let fails = |fails| world.disk.store(fails, Ordering::Relaxed);
+    for (rounds, disk) in PHASES {
+        disk.map(fails);
+        std::thread::scope(|scope| {
+            for client in &mut clients {
+                let rounds = rounds.clone();
+                scope.spawn(move || {
+                    for round in rounds {
+                        match (disk, (round + client.tenant) % 5) {
+                            (None, 0) => fails(true),
+                            (None, 2) => fails(false),
+                            _ => {}
+                        }
+                        client.round(world, round);
+                    }
+                });
+            }
+        });
+    }
+    for client in &clients {
+        let tenant = client.tenant;
+        assert!(client.refused > 0, "{tenant}: the disk never failed");
+        assert!(
+            !client.granted.is_empty(),
+            "{tenant}: the disk always failed"
+        );
+    }
+    clients
+        .into_iter()
+        .flat_map(|client| client.granted)
+        .collect()
 }
 
 #[test]
@@ -121,4 +175,27 @@ fn a_grant_is_not_repeated_before_it_is_durable() {
     world.new_proxy(&on, "web", 20_000).unwrap();
     assert_eq!(world.new_proxy(&on, "web", 20_000), Ok(20_000));
     assert_eq!(world.restart().leased(), [20_000]);
+}
+
+#[test]
+fn a_number_is_not_used_twice_though_its_lease_ended_before_the_disk_failed() {
+    let world = tenants();
+    let mut inner = world.desk.lock();
+    let number = inner.numbers.lease;
+    inner.numbers.lease += 1;
+    let mut changes = Changes::default();
+    Desk::put_numbers(&mut changes, inner.numbers);
+    let undo = UndoneLease {
+        port: tcp(20_000),
+        number,
+        waiting: None,
+    };
+    world.desk.grant(&mut inner, changes, Undo::Lease(undo));
+    // It has ended meanwhile: the ports know of none.
+    world.disk.store(true, Ordering::Relaxed);
+    assert!(world.desk.settled(inner).is_err());
+    world.disk.store(false, Ordering::Relaxed);
+    world.desk.tick();
+    let world = world.restart();
+    assert_eq!(world.desk.lock().numbers.lease, number + 1);
 }

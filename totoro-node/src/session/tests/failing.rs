@@ -1,5 +1,6 @@
 //! What fails does no more harm than it must.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 
 use totoro_api::wire::event::kind;
@@ -9,6 +10,7 @@ use totoro_ebpf::abi;
 use super::world::{On, World, tcp, world};
 use crate::kernel::LeaseCounts;
 use crate::session::ports::port_key;
+use crate::store::Changes;
 
 fn two_tenants() -> (World, On, On) {
     let mut world = world();
@@ -53,6 +55,37 @@ fn one_tenants_failure_leaves_no_other_unrevoked() {
         inner.cuts.is_empty() && inner.untidy.is_none(),
         "what was left is done"
     );
+}
+
+#[test]
+fn a_policy_is_kept_though_its_applying_panics() {
+    let (mut world, ..) = two_tenants();
+    let pushed = world.snapshot(&[("a", Revoked), ("b", Active)]);
+    world.kernel.maps().panicking = Some("set_hold");
+    let applying = AssertUnwindSafe(|| world.desk.apply(pushed));
+    assert!(std::panic::catch_unwind(applying).is_err());
+    world.kernel.maps().panicking = None;
+    world.desk.tick();
+    let world = world.restart();
+    assert_eq!(world.desk.revision(), world.revision());
+    assert_eq!(world.leased(), [20_001]);
+}
+
+#[test]
+fn a_policy_is_not_said_to_hold_while_it_is_being_written() {
+    let (mut world, ..) = two_tenants();
+    world.disk.store(true, Ordering::Relaxed);
+    let applied = world.push(&[("a", Active)]);
+    assert!(applied.error.is_some(), "it waits for the disk");
+    world.disk.store(false, Ordering::Relaxed);
+    // As a tick does before it writes.
+    let mut inner = world.desk.lock();
+    world.desk.flush(&mut inner, Changes::default());
+    assert!(inner.pending.is_empty(), "it is handed over");
+    drop(inner);
+    assert!(world.desk.applied().error.is_some(), "and not durable");
+    world.desk.tick();
+    assert_eq!(world.desk.applied().error, None);
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub(super) struct Maps {
     pub(super) destroyed: Vec<u64>,
     /// Calls that fail, as `name` or `name subject`.
     pub(super) failing: BTreeSet<String>,
+    /// The call that panics.
+    pub(super) panicking: Option<&'static str>,
 }
 
 #[derive(Default)]
@@ -53,6 +55,10 @@ impl Fake {
 
     fn works(&self, name: &'static str, subject: impl ToString) -> Result<MutexGuard<'_, Maps>> {
         let maps = self.maps();
+        if maps.panicking == Some(name) {
+            drop(maps);
+            panic!("told to panic");
+        }
         let subject = subject.to_string();
         if maps.failing.contains(name) || maps.failing.contains(&format!("{name} {subject}")) {
             return Err(KernelError {

@@ -1,4 +1,5 @@
-//! A policy that can't hold here, and the control plane that mends it, over HTTP.
+//! A policy that can't hold here, or whose applying failed, and the control plane that mends it,
+//! over HTTP.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,11 +7,13 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 use totoro_api::wire::push::InviteState::Active;
 use totoro_api::wire::push::{Applied, DesiredState};
 
 use super::world::world;
 use crate::control::Control;
+use crate::session::Desk;
 use crate::sync;
 
 /// The node's next request: its path and query behind the API's root, its body, and whom to answer.
@@ -58,6 +61,66 @@ impl Asked {
     }
 }
 
+/// A control plane, and who follows it for this desk.
+async fn follow(desk: &Arc<Desk>) -> (TcpListener, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let control = Control::new(&base, "key").unwrap();
+    let desk = Arc::clone(desk);
+    let following = tokio::spawn(async move {
+        let mut stand = sync::Stand::default();
+        loop {
+            let _ = sync::step(&desk, &control, &mut stand).await;
+        }
+    });
+    (listener, following)
+}
+
+fn after(state: &DesiredState) -> String {
+    let (generation, rev) = (state.revision.generation, state.revision.rev);
+    format!("/watch?wait=30s&gen={generation}&rev={rev}")
+}
+
+/// The node tells where it stands; its error.
+async fn applied(listener: &TcpListener, of: &DesiredState) -> String {
+    let told = next(listener).await;
+    assert_eq!(told.path, "/applied");
+    let report: Applied = serde_json::from_value(told.body.clone()).unwrap();
+    assert_eq!(report.revision, of.revision);
+    told.answer(None).await;
+    report.error.unwrap_or_default()
+}
+
+#[tokio::test]
+async fn all_is_asked_for_after_an_applying_that_panicked() {
+    let mut world = world();
+    let good = world.snapshot(&[("a", Active)]);
+    let change = world.change();
+    let whole = DesiredState {
+        revision: change.revision,
+        ..good.clone()
+    };
+    let (desk, kernel) = (Arc::new(world.desk), world.kernel);
+    let (listener, following) = follow(&desk).await;
+    next(&listener).await.answer(Some(&good)).await;
+    assert_eq!(applied(&listener, &good).await, "");
+
+    let second = next(&listener).await;
+    assert_eq!(second.path, after(&good));
+    kernel.maps().panicking = Some("set_hold");
+    second.answer(Some(&change)).await;
+    let third = next(&listener).await;
+    assert_eq!(third.path, "/watch?wait=30s", "and nothing is told before");
+    assert_eq!(desk.revision(), change.revision);
+    kernel.maps().panicking = None;
+    kernel.maps().tenants.clear();
+    third.answer(Some(&whole)).await;
+    assert_eq!(applied(&listener, &whole).await, "");
+    assert!(!kernel.maps().tenants.is_empty(), "all of it is written");
+    assert_eq!(next(&listener).await.path, after(&whole));
+    following.abort();
+}
+
 #[tokio::test]
 async fn a_policy_that_cannot_hold_is_told_and_its_mending_is_waited_for() {
     let mut world = world();
@@ -67,36 +130,17 @@ async fn a_policy_that_cannot_hold_is_told_and_its_mending_is_waited_for() {
     bad.node.as_mut().unwrap().pool.tcp = "6990-7010".parse().unwrap();
     let mended = world.snapshot(&[("a", Active), ("b", Active)]);
     let desk = Arc::new(world.desk);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let base = format!("http://{}", listener.local_addr().unwrap());
-    let control = Control::new(&base, "key").unwrap();
-    let followed = Arc::clone(&desk);
-    let following = tokio::spawn(async move {
-        let mut stand = sync::Stand::default();
-        while sync::step(&followed, &control, &mut stand).await.is_ok() {}
-    });
-    let after = |state: &DesiredState| {
-        let (generation, rev) = (state.revision.generation, state.revision.rev);
-        format!("/watch?wait=30s&gen={generation}&rev={rev}")
-    };
-    let applied = async |of: &DesiredState| {
-        let told = next(&listener).await;
-        assert_eq!(told.path, "/applied");
-        let report: Applied = serde_json::from_value(told.body.clone()).unwrap();
-        assert_eq!(report.revision, of.revision);
-        told.answer(None).await;
-        report.error.unwrap_or_default()
-    };
+    let (listener, following) = follow(&desk).await;
 
     let first = next(&listener).await;
     assert_eq!(first.path, "/watch?wait=30s", "it has nothing yet");
     first.answer(Some(&good)).await;
-    assert_eq!(applied(&good).await, "");
+    assert_eq!(applied(&listener, &good).await, "");
 
     let second = next(&listener).await;
     assert_eq!(second.path, after(&good));
     second.answer(Some(&bad)).await;
-    let error = applied(&good).await;
+    let error = applied(&listener, &good).await;
     assert!(error.contains("7000"), "{error}");
 
     // It waits for what comes after the bad one, and then asks for everything.
@@ -107,7 +151,7 @@ async fn a_policy_that_cannot_hold_is_told_and_its_mending_is_waited_for() {
     assert_eq!(whole.path, "/watch?wait=30s");
     assert_eq!(desk.revision(), good.revision);
     whole.answer(Some(&mended)).await;
-    assert_eq!(applied(&mended).await, "");
+    assert_eq!(applied(&listener, &mended).await, "");
     let on = next(&listener).await;
     assert_eq!(on.path, after(&mended));
     assert_eq!(desk.revision(), mended.revision);
