@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use totoro_ebpf::abi::{TCP, Tenant};
@@ -69,22 +70,25 @@ fn a_full_tenant_whose_users_take_turns_is_counted_right() {
         };
         std::thread::scope(|scope| {
             let users = [(); USERS].map(|()| scope.spawn(take_turns));
-            eventually("the tenant is full", || {
-                kernel.counts(1).expect("counts").usage.conns >= u64::from(MOST) - 1
-            });
-            let before = admitted();
-            let mut mended = 0;
-            for _ in 0..RECOUNTS {
-                mended += kernel.recount().expect("recount");
+            let mut recounts = Vec::new();
+            // For as long as it takes the users, who may have to wait for a processor.
+            while recounts.len() < RECOUNTS
+                || admitted() < 4 * u64::from(MOST) && recounts.len() < 100 * RECOUNTS
+            {
+                recounts.push(kernel.recount());
+                std::thread::sleep(Duration::from_millis(1));
             }
-            let replaced = admitted() - before;
             stop.store(true, Ordering::Relaxed);
             for user in users {
                 user.join().expect("user");
             }
-            println!("{replaced} connections were replaced");
-            assert_eq!(mended, 0, "all was right");
-            assert!(replaced > u64::from(MOST), "{replaced}");
+            println!("{} recounts, {} connections", recounts.len(), admitted());
+            assert!(admitted() >= 4 * u64::from(MOST), "users took turns");
+            let wrong: Vec<_> = recounts
+                .iter()
+                .filter(|mended| !matches!(mended, Ok(0)))
+                .collect();
+            assert!(wrong.is_empty(), "all was right: {wrong:?}");
         });
         eventually("all have gone", || {
             kernel.connections().expect("connections").is_empty()
