@@ -168,3 +168,27 @@ fn what_is_no_websocket_to_frps_is_not_touched() {
             untouched(&kernel, &frps, &mut local, &[&whole]);
         });
 }
+
+#[test]
+fn who_greets_again_and_again_is_let_through_unsearched() {
+    /// As many as the filter looks at (`LOOKS` of the programs), and more.
+    const LOOKS: usize = 8;
+    let Some(node) = Node::new("greet-more") else {
+        return;
+    };
+    node.on(&["us0"], XdpMode::Off)
+        .run_after(link_up, |_kernel, peer| {
+            let listener = listen(BIND_PORT);
+            let request = request("node.example:7000");
+            let mut client = reach(&peer, NODE4);
+            let pieces = [request.as_str(); LOOKS + 4];
+            let (_server, _, text) = sent(&listener, &mut client, &pieces);
+            let stamped: Vec<bool> = text
+                .as_bytes()
+                .chunks(request.len())
+                .map(|one| one != request.as_bytes())
+                .collect();
+            assert_eq!(stamped.iter().filter(|is| **is).count(), LOOKS);
+            assert!(stamped[..LOOKS].iter().all(|is| *is), "{stamped:?}");
+        });
+}

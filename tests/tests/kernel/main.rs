@@ -3,6 +3,7 @@
 mod abis;
 mod bans;
 mod canary;
+mod churn;
 mod control;
 mod daemon;
 mod figures;

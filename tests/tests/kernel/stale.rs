@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use aya::maps::MapInfo;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
@@ -37,6 +38,16 @@ fn forbid_replacing() {
     seccompiler::apply_filter(&program).expect("applied");
 }
 
+/// How many of this process's descriptors are of a map.
+fn descriptors(map: u32) -> usize {
+    let says = format!("map_id:\t{map}\n");
+    let all = std::fs::read_dir("/proc/self/fdinfo").expect("fdinfo");
+    // Those of other tests come and go.
+    all.filter_map(|fd| std::fs::read_to_string(fd.ok()?.path()).ok())
+        .filter(|info| info.contains(&says))
+        .count()
+}
+
 #[test]
 fn a_link_whose_program_can_not_be_replaced_stays_and_is_tried_again() {
     for (name, mode) in [("stale-xdp", XdpMode::Native), ("stale-tc", XdpMode::Off)] {
@@ -62,6 +73,23 @@ fn a_link_whose_program_can_not_be_replaced_stays_and_is_tried_again() {
             }
             connect(v4(PORT)).expect_err("no lease");
             assert!(connects(&peer, SocketAddr::new(NODE4, PORT)).is_err());
+
+            // Tried again in vain: with nothing left of it, and nothing done to what is not stale.
+            let map = MapInfo::from_pin(options.pin_root.join("v1/SURPLUS")).expect("pin");
+            let of_surplus = || descriptors(map.id());
+            let held = of_surplus();
+            std::thread::scope(|scope| {
+                let tried = scope.spawn(|| {
+                    forbid_replacing();
+                    for _ in 0..5 {
+                        assert_eq!(kernel.check_links().expect("check"), (0, 0));
+                    }
+                });
+                tried.join().expect("no panic");
+            });
+            assert_eq!(of_surplus(), held, "descriptors");
+            assert_eq!(running(&options), before, "links and programs");
+            assert_eq!(kernel.missing(), missing);
 
             // Tried again, where it is not forbidden.
             assert_eq!(kernel.check_links().expect("check").0, 0, "none was dead");

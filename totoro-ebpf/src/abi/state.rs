@@ -90,8 +90,9 @@ pub struct Tenant {
     pub expires_ns: u64,
 }
 
-/// Key of `USAGE` for all tenants together; only its `conns` says something, and its `last_ns`: when
-/// idle flows and sources were last looked for.
+/// Key of `USAGE` for all tenants together. Its `conns` says something; its `last_ns`: when idle flows
+/// and sources were last looked for; its `surplus`: connections of nobody's, to frps's own port or
+/// to one whose lease had just ended, that were one too many.
 pub const NODE: u32 = 0;
 
 /// `USAGE`: what one tenant does (key: its number). Written by the kernel; created and deleted by
@@ -336,8 +337,8 @@ pub struct Control {
     pub local: Addr,
     /// frps's port.
     pub local_port: u16,
-    /// Zero.
-    pub pad: u16,
+    /// How many of its packets were looked at for a websocket's request.
+    pub looks: u16,
     /// The interface that the socket is bound to, or 0; as [`Conn::ifindex`].
     pub ifindex: u32,
     /// When it was established, boot-time ns.

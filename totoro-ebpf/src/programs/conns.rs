@@ -337,7 +337,7 @@ fn remember_control(ends: &Ends, cookie: u64, at: u64) -> u32 {
         cookie,
         local: ends.local,
         local_port: ends.port,
-        pad: 0,
+        looks: 0,
         ifindex: ends.ifindex,
         opened_ns: at,
     };

@@ -18,6 +18,9 @@ use crate::verdict::{Subject, now, refuse};
 
 /// How old a connection may be when it greets. Nothing of an older one is touched.
 const GREETS_WITHIN_NS: u64 = 10_000_000_000;
+/// How many of its packets may begin as a greeting: one, and what TCP sends again. Each is searched
+/// through, so whoever goes on is let through unsearched.
+const LOOKS: u16 = 8;
 /// Where a TCP header has its checksum.
 const CHECKSUM: usize = 16;
 /// What is replaced at once: a stamp at an odd offset, in words of the checksum's helper.
@@ -84,11 +87,16 @@ fn bearer(packet: &impl Wire, headers: &Headers) -> u64 {
         remote_port: headers.source_port,
         pad: [0; 3],
     };
-    // SAFETY: the value is copied at once.
-    match unsafe { CONTROL.get(&key) } {
-        None => NOT_YET,
-        Some(control) if control.opened_ns + GREETS_WITHIN_NS > now() => control.cookie,
-        Some(_) => NOBODYS,
+    let Some(control) = CONTROL.get_ptr_mut(&key) else {
+        return NOT_YET;
+    };
+    // SAFETY: aligned fields of a live map value. Two CPUs that count at once count one look less.
+    unsafe {
+        if (*control).looks >= LOOKS || (*control).opened_ns + GREETS_WITHIN_NS <= now() {
+            return NOBODYS;
+        }
+        (*control).looks += 1;
+        (*control).cookie
     }
 }
 
@@ -118,7 +126,9 @@ fn address(packet: &impl Wire, headers: &Headers, side: Side, to: &mut Addr) -> 
 }
 
 /// The handshake is in the same batch, and the stack has not seen it yet: TCP sends this again, a
-/// moment later. Let through, it would be refused for good.
+/// moment later. Let through, it would be refused for good. Where the request rides on the handshake's
+/// last ACK, that is dropped with it: the connection is there once the stack has sent its SYN-ACK
+/// again and a bare ACK has answered that, and the request, sent again, comes after.
 #[inline(never)]
 fn early(packet: &impl Wire, headers: &Headers) -> bool {
     let mut remote = [0; 16];

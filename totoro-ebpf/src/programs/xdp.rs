@@ -25,7 +25,8 @@ impl Frame {
         if start + N > self.end {
             return None;
         }
-        // SAFETY: as above.
+        // SAFETY: the bounds were just compared with the packet's end, as the verifier wants it, and
+        // XDP may write to the packet.
         unsafe { *(start as *mut [u8; N]) = *bytes };
         Some(())
     }

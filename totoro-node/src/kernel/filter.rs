@@ -22,15 +22,15 @@ const KEEPS_OFFLOADS: &[&str] = &["ice", "i40e", "ixgbe", "igc", "mlx5_core", "b
 /// ARPHRD types (include/uapi/linux/if_arp.h) whose frames begin with an Ethernet header.
 const ETHERNET: [u16; 2] = [1, 772];
 
-/// Attaches to an interface; how it is filtered now. What is less than it could be goes to
-/// `missing`, a link that is to be tried again to `stale`.
+/// Attaches to an interface, or tries `again` what was stale there; how it is filtered now. What is
+/// less than it could be goes to `missing`, a link that is to be tried again to `stale`.
 pub(super) fn attach(
     ebpf: &mut Ebpf,
     pins: &PinDir,
     interface: &str,
     mode: XdpMode,
-    missing: &mut Vec<String>,
-    stale: &mut Vec<Stale>,
+    again: bool,
+    (missing, stale): (&mut Vec<String>, &mut Vec<Stale>),
 ) -> Result<&'static str> {
     let index = index(interface).ok_or_else(|| {
         failed(
@@ -43,14 +43,12 @@ pub(super) fn attach(
         let problem = "its packets have no Ethernet header, which the filter reads: a tunnel";
         return Err(failed("filter", interface, problem));
     }
-    // Known first: what leaves must be on record before anything that answers it is judged.
-    stale.extend(traffic_control(
-        ebpf,
-        pins,
-        interface,
-        index,
-        TcAttachType::Egress,
-    )?);
+    // Known first: what leaves must be on record before anything that answers it is judged. Below
+    // Linux 6.6 it is no link and never stale, and to replace it is to go without for a moment.
+    if !again || clsact::has_tcx() {
+        let way = TcAttachType::Egress;
+        stale.extend(traffic_control(ebpf, pins, interface, index, way)?);
+    }
     let native = match mode {
         XdpMode::Native => true,
         XdpMode::Auto => keeps_offloads(interface),

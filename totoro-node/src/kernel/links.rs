@@ -1,6 +1,7 @@
 //! Links: attach once and pin; afterwards swap the program in place, so that enforcement never has
 //! a gap and a link keeps its id.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -109,15 +110,19 @@ pub(super) fn load_all(ebpf: &mut Ebpf) -> Result<()> {
     Ok(())
 }
 
-/// Attaches what is not per interface; programs that are not loaded yet are. Which links go on with an
-/// earlier daemon's program.
-pub(super) fn attach_all(ebpf: &mut Ebpf, pins: &PinDir, cgroup: &Path) -> Result<Vec<Stale>> {
-    surplus(ebpf)?;
-    let mut stale = Vec::new();
+/// Attaches those of what is not per interface that `wanted` picks; programs that are not loaded yet
+/// are. Which links go on with an earlier daemon's program.
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    pins: &PinDir,
+    cgroup: &Path,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<StaleLinks> {
+    let mut stale = StaleLinks::new();
     let cgroup_file = File::open(cgroup).on("open the cgroup", cgroup.display().to_string())?;
-    for (name, attach) in CGROUP {
+    for (name, attach) in CGROUP.iter().filter(|(name, _)| wanted(name)) {
         let place = cgroup_place(cgroup, *attach)?;
-        stale.extend(adopt_or(ebpf, pins, name, name, place, |program| {
+        let before = adopt_or(ebpf, pins, name, name, place, |program| {
             let link = match program {
                 Program::SockOps(program) => {
                     let id = program.attach(&cgroup_file, CgroupAttachMode::Single)?;
@@ -143,20 +148,25 @@ pub(super) fn attach_all(ebpf: &mut Ebpf, pins: &PinDir, cgroup: &Path) -> Resul
                 _ => return Err("not a cgroup program".into()),
             };
             Ok(link?)
-        })?);
+        })?;
+        stale.extend(before.map(|before| (*name, before)));
     }
-    let netns = File::open(NETNS).on("open", "the network namespace")?;
-    let place = lookup_place()?;
-    stale.extend(adopt_or(ebpf, pins, LOOKUP, LOOKUP, place, |program| {
-        let program: &mut SkLookup = program.try_into()?;
-        let id = program.attach(&netns)?;
-        Ok(program.take_link(id)?.into())
-    })?);
+    if wanted(LOOKUP) {
+        let netns = File::open(NETNS).on("open", "the network namespace")?;
+        let place = lookup_place()?;
+        let before = adopt_or(ebpf, pins, LOOKUP, LOOKUP, place, |program| {
+            let program: &mut SkLookup = program.try_into()?;
+            let id = program.attach(&netns)?;
+            Ok(program.take_link(id)?.into())
+        })?;
+        stale.extend(before.map(|before| (LOOKUP, before)));
+    }
     Ok(stale)
 }
 
-/// The stream verdict of surplus sockets: attached to the map, which holds it.
-fn surplus(ebpf: &mut Ebpf) -> Result<()> {
+/// The stream verdict of surplus sockets: attached to the map, which holds it. Once for each daemon:
+/// what aya keeps of an attachment has two descriptors, and it is never dropped.
+pub(super) fn surplus(ebpf: &mut Ebpf) -> Result<()> {
     let name = "totoro_surplus";
     let map = ebpf
         .map("SURPLUS")
@@ -188,6 +198,8 @@ pub(super) type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A link that goes on with an earlier daemon's program: which, and why. One line.
 pub(super) type Stale = String;
+/// Those of them that are not per interface, by their pins' names.
+pub(super) type StaleLinks = BTreeMap<&'static str, Stale>;
 
 /// Loads a program, then has the pinned link run it if that link is alive and at `place`;
 /// otherwise attaches afresh and pins. A live link that the kernel does not let have the program stays
@@ -212,7 +224,6 @@ pub(super) fn adopt_or(
                     tracing::info!(link = pin, "adopted: the program was replaced in place");
                     return Ok(None);
                 };
-                tracing::error!(link = pin, %error, "the program can't be replaced; the one before goes on");
                 return Ok(Some(format!(
                     "{pin}: an earlier daemon's program goes on, since the kernel does not let it be \
                      replaced ({error}); tried again every few seconds"

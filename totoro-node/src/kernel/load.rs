@@ -43,7 +43,7 @@ pub struct Kernel {
     loaded: Mutex<Loaded>,
     due: Mutex<Due>,
     suspects: Mutex<Suspects>,
-    stamps: Mutex<Stamps>,
+    pub(super) stamps: Stamps,
 }
 
 impl Shared {
@@ -126,7 +126,7 @@ impl Kernel {
             loaded: Mutex::new(loaded),
             due: Mutex::default(),
             suspects: Mutex::default(),
-            stamps: Mutex::default(),
+            stamps: Stamps::default(),
         };
         // Told with the first sweep.
         let drifted = kernel.recount()?;
@@ -146,10 +146,6 @@ impl Kernel {
 
     pub(super) fn suspects(&self) -> MutexGuard<'_, Suspects> {
         self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn stamps(&self) -> MutexGuard<'_, Stamps> {
-        self.stamps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has the whole pool refuse what is new (`None` = admit).

@@ -147,7 +147,9 @@ impl Maps {
 
     /// Live user connections.
     pub(super) fn connections(&self) -> Result<Vec<Connection>> {
+        // Each cookie once: see `entries`.
         let all = entries(self.conns.iter(), "CONNS")?;
+        let all: std::collections::HashMap<u64, abi::Conn> = all.into_iter().collect();
         Ok(all
             .into_iter()
             .map(|(cookie, conn)| Connection { cookie, conn })
@@ -164,8 +166,11 @@ impl Maps {
     }
 }
 
-/// All entries of a map. One that goes away while we read is left out by the kernel's own order;
-/// an error is an error.
+/// All entries of a map. One that goes away while we read is left out; an error is an error.
+///
+/// No snapshot: what comes meanwhile is there or is not. And what was read may be read again: the
+/// kernel begins anew at the first entry when the one that was read last is gone (`get_next_key` of
+/// its hash tables). Who counts takes each key once.
 pub(super) fn entries<K, V>(
     iter: impl Iterator<Item = std::result::Result<(K, V), MapError>>,
     name: &'static str,
@@ -181,31 +186,29 @@ pub(super) fn entries<K, V>(
     Ok(all)
 }
 
-/// How often an entry is tried again that the kernel had no memory for, and after what time.
+/// How often all the entries of one step are tried again that the kernel had no memory for, and
+/// after what time.
 const TRIES: (u32, Duration) = (50, Duration::from_millis(1));
 
-/// Inserts. Entries come from a small stock that the kernel fills up in the background; who is faster
-/// than that is told ENOMEM, although there is memory, and a moment later there is an entry.
-pub(super) fn patiently(
-    insert: impl FnMut() -> std::result::Result<(), MapError>,
-) -> std::result::Result<(), MapError> {
-    retried(insert, |error| {
-        matches!(error, MapError::SyscallError(error)
-            if error.io_error.raw_os_error() == Some(libc::ENOMEM))
-    })
+/// A step that inserts, again until it is through: what it has done already it must find done.
+/// Entries come from a small stock that the kernel fills up in the background; who is faster than
+/// that is told ENOMEM, although there is memory, and a moment later there is an entry. A step takes
+/// the maps' lock for itself: between two of them others have it.
+pub(super) fn patiently(step: impl FnMut() -> Result<()>) -> Result<()> {
+    retried(step, |error| error.os_code() == Some(libc::ENOMEM))
 }
 
 fn retried<E>(
-    mut insert: impl FnMut() -> std::result::Result<(), E>,
+    mut step: impl FnMut() -> std::result::Result<(), E>,
     passes: impl Fn(&E) -> bool,
 ) -> std::result::Result<(), E> {
     for _ in 0..TRIES.0 {
-        match insert() {
+        match step() {
             Err(error) if passes(&error) => std::thread::sleep(TRIES.1),
-            inserted => return inserted,
+            done => return done,
         }
     }
-    insert()
+    step()
 }
 
 /// Absence is an answer.

@@ -77,17 +77,30 @@ impl KernelError {
     /// Whether a table was full, or memory short: the node has no room for more.
     #[must_use]
     pub fn is_full(&self) -> bool {
+        let full = [libc::E2BIG, libc::ENOMEM, libc::ENOSPC];
+        self.os_code().is_some_and(|code| full.contains(&code))
+    }
+
+    /// Whether too many ask at once.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        let cause = self.source.downcast_ref::<std::io::Error>();
+        cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::ResourceBusy)
+    }
+
+    /// The operating system's code among its causes.
+    fn os_code(&self) -> Option<i32> {
         let mut next: Option<&(dyn std::error::Error + 'static)> = Some(self);
         while let Some(error) = next {
             let code = error
                 .downcast_ref::<std::io::Error>()
                 .and_then(std::io::Error::raw_os_error);
-            if matches!(code, Some(libc::E2BIG | libc::ENOMEM | libc::ENOSPC)) {
-                return true;
+            if code.is_some() {
+                return code;
             }
             next = error.source();
         }
-        false
+        None
     }
 }
 

@@ -51,22 +51,23 @@ impl Kernel {
     /// # Errors
     /// When a map can't be written (it is full: the node has too many tenants).
     pub fn put_tenant(&self, tenant: u32, policy: &abi::Tenant) -> Result<()> {
-        let mut maps = self.shared.maps();
-        // Counts first: a policy without counts admits nobody, but says the wrong reason.
-        if found(maps.usage.get(&tenant, 0))
-            .on("read", "USAGE")?
-            .is_none()
-        {
-            patiently(|| maps.usage.insert(tenant, abi::Usage::default(), 0))
-                .on("write", "USAGE")?;
-        }
-        if found(maps.flows_closed.get(&tenant, 0))
-            .on("read", "FLOWS_CLOSED")?
-            .is_none()
-        {
-            patiently(|| maps.flows_closed.insert(tenant, 0, 0)).on("write", "FLOWS_CLOSED")?;
-        }
-        patiently(|| maps.tenants.insert(tenant, policy, 0)).on("write", "TENANTS")
+        patiently(|| {
+            let mut maps = self.shared.maps();
+            // Counts first: a policy without counts admits nobody, but says the wrong reason.
+            let usage = found(maps.usage.get(&tenant, 0)).on("read", "USAGE")?;
+            if usage.is_none() {
+                let usage = abi::Usage::default();
+                maps.usage.insert(tenant, usage, 0).on("write", "USAGE")?;
+            }
+            let closed = found(maps.flows_closed.get(&tenant, 0)).on("read", "FLOWS_CLOSED")?;
+            if closed.is_none() {
+                let closed = maps.flows_closed.insert(tenant, 0, 0);
+                closed.on("write", "FLOWS_CLOSED")?;
+            }
+            maps.tenants
+                .insert(tenant, policy, 0)
+                .on("write", "TENANTS")
+        })
     }
 
     /// Forgets a tenant and its counts. Its leases must be gone.
@@ -109,18 +110,22 @@ impl Kernel {
             (lease.syn_interval_ns, lease.syn_burst_ns) =
                 totoro_ebpf::logic::bucket::rate(LEASE_SYN_RATE.0, LEASE_SYN_RATE.1);
         }
-        let mut maps = self.shared.maps();
         let traffic = traffic_key(lease.tenant, key);
-        let before = found(maps.ports.get(&key, 0)).on("read", "PORTS")?;
-        let same = before.is_some_and(|before| before.lease == lease.lease);
-        // A new lease counts from zero, whatever a killed daemon left of the one before.
-        let counted = same
-            && found(maps.traffic.get(&traffic, 0))
-                .on("read", "TRAFFIC")?
-                .is_some();
-        let written = write_lease(&mut maps, key, &lease, (!same, !counted));
+        let (before, mut fresh) = {
+            let maps = self.shared.maps();
+            let before = found(maps.ports.get(&key, 0)).on("read", "PORTS")?;
+            let same = before.is_some_and(|before| before.lease == lease.lease);
+            // A new lease counts from zero, whatever a killed daemon left of the one before.
+            let counted = same
+                && found(maps.traffic.get(&traffic, 0))
+                    .on("read", "TRAFFIC")?
+                    .is_some();
+            (before, (!same, !counted))
+        };
+        let written = patiently(|| write_lease(&mut self.shared.maps(), key, &lease, &mut fresh));
         if written.is_err() && before.is_none() {
             // What made it into the maps before one was full must not stay.
+            let mut maps = self.shared.maps();
             let _ = maps.port_usage.remove(&key);
             let _ = maps.traffic.remove(&traffic);
         }
@@ -240,28 +245,29 @@ fn traffic_key(tenant: u32, key: abi::PortKey) -> abi::TrafficKey {
     }
 }
 
-/// Writes what a lease needs: fresh counters where `fresh` says so (of the port, of the traffic),
-/// and the lease itself last, because with it users are admitted.
+/// Writes what a lease needs: fresh counters where `fresh` says so (of the port, of the traffic; no
+/// more once they are there), and the lease itself last, because with it users are admitted.
 fn write_lease(
     maps: &mut Maps,
     key: abi::PortKey,
     lease: &abi::Lease,
-    fresh: (bool, bool),
+    fresh: &mut (bool, bool),
 ) -> Result<()> {
     if fresh.0 {
-        patiently(|| maps.port_usage.insert(key, abi::PortUsage::default(), 0))
-            .on("write", "PORT_USAGE")?;
+        let zeros = maps.port_usage.insert(key, abi::PortUsage::default(), 0);
+        zeros.on("write", "PORT_USAGE")?;
+        fresh.0 = false;
     }
     if fresh.1 {
         let cpus = aya::util::nr_cpus()
             .map_err(|(_, error)| error)
             .on("count", "the CPUs")?;
-        patiently(|| {
-            let zeros = PerCpuValues::try_from(vec![abi::Traffic::default(); cpus])?;
-            maps.traffic
-                .insert(traffic_key(lease.tenant, key), zeros, 0)
-        })
-        .on("write", "TRAFFIC")?;
+        let zeros = PerCpuValues::try_from(vec![abi::Traffic::default(); cpus]);
+        let zeros = zeros.on("make", "zeros")?;
+        let traffic = traffic_key(lease.tenant, key);
+        let zeros = maps.traffic.insert(traffic, zeros, 0);
+        zeros.on("write", "TRAFFIC")?;
+        fresh.1 = false;
     }
-    patiently(|| maps.ports.insert(key, lease, 0)).on("write", "PORTS")
+    maps.ports.insert(key, lease, 0).on("write", "PORTS")
 }

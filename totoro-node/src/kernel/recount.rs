@@ -1,14 +1,15 @@
 //! Counts and what they count: `CONNS`, `FLOWS` and `CONTROL` are right. The programs keep both equal;
 //! whoever writes to a pinned map does not.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use totoro_ebpf::abi;
 use totoro_ebpf::logic::admit::{FORGOTTEN, live_flows};
 use totoro_ebpf::logic::prefix;
 
-use super::maps::{Maps, entries, found};
+use super::load::Shared;
+use super::maps::{entries, found};
 use super::{Context, Kernel, Result};
 
 /// A count differs when it does so by the same number as often as this: what is counted and not yet
@@ -29,16 +30,28 @@ enum Count {
 
 type Counts = HashMap<Count, u64>;
 
+/// A count, and what is written whenever it changes. The same twice: nothing came and went in
+/// between, not even in equal numbers, as under a tenant that is full and whose users take turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mark {
+    count: u64,
+    moves: [u64; 2],
+}
+
 impl Kernel {
-    /// Has the kernel add what counts lack, or take away what they have too many; how many differed.
-    pub(super) fn recount(&self) -> Result<usize> {
-        let mut drift = drift(&self.shared.maps())?;
+    /// Compares counts with what they count, and has the kernel add what they lack, or take away what
+    /// they have too many; how many differed. One that moves meanwhile is left for the next time.
+    ///
+    /// # Errors
+    /// When a map can't be read, or the kernel can't be told.
+    pub fn recount(&self) -> Result<usize> {
+        let mut drift = drift(&self.shared)?;
         for _ in 1..LOOKS {
             if drift.is_empty() {
                 return Ok(0);
             }
             std::thread::sleep(PAUSE);
-            let again = self::drift(&self.shared.maps())?;
+            let again = self::drift(&self.shared)?;
             drift.retain(|count, by| again.get(count) == Some(by));
         }
         let mut mended = 0;
@@ -76,56 +89,102 @@ fn order(count: Count, by: i64) -> abi::Mend {
     }
 }
 
-/// How far each count is below the truth (negative: above). One that changes meanwhile is left out.
-fn drift(maps: &Maps) -> Result<HashMap<Count, i64>> {
-    let counts = counts(maps)?;
-    let live = live(maps)?;
-    let mut drift = HashMap::new();
-    for (count, is) in counts {
-        let by = live.get(&count).copied().unwrap_or(0).wrapping_sub(is) as i64;
-        if by != 0 && read(maps, count)? == Some(is) {
+/// How far each count is below the truth (negative: above). What moves meanwhile is left out: reading
+/// a map entry by entry is no snapshot of it.
+fn drift(shared: &Shared) -> Result<HashMap<Count, i64>> {
+    let before = marks(shared)?;
+    let sources = sources(shared)?;
+    let live = live(shared)?;
+    let by = |count: &Count, is: u64| {
+        let by = live.get(count).copied().unwrap_or(0).wrapping_sub(is) as i64;
+        (by != 0).then_some((*count, by))
+    };
+    let mut drift: HashMap<Count, i64> = before
+        .iter()
+        .filter_map(|(count, mark)| by(count, mark.count))
+        .collect();
+    if !drift.is_empty() {
+        let after = marks(shared)?;
+        let moved = |count: &Count| before.get(count) != after.get(count);
+        let any_moved = before
+            .keys()
+            .any(|count| matches!(count, Count::Conns(_)) && moved(count));
+        let parents = parents(shared)?;
+        // Who comes and goes under a parent, or on the node, leaves no mark there but the count's.
+        let follows = |count: &Count| matches!(count, Count::Conns(of) if parents.contains(of));
+        drift.retain(|count, _| !(moved(count) || any_moved && follows(count)));
+    }
+    for (key, mark) in sources {
+        let Some((count, by)) = by(&Count::Source(key), mark.count) else {
+            continue;
+        };
+        let now = found(shared.maps().sources.get(&key, 0)).on("read", "SOURCES")?;
+        if now.map(|now| source_mark(&now)) == Some(mark) {
             drift.insert(count, by);
         }
     }
     Ok(drift)
 }
 
-/// What is counted now.
-fn counts(maps: &Maps) -> Result<Counts> {
-    let mut counts = Counts::new();
-    let closed = entries(maps.flows_closed.iter(), "FLOWS_CLOSED")?;
+/// What is counted of tenants, parents and the node now.
+fn marks(shared: &Shared) -> Result<HashMap<Count, Mark>> {
+    let mut marks = HashMap::new();
+    let closed = entries(shared.maps().flows_closed.iter(), "FLOWS_CLOSED")?;
     let closed: HashMap<u32, u64> = closed.into_iter().collect();
-    for (tenant, usage) in entries(maps.usage.iter(), "USAGE")? {
-        counts.insert(Count::Conns(tenant), usage.conns);
+    for (tenant, usage) in entries(shared.maps().usage.iter(), "USAGE")? {
+        // The node's time is that of the last look for what is idle.
+        let last_ns = if tenant == abi::NODE {
+            0
+        } else {
+            usage.last_ns
+        };
+        let mark = Mark {
+            count: usage.conns,
+            moves: [usage.admitted, last_ns],
+        };
+        marks.insert(Count::Conns(tenant), mark);
         if let Some(closed) = closed.get(&tenant) {
-            let flows = live_flows(usage.flows_opened, *closed);
-            counts.insert(Count::Flows(tenant), flows);
+            let mark = Mark {
+                count: live_flows(usage.flows_opened, *closed),
+                moves: [usage.flows_opened, *closed],
+            };
+            marks.insert(Count::Flows(tenant), mark);
         }
     }
-    for (source, state) in entries(maps.sources.iter(), "SOURCES")? {
+    Ok(marks)
+}
+
+/// What is counted of sources now.
+fn sources(shared: &Shared) -> Result<HashMap<abi::SourceKey, Mark>> {
+    let all = entries(shared.maps().sources.iter(), "SOURCES")?;
+    Ok(all
+        .into_iter()
         // What is being removed has no count.
-        if state.conns < FORGOTTEN {
-            counts.insert(Count::Source(source), state.conns);
-        }
+        .filter(|(_, source)| source.conns < FORGOTTEN)
+        .map(|(key, source)| (key, source_mark(&source)))
+        .collect())
+}
+
+fn source_mark(source: &abi::Source) -> Mark {
+    Mark {
+        count: source.conns,
+        moves: [source.last_ns, 0],
     }
-    Ok(counts)
 }
 
-/// One of them, now.
-fn read(maps: &Maps, count: Count) -> Result<Option<u64>> {
-    Ok(match count {
-        Count::Conns(tenant) => found(maps.usage.get(&tenant, 0))
-            .on("read", "USAGE")?
-            .map(|usage| usage.conns),
-        Count::Flows(tenant) => Some(maps.counts(tenant)?.flows),
-        Count::Source(source) => found(maps.sources.get(&source, 0))
-            .on("read", "SOURCES")?
-            .map(|state| state.conns),
-    })
+/// Those whose connections are other tenants' too: parents, and the node.
+fn parents(shared: &Shared) -> Result<HashSet<u32>> {
+    let tenants = entries(shared.maps().tenants.iter(), "TENANTS")?;
+    let conns = shared.maps().connections()?;
+    let of_tenants = tenants.into_iter().map(|(_, tenant)| tenant.parent);
+    // Of a tenant that has another parent by now, too.
+    let of_conns = conns.into_iter().map(|one| one.conn.parent);
+    Ok(of_tenants.chain(of_conns).chain([abi::NODE]).collect())
 }
 
-/// What the counts should be.
-fn live(maps: &Maps) -> Result<Counts> {
+/// What the counts should be. The maps are read one after the other, so that nobody waits for all of
+/// it.
+fn live(shared: &Shared) -> Result<Counts> {
     let mut live = Counts::new();
     let mut add = |count| *live.entry(count).or_default() += 1;
     let source = |remote: &abi::Addr, tenant, kind| {
@@ -136,7 +195,13 @@ fn live(maps: &Maps) -> Result<Counts> {
             kind,
         })
     };
-    for one in maps.connections()? {
+    let conns = shared.maps().connections()?;
+    // Each key once: see `entries`.
+    let control = entries(shared.maps().control.iter(), "CONTROL")?;
+    let control: HashMap<abi::ControlKey, abi::Control> = control.into_iter().collect();
+    let flows = entries(shared.maps().flows.iter(), "FLOWS")?;
+    let flows: HashMap<abi::FlowKey, abi::Flow> = flows.into_iter().collect();
+    for one in conns {
         let conn = one.conn;
         // One too many was charged nothing.
         if conn.flags & abi::SURPLUS != 0 {
@@ -149,10 +214,10 @@ fn live(maps: &Maps) -> Result<Counts> {
         }
         add(source(&conn.remote, conn.tenant, abi::SOURCE_CONNS));
     }
-    for (key, _) in entries(maps.control.iter(), "CONTROL")? {
+    for key in control.keys() {
         add(source(&key.remote, 0, abi::SOURCE_CONNS));
     }
-    for (key, flow) in entries(maps.flows.iter(), "FLOWS")? {
+    for (key, flow) in flows {
         add(Count::Flows(flow.tenant));
         if flow.parent != 0 {
             add(Count::Flows(flow.parent));

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use aya::Ebpf;
 
-use super::links::Stale;
+use super::links::StaleLinks;
 use super::pins::PinDir;
 use super::{Filter, Kernel, KernelOptions, Result, XdpMode, filter, links};
 
@@ -22,7 +22,7 @@ pub(super) struct Loaded {
     attached: BTreeMap<String, Attached>,
     missing: BTreeMap<String, Vec<String>>,
     /// Links, but those of interfaces, that an earlier daemon's program is still on.
-    stale: Vec<Stale>,
+    stale: StaleLinks,
 }
 
 /// A filter on an interface.
@@ -48,7 +48,7 @@ impl Loaded {
             find: options.find_interfaces,
             attached: BTreeMap::new(),
             missing: BTreeMap::new(),
-            stale: Vec::new(),
+            stale: StaleLinks::new(),
         };
         let before = loaded.pins.links()?;
         if let Err(error) = loaded.attach_all() {
@@ -62,7 +62,8 @@ impl Loaded {
 
     fn attach_all(&mut self) -> Result<()> {
         links::load_all(&mut self.ebpf)?;
-        self.stale = links::attach_all(&mut self.ebpf, &self.pins, &self.cgroup)?;
+        links::surplus(&mut self.ebpf)?;
+        self.stale = links::attach(&mut self.ebpf, &self.pins, &self.cgroup, |_| true)?;
         self.filter();
         self.forget_unwanted()
     }
@@ -80,12 +81,14 @@ impl Loaded {
         });
         self.missing.retain(|name, _| self.wanted.contains(name));
         for name in &self.wanted {
-            if self.attached.get(name).is_some_and(|it| !it.stale) {
-                continue;
-            }
+            let again = match self.attached.get(name) {
+                Some(attached) if !attached.stale => continue,
+                attached => attached.is_some(),
+            };
             let (mut lines, mut stale) = (Vec::new(), Vec::new());
             let (ebpf, pins) = (&mut self.ebpf, &self.pins);
-            match filter::attach(ebpf, pins, name, self.mode, &mut lines, &mut stale) {
+            let told = (&mut lines, &mut stale);
+            match filter::attach(ebpf, pins, name, self.mode, again, told) {
                 Ok(mode) => {
                     if let Some(index) = filter::index(name) {
                         let attached = Attached {
@@ -129,14 +132,16 @@ impl Loaded {
         if !dead.is_empty() {
             tracing::error!(links = ?dead, "links were dead: limits were off; attaching afresh");
         }
-        if !dead.is_empty() || !self.stale.is_empty() {
-            self.stale = links::attach_all(&mut self.ebpf, &self.pins, &self.cgroup)?;
-        }
         let before = (self.shown(), self.missing());
+        // Only these: the others run this daemon's programs.
+        let wanted = |name: &str| dead.contains(&name) || self.stale.contains_key(name);
+        if !dead.is_empty() || !self.stale.is_empty() {
+            self.stale = links::attach(&mut self.ebpf, &self.pins, &self.cgroup, wanted)?;
+        }
         self.filter();
         let after = (self.shown(), self.missing());
         if before != after {
-            tracing::warn!(filters = ?after.0, missing = ?after.1, "interfaces changed");
+            tracing::warn!(filters = ?after.0, missing = ?after.1, "links or interfaces changed");
             self.forget_unwanted()?;
         }
         let anew = after.0.iter().filter(|now| !before.0.contains(now));
@@ -150,7 +155,7 @@ impl Loaded {
     }
 
     fn missing(&self) -> Vec<String> {
-        let all = self.missing.values().flatten().chain(&self.stale);
+        let all = self.missing.values().flatten().chain(self.stale.values());
         all.cloned().collect()
     }
 }

@@ -9,6 +9,7 @@ mod listen;
 mod meter;
 mod server;
 
+use totoro_api::Refusal;
 use totoro_api::wire::plugin::{Answer, CloseProxy, Login, NewProxy};
 
 use crate::session::Desk;
@@ -20,8 +21,9 @@ pub use server::{Limits, Server};
 
 /// Who answers frps. The server around it reads and checks requests.
 pub trait Clerk: Send + Sync + 'static {
-    /// Where a Login comes from, by what frps tells of it.
-    fn client(&self, client_address: &str) -> Option<std::net::SocketAddr>;
+    /// Where a Login comes from, by what frps tells of it; `None` = it can't be told, refused = it
+    /// is not looked for now.
+    fn client(&self, client_address: &str) -> Result<Option<std::net::SocketAddr>, Refusal>;
     /// A Login from the address in `body`; `content` is the body as it was sent.
     fn login(&self, body: &Login, content: serde_json::Value) -> Answer;
     /// A NewProxy; `content` is the body as it was sent.
@@ -33,8 +35,8 @@ pub trait Clerk: Send + Sync + 'static {
 }
 
 impl Clerk for Desk {
-    fn client(&self, client_address: &str) -> Option<std::net::SocketAddr> {
-        Desk::client(self, client_address)
+    fn client(&self, client_address: &str) -> Result<Option<std::net::SocketAddr>, Refusal> {
+        self.find_client(client_address)
     }
 
     fn login(&self, body: &Login, content: serde_json::Value) -> Answer {

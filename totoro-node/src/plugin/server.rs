@@ -267,7 +267,10 @@ impl<C: Clerk> Server<C> {
         // frps itself writes the address, so it is there however bad the rest is. Over websocket it
         // writes the origin instead; all of those that have no stamp of ours are one source.
         let told = content["client_address"].as_str().unwrap_or_default();
-        let client = self.clerk.client(told);
+        let client = match self.clerk.client(told) {
+            Ok(client) => client,
+            Err(refusal) => return Answer::refuse(&refusal),
+        };
         let source = client.unwrap_or(NOWHERE);
         let answer = if self.doors().admit(source, boot_ns()) {
             self.ask_login(content, client)

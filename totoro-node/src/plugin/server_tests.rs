@@ -33,15 +33,16 @@ impl Counting {
 }
 
 impl Clerk for Counting {
-    fn client(&self, client_address: &str) -> Option<SocketAddr> {
-        let address = client_address.strip_prefix("stamped:");
-        client_of(address.unwrap_or(client_address))
+    fn client(&self, told: &str) -> Result<Option<SocketAddr>, Refusal> {
+        match told.strip_prefix("stamped:").unwrap_or(told) {
+            "busy" => Err(Reason::RateLimited.into()),
+            address => Ok(client_of(address)),
+        }
     }
 
     fn login(&self, body: &Login, _: serde_json::Value) -> Answer {
-        let mut told = self.told.lock().unwrap();
-        told.push(body.client_address.clone());
-        drop(told);
+        let told = body.client_address.clone();
+        self.told.lock().unwrap().push(told);
         std::thread::sleep(self.takes);
         self.ask()
     }
@@ -327,6 +328,9 @@ async fn logins_that_are_malformed_are_held_to_the_rate_too() {
 #[tokio::test]
 async fn logins_that_come_with_no_address_are_one_source() {
     let server = start(quick(), false).await;
+    let busy = ask("Login", r#"{"client_address":"busy","pool_count":1}"#);
+    let answer = exchange(server.at, &request("Login", "s3cret", &busy)).await;
+    assert_eq!(refusal(&answer).as_deref(), Some("rate_limited"));
     let mut codes = Vec::new();
     for nth in 0..80 {
         // Over websocket frps tells the origin, which the client chooses.

@@ -55,15 +55,26 @@ impl Desk {
     /// Where a Login comes from: the address that frps tells, or, where it tells a websocket's
     /// origin, that of the connection whose stamp stands there. `None` where neither can be told.
     pub fn client(&self, client_address: &str) -> Option<SocketAddr> {
-        let stamp = match client_of(client_address) {
-            Some(client) => return Some(client),
-            None => stamp::parse(client_address)?,
+        self.find_client(client_address).unwrap_or_default()
+    }
+
+    /// The same.
+    ///
+    /// # Errors
+    /// `rate_limited`, when so many look for stamps that this one does not wait for it.
+    pub fn find_client(&self, client_address: &str) -> Result<Option<SocketAddr>, Refusal> {
+        if let Some(client) = client_of(client_address) {
+            return Ok(Some(client));
+        }
+        let Some(stamp) = stamp::parse(client_address) else {
+            return Ok(None);
         };
         match self.kernel.stamped_control(stamp) {
-            Ok(socket) => socket.map(|socket| socket.client),
+            Ok(socket) => Ok(socket.map(|socket| socket.client)),
+            Err(error) if error.is_busy() => Err(Refusal::new(Reason::RateLimited)),
             Err(error) => {
                 tracing::error!(error = error.whole(), "connections to frps can't be read");
-                None
+                Ok(None)
             }
         }
     }
