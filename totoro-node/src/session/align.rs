@@ -4,13 +4,25 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use totoro_api::ticket::Revision;
+
 use super::desk::{Desk, Inner};
 use super::failures::Failures;
-use super::model::ALL_PUBLIC;
+use super::model::{ALL_PUBLIC, Session};
 use super::policy::{Policy, kernel_public};
 use super::ports::port_of;
 use super::shown::Shown;
 use crate::store::Changes;
+
+/// Whom a change of the policy concerns, but for those whose invites it names.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Concerns {
+    /// Everybody: the node's own part, the bans or the time are others.
+    All,
+    /// Those who brought a ticket that was newer than this revision: it spoke for itself until now, and
+    /// the policy may speak now.
+    Since(Revision),
+}
 
 impl Desk {
     /// Has everything that is decided hold in the kernel. Each part stands on its own: what fails
@@ -30,13 +42,33 @@ impl Desk {
         &self,
         inner: &mut Inner,
         first: &[String],
+        concerns: Concerns,
         changes: &mut Changes,
         now_ms: i64,
     ) {
         let policy = Arc::clone(&inner.policy);
         let mut failures = Failures::default();
         self.enforce(inner, &policy, Some(first), changes, now_ms, &mut failures);
-        self.hold(inner, changes, now_ms, &mut failures);
+        match concerns {
+            Concerns::All => self.hold(inner, changes, now_ms, &mut failures),
+            Concerns::Since(before) => {
+                let spoke = |session: &&Session| session.voucher.revision > before;
+                let sessions = inner.sessions.values();
+                let tenants: BTreeSet<String> = sessions
+                    .filter(spoke)
+                    .map(|session| session.tenant.clone())
+                    .collect();
+                let tenants: Vec<String> = tenants.into_iter().collect();
+                self.enforce(
+                    inner,
+                    &policy,
+                    Some(&tenants),
+                    changes,
+                    now_ms,
+                    &mut failures,
+                );
+            }
+        }
         inner.untidy = failures.first().or(inner.untidy.take());
     }
 

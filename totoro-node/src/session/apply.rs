@@ -7,6 +7,7 @@ use totoro_api::ports::Pool;
 use totoro_api::ticket::Revision;
 use totoro_api::wire::push::{Applied, DesiredState};
 
+use super::align::Concerns;
 use super::desk::{Desk, Inner};
 use super::failures::Failures;
 use super::kept;
@@ -56,6 +57,7 @@ impl Desk {
         let whole = snapshot || inner.untidy.is_some();
         let invites = pushed.invites.iter().map(|invite| invite.id.clone());
         let changed: Vec<String> = invites.chain(pushed.gone.iter().cloned()).collect();
+        let everyone = pushed.node.is_some() || pushed.bans.is_some();
         let next = inner
             .policy
             .merged(pushed, &self.rules.own_ports, now_ms / 1000)
@@ -64,14 +66,21 @@ impl Desk {
         // else's socket could not be destroyed. What memory has, its records follow at once: a panic
         // in what comes next must not leave a revision in memory alone.
         let mut policy = Changes::default();
-        kept::put(&mut policy, &inner.policy, &next, snapshot);
-        inner.policy = Arc::new(next);
+        kept::put(&mut policy, &next, (!snapshot).then_some(&*changed));
+        if snapshot {
+            kept::drop_gone(&mut policy, &inner.policy, &next);
+        }
+        let before = std::mem::replace(&mut inner.policy, Arc::new(next)).revision;
         self.flush_policy(inner, policy);
         let mut changes = Changes::default();
         if whole {
             self.align(inner, &mut changes, now_ms);
         } else {
-            self.adopt(inner, &changed, &mut changes, now_ms);
+            let concerns = match everyone {
+                true => Concerns::All,
+                false => Concerns::Since(before),
+            };
+            self.adopt(inner, &changed, concerns, &mut changes, now_ms);
         }
         self.flush_policy(inner, changes);
         let _ = self.settled(desk);
@@ -111,7 +120,7 @@ impl Desk {
         let inner = &mut *desk;
         let mut changes = Changes::default();
         inner.shown.forget_ends();
-        self.adopt(inner, &[], &mut changes, now_ms);
+        self.adopt(inner, &[], Concerns::All, &mut changes, now_ms);
         self.flush(inner, changes);
         let _ = self.settled(desk);
     }

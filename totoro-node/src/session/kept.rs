@@ -53,7 +53,8 @@ pub(super) fn read(store: &Store) -> Result<(Option<Policy>, Changes)> {
     let head = head.map(|head| Policy { invites, ..head });
     match whole {
         Some(whole) if later => {
-            put(&mut changes, &head.unwrap_or_default(), &whole, false);
+            put(&mut changes, &whole, None);
+            drop_gone(&mut changes, &head.unwrap_or_default(), &whole);
             Ok((Some(whole), changes))
         }
         _ => Ok((head, changes)),
@@ -69,8 +70,8 @@ pub fn stored_pool(store: &Store, otherwise: &Pool) -> Result<Pool> {
     Ok(policy.map_or_else(|| otherwise.clone(), |policy| policy.node.pool))
 }
 
-/// Writes a policy that follows on another one: what differs, or `all` of it.
-pub(super) fn put(changes: &mut Changes, before: &Policy, next: &Policy, all: bool) {
+/// Writes a policy: of its invites these, where it follows on what is there; else all.
+pub(super) fn put(changes: &mut Changes, next: &Policy, changed: Option<&[String]>) {
     let Policy {
         revision,
         node,
@@ -87,13 +88,24 @@ pub(super) fn put(changes: &mut Changes, before: &Policy, next: &Policy, all: bo
         revoked,
     };
     changes.put(META, POLICY, &head);
-    for (id, invite) in invites {
-        if all || before.invites.get(id) != Some(invite) {
+    let Some(changed) = changed else {
+        for (id, invite) in invites {
             changes.put(INVITES, id.as_str(), invite);
         }
+        return;
+    };
+    for id in changed {
+        match invites.get(id) {
+            Some(invite) => changes.put(INVITES, id.as_str(), invite),
+            None => changes.remove(INVITES, id.as_str()),
+        }
     }
+}
+
+/// Removes the records of invites that the policy before had, and this one has not.
+pub(super) fn drop_gone(changes: &mut Changes, before: &Policy, next: &Policy) {
     for id in before.invites.keys() {
-        if !invites.contains_key(id) {
+        if !next.invites.contains_key(id) {
             changes.remove(INVITES, id.as_str());
         }
     }
@@ -143,7 +155,9 @@ mod tests {
 
     fn apply(store: &Store, before: &Policy, next: &Policy) {
         let mut changes = Changes::default();
-        put(&mut changes, before, next, false);
+        let ids = before.invites.keys().chain(next.invites.keys());
+        let changed: Vec<String> = ids.cloned().collect();
+        put(&mut changes, next, Some(&changed));
         store.commit(&changes).unwrap();
         assert_eq!(open(store).as_ref(), Some(next));
     }
@@ -163,7 +177,7 @@ mod tests {
 
         let third = policy(3, &[("d", 1)]);
         let mut changes = Changes::default();
-        put(&mut changes, &third, &third, true);
+        put(&mut changes, &third, None);
         store.commit(&changes).unwrap();
         assert_eq!(open(&store), Some(third), "whatever was there");
         let earlier: Option<Policy> = store.get(META, WHOLE).unwrap();
@@ -197,7 +211,7 @@ mod tests {
             let store = Store::open(dir.path()).unwrap();
             let (ours, theirs) = (policy(5, &[("a", 1)]), policy(whole, &[("b", 1)]));
             let mut changes = Changes::default();
-            put(&mut changes, &Policy::default(), &ours, false);
+            put(&mut changes, &ours, None);
             store.commit(&changes).unwrap();
             write_whole(&store, &theirs);
             assert_eq!(open(&store), Some(if taken { theirs } else { ours }));

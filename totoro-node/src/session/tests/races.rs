@@ -267,3 +267,19 @@ fn what_can_not_hold_leaves_the_last_good_state_and_is_told() {
     );
     assert_eq!(world.push(&[("a", Active)]).error, None);
 }
+
+#[test]
+fn a_change_that_passes_a_ticket_by_judges_it_though_it_does_not_name_it() {
+    let mut world = world();
+    world.push(&[("b", Active)]);
+    let b = world.ticket("b");
+    world.login("b", &b, "", ("192.0.2.2:2", 2)).unwrap();
+    let newer = |claims: &mut totoro_api::ticket::Claims| claims.revision.rev += 1;
+    let ticket = world.ticket_with("a", newer);
+    world.login("a", &ticket, "", ("192.0.2.1:1", 1)).unwrap();
+    // The node stands at the ticket's revision now, and has no such invite.
+    let change = world.change();
+    world.desk.apply(change).unwrap();
+    assert_eq!(ends(&world), ["removed"]);
+    assert_eq!(tenants(&world), ["b"]);
+}

@@ -95,7 +95,8 @@ async fn applied(listener: &TcpListener, of: &DesiredState) -> String {
 async fn all_is_asked_for_after_an_applying_that_panicked() {
     let mut world = world();
     let good = world.snapshot(&[("a", Active)]);
-    let change = world.change();
+    let mut change = world.change();
+    change.node = Some(world.node.clone());
     let whole = DesiredState {
         revision: change.revision,
         ..good.clone()
