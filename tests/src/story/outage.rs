@@ -189,7 +189,13 @@ fn goes_on(world: &World, cast: &mut Cast) -> Result<String> {
 
 /// Ends all connections to frps as `ss -K` does.
 fn reconnect(world: &World, cast: &Cast) -> Result<String> {
-    let before = sessions(world)?;
+    // The kernel closes a port in the moment that its invite expires in; the session ends with the
+    // daemon's next tick.
+    let before = within(PATIENCE, || {
+        let on = sessions(world)?;
+        ensure!(on.len() == 2, "not the two who stay: {on:?}");
+        Ok(Some(on))
+    })?;
     let ended = world.lab.ns(Place::Node).run(|| {
         let mut ss = Command::new("ss");
         ss.args(["-HK", "state", "established", "sport", "=", ":7000"]);
