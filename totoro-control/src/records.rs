@@ -213,6 +213,16 @@ impl InviteRecord {
             (state, _) => state,
         }
     }
+
+    /// Since when it is over at `now`, Unix seconds; `None` where it is not.
+    #[must_use]
+    pub fn over_since(&self, now: i64) -> Option<i64> {
+        match self.state_at(now) {
+            InviteState::Revoked => self.revoked_at,
+            InviteState::Expired => self.expires_at,
+            InviteState::Active | InviteState::Paused | InviteState::Unknown => None,
+        }
+    }
 }
 
 /// A ban.

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use totoro_api::Reason;
-use totoro_api::wire::push::InviteState;
 
 use super::janitor::MAX_DUE;
 use super::{App, Failure};
@@ -18,18 +17,9 @@ const MARKED: &str = "invites_over_marked";
 /// Invites looked at in one commit.
 const CHUNK: usize = 1000;
 
-/// Since when an invite is over at `now`, Unix seconds.
-fn over_since(record: &InviteRecord, now: i64) -> Option<i64> {
-    match record.state_at(now) {
-        InviteState::Revoked => record.revoked_at,
-        InviteState::Expired => record.expires_at,
-        InviteState::Active | InviteState::Paused | InviteState::Unknown => None,
-    }
-}
-
 /// Marks an invite that is over at `now`, to be forgotten when its node does not name it any more.
 pub(super) fn over(tx: &mut Tx<'_>, record: &InviteRecord, now: i64) -> Result<(), StoreError> {
-    let Some(at) = over_since(record, now) else {
+    let Some(at) = record.over_since(now) else {
         return Ok(());
     };
     tx.put(&key::invite_over(at + REMEMBER_S + 1, &record.id), &())
@@ -101,8 +91,7 @@ impl App {
         loop {
             let now = self.now();
             let due = self.due(key::INVITES_OVER, now)?;
-            let nodes = Mutex::new(Vec::new());
-            self.transact(|tx| {
+            let forgetting = self.transact(|tx| {
                 let mut gone = BTreeMap::<String, Vec<String>>::new();
                 for (at, mark) in &due {
                     tx.delete(at);
@@ -113,7 +102,7 @@ impl App {
                         continue;
                     };
                     let record = found.value;
-                    match over_since(&record, now) {
+                    match record.over_since(now) {
                         // It was given more time; its next end will have a mark of its own.
                         None => continue,
                         // And has ended again.
@@ -133,13 +122,10 @@ impl App {
                         push::touch(tx, node, &Change::Invites(some.to_vec()))?;
                     }
                 }
-                *nodes.lock().unwrap_or_else(PoisonError::into_inner) = gone.into_keys().collect();
-                Ok(())
-            })
-            .await?;
-            for node in nodes.into_inner().unwrap_or_else(PoisonError::into_inner) {
-                self.crowd.forget(&node);
-            }
+                Ok(gone)
+            });
+            let (gone, _) = forgetting.await?;
+            gone.keys().for_each(|node| self.crowd.forget(node));
             if due.len() < MAX_DUE {
                 return Ok(());
             }

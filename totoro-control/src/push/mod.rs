@@ -7,7 +7,7 @@
 mod follow;
 
 use totoro_api::ticket::Revision;
-use totoro_api::wire::push::{Ban, DesiredInvite, DesiredNode, DesiredState, InviteState};
+use totoro_api::wire::push::{Ban, DesiredInvite, DesiredNode, DesiredState};
 
 use crate::app::App;
 use crate::records::{BanRecord, Change, InviteRecord, NodeRecord, key};
@@ -193,12 +193,10 @@ pub(crate) fn desired(record: NodeRecord) -> DesiredNode {
 
 /// The invite as the node is told of it; `None` when it is long over.
 pub(crate) fn desired_invite(record: &InviteRecord, now: i64) -> Option<DesiredInvite> {
-    let over = match record.state_at(now) {
-        InviteState::Revoked => record.revoked_at,
-        InviteState::Expired => record.expires_at,
-        InviteState::Active | InviteState::Paused | InviteState::Unknown => None,
-    };
-    if over.is_some_and(|at| at + REMEMBER_S < now) {
+    if record
+        .over_since(now)
+        .is_some_and(|at| at + REMEMBER_S < now)
+    {
         return None;
     }
     Some(DesiredInvite {

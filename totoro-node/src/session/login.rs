@@ -54,15 +54,10 @@ pub(super) struct Credential {
 impl Desk {
     /// Where a Login comes from: the address that frps tells, or, where it tells a websocket's
     /// origin, that of the connection whose stamp stands there. `None` where neither can be told.
-    pub fn client(&self, client_address: &str) -> Option<SocketAddr> {
-        self.find_client(client_address).unwrap_or_default()
-    }
-
-    /// The same.
     ///
     /// # Errors
     /// `rate_limited`, when so many look for stamps that this one does not wait for it.
-    pub fn find_client(&self, client_address: &str) -> Result<Option<SocketAddr>, Refusal> {
+    pub fn client(&self, client_address: &str) -> Result<Option<SocketAddr>, Refusal> {
         if let Some(client) = client_of(client_address) {
             return Ok(Some(client));
         }
