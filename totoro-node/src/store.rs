@@ -2,6 +2,8 @@
 //! that what happened and the event that tells of it become durable in one transaction.
 
 mod changes;
+#[cfg(test)]
+mod disk;
 mod group;
 mod reserve;
 mod unsure;
@@ -296,80 +298,13 @@ impl Store {
 }
 
 #[cfg(test)]
-pub(crate) use tests::flaky;
+pub(crate) use disk::flaky;
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use redb::StorageBackend;
-    use redb::backends::FileBackend;
+    use std::sync::atomic::Ordering;
 
     use super::*;
-
-    /// A disk that fails while it is told to.
-    #[derive(Debug)]
-    struct Disk {
-        file: FileBackend,
-        fails: Arc<AtomicBool>,
-    }
-
-    impl Disk {
-        fn works(&self) -> io::Result<&FileBackend> {
-            if self.fails.load(Ordering::Relaxed) {
-                return Err(io::Error::other("the disk fails"));
-            }
-            Ok(&self.file)
-        }
-    }
-
-    impl StorageBackend for Disk {
-        fn len(&self) -> io::Result<u64> {
-            self.works()?.len()
-        }
-
-        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-            self.works()?.read(offset, out)
-        }
-
-        fn set_len(&self, len: u64) -> io::Result<()> {
-            self.works()?.set_len(len)
-        }
-
-        fn sync_data(&self) -> io::Result<()> {
-            self.works()?.sync_data()
-        }
-
-        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-            self.works()?.write(offset, data)
-        }
-
-        fn close(&self) -> io::Result<()> {
-            self.file.close()
-        }
-    }
-
-    /// A store whose disk fails while the flag is set.
-    pub(crate) fn flaky(dir: &Path) -> (Store, Arc<AtomicBool>) {
-        let fails = Arc::new(AtomicBool::new(false));
-        let (path, flag) = (dir.join(STATE), Arc::clone(&fails));
-        let open = move || {
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(&path)?;
-            let disk = Disk {
-                file: FileBackend::new(file)?,
-                fails: Arc::clone(&flag),
-            };
-            Ok(Database::builder().create_with_backend(disk)?)
-        };
-        (Store::open_by(dir, Box::new(open)).unwrap(), fails)
-    }
 
     #[test]
     fn what_was_committed_is_there_again_and_one_daemon_has_it() {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use nix::sys::socket::{setsockopt, sockopt};
 use totoro_ebpf::abi::{TCP, Tenant};
 
-use crate::sockets::{PORT, connect, five, listen, v4};
-use crate::support::{self, Node, eventually};
+use crate::sockets::{PORT, connect, five, lend_public, listen, v4};
+use crate::support::{Node, eventually};
 
 /// The tenant's connections, and its parent's.
 const MOST: u32 = 100;
@@ -40,12 +40,7 @@ fn a_full_tenant_whose_users_take_turns_is_counted_right() {
             max_conns_per_source: 1_000,
             ..five()
         };
-        kernel.put_tenant(9, &all).expect("parent");
-        let child = Tenant { parent: 9, ..all };
-        kernel.put_tenant(1, &child).expect("tenant");
-        kernel
-            .put_lease(support::key(TCP, PORT), &support::lease(1, 7))
-            .expect("lease");
+        lend_public(&kernel, TCP, &all, all);
         let listener = listen(PORT);
         std::thread::spawn(move || {
             let mut held = VecDeque::new();

@@ -7,7 +7,7 @@ use totoro_api::Reason;
 use totoro_ebpf::abi::{CUT, TCP, Tenant, UDP};
 use totoro_node::kernel::Kernel;
 
-use crate::sockets::{PORT, connect, five, listen, v4, v6};
+use crate::sockets::{PORT, connect, five, lend_public, listen, v4, v6};
 use crate::support::{self, Node, eventually};
 
 /// A server on a port and `count` flows that it has answered, kept open.
@@ -34,15 +34,7 @@ fn public(kernel: &Kernel, max_flows: u32) {
         max_flows,
         ..five()
     };
-    kernel.put_tenant(9, &all).expect("parent");
-    let child = Tenant {
-        parent: 9,
-        ..five()
-    };
-    kernel.put_tenant(1, &child).expect("child");
-    kernel
-        .put_lease(support::key(UDP, PORT), &support::lease(1, 7))
-        .expect("lease");
+    lend_public(kernel, UDP, &all, five());
 }
 
 #[test]

@@ -9,7 +9,7 @@ use totoro_ebpf::abi::{self, Config, NODE, Tenant, UDP, Usage};
 use totoro_node::kernel::{Inspector, Kernel};
 
 use crate::figures;
-use crate::sockets::{PORT, five, v4};
+use crate::sockets::{PORT, five, lend_public, v4};
 use crate::support::{self, Node};
 
 /// A tenant with so many flows, and a parent with as many.
@@ -19,12 +19,7 @@ fn lend(kernel: &Kernel, max_flows: u32) {
         max_conns_per_source: 1_000,
         ..five()
     };
-    kernel.put_tenant(9, &all).expect("parent");
-    let child = Tenant { parent: 9, ..all };
-    kernel.put_tenant(1, &child).expect("tenant");
-    kernel
-        .put_lease(support::key(UDP, PORT), &support::lease(1, 7))
-        .expect("lease");
+    lend_public(kernel, UDP, &all, all);
 }
 
 /// A server that waits no longer than a test may.

@@ -7,7 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use totoro_ebpf::abi::{ACTIVE, Tenant};
+use totoro_node::kernel::Kernel;
 use totoro_tests::net::burst::QuickAck;
+
+use crate::support;
 
 /// A pool port.
 pub(crate) const PORT: u16 = 20_000;
@@ -21,6 +24,16 @@ pub(crate) fn five() -> Tenant {
         max_conns_per_source: 5,
         ..Tenant::default()
     }
+}
+
+/// Lends a port to a public tenant, 1, whose parent, 9, has limits of its own.
+pub(crate) fn lend_public(kernel: &Kernel, protocol: u8, parent: &Tenant, child: Tenant) {
+    kernel.put_tenant(9, parent).expect("parent");
+    let child = Tenant { parent: 9, ..child };
+    kernel.put_tenant(1, &child).expect("child");
+    kernel
+        .put_lease(support::key(protocol, PORT), &support::lease(1, 7))
+        .expect("lease");
 }
 
 /// The node's loopback address.

@@ -36,7 +36,7 @@ pub trait Clerk: Send + Sync + 'static {
 
 impl Clerk for Desk {
     fn client(&self, client_address: &str) -> Result<Option<std::net::SocketAddr>, Refusal> {
-        self.client(client_address)
+        Desk::client(self, client_address)
     }
 
     fn login(&self, body: &Login, content: serde_json::Value) -> Answer {

@@ -41,71 +41,14 @@ impl Unsure {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::OpenOptions;
-    use std::io;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicU8, Ordering};
-
-    use redb::backends::FileBackend;
-    use redb::{Database, StorageBackend};
+    use std::sync::atomic::Ordering;
 
     use crate::spool::Spool;
-    use crate::store::{Changes, META, Store};
+    use crate::store::disk::{self, Faults};
+    use crate::store::{Changes, META};
 
     use super::*;
-
-    const WORKS: u8 = 0;
-    /// The next sync is done, and said to have failed.
-    const LATE: u8 = 1;
-    const FAILS: u8 = 2;
-
-    #[derive(Debug)]
-    struct Disk {
-        file: FileBackend,
-        does: Arc<AtomicU8>,
-        /// What it does after a sync that was done and failed.
-        then: u8,
-    }
-
-    impl Disk {
-        fn works(&self) -> io::Result<&FileBackend> {
-            if self.does.load(Ordering::Relaxed) == FAILS {
-                return Err(io::Error::other("the disk fails"));
-            }
-            Ok(&self.file)
-        }
-    }
-
-    impl StorageBackend for Disk {
-        fn len(&self) -> io::Result<u64> {
-            self.works()?.len()
-        }
-
-        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-            self.works()?.read(offset, out)
-        }
-
-        fn set_len(&self, len: u64) -> io::Result<()> {
-            self.works()?.set_len(len)
-        }
-
-        fn sync_data(&self) -> io::Result<()> {
-            self.works()?.sync_data()?;
-            if self.does.load(Ordering::Relaxed) == LATE {
-                self.does.store(self.then, Ordering::Relaxed);
-                return Err(io::Error::other("the disk fails late"));
-            }
-            Ok(())
-        }
-
-        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-            self.works()?.write(offset, data)
-        }
-
-        fn close(&self) -> io::Result<()> {
-            self.file.close()
-        }
-    }
 
     fn told(changes: &mut Changes, kind: &str) {
         let subject = Subject {
@@ -118,31 +61,24 @@ mod tests {
 
     #[test]
     fn what_is_durable_though_its_sync_failed_is_told_once() {
-        for then in [WORKS, FAILS] {
+        for then_fails in [false, true] {
             let dir = tempfile::tempdir().unwrap();
-            let does = Arc::new(AtomicU8::new(WORKS));
-            let (path, flag) = (dir.path().join("state.redb"), Arc::clone(&does));
-            let open = move || {
-                let mut options = OpenOptions::new();
-                options.read(true).write(true).create(true).truncate(false);
-                let disk = Disk {
-                    file: FileBackend::new(options.open(&path)?)?,
-                    does: Arc::clone(&flag),
-                    then,
-                };
-                Ok(Database::builder().create_with_backend(disk)?)
+            let faults = Faults {
+                then_fails,
+                ..Faults::default()
             };
-            let store = Arc::new(Store::open_by(dir.path(), Box::new(open)).unwrap());
+            let store = Arc::new(disk::on(dir.path(), &faults));
             let mut waiting = Changes::default();
             for kind in ["a", "b"] {
                 told(&mut waiting, kind);
-                does.store(LATE, Ordering::Relaxed);
+                faults.fails.store(false, Ordering::Relaxed);
+                faults.late.store(true, Ordering::Relaxed);
                 assert!(store.commit(&waiting).is_err());
-                if then == FAILS {
+                if then_fails {
                     assert!(store.commit(&waiting).is_err(), "nor can be looked at");
                 }
             }
-            does.store(WORKS, Ordering::Relaxed);
+            faults.fails.store(false, Ordering::Relaxed);
             told(&mut waiting, "c");
             store.commit(&waiting).unwrap();
             let mut other = Changes::default();
