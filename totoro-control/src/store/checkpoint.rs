@@ -1,14 +1,14 @@
 //! Writing a layer to sled, beside the writer. Once sled has it durably, the log that made it
 //! durable until then is dropped.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use super::sum::Sum;
+use super::sum::{Sum, Target};
 use super::sync::LogFile;
 use super::view::{Layer, View};
-use super::writer::{HEAD_KEY, Head, data_key, end, join, split};
+use super::writer::{HEAD_KEY, Head, data_key, end, join};
 use super::{StoreError, wal};
 
 /// What is written between two flushes, bytes: sled's memory grows with what is not flushed.
@@ -45,8 +45,11 @@ impl Checkpoints {
         let sum = Arc::clone(&self.sum);
         let work = move || {
             let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
-            let written =
-                write(&tree, &layer, head, &mut sum).and_then(|()| LogFile::open(&dir)?.sync());
+            let written = foretell(&dir, &tree, &layer, head, *sum).and_then(|target| {
+                write(&tree, &layer, head)?;
+                *sum = target;
+                LogFile::open(&dir)?.sync()
+            });
             drop(layer);
             if let Err(error) = written.and_then(|()| {
                 view.thaw();
@@ -81,40 +84,50 @@ impl Checkpoints {
     }
 }
 
-/// Writes a layer to sled and, last, that sled stands at `head` then, with the sum of what it holds.
-/// It is not durable yet.
-///
-/// A kill in between leaves a part of it there: the log still has all of it, and is read over it.
-pub(super) fn write(
+/// Makes the sum durable that sled, of which this is the sum, has at the end of a checkpoint. A kill in
+/// between leaves a part of it there, of which nothing else could tell whether all is well.
+fn foretell(
+    dir: &Path,
     tree: &::sled::Tree,
     layer: &Layer,
     head: Head,
-    sum: &mut Sum,
-) -> Result<(), StoreError> {
-    Sum::begin(tree).map_err(StoreError::Engine)?;
+    sum: Sum,
+) -> Result<Sum, StoreError> {
+    let target = Target {
+        revision: head.revision,
+        sum: sum.with(layer, tree).map_err(StoreError::Engine)?,
+    };
+    target.write(dir).map_err(|source| StoreError::Io {
+        doing: "write the sum of",
+        path: dir.to_owned(),
+        source,
+    })?;
+    Ok(target.sum)
+}
+
+/// Writes a layer to sled and, last, that sled stands at `head` then. It is not durable yet.
+///
+/// A kill in between leaves a part of it there: the log still has all of it, and is read over it.
+pub(super) fn write(tree: &::sled::Tree, layer: &Layer, head: Head) -> Result<(), StoreError> {
     let mut waiting = 0;
     for (key, slot) in layer.iter() {
         let key = data_key(key);
         waiting += key.len();
-        let before = match &slot.value {
+        let written = match &slot.value {
             Some(value) => {
                 waiting += value.len();
-                sum.turn(&key, slot.revision);
                 tree.insert(&key[..], join(slot.revision, value))
             }
             None => tree.remove(&key[..]),
         };
-        if let Some(before) = before.map_err(StoreError::Engine)? {
-            sum.turn(&key, split(&before).0);
-        }
+        written.map_err(StoreError::Engine)?;
         if waiting >= PART {
             waiting = 0;
             tree.flush().map_err(StoreError::Engine)?;
         }
     }
     tree.insert(HEAD_KEY, &head.encode())
-        .and_then(|_| sum.write(tree, head))
-        .and_then(|()| tree.flush())
+        .and_then(|_| tree.flush())
         .map_err(StoreError::Engine)?;
     Ok(())
 }

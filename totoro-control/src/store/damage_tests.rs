@@ -141,27 +141,33 @@ fn files_of(dir: &Path) -> Vec<String> {
     files
 }
 
+/// A store killed while nothing was on its way to sled, and what it held.
+async fn killed_at_rest(dir: &Path, bounds: Bounds) -> Vec<Entry> {
+    let live = dir.with_extension("live");
+    let (store, whole) = filled(&live, bounds).await;
+    // Then a copy is what a SIGKILL at one moment leaves.
+    while files_of(&live).len() > 2 {
+        tokio::task::yield_now().await;
+    }
+    copy(&live, dir);
+    drop(store);
+    whole
+}
+
 #[tokio::test]
 async fn a_killed_store_never_loses_anything_in_silence() {
-    // All of it in the log; most of it in sled.
     let mostly_in_sled = Bounds {
         layer: 100_000,
         log: 40_000,
     };
-    for bounds in [Bounds::USUAL, mostly_in_sled] {
+    for state in ["in the log", "mostly in sled", "on its way"] {
         let dir = tempfile::tempdir().unwrap();
-        let (live, killed, at) = (
-            dir.path().join("live"),
-            dir.path().join("killed"),
-            dir.path().join("bad"),
-        );
-        let (store, whole) = filled(&live, bounds).await;
-        // Nothing is on its way to sled: then a copy is what a SIGKILL at one moment leaves.
-        while files_of(&live).len() > 2 {
-            tokio::task::yield_now().await;
-        }
-        copy(&live, &killed);
-        drop(store);
+        let (killed, at) = (dir.path().join("killed"), dir.path().join("bad"));
+        let whole = match state {
+            "in the log" => killed_at_rest(&killed, Bounds::USUAL).await,
+            "mostly in sled" => killed_at_rest(&killed, mostly_in_sled).await,
+            _ => killed_midway(&killed, 90).await.0,
+        };
         copy(&killed, &at);
         assert!(!is_refused(&at, &whole));
         let (mut refused, mut harmless) = (0, 0);
@@ -192,37 +198,83 @@ async fn a_killed_store_never_loses_anything_in_silence() {
         }
         assert!(refused > 0);
         println!(
-            "{} damages of a killed store: {refused} refused, {harmless} without any loss",
+            "{} damages of a killed store, {state}: {refused} refused, {harmless} without any loss",
             refused + harmless
         );
     }
 }
 
+/// A store killed while a layer went to sled: what it held, and some entries that sled alone has.
+async fn killed_midway(dir: &Path, part: usize) -> (Vec<Entry>, Vec<Entry>) {
+    let live = dir.with_extension("live");
+    drop(filled(&live, Bounds::USUAL).await);
+    // All of that is in sled; what comes now is in the log.
+    let store = tests::open(&live);
+    let fresh = |key: &str, value: u8| Op::Put(key.as_bytes().to_vec(), vec![value; 300]);
+    for round in 0..40_u8 {
+        let ops = (0..9).map(|index| match index {
+            0 => Op::Delete(format!("k/{:04}", u32::from(round) * 5).into_bytes()),
+            1..5 => fresh(&format!("k/{:04}", u32::from(round) * 7 + index), round),
+            _ => fresh(&format!("n/{round}/{index}"), round),
+        });
+        let (expect, ops) = (vec![], ops.collect());
+        store.commit(Commit { expect, ops }).await.unwrap();
+    }
+    let whole = entries(&store);
+    copy(&live, dir);
+    drop(store);
+    std::fs::remove_dir_all(&live).unwrap();
+    let db = ::sled::open(dir).unwrap();
+    let head = db.get(super::writer::HEAD_KEY).unwrap().unwrap();
+    let head = super::writer::Head::decode(&head).unwrap();
+    let mut layer = super::view::Layer::default();
+    let end = super::wal::replay(dir, head, |change| {
+        layer.apply(change.key, change.revision, change.value, false);
+    });
+    let sum = super::sum::Sum::of(&db).unwrap();
+    let target = super::sum::Target {
+        revision: end.unwrap().head.revision,
+        sum: sum.with(&layer, &db).unwrap(),
+    };
+    target.write(dir).unwrap();
+    let only_below = |(key, _): &&Entry| layer.iter().all(|(above, _)| above != key);
+    let below = whole.iter().filter(only_below).cloned().collect();
+    for (key, slot) in layer.iter().take(part) {
+        let key = super::writer::data_key(key);
+        match &slot.value {
+            Some(value) => db.insert(key, super::writer::join(slot.revision, value)),
+            None => db.remove(key),
+        }
+        .unwrap();
+    }
+    (whole, below)
+}
+
 #[tokio::test]
 async fn a_checkpoint_that_was_killed_midway_is_read_over() {
-    let dir = tempfile::tempdir().unwrap();
-    let (live, killed) = (dir.path().join("live"), dir.path().join("killed"));
-    let (store, whole) = filled(&live, Bounds::USUAL).await;
-    copy(&live, &killed);
-    drop(store);
-    // Some of what the log has is in sled already, and some that is older than it.
-    let db = ::sled::open(&killed).unwrap();
-    for (at, (key, found)) in whole.iter().enumerate() {
-        let revision = found.revision - u64::from(at % 2 == 0);
-        let stored = super::writer::join(revision, &found.value);
-        if at % 3 != 0 {
-            db.insert(super::writer::data_key(key), stored).unwrap();
+    for part in [0, 1, 90, usize::MAX] {
+        let dir = tempfile::tempdir().unwrap();
+        let (killed, at) = (dir.path().join("killed"), dir.path().join("bad"));
+        let (whole, below) = killed_midway(&killed, part).await;
+        copy(&killed, &at);
+        assert!(!is_refused(&at, &whole), "{part} of its changes");
+        assert!(!is_refused(&at, &whole), "and once more");
+        // What sled forgets, the log does not speak of.
+        for (key, found) in [&below[0], &below[below.len() / 2]] {
+            let key = super::writer::data_key(key);
+            for stands in [None, Some(found.revision - 1)] {
+                copy(&killed, &at);
+                let db = ::sled::open(&at).unwrap();
+                match stands {
+                    None => db.remove(&key),
+                    Some(older) => db.insert(&key, super::writer::join(older, b"old")),
+                }
+                .unwrap();
+                drop(db);
+                assert!(is_refused(&at, &whole), "{part} of its changes");
+            }
         }
     }
-    db.insert(super::writer::data_key(b"k/9999"), vec![0; 9])
-        .unwrap();
-    drop(db);
-    assert!(super::wal::list(&killed).unwrap().len() == 1);
-    let store = tests::open(&killed);
-    let (last, rest) = (entries(&store), whole);
-    // What the log does not speak of is sled's.
-    let (last, alien): (Vec<_>, Vec<_>) = last.into_iter().partition(|(key, _)| key != b"k/9999");
-    assert_eq!((last, alien.len()), (rest, 1));
 }
 
 #[tokio::test]

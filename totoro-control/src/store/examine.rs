@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::ground;
 use super::load::is_unfinished;
 use super::seal::{Seal, files, lock};
-use super::sum::Sum;
+use super::sum::{Over, Sum, Target};
 use super::writer::{DATA, HEAD_KEY, Head, META, split};
 use super::{SCHEMA, StoreError, wal, witness};
 
@@ -176,7 +176,20 @@ fn remove_copy(dir: &Path) {
 
 /// Opens the copy and reads all of it: each page is decoded and its checksum compared.
 fn read_through(dir: &Path) -> Result<Examined, StoreError> {
-    let read = catch_unwind(AssertUnwindSafe(|| read_copy(&dir.join(COPY))));
+    let target = match Target::read(dir) {
+        Ok(target) => target,
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            return Err(damaged(dir, "its file sum has changed"));
+        }
+        Err(source) => {
+            return Err(StoreError::Io {
+                doing: "read the sum of",
+                path: dir.to_owned(),
+                source,
+            });
+        }
+    };
+    let read = catch_unwind(AssertUnwindSafe(|| read_copy(&dir.join(COPY), target)));
     let (schema, revision, sum) = match read {
         Ok(Ok(read)) => read,
         Ok(Err(problem)) => return Err(damaged(dir, &problem)),
@@ -198,7 +211,7 @@ fn read_through(dir: &Path) -> Result<Examined, StoreError> {
     })
 }
 
-fn read_copy(copy: &Path) -> Result<(u32, u64, Sum), String> {
+fn read_copy(copy: &Path, target: Option<Target>) -> Result<(u32, u64, Sum), String> {
     let text = |error: ::sled::Error| error.to_string();
     let db = ::sled::Config::new()
         .path(copy)
@@ -206,12 +219,31 @@ fn read_copy(copy: &Path) -> Result<(u32, u64, Sum), String> {
         .flush_every_ms(None)
         .open()
         .map_err(text)?;
-    let mut found = Sum::default();
+    if db.is_empty() {
+        // Killed before it was made ours, or all of it is lost: the witness knows.
+        return Ok((SCHEMA, 0, Sum::default()));
+    }
+    let schema = ground::schema(&db).map_err(text)?;
+    let schema = schema.ok_or_else(|| "it is not a Totoro store, or corrupted".to_owned())?;
+    let head = db.get(HEAD_KEY).map_err(text)?;
+    let head = head
+        .and_then(|head| Head::decode(&head))
+        .unwrap_or_default();
+    // What is older than sled says nothing: a version that wrote none was at work since.
+    let target = target.filter(|target| target.revision >= head.revision);
+    let mut over = Over::upto(target.map_or(0, |target| target.revision));
+    let end = wal::replay(copy, head, |change| over.take(change));
+    let end = end.map_err(|error| error.to_string())?;
+    let (mut found, mut shown) = (Sum::default(), Sum::default());
     for item in db.iter() {
         let (key, value) = item.map_err(text)?;
         let ours = match key.first() {
             Some(&DATA) => {
-                found.turn(&key, split(&value).0);
+                let revision = split(&value).0;
+                found.turn(&key, revision);
+                if !over.hides(&key) {
+                    shown.turn(&key, revision);
+                }
                 value.len() >= 8
             }
             Some(&META) => true,
@@ -221,21 +253,9 @@ fn read_copy(copy: &Path) -> Result<(u32, u64, Sum), String> {
             return Err("it is not a Totoro store, or corrupted".to_owned());
         }
     }
-    if db.is_empty() {
-        // Killed before it was made ours, or all of it is lost: the witness knows.
-        return Ok((SCHEMA, 0, found));
-    }
-    let schema = ground::schema(&db).map_err(text)?;
-    let schema = schema.ok_or_else(|| "it is not a Totoro store".to_owned())?;
-    let head = db.get(HEAD_KEY).map_err(text)?;
-    let head = head
-        .and_then(|head| Head::decode(&head))
-        .unwrap_or_default();
-    let sum = Sum::read(&db, head).map_err(text)?;
-    if sum.is_some_and(|sum| sum != found) {
+    if target.is_some_and(|target| target.sum != over.complete(shown)) {
         return Err("some of its pages are missing, or old".to_owned());
     }
-    let end = wal::replay(copy, head, drop).map_err(|error| error.to_string())?;
     Ok((schema, end.head.revision, found))
 }
 

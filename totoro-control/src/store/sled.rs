@@ -18,7 +18,7 @@ use super::checkpoint::Checkpoints;
 use super::record::{Change, Record};
 use super::seal::SealOnDrop;
 use super::snapshot::{Keeper, SledSnapshot};
-use super::sum::Sum;
+use super::sum::{Sum, Target};
 use super::sync::{make_dir, sync_all};
 use super::view::{Layer, View};
 use super::wal::{self, LogError, Wal};
@@ -103,9 +103,10 @@ impl SledStore {
             Some(head) => Head::decode(&head).ok_or_else(|| unusable("no head".to_owned()))?,
             None => Head::default(),
         };
-        let sum = match Sum::read(&tree, head).map_err(StoreError::Engine)? {
-            Some(sum) => sum,
-            // Killed while layers went to sled, or none ever did.
+        let known = Target::read(dir).map_err(|source| io("read the sum of", source))?;
+        let sum = match known.filter(|known| known.revision == head.revision) {
+            Some(known) => known.sum,
+            // Killed while a layer went to sled, or none ever did.
             None => match examined {
                 Some(sum) => sum,
                 None => Sum::of(&tree)?,

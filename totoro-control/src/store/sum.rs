@@ -1,14 +1,25 @@
 //! A sum of what stands in sled: each key with its revision. sled forgets damaged pages in silence,
 //! and whatever was in them; what is left then has another sum.
 //!
-//! It is written with the end of each checkpoint and removed with the beginning: of a store that was
-//! killed in between nobody can tell, since some of the checkpoint is there and some is not.
+//! Before a checkpoint begins, the sum that sled will have at its end is written to a file beside it,
+//! with the revision of that end. A store that was killed in between has some of the checkpoint, and
+//! all of it in the log: laid over each other they must have that sum.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 
 use super::StoreError;
-use super::writer::{DATA, Head, split};
+use super::record::Change;
+use super::view::Layer;
+use super::writer::{DATA, data_key, split};
 
-/// Where it stands, with the revision that it is of.
-const KEY: &[u8] = b"msum";
+/// The file's name in the store's directory.
+const FILE: &str = "sum";
+/// Its name until it is whole.
+const PART: &str = "sum.tmp";
 
 /// The sum, in which the order of changes does not matter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,16 +35,6 @@ impl Sum {
         self.0 ^= u128::from_be_bytes(bytes);
     }
 
-    /// The sum that was written at `head`.
-    pub(super) fn read(tree: &::sled::Tree, head: Head) -> ::sled::Result<Option<Self>> {
-        let stored = tree.get(KEY)?;
-        Ok(stored.and_then(|stored| {
-            let (revision, sum) = split(&stored);
-            let sum = u128::from_be_bytes(sum.try_into().ok()?);
-            (revision == head.revision).then_some(Sum(sum))
-        }))
-    }
-
     /// The sum of all that is there.
     pub(super) fn of(tree: &::sled::Tree) -> Result<Self, StoreError> {
         let mut sum = Sum::default();
@@ -44,14 +45,135 @@ impl Sum {
         Ok(sum)
     }
 
-    /// Notes that the entries change from now on.
-    pub(super) fn begin(tree: &::sled::Tree) -> ::sled::Result<()> {
-        tree.remove(KEY).map(drop)
+    /// What it is once a layer has been written to this tree, of which it is the sum.
+    pub(super) fn with(mut self, layer: &Layer, tree: &::sled::Tree) -> ::sled::Result<Self> {
+        for (key, slot) in layer.iter() {
+            let key = data_key(key);
+            if let Some(before) = tree.get(&key)? {
+                self.turn(&key, split(&before).0);
+            }
+            if slot.value.is_some() {
+                self.turn(&key, slot.revision);
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// The sum that sled has at a revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    pub(super) revision: u64,
+    pub(super) sum: Sum,
+}
+
+impl Target {
+    /// The newest that was written; `None` where there is none.
+    ///
+    /// # Errors
+    /// It is there and does not hold.
+    pub(super) fn read(dir: &Path) -> io::Result<Option<Self>> {
+        match std::fs::read_to_string(dir.join(FILE)) {
+            Ok(text) => Target::parse(&text)
+                .map(Some)
+                .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
-    /// Writes it: the entries are those of `head`.
-    pub(super) fn write(self, tree: &::sled::Tree, head: Head) -> ::sled::Result<()> {
-        let stored = super::writer::join(head.revision, &self.0.to_be_bytes());
-        tree.insert(KEY, stored).map(drop)
+    /// Makes it durable in the place of the one before.
+    pub(super) fn write(self, dir: &Path) -> io::Result<()> {
+        let part = dir.join(PART);
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(&part)?;
+        file.write_all(self.text().as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&part, dir.join(FILE))?;
+        File::open(dir)?.sync_all()
+    }
+
+    fn text(self) -> String {
+        let line = format!("{} {:032x}", self.revision, self.sum.0);
+        let check = crc32fast::hash(line.as_bytes());
+        format!("{line} {check:08x}\n")
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (line, _) = text.rsplit_once(' ')?;
+        let (revision, sum) = line.split_once(' ')?;
+        let target = Target {
+            revision: revision.parse().ok()?,
+            sum: Sum(u128::from_str_radix(sum, 16).ok()?),
+        };
+        (target.text() == text).then_some(target)
+    }
+}
+
+/// What a log lays over sled, up to a revision: each key of the tree with the revision that it has
+/// then; `None` = it was removed.
+pub(super) struct Over {
+    upto: u64,
+    keys: BTreeMap<Vec<u8>, Option<u64>>,
+}
+
+impl Over {
+    pub(super) const fn upto(revision: u64) -> Self {
+        Over {
+            upto: revision,
+            keys: BTreeMap::new(),
+        }
+    }
+
+    /// The log's next change.
+    pub(super) fn take(&mut self, change: Change) {
+        if change.revision <= self.upto {
+            let stands = change.value.is_some().then_some(change.revision);
+            self.keys.insert(data_key(&change.key), stands);
+        }
+    }
+
+    /// Whether it says what stands under this key of the tree.
+    pub(super) fn hides(&self, key: &[u8]) -> bool {
+        self.keys.contains_key(key)
+    }
+
+    /// Adds what it says to the sum of all that it does not hide.
+    pub(super) fn complete(&self, mut rest: Sum) -> Sum {
+        for (key, stands) in &self.keys {
+            if let Some(revision) = stands {
+                rest.turn(key, *revision);
+            }
+        }
+        rest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_target_or_none_and_never_a_changed_one() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Target::read(dir.path()).unwrap(), None);
+        let path = dir.path().join(FILE);
+        for revision in [7, u64::MAX] {
+            let mut sum = Sum::default();
+            sum.turn(b"k", revision);
+            let target = Target { revision, sum };
+            target.write(dir.path()).unwrap();
+            assert_eq!(Target::read(dir.path()).unwrap(), Some(target));
+            let text = std::fs::read(&path).unwrap();
+            for at in 0..text.len() {
+                let mut changed = text.clone();
+                changed[at] ^= 1;
+                std::fs::write(&path, changed).unwrap();
+                assert!(Target::read(dir.path()).is_err(), "byte {at}");
+                std::fs::write(&path, &text[..at]).unwrap();
+                assert!(Target::read(dir.path()).is_err(), "{at} bytes");
+            }
+        }
     }
 }

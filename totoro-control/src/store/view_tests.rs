@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
 
-use super::sum::Sum;
 use super::view::{Layer, View};
 use super::writer::{Head, data_key, join};
 use super::*;
@@ -106,8 +105,7 @@ impl World {
             }
             Step::Thaw => {
                 if let Some(frozen) = self.frozen.take() {
-                    let mut sum = Sum::default();
-                    checkpoint::write(&self.tree, &frozen, Head::default(), &mut sum).unwrap();
+                    checkpoint::write(&self.tree, &frozen, Head::default()).unwrap();
                     self.view.thaw();
                 }
             }
@@ -190,7 +188,7 @@ fn a_remembered_revision_is_never_old() {
             applied.store(revision, Ordering::Release);
             if revision % 500 == 0 {
                 let frozen = view.freeze();
-                checkpoint::write(&db, &frozen, Head::default(), &mut Sum::default()).unwrap();
+                checkpoint::write(&db, &frozen, Head::default()).unwrap();
                 view.thaw();
             }
         }
