@@ -1,5 +1,6 @@
 //! The read model: records that are read with every request, decoded once for each version of them.
-//! The store says which version stands; what was decoded of another one is no use.
+//! The store says which version stands; what was decoded of another one is no use. Where it has stamps,
+//! it is asked only when something may have changed.
 
 use std::sync::Arc;
 
@@ -18,7 +19,24 @@ use crate::store::{self, Record, Store, StoreError, Tx};
 const MAX_KEPT: usize = 20_000;
 
 /// Records of one kind, by their key in the store.
-pub(super) struct Kept<T>(Cache<String, (u64, Arc<T>)>);
+pub(super) struct Kept<T>(Cache<String, Known<T>>);
+
+/// A record, and the stamp under which it stood.
+struct Known<T> {
+    stamp: Option<u64>,
+    revision: u64,
+    value: Arc<T>,
+}
+
+// Derived, it would ask for a `T` that can be cloned.
+impl<T> Clone for Known<T> {
+    fn clone(&self) -> Self {
+        Known {
+            value: Arc::clone(&self.value),
+            ..*self
+        }
+    }
+}
 
 impl<T> Default for Kept<T> {
     fn default() -> Self {
@@ -46,21 +64,46 @@ impl<T> Kept<T> {
         key: &str,
         of: impl FnOnce(R) -> T,
     ) -> Result<Option<Record<Arc<T>>>, StoreError> {
+        let known = self.0.get(key);
+        // Asked first: what is read behind it is no older.
+        let stamp = store.stamp(key.as_bytes());
+        if let Some(Known {
+            stamp: Some(then),
+            revision,
+            value,
+        }) = &known
+            && stamp == Some(*then)
+        {
+            return Ok(Some(Record {
+                revision: *revision,
+                value: Arc::clone(value),
+            }));
+        }
         let Some(revision) = store.revision(key.as_bytes())? else {
             return Ok(None);
         };
-        if let Some((at, value)) = self.0.get(key)
-            && at == revision
-        {
-            return Ok(Some(Record { revision, value }));
-        }
-        let Some(Record { revision, value }) = store::read::<R>(store, key)? else {
-            return Ok(None);
+        let record = match known {
+            Some(known) if known.revision == revision => Record {
+                revision,
+                value: known.value,
+            },
+            _ => {
+                let Some(found) = store::read::<R>(store, key)? else {
+                    return Ok(None);
+                };
+                Record {
+                    revision: found.revision,
+                    value: Arc::new(of(found.value)),
+                }
+            }
         };
-        let value = Arc::new(of(value));
-        self.0
-            .insert(key.to_owned(), (revision, Arc::clone(&value)));
-        Ok(Some(Record { revision, value }))
+        let known = Known {
+            stamp,
+            revision: record.revision,
+            value: Arc::clone(&record.value),
+        };
+        self.0.insert(key.to_owned(), known);
+        Ok(Some(record))
     }
 
     fn len(&self) -> usize {

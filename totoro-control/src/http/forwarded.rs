@@ -16,6 +16,9 @@ pub(super) fn is_trusted(address: IpAddr, proxies: &[IpNet]) -> bool {
 /// no trusted proxy. Each proxy appends whom it spoke to, so what stands further left is hearsay.
 pub(super) fn client(peer: IpAddr, headers: &HeaderMap, proxies: &[IpNet]) -> IpAddr {
     let mut client = peer.to_canonical();
+    if !is_trusted(client, proxies) {
+        return client;
+    }
     let lines = headers.get_all("x-forwarded-for").iter();
     let mut hops = lines
         .filter_map(|line| line.to_str().ok())

@@ -22,6 +22,8 @@ use super::{Answer, Api, ApiError};
 pub(super) struct At<F> {
     /// Takes requests for it.
     pub(super) filter: F,
+    /// Takes requests with its method, whatever their path.
+    pub(super) of_method: BoxedFilter<()>,
     /// The method.
     pub(super) method: Method,
     /// The path, `{id}` standing for one segment.
@@ -36,6 +38,7 @@ macro_rules! at {
                 warp::path!($($piece)+),
                 warp::$method(),
             )),
+            of_method: warp::Filter::boxed(warp::$method()),
             method: $crate::http::route::at!(@method $method),
             path: concat!($($crate::http::route::at!(@text $piece)),+),
         }
@@ -63,31 +66,33 @@ pub(super) struct Served {
 pub(super) struct Route {
     filter: BoxedFilter<(Response,)>,
     served: Vec<Served>,
-    /// One for each that is served.
-    leaves: Vec<BoxedFilter<(Response,)>>,
+    /// One for each that is served: for who knows already that the path is this one, where the path has
+    /// no parameter.
+    leaves: Vec<Option<BoxedFilter<(Response,)>>>,
 }
 
 impl Route {
-    fn new(method: Method, path: &str, about: About, filter: BoxedFilter<(Response,)>) -> Self {
-        let path = format!("/{path}");
-        let served = vec![Served {
-            method,
-            path,
+    fn new<F>(
+        at: At<F>,
+        about: About,
+        filter: BoxedFilter<(Response,)>,
+        leaf: Option<BoxedFilter<(Response,)>>,
+    ) -> Self {
+        let served = Served {
+            method: at.method,
+            path: format!("/{}", at.path),
             about,
-        }];
-        let leaves = vec![filter.clone()];
+        };
         Route {
             filter,
-            served,
-            leaves,
+            served: vec![served],
+            leaves: vec![leaf],
         }
     }
 
     /// These below what a filter takes off the path, which `prefix` is the text of.
     fn below(mut self, filter: &BoxedFilter<()>, prefix: &str) -> Self {
-        for route in self.leaves.iter_mut().chain([&mut self.filter]) {
-            *route = filter.clone().and(route.clone()).boxed();
-        }
+        self.filter = filter.clone().and(self.filter).boxed();
         for served in &mut self.served {
             served.path = format!("{prefix}{}", served.path);
         }
@@ -105,7 +110,8 @@ impl Route {
 pub(super) struct Routes(Arc<Dispatch>);
 
 struct Dispatch {
-    /// Those of a path without parameters: warp tries routes one by one, and each costs something.
+    /// Those of a path without parameters: warp tries routes one by one and segment by segment, and each
+    /// costs something.
     whole_paths: HashMap<String, BoxedFilter<(Response,)>>,
     all: BoxedFilter<(Response,)>,
 }
@@ -121,9 +127,9 @@ impl Routes {
         let table = Table::new(&served);
         let mut whole_paths = HashMap::<String, BoxedFilter<(Response,)>>::new();
         for (Served { path, .. }, leaf) in served.into_iter().zip(leaves) {
-            if path.contains('{') {
+            let Some(leaf) = leaf else {
                 continue;
-            }
+            };
             let leaf = match whole_paths.remove(&path) {
                 Some(other) => other.or(leaf).unify().boxed(),
                 None => leaf,
@@ -155,16 +161,16 @@ where
     F: Fn(Arc<Api>, Incoming) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = Answer> + Send + 'static,
 {
-    let api = Arc::clone(api);
-    let filter = at
-        .filter
-        .and(incoming())
-        .then(move |incoming| {
+    let behind = |filter: &BoxedFilter<()>| {
+        let (api, handler) = (Arc::clone(api), handler.clone());
+        let answered = filter.clone().and(incoming()).then(move |incoming| {
             let answer = handler(Arc::clone(&api), incoming);
             async move { answer.await.unwrap_or_else(ApiError::into_response) }
-        })
-        .boxed();
-    Route::new(at.method, at.path, about, filter)
+        });
+        answered.boxed()
+    };
+    let (filter, leaf) = (behind(&at.filter), behind(&at.of_method));
+    Route::new(at, about, filter, Some(leaf))
 }
 
 /// A method and a path with one id in it.
@@ -181,13 +187,14 @@ where
     let api = Arc::clone(api);
     let filter = at
         .filter
+        .clone()
         .and(incoming())
         .then(move |id: String, incoming| {
             let answer = handler(Arc::clone(&api), id, incoming);
             async move { answer.await.unwrap_or_else(ApiError::into_response) }
         })
         .boxed();
-    Route::new(at.method, at.path, about, filter)
+    Route::new(at, about, filter, None)
 }
 
 /// The first of these that matches.

@@ -217,6 +217,13 @@ pub trait Store: Send + Sync + 'static {
         Ok(self.get(key)?.map(|found| found.revision))
     }
 
+    /// A number that is another one once the key has changed, where the engine has such: asked before
+    /// a key is read, it tells later without a look whether it still stands as it did. It may change
+    /// although nothing has.
+    fn stamp(&self, _key: &[u8]) -> Option<u64> {
+        None
+    }
+
     /// A range of keys in order.
     ///
     /// # Errors

@@ -213,6 +213,10 @@ impl Store for SledStore {
         self.view.revision(key)
     }
 
+    fn stamp(&self, key: &[u8]) -> Option<u64> {
+        Some(self.view.stamp(key))
+    }
+
     fn range(&self, range: Range<'_>) -> Result<Vec<Entry>, StoreError> {
         let Range {
             from,

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use quick_cache::sync::Cache;
@@ -17,6 +18,9 @@ use super::{Entry, StoreError, Versioned};
 const CHUNK: usize = 1024;
 /// Revisions that are remembered at most.
 const MAX_KNOWN: usize = 50_000;
+/// Stamps, of which each key has one: 128 KiB. Two keys with the same one cost readers of the one a
+/// look when the other changes.
+const STAMPS: usize = 1 << 14;
 /// What a key costs in memory beside its bytes and its value's, about.
 const OVERHEAD: usize = 96;
 
@@ -102,6 +106,8 @@ pub(super) struct View {
     /// Revisions that were asked for, since they are asked for again and again. What is added still
     /// stands under the layers' lock, and what changes is removed under it: it is never old.
     known: Cache<Vec<u8>, u64>,
+    /// How often keys have changed, by a part of their hash.
+    stamps: Box<[AtomicU64]>,
 }
 
 impl View {
@@ -116,7 +122,17 @@ impl View {
                 thaws: 0,
             }),
             known: Cache::new(MAX_KNOWN),
+            stamps: (0..STAMPS).map(|_| AtomicU64::new(0)).collect(),
         }
+    }
+
+    fn stamped(&self, key: &[u8]) -> &AtomicU64 {
+        &self.stamps[crc32fast::hash(key) as usize % STAMPS]
+    }
+
+    /// As long as it is the same, so is what stands under the key. To be asked before that is read.
+    pub(super) fn stamp(&self, key: &[u8]) -> u64 {
+        self.stamped(key).load(Ordering::Acquire)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Layers> {
@@ -133,6 +149,8 @@ impl View {
         for (key, value, alone) in changes {
             if !alone {
                 self.known.remove(&key);
+                // Under the lock: whoever has the stamp as it is now reads what stands then.
+                self.stamped(&key).fetch_add(1, Ordering::Release);
             }
             layers.active.apply(key, revision, value, alone);
         }

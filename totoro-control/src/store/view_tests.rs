@@ -68,10 +68,13 @@ impl World {
         }
         // Asked before, so that it is remembered.
         self.view.revision(&key).unwrap();
+        let stamp = self.view.stamp(&key);
         let stands = value.is_some().then_some(revision);
         self.view
             .change(revision, vec![(key.clone(), value, alone)]);
         assert_eq!(self.view.revision(&key).unwrap(), stands);
+        // Nobody has asked for a key that was not there before.
+        assert_eq!(self.view.stamp(&key) == stamp, alone);
     }
 
     fn step(&mut self, step: Step) {
@@ -177,8 +180,12 @@ fn a_remembered_revision_is_never_old() {
                 while applied.load(Ordering::Acquire) < CHANGES {
                     let at_least = applied.load(Ordering::Acquire).max(3);
                     for back in 0..3 {
-                        let revision = view.revision(&key(at_least - back)).unwrap();
+                        let key = key(at_least - back);
+                        let stamp = view.stamp(&key);
+                        let revision = view.revision(&key).unwrap();
                         assert!(at_least == 3 || revision >= Some(at_least - back));
+                        let (again, same) = (view.revision(&key).unwrap(), view.stamp(&key));
+                        assert!(again == revision || same != stamp);
                     }
                 }
             });
