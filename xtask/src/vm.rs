@@ -26,8 +26,10 @@ const MODULES: &[&str] = &[
 /// The kernels that there are.
 pub(crate) const KERNELS: [&str; 1] = ["6.1"];
 
-/// Longer than the slowest run seen on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(1200);
+/// For how long the machine may say nothing: longer than the slowest test seen on a busy machine.
+const SILENCE: Duration = Duration::from_secs(400);
+/// How often is said how far it is.
+const NEWS: Duration = Duration::from_secs(60);
 
 /// Runs the tests there whose names have one of these words; all without any.
 pub(crate) fn run(words: &[String]) -> Result<()> {
@@ -183,6 +185,11 @@ fn install(program: &Path, to: &Path, tree: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether a line of the console tells that a test ended so.
+fn is_outcome(line: &str, end: &str) -> bool {
+    line.starts_with("test ") && line.trim_end().ends_with(end)
+}
+
 /// Boots, and reads the outcome from the console.
 fn boot(dir: &Path, kernel: &Path, initrd: &Path) -> Result<()> {
     let image = fs::read_dir(kernel.join("boot"))?
@@ -193,7 +200,7 @@ fn boot(dir: &Path, kernel: &Path, initrd: &Path) -> Result<()> {
     let log = dir.join("console.log");
     let console = fs::File::create(&log).with_context(|| format!("create {}", log.display()))?;
     eprintln!(
-        "▶ tests in qemu (emulated, about two minutes); console in {}",
+        "▶ tests in qemu (emulated, minutes); console in {}",
         log.display()
     );
     let mut qemu = Command::new("qemu-system-x86_64")
@@ -218,14 +225,30 @@ fn boot(dir: &Path, kernel: &Path, initrd: &Path) -> Result<()> {
         .stderr(console)
         .spawn()
         .context("start qemu")?;
-    let begun = Instant::now();
+    let (begun, mut heard, mut told) = (Instant::now(), Instant::now(), Instant::now());
+    let mut length = 0;
     while qemu.try_wait().context("wait for qemu")?.is_none() {
-        if begun.elapsed() > PATIENCE {
+        let now = fs::metadata(&log).map_or(0, |about| about.len());
+        if now != length {
+            (length, heard) = (now, Instant::now());
+        }
+        if told.elapsed() > NEWS {
+            told = Instant::now();
+            let said = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
+            let of = |end| said.lines().filter(|line| is_outcome(line, end)).count();
+            eprintln!(
+                "  {:.0} s: {} tests passed, {} failed",
+                begun.elapsed().as_secs_f64(),
+                of("ok"),
+                of("FAILED")
+            );
+        }
+        if heard.elapsed() > SILENCE {
             qemu.kill().ok();
             qemu.wait().ok();
             bail!(
-                "the machine is not done after {} s; see {}",
-                PATIENCE.as_secs(),
+                "the machine has said nothing for {} s; see {}",
+                SILENCE.as_secs(),
                 log.display()
             );
         }

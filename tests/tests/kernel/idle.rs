@@ -76,11 +76,16 @@ fn idle_flows_make_room_without_a_daemon_and_live_ones_do_not() {
         assert!(refused(Reason::MaxFlows));
         // Silent for as long as a flow may be, and as the kernel waits for the daemon.
         std::thread::sleep(Duration::from_millis(4_000 + 2_100));
-        let _fifth = served(&server).expect("a fifth");
+        let fifth = served(&server).expect("a fifth");
         let kernel = Kernel::load(&options).expect("adopts");
         assert_eq!(live(&kernel), [1, 1, 1]);
         assert_eq!(kernel.sweep().expect("sweep").drifted, 0, "all was right");
-        let _more = [(); 3].map(|()| served(&server).expect("room for four"));
+        let more = [(); 3].map(|()| served(&server).expect("room for four"));
+        // However long that took: all four live now.
+        for user in more.iter().chain([&fifth]) {
+            user.send_to(b"again", v4(PORT)).expect("send");
+            server.recv_from(&mut [0; 16]).expect("passes");
+        }
         assert!(served(&server).is_none(), "and for no more");
     });
 }

@@ -46,6 +46,7 @@ fn no_map_takes_more_than_the_page_says() {
     let pins = node.options().pin_root.join("v1");
     node.run(move |_kernel| {
         let cpus = aya::util::nr_cpus().expect("CPUs") as u64;
+        let counts = entries_count(&pins);
         let stated = stated();
         let mut total = 0;
         for entry in std::fs::read_dir(&pins).expect("pins").flatten() {
@@ -64,6 +65,11 @@ fn no_map_takes_more_than_the_page_says() {
                 }
                 _ => 0,
             };
+            // Before 6.4 the figure is a guess of all that may be there, whatever is.
+            if !counts {
+                assert!(empty > 0, "{name}");
+                continue;
+            }
             let full = empty + (bytes + more) * u64::from(info.max_entries());
             println!(
                 "{name}: {empty} bytes empty, {} KiB at most",
@@ -96,6 +102,15 @@ fn growth<K: aya::Pod, V: aya::Pod + Default>(path: &Path, key: impl Fn(u32) -> 
     grown / u64::from(SOME)
 }
 
+/// Whether this kernel's figures are of what is there: since 6.4.
+fn entries_count(pins: &Path) -> bool {
+    let grown = growth::<u64, abi::Conn>(&pins.join("CONNS"), u64::from);
+    if grown == 0 {
+        println!("this kernel (before 6.4) does not count entries");
+    }
+    grown > 0
+}
+
 #[test]
 fn an_entry_costs_what_the_page_says() {
     let Some(node) = Node::new("entries") else {
@@ -104,11 +119,10 @@ fn an_entry_costs_what_the_page_says() {
     let pins = node.options().pin_root.join("v1");
     node.run(move |_kernel| {
         let address = |nth: u32| u128::from(nth).to_be_bytes();
-        let conns = growth::<u64, abi::Conn>(&pins.join("CONNS"), u64::from);
-        if conns == 0 {
-            println!("this kernel (before 6.4) does not count entries");
+        if !entries_count(&pins) {
             return;
         }
+        let conns = growth::<u64, abi::Conn>(&pins.join("CONNS"), u64::from);
         let measured = [
             ("CONNS", conns),
             (
