@@ -88,7 +88,7 @@ fn files(config: &Config, settings: &Path) -> Vec<PathBuf> {
     ];
     let pems = [tls::CA, tls::CA_KEY, tls::CERT, tls::KEY];
     files.extend(pems.map(|name| config.tls_dir.join(name)));
-    files.extend(store::FILES.map(|name| config.state_dir.join(name)));
+    files.extend(store::files(&config.state_dir));
     files
 }
 

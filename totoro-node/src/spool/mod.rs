@@ -6,6 +6,7 @@
 
 mod deliver;
 mod full;
+mod waiting;
 
 #[cfg(test)]
 mod tests;
@@ -14,32 +15,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use redb::{
-    ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata, Table, TableDefinition,
-    WriteTransaction,
-};
 use serde::{Deserialize, Serialize};
 use totoro_api::wire::event::{EventBatch, NodeEvent, Subject, kind};
 
-use crate::store::{META, Store};
+use crate::store::{Kind, Log, META, Ops, Reader, Store};
+use full::Plan;
+use waiting::{ID, NEXT};
 
 pub use deliver::run;
 pub(crate) use full::{by_kind, is_sampled};
-
-/// Events by seq.
-const EVENTS: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("spool");
-/// The seqs of those events that are samples and sums.
-const SAMPLED: TableDefinition<'static, u64, ()> = TableDefinition::new("spool_sampled");
-/// Key in `META`: the spool's id.
-const ID: &str = "spool_id";
-/// Key in `META`: the seq of the next event.
-const NEXT: &str = "spool_next";
-/// Key in `META`: the seq of the newest event that tells of a loss.
-const LOSS: &str = "spool_loss";
-/// Key in `META`: up to which seq the control plane had this spool.
-const HAD: &str = "spool_had";
-/// Key in `META`: what the events take, bytes.
-const BYTES: &str = "spool_bytes";
+pub(crate) use waiting::{Entry, HAD, Waiting};
 
 /// The largest batch. So many of the oldest events may have arrived without our knowing, and never
 /// give way.
@@ -49,112 +34,21 @@ pub const DEFAULT_MIB: u32 = 64;
 /// The least that it may be told to take, MiB: some batches.
 pub const LEAST_MIB: u32 = 4;
 
-type Meta<'txn> = Table<'txn, &'static str, &'static [u8]>;
-
-/// The spool within a transaction.
-struct Tables<'txn> {
-    meta: Meta<'txn>,
-    events: Table<'txn, u64, &'static [u8]>,
-    sampled: Table<'txn, u64, ()>,
-    /// What the events take, bytes.
-    bytes: u64,
-}
-
-impl<'txn> Tables<'txn> {
-    fn open(txn: &'txn WriteTransaction) -> Result<Tables<'txn>> {
-        let meta = txn.open_table(META.table()).context("open a table")?;
-        let bytes = number(&meta, BYTES)?.unwrap_or(0);
-        Ok(Tables {
-            meta,
-            events: txn.open_table(EVENTS).context("open the spool")?,
-            sampled: txn.open_table(SAMPLED).context("open the spool")?,
-            bytes,
-        })
-    }
-
-    fn insert(&mut self, event: &NodeEvent) -> Result<()> {
-        let value = serde_json::to_vec(event).context("write an event")?;
-        self.events
-            .insert(event.seq, value.as_slice())
-            .context("write an event")?;
-        if is_sampled(&event.subject.kind) {
-            self.sampled
-                .insert(event.seq, ())
-                .context("write an event")?;
-        }
-        self.bytes += value.len() as u64;
-        Ok(())
-    }
-
-    /// Takes an event out, if it is there.
-    fn take(&mut self, seq: u64) -> Result<Option<NodeEvent>> {
-        self.sampled.remove(seq).context("drop an event")?;
-        let Some(value) = self.events.remove(seq).context("drop an event")? else {
-            return Ok(None);
-        };
-        self.bytes = self.bytes.saturating_sub(value.value().len() as u64);
-        parse(seq, value.value()).map(Some)
-    }
-
-    fn put_number(&mut self, key: &'static str, value: u64) -> Result<()> {
-        let value = serde_json::to_vec(&value).context("write a number")?;
-        self.meta
-            .insert(key, value.as_slice())
-            .with_context(|| format!("write {key}"))?;
-        Ok(())
-    }
-
-    /// Gives the spool a new name.
-    fn rename(&mut self) -> Result<()> {
-        let id = serde_json::to_vec(&crate::secret::random_hex()).context("write an id")?;
-        self.meta
-            .insert(ID, id.as_slice())
-            .context("write the spool's id")?;
-        self.put_number(HAD, 0)
-    }
-}
-
-fn number(
-    meta: &impl ReadableTable<&'static str, &'static [u8]>,
-    key: &'static str,
-) -> Result<Option<u64>> {
-    let value = meta.get(key).with_context(|| format!("read {key}"))?;
-    let read = |value: &[u8]| serde_json::from_slice(value);
-    let value = value.map(|value| read(value.value())).transpose();
-    value.with_context(|| format!("read {key}"))
-}
-
 /// Creates the spool where there is none.
-pub(crate) fn create(txn: &WriteTransaction) -> Result<()> {
-    let mut tables = Tables::open(txn)?;
-    if number(&tables.meta, BYTES)?.is_none() {
-        for entry in tables.events.iter().context("read the spool")? {
-            let (_, value) = entry.context("read an event")?;
-            tables.bytes += value.value().len() as u64;
-        }
-        tables.put_number(BYTES, tables.bytes)?;
+pub(crate) fn create(log: &mut Log) -> Result<()> {
+    if !log.waiting().id.is_empty() {
+        return Ok(());
     }
-    if tables
-        .meta
-        .get(ID)
-        .context("read the spool's id")?
-        .is_none()
-    {
-        tables.rename()?;
-        tables.put_number(NEXT, 1)?;
-    }
-    Ok(())
+    let mut ops = Ops::default();
+    rename(&mut ops)?;
+    put_number(&mut ops, NEXT, 1);
+    log.commit(&ops)
 }
 
-/// The seq of the next event, within a transaction; only events change it.
-pub(crate) fn next(txn: &WriteTransaction) -> Result<u64> {
-    let meta = txn.open_table(META.table()).context("open a table")?;
-    Ok(number(&meta, NEXT)?.unwrap_or(1))
-}
-
-/// Appends events within a transaction; all together take `max` bytes at most.
+/// Appends events to what is to be committed; all together take `max` bytes at most.
 pub(crate) fn append(
-    txn: &WriteTransaction,
+    log: &Log,
+    ops: &mut Ops,
     boot: &str,
     events: &[&(i64, Subject)],
     max: u64,
@@ -162,23 +56,38 @@ pub(crate) fn append(
     if events.is_empty() {
         return Ok(());
     }
-    let mut tables = Tables::open(txn)?;
-    let mut seq = number(&tables.meta, NEXT)?.unwrap_or(1);
+    let mut plan = Plan::new(log, max);
     for (at_ms, subject) in events {
-        let event = NodeEvent {
-            seq,
+        plan.append(NodeEvent {
+            seq: plan.next(),
             at_ms: *at_ms,
             boot: boot.to_owned(),
             subject: subject.clone(),
-        };
-        tables.insert(&event)?;
-        if tables.bytes > max {
-            full::give_way(&mut tables, max)?;
-        }
-        seq += 1;
+        })?;
     }
-    tables.put_number(NEXT, seq)?;
-    tables.put_number(BYTES, tables.bytes)
+    plan.finish(ops);
+    Ok(())
+}
+
+/// Gives the spool a new name.
+fn rename(ops: &mut Ops) -> Result<()> {
+    let id = serde_json::to_vec(&crate::secret::random_hex()).context("write an id")?;
+    ops.push(Kind::Put, META.number, ID.as_bytes(), &id);
+    put_number(ops, HAD, 0);
+    Ok(())
+}
+
+fn put_number(ops: &mut Ops, key: &str, value: u64) {
+    let value = value.to_string();
+    ops.push(Kind::Put, META.number, key.as_bytes(), value.as_bytes());
+}
+
+fn put_event(ops: &mut Ops, seq: u64, sampled: bool, value: &[u8]) {
+    ops.push(Kind::Event, u8::from(sampled), &seq.to_le_bytes(), value);
+}
+
+fn read(reader: &mut Reader<'_>, entry: &Entry) -> Result<NodeEvent> {
+    parse(entry.seq, reader.op(entry.spot)?.value)
 }
 
 fn parse(seq: u64, value: &[u8]) -> Result<NodeEvent> {
@@ -214,46 +123,31 @@ impl Spool {
     /// # Errors
     /// The disk.
     pub fn batch(&self) -> Result<EventBatch> {
-        self.store.read(|txn| {
-            let mut events = Vec::new();
-            let table = events_of(txn)?;
-            for entry in table.iter().context("read the spool")?.take(MAX_BATCH) {
-                let (seq, value) = entry.context("read an event")?;
-                events.push(parse(seq.value(), value.value())?);
-            }
-            let meta = txn.open_table(META.table()).context("open a table")?;
-            Ok(EventBatch {
-                spool: id(&meta)?,
-                after: number(&meta, HAD)?.unwrap_or(0),
-                events,
-            })
+        let (spool, after, values) = self.store.on_log(|log| {
+            let waiting = log.waiting();
+            let mut reader = log.reader();
+            let oldest = waiting.from(0).take(MAX_BATCH);
+            let values = oldest.map(|entry| Ok((entry.seq, reader.op(entry.spot)?.value.to_vec())));
+            let values = values.collect::<Result<Vec<_>>>()?;
+            anyhow::Ok((waiting.id.clone(), waiting.had, values))
+        })?;
+        // Nobody waits for this.
+        let events = values.iter().map(|(seq, value)| parse(*seq, value));
+        Ok(EventBatch {
+            spool,
+            after,
+            events: events.collect::<Result<_>>()?,
         })
     }
 
-    /// Forgets what the control plane has: everything up to `seq`.
+    /// Forgets what the control plane has: everything up to `seq`. On the disk it may be forgotten only
+    /// with what is written next; what a crash brings back is delivered again.
     ///
     /// # Errors
-    /// The disk.
+    /// None yet.
     pub fn accepted(&self, seq: u64) -> Result<()> {
-        self.store.shrink(|txn| {
-            let mut tables = Tables::open(txn)?;
-            let mut freed = 0;
-            let forget = |_, value: &[u8]| {
-                freed += value.len() as u64;
-                false
-            };
-            tables
-                .events
-                .retain_in(..=seq, forget)
-                .context("forget events")?;
-            tables
-                .sampled
-                .retain_in(..=seq, |_, ()| false)
-                .context("forget events")?;
-            tables.put_number(HAD, seq)?;
-            let left = tables.bytes.saturating_sub(freed);
-            tables.put_number(BYTES, left)
-        })
+        self.store.on_log(|log| log.forget(seq));
+        Ok(())
     }
 
     /// Goes on under another name, because the control plane misses events of this one that are no
@@ -263,19 +157,18 @@ impl Spool {
     /// # Errors
     /// The disk.
     pub fn renew(&self) -> Result<()> {
-        self.store.write(|txn| {
-            let mut tables = Tables::open(txn)?;
-            let first = match tables.events.first().context("read the spool")? {
-                Some((seq, value)) => parse(seq.value(), value.value())?,
-                None => return Ok(()),
+        self.store.on_log(|log| {
+            let waiting = log.waiting();
+            let Some(first) = waiting.from(0).next() else {
+                return Ok(());
             };
+            let first = read(&mut log.reader(), first)?;
             if !may_renew(&first) {
                 return Ok(());
             }
             // What waits may have holes that only an event told of that is gone: this one tells of
             // them all.
-            let next = number(&tables.meta, NEXT)?;
-            let to = next.context("the spool has no next number")? - 1;
+            let to = waiting.next - 1;
             let none = BTreeMap::<String, u64>::new();
             let lost = NodeEvent {
                 seq: first.seq - 1,
@@ -283,7 +176,7 @@ impl Spool {
                     kind: kind::AUDIT_LOST.to_owned(),
                     // Where the gap begins only the control plane knows.
                     detail: serde_json::json!({
-                        "spool": id(&tables.meta)?, "from": 1, "to": to, "by_kind": none,
+                        "spool": waiting.id, "from": 1, "to": to, "by_kind": none,
                     }),
                     ..Subject::default()
                 },
@@ -293,24 +186,24 @@ impl Spool {
                 to,
                 "the control plane misses events that it had; a new spool begins"
             );
-            tables.rename()?;
-            tables.insert(&lost)?;
-            tables.put_number(BYTES, tables.bytes)
+            let mut ops = Ops::default();
+            rename(&mut ops)?;
+            let value = serde_json::to_vec(&lost).context("write an event")?;
+            put_event(&mut ops, lost.seq, false, &value);
+            log.commit(&ops)
         })
     }
 
-    /// How much waits.
+    /// How much waits; does not wait for the disk.
     ///
     /// # Errors
-    /// The disk.
+    /// None yet.
     pub fn size(&self) -> Result<Size> {
-        self.store.read(|txn| {
-            let meta = txn.open_table(META.table()).context("open a table")?;
-            Ok(Size {
-                events: events_of(txn)?.len().context("count the spool")?,
-                bytes: number(&meta, BYTES)?.unwrap_or(0),
-                max: self.store.spool_max(),
-            })
+        let [events, bytes] = self.store.waiting();
+        Ok(Size {
+            events,
+            bytes,
+            max: self.store.spool_max(),
         })
     }
 }
@@ -322,14 +215,4 @@ fn may_renew(first: &NodeEvent) -> bool {
     let subject = &first.subject;
     let renewed = subject.kind == kind::AUDIT_LOST && subject.detail.get("spool").is_some();
     first.seq > 1 && !renewed
-}
-
-fn events_of(txn: &ReadTransaction) -> Result<ReadOnlyTable<u64, &'static [u8]>> {
-    txn.open_table(EVENTS).context("open the spool")
-}
-
-fn id(meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<String> {
-    let id = meta.get(ID).context("read the spool's id")?;
-    let id = id.context("the spool has no id")?;
-    serde_json::from_slice(id.value()).context("read the spool's id")
 }

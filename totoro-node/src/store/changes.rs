@@ -1,7 +1,6 @@
 //! What becomes durable in one go.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 use totoro_api::wire::event::{Subject, kind};
@@ -12,33 +11,13 @@ use crate::spool;
 /// The most events that wait in memory while the disk takes none, samples and sums least of all.
 const MAX_WAITING: usize = 10_000;
 
-/// The next event's [`Event::id`].
-static NEXT: AtomicU64 = AtomicU64::new(0);
-
-/// Something that happened, on its way to the spool.
-#[derive(Debug)]
-pub(super) struct Event {
-    /// Its own, until it is durable.
-    pub(super) id: u64,
-    /// When (Unix ms), and what.
-    pub(super) told: (i64, Subject),
-}
-
-impl Event {
-    fn new(at_ms: i64, subject: Subject) -> Event {
-        Event {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
-            told: (at_ms, subject),
-        }
-    }
-}
-
 /// Changes that become durable together, and the events that tell of them.
 #[derive(Debug, Default)]
 pub struct Changes {
     /// Of two writes of one record only the later matters. `None` removes.
     pub(super) records: BTreeMap<(Records, String), Option<Vec<u8>>>,
-    pub(super) events: Vec<Event>,
+    /// When (Unix ms), and what.
+    pub(super) events: Vec<(i64, Subject)>,
 }
 
 impl Changes {
@@ -58,7 +37,7 @@ impl Changes {
 
     /// Tells of something that happened at `at_ms`.
     pub fn tell(&mut self, at_ms: i64, subject: Subject) {
-        self.events.push(Event::new(at_ms, subject));
+        self.events.push((at_ms, subject));
     }
 
     /// Whether there is nothing to do.
@@ -81,7 +60,7 @@ impl Changes {
         if self.events.len() <= MAX_WAITING {
             return;
         }
-        let sampled = |event: &Event| spool::is_sampled(&event.told.1.kind);
+        let sampled = |(_, subject): &(i64, Subject)| spool::is_sampled(&subject.kind);
         let any = self.events.iter().any(sampled);
         let mut room = 0;
         let (lost, kept): (Vec<_>, Vec<_>) = self.events.drain(..).partition(|event| {
@@ -90,14 +69,14 @@ impl Changes {
             goes
         });
         self.events = kept;
-        let at_ms = lost.last().map_or(0, |event| event.told.0);
-        let by_kind = spool::by_kind(lost.iter().map(|event| &event.told.1));
+        let at_ms = lost.last().map_or(0, |(at_ms, _)| *at_ms);
+        let by_kind = spool::by_kind(lost.iter().map(|(_, subject)| subject));
         let lost = Subject {
             kind: kind::AUDIT_LOST.to_owned(),
             detail: serde_json::json!({ "by_kind": by_kind }),
             ..Subject::default()
         };
-        self.events.insert(0, Event::new(at_ms, lost));
+        self.events.insert(0, (at_ms, lost));
     }
 }
 
@@ -121,7 +100,7 @@ mod tests {
         }
         assert_eq!(waiting.records.len(), 1, "the last write");
         assert!(waiting.events.len() <= MAX_WAITING);
-        let (_, first) = &waiting.events[0].told;
+        let (_, first) = &waiting.events[0];
         assert_eq!(first.kind, kind::AUDIT_LOST);
         let told = waiting.events.len() as u64 - 1;
         let lost = first.detail["by_kind"]["x"].as_u64().unwrap();
@@ -141,7 +120,7 @@ mod tests {
             changes.tell(n, subject);
             waiting.append(changes);
         }
-        let lost = &waiting.events[0].told.1.detail["by_kind"];
+        let lost = &waiting.events[0].1.detail["by_kind"];
         assert_eq!(
             lost,
             &serde_json::json!({ "conn.refused": MAX_WAITING / 4 })
