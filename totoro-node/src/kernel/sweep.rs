@@ -54,11 +54,14 @@ impl Kernel {
     pub fn sweep(&self) -> Result<Swept> {
         let now = boot_ns();
         let mut first = First(None);
-        let mut conns = first.of(self.connections());
-        let idle_flows = if self.may_be_idle(&conns, now) {
-            self.end_idle()
-        } else {
-            Ok(0)
+        let tables = &self.shared.tables;
+        // What can't be told may be there.
+        let some = |empty: Result<bool>| !empty.unwrap_or(false);
+        let flows = some(tables.flows.is_empty()) || some(tables.candidates.is_empty());
+        let users = some(tables.conns.is_empty());
+        let idle_flows = match self.idle_is_due(flows || users, now) {
+            true => self.end_idle(),
+            false => Ok(0),
         };
         let mut swept = Swept {
             idle_flows: first.of(idle_flows),
@@ -68,6 +71,8 @@ impl Kernel {
         // A second old: the event, if there was one, has been acted on, and so has a lease's end.
         // What was established in the very moment in which its lease ended is found here.
         let settled = |conn: &abi::Conn| conn.opened_ns + 1_000_000_000 < now;
+        let conns = users.then(|| self.connections());
+        let mut conns = conns.map_or_else(Vec::new, |conns| first.of(conns));
         conns.retain(|one| settled(&one.conn));
         let (surplus, conns) = conns
             .into_iter()
@@ -109,15 +114,11 @@ impl Kernel {
         first.0.map_or(Ok(swept), Err)
     }
 
-    /// Whether anything can have become idle. To find nothing costs a walk through large tables.
-    fn may_be_idle(&self, conns: &[Connection], now: u64) -> bool {
-        let tables = &self.shared.tables;
-        // What can't be told may be.
-        let none = |empty: Result<bool>| empty.unwrap_or(false);
-        let quiet =
-            conns.is_empty() && none(tables.flows.is_empty()) && none(tables.candidates.is_empty());
+    /// Whether it is time to look for what is idle, while there is anybody or not. To find nothing costs a
+    /// walk through large tables.
+    fn idle_is_due(&self, anybody: bool, now: u64) -> bool {
         let mut due = self.due();
-        if quiet && now < due.idle {
+        if !anybody && now < due.idle {
             return false;
         }
         due.idle = now + IDLE_EVERY_NS;

@@ -123,3 +123,95 @@ impl Deref for Sessions {
         &self.all
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use totoro_api::decide::Voucher;
+    use totoro_api::limits::Limits;
+    use totoro_api::ticket::Grant;
+
+    use super::*;
+
+    fn session(cookie: u64, rev: u64, lost_ms: Option<i64>) -> Session {
+        let revision = Revision { generation: 1, rev };
+        Session {
+            id: String::new(),
+            tenant: format!("t{}", cookie % 3),
+            voucher: Voucher {
+                grant: Grant::Public(true),
+                epoch: 1,
+                limits: Limits::default(),
+                revision,
+                session_until: 0,
+            },
+            nonce: String::new(),
+            user: String::new(),
+            client: ([192, 0, 2, 1], 1).into(),
+            local: ([192, 0, 2, 2], 1).into(),
+            cookie,
+            opened_ms: 0,
+            begun_ms: 0,
+            lost_ms,
+            frpc_version: String::new(),
+            bytes_in: 0,
+            bytes_out: 0,
+            conns: 0,
+        }
+    }
+
+    /// A cookie, a revision, and when the connection was lost.
+    type Put = (u64, u64, Option<i64>);
+
+    /// What happens to which session: put, else lost, else removed.
+    fn steps() -> impl Strategy<Value = Vec<(u8, Option<Put>, Option<i64>)>> {
+        let put = prop::option::of((0..6u64, 0..6u64, prop::option::of(0..9i64)));
+        prop::collection::vec((0..10u8, put, prop::option::of(0..9i64)), 0..100)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_found_is_what_a_look_at_all_would_find(steps in steps(), at in 0..9i64) {
+            let mut sessions = Sessions::new([]);
+            let mut plain = BTreeMap::<String, Session>::new();
+            for (which, put, lost) in steps {
+                let run_id = format!("run-{which}");
+                match (put, lost) {
+                    (Some((cookie, rev, lost_ms)), _) => {
+                        let put = session(cookie, rev, lost_ms);
+                        let before = sessions.insert(run_id.clone(), put.clone());
+                        prop_assert_eq!(before, plain.insert(run_id, put));
+                    }
+                    (None, Some(now_ms)) => {
+                        sessions.lose(&run_id, now_ms);
+                        if let Some(session) = plain.get_mut(&run_id) {
+                            session.lost_ms = Some(now_ms);
+                        }
+                    }
+                    (None, None) => {
+                        prop_assert_eq!(sessions.remove(&run_id), plain.remove(&run_id));
+                    }
+                }
+            }
+            let all = |is: &dyn Fn(&Session) -> bool| -> BTreeSet<&str> {
+                let those = plain.iter().filter(|(_, session)| is(session));
+                those.map(|(run_id, _)| run_id.as_str()).collect()
+            };
+            for cookie in 0..6 {
+                let is = |session: &Session| session.connected() && session.cookie == cookie;
+                prop_assert_eq!(sessions.on(cookie).collect::<BTreeSet<_>>(), all(&is));
+            }
+            let connected = sessions.connected().map(|(_, run_id)| run_id);
+            prop_assert_eq!(connected.collect::<BTreeSet<_>>(), all(&Session::connected));
+            let is = |session: &Session| session.lost_ms.is_some_and(|lost_ms| lost_ms <= at);
+            prop_assert_eq!(sessions.lost_by(at).collect::<BTreeSet<_>>(), all(&is));
+            prop_assert_eq!(sessions.lost().count(), plain.len() - sessions.connected().len());
+            let than = Revision { generation: 1, rev: at.unsigned_abs() };
+            let is = |session: &Session| session.voucher.revision > than;
+            prop_assert_eq!(sessions.newer(than).count(), all(&is).len());
+            prop_assert!(sessions.newer(than).all(is));
+        }
+    }
+}

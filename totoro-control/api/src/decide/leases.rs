@@ -181,8 +181,8 @@ impl Ports {
     }
 
     fn with_wire<'a>(&'a self, wire: &str) -> impl Iterator<Item = (PortId, &'a Lease)> {
-        let ports = self.by_wire.of(wire);
-        ports.filter_map(|port| Some((port, self.leases.get(&port)?)))
+        let named = move |port| Some((port, self.leases.get(&port).filter(|of| of.wire == wire)?));
+        self.by_wire.of(wire).filter_map(named)
     }
 
     /// The ports that a session leases.
