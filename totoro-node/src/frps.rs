@@ -20,6 +20,9 @@ const CALL: Duration = Duration::from_secs(3);
 const COMPARE: Duration = Duration::from_secs(10);
 /// How soon again while a lease is too young to tell.
 const AGAIN: Duration = Duration::from_secs(1);
+/// After each comparison it rests for so long for each proxy, and a minute at most: neither frps nor we
+/// list tens of thousands of them in passing.
+const REST: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(60));
 
 /// The admin API of the frps beside us.
 #[derive(Clone)]
@@ -135,12 +138,14 @@ impl Frps {
 
 /// Compares leases with frps's proxies for ever: a lease whose proxy never came or was lost ends.
 pub async fn compare(desk: Arc<Desk>, frps: Frps, clock: Arc<crate::clock::Clock>) {
-    let mut wait = COMPARE;
+    let (mut wait, mut rest) = (COMPARE, Duration::ZERO);
     loop {
+        tokio::time::sleep(rest).await;
         let _ = tokio::time::timeout(wait, desk.reconcile.notified()).await;
         let asked_ms = clock.now_ms();
         wait = match frps.online().await {
             Ok(online) => {
+                rest = rested(online.len());
                 let comparing = Arc::clone(&desk);
                 let young =
                     tokio::task::spawn_blocking(move || comparing.compare(&online, asked_ms)).await;
@@ -153,15 +158,31 @@ pub async fn compare(desk: Arc<Desk>, frps: Frps, clock: Arc<crate::clock::Clock
             // frps is down or not up yet: its sessions end by their connections.
             Err(error) => {
                 tracing::debug!(error = format!("{error:#}"), "frps can't be asked");
+                rest = Duration::ZERO;
                 COMPARE
             }
         };
+        wait = wait.saturating_sub(rest);
     }
+}
+
+/// How long to rest after so many proxies.
+fn rested(proxies: usize) -> Duration {
+    let each = REST
+        .0
+        .saturating_mul(u32::try_from(proxies).unwrap_or(u32::MAX));
+    each.min(REST.1)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_proxies_are_listed_less_often() {
+        let seconds = [0, 10, 20_000, 65_536].map(|proxies| rested(proxies).as_secs_f64());
+        assert_eq!(seconds, [0.0, 0.01, 20.0, 60.0]);
+    }
 
     #[test]
     fn the_ports_of_proxies_that_are_online_are_read() {

@@ -33,7 +33,7 @@ fn a_narrow_ban_that_is_over_hides_no_wider_one() {
             .set_bans(&[(prefix("127.0.0.1/32"), soon)].into())
             .expect("lift the wide one");
         connect(v4(PORT)).expect("the narrow one is over");
-        // What is over goes: at once, since the links' turn is due at the first sweep.
+        // What is over goes: at once, since their turn is due at the first sweep.
         kernel.sweep().expect("sweep");
         assert_eq!(kernel.bans().expect("bans"), []);
         let all = [(prefix("127.0.0.0/8"), 0), (prefix("::1/128"), 0)];

@@ -2,6 +2,7 @@
 
 mod abis;
 mod bans;
+mod batches;
 mod canary;
 mod churn;
 mod control;

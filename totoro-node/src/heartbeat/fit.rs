@@ -1,27 +1,27 @@
 //! A heartbeat has a bound, and a node may have more tenants than it takes.
 
-use std::cmp::Reverse;
-
 use totoro_api::wire::node::TenantUsage;
 
 /// What the tenants of one heartbeat take at most, bytes of JSON: the control plane takes bodies of
 /// 1 MiB, and the rest of a heartbeat is a few KiB, or 16 more with a certificate.
 const ROOM: usize = 960 * 1024;
 
-/// As many tenants as there is room for, those with user connections and flows first, then those
-/// with sessions; and how many are left out.
-pub(super) fn fit(mut tenants: Vec<TenantUsage>) -> (Vec<TenantUsage>, usize) {
-    tenants.sort_by_key(|one| Reverse((one.conns + one.flows, one.sessions.len())));
-    let mut taken = 0;
-    let fits = |one: &&TenantUsage| {
+/// What is left of it.
+pub(super) struct Room(usize);
+
+impl Room {
+    pub(super) const fn new() -> Room {
+        Room(ROOM)
+    }
+
+    /// Whether there is room for one tenant more, which has it from here on.
+    pub(super) fn take(&mut self, tenant: &TenantUsage) -> bool {
         // With the comma.
-        taken += serde_json::to_vec(one).map_or(ROOM, |json| json.len() + 1);
-        taken <= ROOM
-    };
-    let fitting = tenants.iter().take_while(fits).count();
-    let left = tenants.len() - fitting;
-    tenants.truncate(fitting);
-    (tenants, left)
+        let size = serde_json::to_vec(tenant).map_or(ROOM, |json| json.len() + 1);
+        let left = self.0.checked_sub(size);
+        self.0 = left.unwrap_or(0);
+        left.is_some()
+    }
 }
 
 #[cfg(test)]
@@ -31,21 +31,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn more_tenants_than_there_is_room_for_leave_out_the_quiet_ones() {
+    fn as_many_fit_as_there_is_room_for() {
         let tenant = |n: u64| TenantUsage {
             tenant: format!("inv-{n}"),
-            conns: u64::from(n == 19_999),
             sessions: vec![SessionUsage::default(); usize::from(n % 2 == 1)],
             ..TenantUsage::default()
         };
-        let all: Vec<_> = (0..20_000).map(tenant).collect();
-        let (few, none) = fit(all[..100].to_vec());
-        assert_eq!((few.len(), none), (100, 0));
-        let (some, left) = fit(all);
-        assert_eq!(some.len() + left, 20_000);
-        let size = serde_json::to_vec(&some).unwrap().len();
-        assert!(size <= ROOM && ROOM - size < 1024, "{size}");
-        assert_eq!(some[0].tenant, "inv-19999", "the busiest first");
-        assert!(some.iter().all(|one| !one.sessions.is_empty()));
+        let mut room = Room::new();
+        let fitting = (0..20_000).map(tenant).take_while(|one| room.take(one));
+        let fitting: Vec<_> = fitting.collect();
+        assert!(fitting.len() < 20_000);
+        let size = serde_json::to_vec(&fitting).unwrap().len();
+        assert!(size <= ROOM + 1 && ROOM - size < 1024, "{size}");
+        assert!(!room.take(&TenantUsage::default()), "nobody after that");
     }
 }

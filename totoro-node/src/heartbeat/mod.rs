@@ -165,14 +165,15 @@ impl Pulse {
     async fn body(&self, sampler: &mut Sampler, frps: Option<ServerInfo>) -> Result<Heartbeat> {
         let (desk, spool) = (Arc::clone(&self.desk), self.spool.clone());
         let (report, depth) = tokio::task::spawn_blocking(move || {
-            Ok::<_, anyhow::Error>((desk.report()?, spool.size()?.events))
+            let mut room = fit::Room::new();
+            let report = desk.report(|tenant| room.take(tenant))?;
+            Ok::<_, anyhow::Error>((report, spool.size()?.events))
         })
         .await
         .context("the report's task ended")??;
-        let (tenants, left) = fit::fit(report.tenants);
-        if left > 0 {
+        if report.left > 0 {
             tracing::warn!(
-                left,
+                left = report.left,
                 "more tenants than a heartbeat takes; the quietest are left out"
             );
         }
@@ -227,7 +228,7 @@ impl Pulse {
             spool_depth: depth,
             clock_offset_ms: self.clock.offset_ms(),
             tls_ca: self.tls_ca.clone(),
-            tenants,
+            tenants: report.tenants,
         })
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use totoro_ebpf::abi;
 
-use super::maps::{entries, found};
+use super::maps::found;
 use super::{Context, Control, ControlSocket, Kernel, Result, from_addr, scoped, to_addr};
 
 impl Kernel {
@@ -32,7 +32,7 @@ impl Kernel {
     /// # Errors
     /// When a map can't be read.
     pub fn controls(&self) -> Result<Vec<Control>> {
-        let all = entries(self.shared.maps().control.iter(), "CONTROL")?;
+        let all = self.shared.tables.control.all()?;
         let control = |(key, control): (abi::ControlKey, abi::Control)| Control {
             socket: ControlSocket {
                 cookie: control.cookie,

@@ -1,15 +1,18 @@
 //! Reading the pins beside a running daemon, or without one.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use totoro_ebpf::abi;
 
-use super::maps::{Maps, entries, found};
+use super::maps::{Maps, found};
+use super::tables::Tables;
 use super::{Connection, Context, Refused, Result, TenantCounts, failed, pins};
 
 /// Read-only access to pinned maps.
 pub struct Inspector {
     maps: Maps,
+    tables: Tables,
 }
 
 impl Inspector {
@@ -25,6 +28,7 @@ impl Inspector {
         }
         Ok(Inspector {
             maps: Maps::from_pins(&dir)?,
+            tables: Tables::from_pins(&dir)?,
         })
     }
 
@@ -33,11 +37,15 @@ impl Inspector {
     /// # Errors
     /// When a map can't be read.
     pub fn ports(&self) -> Result<Vec<(abi::PortKey, abi::Lease, abi::PortUsage)>> {
+        let usage = self.tables.port_usage.all()?.into_iter();
+        let usage: HashMap<_, _> = usage
+            .map(|(key, usage)| ((key.proto, key.port), usage))
+            .collect();
         let mut ports = Vec::new();
-        for (key, lease) in entries(self.maps.ports.iter(), "PORTS")? {
-            let usage = found(self.maps.port_usage.get(&key, 0)).on("read", "PORT_USAGE")?;
-            ports.push((key, lease, usage.unwrap_or_default()));
-        }
+        self.tables.ports.each(|key, lease| {
+            let usage = usage.get(&(key.proto, key.port)).copied();
+            ports.push((key, lease[0], usage.unwrap_or_default()));
+        })?;
         ports.sort_by_key(|(key, ..)| (key.proto, key.port));
         Ok(ports)
     }
@@ -47,10 +55,12 @@ impl Inspector {
     /// # Errors
     /// When a map can't be read.
     pub fn tenants(&self) -> Result<Vec<(u32, abi::Tenant, TenantCounts)>> {
+        let counts = self.tables.counts()?;
         let mut tenants = Vec::new();
-        for (number, tenant) in entries(self.maps.tenants.iter(), "TENANTS")? {
-            tenants.push((number, tenant, self.maps.counts(number)?));
-        }
+        self.tables.tenants.each(|number, tenant| {
+            let counts = counts.get(&number).copied().unwrap_or_default();
+            tenants.push((number, tenant[0], counts));
+        })?;
         tenants.sort_by_key(|(number, ..)| *number);
         Ok(tenants)
     }
@@ -68,7 +78,7 @@ impl Inspector {
     /// # Errors
     /// When a map can't be read.
     pub fn connections(&self) -> Result<Vec<Connection>> {
-        self.maps.connections()
+        self.tables.connections()
     }
 
     /// Live UDP flows.
@@ -76,7 +86,7 @@ impl Inspector {
     /// # Errors
     /// When a map can't be read.
     pub fn flows(&self) -> Result<Vec<(abi::FlowKey, abi::Flow)>> {
-        entries(self.maps.flows.iter(), "FLOWS")
+        self.tables.flows.all()
     }
 
     /// Connections by source and tenant.
@@ -84,7 +94,7 @@ impl Inspector {
     /// # Errors
     /// When a map can't be read.
     pub fn sources(&self) -> Result<Vec<(abi::SourceKey, abi::Source)>> {
-        entries(self.maps.sources.iter(), "SOURCES")
+        self.tables.sources.all()
     }
 
     /// Refusals.
@@ -92,7 +102,7 @@ impl Inspector {
     /// # Errors
     /// When a map can't be read.
     pub fn refused(&self) -> Result<Vec<Refused>> {
-        self.maps.refused()
+        self.tables.refused()
     }
 
     /// Traffic of a lease.

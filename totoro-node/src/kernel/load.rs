@@ -15,6 +15,7 @@ use super::pins::PinDir;
 use super::sockets::Destroyer;
 use super::stamps::Stamps;
 use super::sweep::Due;
+use super::tables::Tables;
 use super::watch::Loaded;
 use crate::privilege;
 
@@ -32,6 +33,8 @@ const USER_TIMEOUT_MS: u32 = 60_000;
 /// What the event task and the daemon share.
 pub(super) struct Shared {
     maps: Mutex<Maps>,
+    /// Read without the lock: whoever writes does not wait for them.
+    pub(super) tables: Tables,
     destroyer: Mutex<Destroyer>,
 }
 
@@ -116,6 +119,7 @@ impl Kernel {
         locals::refresh(&mut maps)?;
         let shared = Arc::new(Shared {
             maps: Mutex::new(maps),
+            tables: Tables::from_pins(&pins.dir)?,
             destroyer: Mutex::new(Destroyer::open()?),
         });
         let loaded = Loaded::attach(ebpf, pins, options)?;

@@ -1,16 +1,15 @@
-//! The maps, typed. The same structure serves the daemon (maps of the loaded object) and `inspect`
-//! (maps of the pins).
+//! The maps, typed, for what is read or written by key. The same structure serves the daemon and
+//! `inspect`; what is read as a whole has handles of its own ([`super::tables::Tables`]).
 
 use std::path::Path;
 use std::time::Duration;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuHashMap};
-use totoro_api::Reason;
 use totoro_ebpf::abi;
 use totoro_ebpf::logic::admit::live_flows;
 
-use super::{Connection, Context, Refused, Result, TenantCounts, failed};
+use super::{Context, Result, TenantCounts, failed};
 
 /// Maps that are pinned, so that counts and policy outlive the daemon. All but the ring.
 pub(super) const PINNED: &[&str] = &[
@@ -48,9 +47,7 @@ pub(super) struct Maps {
     pub(super) usage: HashMap<MapData, u32, abi::Usage>,
     pub(super) flows_closed: HashMap<MapData, u32, abi::FlowsClosed>,
     pub(super) traffic: PerCpuHashMap<MapData, abi::TrafficKey, abi::Traffic>,
-    pub(super) conns: HashMap<MapData, u64, abi::Conn>,
     pub(super) sources: HashMap<MapData, abi::SourceKey, abi::Source>,
-    pub(super) flows: HashMap<MapData, abi::FlowKey, abi::Flow>,
     pub(super) candidates: HashMap<MapData, abi::FlowKey, abi::Flow>,
     pub(super) reasons: PerCpuHashMap<MapData, abi::ReasonKey, abi::ReasonCount>,
     pub(super) control: HashMap<MapData, abi::ControlKey, abi::Control>,
@@ -75,9 +72,7 @@ impl Maps {
             usage: take!("USAGE"),
             flows_closed: take!("FLOWS_CLOSED"),
             traffic: take!("TRAFFIC"),
-            conns: take!("CONNS"),
             sources: take!("SOURCES"),
-            flows: take!("FLOWS"),
             candidates: take!("CANDIDATES"),
             reasons: take!("REASONS"),
             control: take!("CONTROL"),
@@ -125,37 +120,6 @@ impl Maps {
         }))
     }
 
-    /// All refusal counters; numbers that this build has no reason for count as `internal`.
-    pub(super) fn refused(&self) -> Result<Vec<Refused>> {
-        let mut refused = Vec::new();
-        for entry in self.reasons.iter() {
-            let (key, values) = entry.on("read", "REASONS")?;
-            let (count, last_ns) = values.iter().fold((0, 0), |(count, last), value| {
-                (count + value.count, last.max(value.last_ns))
-            });
-            let reason = Reason::from_number(key.reason).unwrap_or(Reason::Internal);
-            refused.push(Refused {
-                tenant: key.tenant,
-                reason,
-                count,
-                last_ns,
-            });
-        }
-        refused.sort_by_key(|refused| (refused.tenant, refused.reason));
-        Ok(refused)
-    }
-
-    /// Live user connections.
-    pub(super) fn connections(&self) -> Result<Vec<Connection>> {
-        // Each cookie once: see `entries`.
-        let all = entries(self.conns.iter(), "CONNS")?;
-        let all: std::collections::HashMap<u64, abi::Conn> = all.into_iter().collect();
-        Ok(all
-            .into_iter()
-            .map(|(cookie, conn)| Connection { cookie, conn })
-            .collect())
-    }
-
     /// Bans with their ends.
     pub(super) fn bans(&self) -> Result<Vec<(ipnet::IpNet, u64)>> {
         let all = entries(self.bans.iter(), "BANS")?;
@@ -168,9 +132,9 @@ impl Maps {
 
 /// All entries of a map. One that goes away while we read is left out; an error is an error.
 ///
-/// No snapshot: what comes meanwhile is there or is not. And what was read may be read again: the
-/// kernel begins anew at the first entry when the one that was read last is gone (`get_next_key` of
-/// its hash tables). Who counts takes each key once.
+/// For small maps and for what is no hash table: a call for each entry. No snapshot: what comes
+/// meanwhile is there or is not. And what was read may be read again: the kernel begins anew at the
+/// first entry when the one that was read last is gone (`get_next_key` of its hash tables).
 pub(super) fn entries<K, V>(
     iter: impl Iterator<Item = std::result::Result<(K, V), MapError>>,
     name: &'static str,

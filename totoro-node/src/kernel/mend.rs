@@ -7,8 +7,9 @@ use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use totoro_ebpf::abi;
 use totoro_ebpf::logic::pool;
 
-use super::maps::{Maps, entries};
+use super::maps::Maps;
 use super::sweep::First;
+use super::tables::Tables;
 use super::{Context, Kernel, Result, dump, links};
 
 /// What a comparison found.
@@ -18,6 +19,8 @@ pub struct Compared {
     pub mended: usize,
     /// Connections that nothing counted (older than the programs); destroyed.
     pub untracked: usize,
+    /// Connections that were entered.
+    pub connections: usize,
 }
 
 /// Entries that the last comparison found no socket for. Only who is missing twice is gone: a
@@ -36,7 +39,9 @@ impl Kernel {
     /// # Errors
     /// When the sockets can't be listed, or a map can't be read.
     pub fn compare_sockets(&self) -> Result<Compared> {
-        let (conns, control) = entered(&self.shared.maps())?;
+        let (conns, control) = entered(&self.shared.tables)?;
+        let connections = conns.len() + control.len();
+        let known = cookies(&conns, &control);
         let listed = dump::sockets()?;
         let live: HashSet<u64> = listed.connections.iter().map(|one| one.cookie).collect();
         let mut first = First(None);
@@ -50,20 +55,21 @@ impl Kernel {
             },
             &mut first,
         );
+        // A connection from a pool-numbered port to elsewhere has no listener, and is the node's own
+        // affair.
+        let mut strangers = listed.connections;
+        strangers.retain(|one| {
+            listed.listening.contains(&one.local.port()) && !known.contains(&one.cookie)
+        });
         // Read again: what was established while we listed is entered by now.
-        let (conns, control) = entered(&self.shared.maps())?;
-        let known: HashSet<u64> = conns
-            .into_iter()
-            .chain(control.into_iter().map(|(_, cookie)| cookie))
-            .collect();
+        if !strangers.is_empty() {
+            let (conns, control) = entered(&self.shared.tables)?;
+            let known = cookies(&conns, &control);
+            strangers.retain(|one| !known.contains(&one.cookie));
+        }
         let mut untracked = 0;
-        for one in &listed.connections {
-            // A connection from a pool-numbered port to elsewhere has no listener, and is the
-            // node's own affair.
-            if known.contains(&one.cookie)
-                || !listed.listening.contains(&one.local.port())
-                || !is_guarded(&self.shared.maps(), one.local.port())?
-            {
+        for one in strangers {
+            if !is_guarded(&self.shared.maps(), one.local.port())? {
                 continue;
             }
             let destroyed =
@@ -75,7 +81,12 @@ impl Kernel {
         if mended > 0 || untracked > 0 {
             tracing::warn!(mended, untracked, "counts and sockets differed: mended");
         }
-        first.0.map_or(Ok(Compared { mended, untracked }), Err)
+        let compared = Compared {
+            mended,
+            untracked,
+            connections,
+        };
+        first.0.map_or(Ok(compared), Err)
     }
 
     fn mend_missing(&self, missing: Suspects, first: &mut First) -> usize {
@@ -137,12 +148,18 @@ impl Kernel {
 type Entered = (Vec<u64>, Vec<(abi::ControlKey, u64)>);
 
 /// Cookies of user connections, and the connections to frps's own port with theirs.
-fn entered(maps: &Maps) -> Result<Entered> {
-    let conns = maps.connections()?.into_iter().map(|one| one.cookie);
-    let control = entries(maps.control.iter(), "CONTROL")?
-        .into_iter()
-        .map(|(key, control)| (key, control.cookie));
-    Ok((conns.collect(), control.collect()))
+fn entered(tables: &Tables) -> Result<Entered> {
+    let (mut conns, mut control) = (Vec::new(), Vec::new());
+    tables.conns.each(|cookie, _| conns.push(cookie))?;
+    tables
+        .control
+        .each(|key, one| control.push((key, one[0].cookie)))?;
+    Ok((conns, control))
+}
+
+fn cookies(conns: &[u64], control: &[(abi::ControlKey, u64)]) -> HashSet<u64> {
+    let control = control.iter().map(|(_, cookie)| *cookie);
+    conns.iter().copied().chain(control).collect()
 }
 
 fn is_guarded(maps: &Maps, port: u16) -> Result<bool> {

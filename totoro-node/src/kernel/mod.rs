@@ -4,6 +4,7 @@
 //! microsecond; destroying sockets a netlink round trip each), so callers call it directly.
 
 mod bans;
+mod batch;
 mod clsact;
 mod controls;
 mod dump;
@@ -27,6 +28,7 @@ mod sockets;
 mod stamps;
 mod sweep;
 mod sys;
+mod tables;
 mod watch;
 
 use std::net::SocketAddr;
@@ -36,6 +38,7 @@ use totoro_api::Reason;
 use totoro_api::ports::Pool;
 use totoro_ebpf::abi;
 
+pub use batch::Table;
 pub use filter::{Planned, planned};
 pub use inspect::Inspector;
 pub use left::{attached_programs, still_loaded};
@@ -226,7 +229,7 @@ pub struct TenantCounts {
 }
 
 /// One counter of `REASONS`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused {
     /// The tenant; 0 = nobody's.
     pub tenant: u32,

@@ -1,11 +1,13 @@
 //! What the daemon writes and reads: tenants, leases, counts.
 
+use std::collections::{HashMap, HashSet};
+
 use aya::maps::PerCpuValues;
 use totoro_api::ports::{Pool, Protocol};
 use totoro_ebpf::abi;
 use totoro_ebpf::logic::pool;
 
-use super::maps::{Maps, entries, found, gone, patiently};
+use super::maps::{Maps, found, gone, patiently};
 use super::sweep::First;
 use super::{Connection, Context, Kernel, LeaseCounts, Refused, Result, TenantCounts};
 
@@ -70,22 +72,36 @@ impl Kernel {
         })
     }
 
-    /// Forgets a tenant and its counts. Its leases must be gone.
+    /// Forgets tenants and their counts. Their leases must be gone. Many at once cost little more
+    /// than one.
     ///
     /// # Errors
-    /// When a map can't be written.
-    pub fn remove_tenant(&self, tenant: u32) -> Result<()> {
+    /// When a map can't be read or written: nobody knows then what of them is still there.
+    pub fn remove_tenants(&self, tenants: &[u32]) -> Result<()> {
+        if tenants.is_empty() {
+            return Ok(());
+        }
+        let ours: HashSet<u32> = tenants.iter().copied().collect();
+        for tenant in &ours {
+            let mut maps = self.shared.maps();
+            gone(maps.tenants.remove(tenant)).on("write", "TENANTS")?;
+            gone(maps.usage.remove(tenant)).on("write", "USAGE")?;
+            gone(maps.flows_closed.remove(tenant)).on("write", "FLOWS_CLOSED")?;
+        }
+        let (mut reasons, mut traffic) = (Vec::new(), Vec::new());
+        let tables = &self.shared.tables;
+        tables.reasons.each(|key, _| {
+            reasons.extend(ours.contains(&key.tenant).then_some(key));
+        })?;
+        // What a daemon that was killed between two steps left of their leases.
+        tables.traffic.each(|key, _| {
+            traffic.extend(ours.contains(&key.tenant).then_some(key));
+        })?;
         let mut maps = self.shared.maps();
-        gone(maps.tenants.remove(&tenant)).on("write", "TENANTS")?;
-        gone(maps.usage.remove(&tenant)).on("write", "USAGE")?;
-        gone(maps.flows_closed.remove(&tenant)).on("write", "FLOWS_CLOSED")?;
-        let reasons = entries(maps.reasons.iter(), "REASONS")?;
-        for (key, _) in reasons.into_iter().filter(|(key, _)| key.tenant == tenant) {
+        for key in reasons {
             gone(maps.reasons.remove(&key)).on("write", "REASONS")?;
         }
-        // What a daemon that was killed between two steps left of its leases.
-        let traffic = entries(maps.traffic.iter(), "TRAFFIC")?;
-        for (key, _) in traffic.into_iter().filter(|(key, _)| key.tenant == tenant) {
+        for key in traffic {
             gone(maps.traffic.remove(&key)).on("write", "TRAFFIC")?;
         }
         Ok(())
@@ -96,7 +112,7 @@ impl Kernel {
     /// # Errors
     /// When a map can't be read.
     pub fn tenants(&self) -> Result<Vec<(u32, abi::Tenant)>> {
-        entries(self.shared.maps().tenants.iter(), "TENANTS")
+        self.shared.tables.tenants.all()
     }
 
     /// Opens (or changes) a lease: from here on users are admitted. A SYN budget of 0 is replaced
@@ -170,6 +186,14 @@ impl Kernel {
         })
     }
 
+    /// What passed a tenant's lease so far.
+    ///
+    /// # Errors
+    /// When a map can't be read.
+    pub fn traffic(&self, tenant: u32, key: abi::PortKey) -> Result<abi::Traffic> {
+        self.shared.maps().traffic(tenant, key)
+    }
+
     /// Forgets what was counted on a tenant's lease of a port, which must be closed.
     ///
     /// # Errors
@@ -187,7 +211,7 @@ impl Kernel {
     /// # Errors
     /// When a map can't be read.
     pub fn leases(&self) -> Result<Vec<(abi::PortKey, abi::Lease)>> {
-        entries(self.shared.maps().ports.iter(), "PORTS")
+        self.shared.tables.ports.all()
     }
 
     /// One tenant's counts; zeros when it is unknown.
@@ -198,12 +222,28 @@ impl Kernel {
         self.shared.maps().counts(tenant)
     }
 
+    /// All tenants' counts, by their numbers.
+    ///
+    /// # Errors
+    /// When a map can't be read.
+    pub fn all_counts(&self) -> Result<HashMap<u32, TenantCounts>> {
+        self.shared.tables.counts()
+    }
+
+    /// What is counted on every port, whoever leases it.
+    ///
+    /// # Errors
+    /// When a map can't be read.
+    pub fn port_usage(&self) -> Result<Vec<(abi::PortKey, abi::PortUsage)>> {
+        self.shared.tables.port_usage.all()
+    }
+
     /// All refusal counters.
     ///
     /// # Errors
     /// When a map can't be read.
     pub fn refused(&self) -> Result<Vec<Refused>> {
-        self.shared.maps().refused()
+        self.shared.tables.refused()
     }
 
     /// Live user connections, surplus ones included.
@@ -211,7 +251,7 @@ impl Kernel {
     /// # Errors
     /// When a map can't be read.
     pub fn connections(&self) -> Result<Vec<Connection>> {
-        self.shared.maps().connections()
+        self.shared.tables.connections()
     }
 
     /// Live UDP flows.
@@ -219,7 +259,7 @@ impl Kernel {
     /// # Errors
     /// When a map can't be read.
     pub fn flows(&self) -> Result<Vec<(abi::FlowKey, abi::Flow)>> {
-        entries(self.shared.maps().flows.iter(), "FLOWS")
+        self.shared.tables.flows.all()
     }
 
     /// Destroys a tenant's user connections (by cookie) and forgets its UDP flows; how many. Put

@@ -9,7 +9,7 @@ use totoro_ebpf::logic::admit::{FORGOTTEN, live_flows};
 use totoro_ebpf::logic::prefix;
 
 use super::load::Shared;
-use super::maps::{entries, found};
+use super::maps::found;
 use super::{Context, Kernel, Result};
 
 /// A count differs when it does so by the same number as often as this: what is counted and not yet
@@ -90,7 +90,7 @@ fn order(count: Count, by: i64) -> abi::Mend {
 }
 
 /// How far each count is below the truth (negative: above). What moves meanwhile is left out: reading
-/// a map entry by entry is no snapshot of it.
+/// a map is no snapshot of it.
 fn drift(shared: &Shared) -> Result<HashMap<Count, i64>> {
     let before = marks(shared)?;
     let sources = sources(shared)?;
@@ -129,9 +129,9 @@ fn drift(shared: &Shared) -> Result<HashMap<Count, i64>> {
 /// What is counted of tenants, parents and the node now.
 fn marks(shared: &Shared) -> Result<HashMap<Count, Mark>> {
     let mut marks = HashMap::new();
-    let closed = entries(shared.maps().flows_closed.iter(), "FLOWS_CLOSED")?;
+    let closed = shared.tables.flows_closed.all()?;
     let closed: HashMap<u32, u64> = closed.into_iter().collect();
-    for (tenant, usage) in entries(shared.maps().usage.iter(), "USAGE")? {
+    for (tenant, usage) in shared.tables.usage.all()? {
         // The node's time is that of the last look for what is idle.
         let last_ns = if tenant == abi::NODE {
             0
@@ -156,7 +156,7 @@ fn marks(shared: &Shared) -> Result<HashMap<Count, Mark>> {
 
 /// What is counted of sources now.
 fn sources(shared: &Shared) -> Result<HashMap<abi::SourceKey, Mark>> {
-    let all = entries(shared.maps().sources.iter(), "SOURCES")?;
+    let all = shared.tables.sources.all()?;
     Ok(all
         .into_iter()
         // What is being removed has no count.
@@ -174,16 +174,15 @@ fn source_mark(source: &abi::Source) -> Mark {
 
 /// Those whose connections are other tenants' too: parents, and the node.
 fn parents(shared: &Shared) -> Result<HashSet<u32>> {
-    let tenants = entries(shared.maps().tenants.iter(), "TENANTS")?;
-    let conns = shared.maps().connections()?;
+    let tenants = shared.tables.tenants.all()?;
+    let conns = shared.tables.connections()?;
     let of_tenants = tenants.into_iter().map(|(_, tenant)| tenant.parent);
     // Of a tenant that has another parent by now, too.
     let of_conns = conns.into_iter().map(|one| one.conn.parent);
     Ok(of_tenants.chain(of_conns).chain([abi::NODE]).collect())
 }
 
-/// What the counts should be. The maps are read one after the other, so that nobody waits for all of
-/// it.
+/// What the counts should be.
 fn live(shared: &Shared) -> Result<Counts> {
     let mut live = Counts::new();
     let mut add = |count| *live.entry(count).or_default() += 1;
@@ -195,12 +194,9 @@ fn live(shared: &Shared) -> Result<Counts> {
             kind,
         })
     };
-    let conns = shared.maps().connections()?;
-    // Each key once: see `entries`.
-    let control = entries(shared.maps().control.iter(), "CONTROL")?;
-    let control: HashMap<abi::ControlKey, abi::Control> = control.into_iter().collect();
-    let flows = entries(shared.maps().flows.iter(), "FLOWS")?;
-    let flows: HashMap<abi::FlowKey, abi::Flow> = flows.into_iter().collect();
+    let conns = shared.tables.connections()?;
+    let control = shared.tables.control.all()?;
+    let flows = shared.tables.flows.all()?;
     for one in conns {
         let conn = one.conn;
         // One too many was charged nothing.
@@ -214,7 +210,7 @@ fn live(shared: &Shared) -> Result<Counts> {
         }
         add(source(&conn.remote, conn.tenant, abi::SOURCE_CONNS));
     }
-    for key in control.keys() {
+    for (key, _) in control {
         add(source(&key.remote, 0, abi::SOURCE_CONNS));
     }
     for (key, flow) in flows {

@@ -2,22 +2,30 @@
 //! the stack should have told.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use totoro_ebpf::abi;
 
-use super::maps::{entries, gone};
+use super::maps::{found, gone};
 use super::{Connection, Context, Kernel, KernelError, Result, Swept, bans, boot_ns, locals};
 
-/// Links and interfaces are looked at this often, ns; what is rarely to be forgotten, too.
+/// What is idle is looked for this often, ns, where there are neither users nor flows: only sources
+/// are to be forgotten then, and whoever comes first has the kernel look if that is overdue.
+const IDLE_EVERY_NS: u64 = 10_000_000_000;
+/// Links and interfaces are looked at this often, ns.
 const LINKS_EVERY_NS: u64 = 5_000_000_000;
 /// The kernel's sockets are compared with the maps this often, ns.
 const SOCKETS_EVERY_NS: u64 = 10_000_000_000;
-/// Counts are compared with what they count this often, ns. Nothing but tampering makes them differ.
+/// And so much later for each connection that there was the last time.
+const SOCKETS_EACH_NS: u64 = 1_000_000;
+/// Counts are compared with what they count this often, ns (nothing but tampering makes them differ),
+/// and bans that are over, which bind nobody, are forgotten.
 const COUNTS_EVERY_NS: u64 = 60_000_000_000;
 
 /// When the rarer parts of a sweep are due, boot-time ns.
 #[derive(Debug, Default)]
 pub(super) struct Due {
+    idle: u64,
     links: u64,
     sockets: u64,
     counts: u64,
@@ -35,36 +43,43 @@ pub(super) struct Ended {
 }
 
 impl Kernel {
-    /// Ends idle flows and forgets idle sources, destroys surplus connections that an event should have announced and
-    /// connections that outlived their lease; every few seconds looks at the links, forgets
-    /// ended bans, and compares the kernel's sockets with the maps, and those with their counts. Call it every
-    /// second.
+    /// Ends idle flows and forgets idle sources, destroys surplus connections that an event should have
+    /// announced and connections that outlived their lease; every few seconds looks at the links, and
+    /// compares the kernel's sockets with the maps; every minute forgets ended bans, and compares counts
+    /// with what they count. Call it every second: what it costs then grows with the connections there
+    /// are, and not with the leases.
     ///
     /// # Errors
     /// The first part that failed; the others were done all the same.
     pub fn sweep(&self) -> Result<Swept> {
         let now = boot_ns();
         let mut first = First(None);
+        let tables = &self.shared.tables;
+        // What can't be told may be there.
+        let some = |empty: Result<bool>| !empty.unwrap_or(false);
+        let flows = some(tables.flows.is_empty()) || some(tables.candidates.is_empty());
+        let users = some(tables.conns.is_empty());
+        let idle_flows = match self.idle_is_due(flows || users, now) {
+            true => self.end_idle(),
+            false => Ok(0),
+        };
         let mut swept = Swept {
-            idle_flows: first.of(self.end_idle()),
+            idle_flows: first.of(idle_flows),
             ..Swept::default()
         };
         swept.addresses = first.of(locals::refresh(&mut self.shared.maps()));
         // A second old: the event, if there was one, has been acted on, and so has a lease's end.
         // What was established in the very moment in which its lease ended is found here.
         let settled = |conn: &abi::Conn| conn.opened_ns + 1_000_000_000 < now;
-        let surplus =
-            first.of(self.destroy_where(|conn| conn.flags & abi::SURPLUS != 0 && settled(conn)));
-        let orphans = first.of(self.leases().and_then(|leases| {
-            let leases: HashMap<u16, u64> = leases
-                .into_iter()
-                .filter(|(key, _)| key.proto == abi::TCP)
-                .map(|(key, lease)| (key.port, lease.lease))
-                .collect();
-            self.destroy_where(|conn| {
-                settled(conn) && leases.get(&conn.local_port) != Some(&conn.lease)
-            })
-        }));
+        let conns = users.then(|| self.connections());
+        let mut conns = conns.map_or_else(Vec::new, |conns| first.of(conns));
+        conns.retain(|one| settled(&one.conn));
+        let (surplus, conns) = conns
+            .into_iter()
+            .partition::<Vec<_>, _>(|one| one.conn.flags & abi::SURPLUS != 0);
+        let surplus = first.of(self.destroy_all(&surplus));
+        let orphans = self.orphans(conns).and_then(|all| self.destroy_all(&all));
+        let orphans = first.of(orphans);
         (swept.surplus, swept.orphans) = (surplus.destroyed, orphans.destroyed);
         swept.mended = surplus.mended + orphans.mended;
         let (links, sockets, counts) = {
@@ -84,18 +99,30 @@ impl Kernel {
         };
         if links {
             (swept.links, swept.interfaces) = first.of(self.check_links());
-            first.of(bans::forget_ended(&mut self.shared.maps(), now));
         }
         if sockets {
             let compared = first.of(self.compare_sockets());
+            self.due().sockets += compared.connections as u64 * SOCKETS_EACH_NS;
             swept.mended += compared.mended;
             swept.untracked = compared.untracked;
         }
         if counts {
+            first.of(bans::forget_ended(&mut self.shared.maps(), now));
             swept.drifted = first.of(self.recount());
             swept.drifted += std::mem::take(&mut self.due().drifted);
         }
         first.0.map_or(Ok(swept), Err)
+    }
+
+    /// Whether it is time to look for what is idle, while there is anybody or not. To find nothing costs a
+    /// walk through large tables.
+    fn idle_is_due(&self, anybody: bool, now: u64) -> bool {
+        let mut due = self.due();
+        if !anybody && now < due.idle {
+            return false;
+        }
+        due.idle = now + IDLE_EVERY_NS;
+        true
     }
 
     /// Ends idle flows and forgets idle sources, as the kernel does by itself when nobody has it do so.
@@ -113,11 +140,8 @@ impl Kernel {
         wanted: impl Fn(&abi::FlowKey, &abi::Flow) -> bool,
     ) -> Result<usize> {
         let mut first = First(None);
-        let (flows, candidates) = {
-            let maps = self.shared.maps();
-            let flows = entries(maps.flows.iter(), "FLOWS")?;
-            (flows, entries(maps.candidates.iter(), "CANDIDATES")?)
-        };
+        let flows = self.shared.tables.flows.all()?;
+        let candidates = self.shared.tables.candidates.all()?;
         let mut ended = 0;
         for (flow, _) in flows.iter().filter(|(key, flow)| wanted(key, flow)) {
             ended += usize::from(first.of(self.mend(&abi::Mend {
@@ -135,11 +159,41 @@ impl Kernel {
 
     /// Destroys every connection that `wanted` picks.
     pub(super) fn destroy_where(&self, wanted: impl Fn(&abi::Conn) -> bool) -> Result<Ended> {
-        let all = self.shared.maps().connections()?;
+        let mut all = self.connections()?;
+        all.retain(|connection| wanted(&connection.conn));
+        self.destroy_all(&all)
+    }
+
+    /// Those whose lease is no more.
+    fn orphans(&self, conns: Vec<Connection>) -> Result<Vec<Connection>> {
+        let mut leases = HashMap::<u16, Option<u64>>::new();
+        let mut orphans = Vec::new();
+        for one in conns {
+            let lease = match leases.entry(one.conn.local_port) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(unknown) => {
+                    let key = abi::PortKey {
+                        port: *unknown.key(),
+                        proto: abi::TCP,
+                        pad: 0,
+                    };
+                    let lease = found(self.shared.maps().ports.get(&key, 0));
+                    let lease = lease.on("read", "PORTS")?;
+                    *unknown.insert(lease.map(|lease| lease.lease))
+                }
+            };
+            if lease != Some(one.conn.lease) {
+                orphans.push(one);
+            }
+        }
+        Ok(orphans)
+    }
+
+    /// Destroys connections.
+    fn destroy_all(&self, all: &[Connection]) -> Result<Ended> {
         let mut ended = Ended::default();
         let mut first = First(None);
-        for Connection { cookie, conn } in all.iter().filter(|connection| wanted(&connection.conn))
-        {
+        for Connection { cookie, conn } in all {
             match self.shared.destroy(*cookie, conn) {
                 Ok(true) => ended.destroyed += 1,
                 // Ended, and perhaps its close was not heard of: the charges must not stay.

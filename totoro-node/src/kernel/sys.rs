@@ -13,6 +13,8 @@ use std::path::Path;
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
+/// Since Linux 5.6 for hash tables, per-CPU ones too.
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_UPDATE: libc::c_long = 29;
@@ -128,6 +130,67 @@ pub(super) fn lookup(map: impl AsFd, key: &[u8], value: &mut [u8]) -> io::Result
 pub(super) fn update(map: impl AsFd, key: &[u8], value: &[u8]) -> io::Result<()> {
     let mut attr = Element::new(map, Some(key), value.as_ptr() as u64);
     bpf(BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// Where a reading in batches of a hash table stands: the next bucket.
+pub(super) type Bucket = u32;
+
+/// What one batch brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Batch {
+    /// So many entries, and more may follow from this bucket on.
+    More(usize, Bucket),
+    /// So many entries, and those were the last.
+    Last(usize),
+    /// The next bucket has more entries than there is room for.
+    TooSmall,
+}
+
+/// Reads the entries of a hash table from a bucket on (`None` = the first) into the spare room of
+/// `keys` and `values`, and as many as there is room for in both; `per_key` values belong to one key.
+/// The lengths stay: the caller says with `set_len` how many it believes.
+///
+/// The types' sizes are the map's own, as the caller has looked up (of a per-CPU map the value's is a
+/// multiple of 8, and `per_key` the number of possible CPUs): else the kernel writes past the room.
+pub(super) fn lookup_batch<K, V>(
+    map: impl AsFd,
+    from: Option<Bucket>,
+    keys: &mut Vec<K>,
+    values: &mut Vec<V>,
+    per_key: usize,
+) -> io::Result<Batch> {
+    #[repr(C)]
+    struct Attr {
+        from: u64,
+        to: u64,
+        keys: u64,
+        values: u64,
+        count: u32,
+        map: u32,
+        element_flags: u64,
+        flags: u64,
+    }
+    let (keys, values) = (keys.spare_capacity_mut(), values.spare_capacity_mut());
+    let room = keys.len().min(values.len() / per_key.max(1));
+    let from = from.as_ref();
+    let mut to: Bucket = 0;
+    let mut attr = Attr {
+        from: from.map_or(0, |from| std::ptr::from_ref(from) as u64),
+        to: &raw mut to as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: u32::try_from(room).unwrap_or(u32::MAX),
+        map: map.as_fd().as_raw_fd() as u32,
+        element_flags: 0,
+        flags: 0,
+    };
+    let answer = bpf(BPF_MAP_LOOKUP_BATCH, &mut attr);
+    match answer.map_err(|error| (error.raw_os_error(), error)) {
+        Ok(_) => Ok(Batch::More(attr.count as usize, to)),
+        Err((Some(libc::ENOENT), _)) => Ok(Batch::Last(attr.count as usize)),
+        Err((Some(libc::ENOSPC), _)) => Ok(Batch::TooSmall),
+        Err((_, error)) => Err(error),
+    }
 }
 
 /// `struct bpf_link_info` as far as every kind of link has it, and the first words of the union.

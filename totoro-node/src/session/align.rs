@@ -8,7 +8,7 @@ use totoro_api::ticket::Revision;
 
 use super::desk::{Desk, Inner};
 use super::failures::Failures;
-use super::model::{ALL_PUBLIC, Session};
+use super::model::ALL_PUBLIC;
 use super::policy::{Policy, kernel_public};
 use super::ports::port_of;
 use super::shown::Shown;
@@ -52,12 +52,9 @@ impl Desk {
         match concerns {
             Concerns::All => self.hold(inner, changes, now_ms, &mut failures),
             Concerns::Since(before) => {
-                let spoke = |session: &&Session| session.voucher.revision > before;
-                let sessions = inner.sessions.values();
-                let tenants: BTreeSet<String> = sessions
-                    .filter(spoke)
-                    .map(|session| session.tenant.clone())
-                    .collect();
+                let spoke = inner.sessions.newer(before);
+                let tenants: BTreeSet<String> =
+                    spoke.map(|session| session.tenant.clone()).collect();
                 let tenants: Vec<String> = tenants.into_iter().collect();
                 self.enforce(
                     inner,
@@ -126,10 +123,11 @@ impl Desk {
             }
         }
         let known: BTreeSet<u32> = inner.tenants.values().map(|known| known.number).collect();
-        for (number, _) in failures.note(self.kernel.tenants()).unwrap_or_default() {
-            if number != ALL_PUBLIC && !known.contains(&number) {
-                failures.note(self.kernel.remove_tenant(number));
-            }
-        }
+        let there = failures.note(self.kernel.tenants()).unwrap_or_default();
+        let strays = there.into_iter().map(|(number, _)| number);
+        let strays: Vec<u32> = strays
+            .filter(|number| *number != ALL_PUBLIC && !known.contains(number))
+            .collect();
+        failures.note(self.kernel.remove_tenants(&strays));
     }
 }

@@ -1,5 +1,6 @@
 //! Policy taking effect: what was pushed, and what time brings.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
@@ -58,19 +59,27 @@ impl Desk {
         let invites = pushed.invites.iter().map(|invite| invite.id.clone());
         let changed: Vec<String> = invites.chain(pushed.gone.iter().cloned()).collect();
         let everyone = pushed.node.is_some() || pushed.bans.is_some();
-        let next = inner
-            .policy
-            .merged(pushed, &self.rules.own_ports, now_ms / 1000)
-            .map_err(|why| anyhow!(why))?;
+        let (own, now) = (&self.rules.own_ports, now_ms / 1000);
+        let before = inner.policy.revision;
+        // In its place: the other invites are neither copied nor looked at.
+        let replaced = if snapshot {
+            let next = inner.policy.replaced(pushed, own, now);
+            let next = Arc::new(next.map_err(|why| anyhow!(why))?);
+            Some(std::mem::replace(&mut inner.policy, next))
+        } else {
+            let changed = Arc::make_mut(&mut inner.policy).change(pushed, own, now);
+            changed.map_err(|why| anyhow!(why))?;
+            None
+        };
         // Adopted before anything can fail: whoever was revoked must not come back because somebody
         // else's socket could not be destroyed. What memory has, its records follow at once: a panic
         // in what comes next must not leave a revision in memory alone.
         let mut policy = Changes::default();
-        kept::put(&mut policy, &next, (!snapshot).then_some(&*changed));
-        if snapshot {
-            kept::drop_gone(&mut policy, &inner.policy, &next);
+        let next = &inner.policy;
+        kept::put(&mut policy, next, (!snapshot).then_some(&*changed));
+        if let Some(replaced) = replaced {
+            kept::drop_gone(&mut policy, &replaced, next);
         }
-        let before = std::mem::replace(&mut inner.policy, Arc::new(next)).revision;
         self.flush_policy(inner, policy);
         let mut changes = Changes::default();
         if whole {
@@ -96,7 +105,7 @@ impl Desk {
     /// Ends a session that the control plane wants ended. One that is not there has ended, by
     /// itself or by an earlier push of the same kick.
     fn kick_pushed(&self, session: &str) {
-        if !self.sessions().iter().any(|line| line.id == session) {
+        if !self.lock().sessions.values().any(|one| one.id == session) {
             return;
         }
         match self.kick(session) {
@@ -133,9 +142,14 @@ impl Desk {
         now_ms: i64,
         failures: &mut Failures,
     ) {
-        if inner.next_end.is_some_and(|end| end <= now_ms / 1000) {
+        let due = inner.ends.due(now_ms / 1000);
+        let tenants: BTreeSet<String> = due
+            .filter_map(|run_id| Some(inner.sessions.get(run_id)?.tenant.clone()))
+            .collect();
+        if !tenants.is_empty() {
             let policy = Arc::clone(&inner.policy);
-            self.enforce(inner, &policy, None, changes, now_ms, failures);
+            let tenants: Vec<String> = tenants.into_iter().collect();
+            self.enforce(inner, &policy, Some(&tenants), changes, now_ms, failures);
         }
     }
 }

@@ -71,7 +71,7 @@ impl Desk {
                 for cleaned in [
                     self.kernel.remove_lease(key),
                     self.kernel.forget_lease(CANARY, key),
-                    self.kernel.remove_tenant(CANARY),
+                    self.kernel.remove_tenants(&[CANARY]),
                 ] {
                     if let Err(error) = cleaned {
                         // The next alignment closes what nobody knows of.

@@ -158,6 +158,7 @@ impl Desk {
             if let Some(session) = session {
                 inner.sessions.insert(run_id.clone(), session);
             }
+            inner.ends.unknown(&run_id);
         }
         let ended = inner.tickets.get(&hash).is_some_and(|ticket| ticket.ended);
         match ticket {

@@ -2,6 +2,7 @@
 //! proxy's end only once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use super::desk::{Desk, Inner};
 use super::ports::{PortId, record_key};
@@ -11,32 +12,52 @@ use crate::store::Changes;
 /// frps registers a proxy, or has closed it, within this time after our answer, ms.
 const REGISTERS_MS: i64 = 3_000;
 
+/// Leases or proxies that are looked at between two times that others have the desk.
+const CHUNK: usize = 1_000;
+
 impl Desk {
     /// Ends leases whose proxy frps does not have on their port, although it should since
     /// `asked_ms` or longer, and the connections of clients that have a proxy on a port that is not
     /// theirs. `online` are frps's live proxies by name. Returns how many are too young to tell.
     pub fn compare(&self, online: &BTreeMap<String, PortId>, asked_ms: i64) -> usize {
+        let (mut differing, strays) = (Vec::new(), self.strays(online));
+        let mut from = Bound::Unbounded;
+        loop {
+            let inner = self.lock();
+            let mut last = None;
+            let leases = inner.ports.leases().range((from, Bound::Unbounded));
+            for (port, lease) in leases.take(CHUNK) {
+                last = Some(*port);
+                let there = online.get(&lease.wire);
+                if there != Some(port) {
+                    differing.push((*port, lease.number, there.copied()));
+                }
+            }
+            match last {
+                Some(last) => from = Bound::Excluded(last),
+                None => break,
+            }
+        }
         let now_ms = self.clock.now_ms();
         let mut desk = self.lock();
         let inner = &mut *desk;
-        let (mut gone, mut young) = (Vec::new(), 0);
-        for (port, lease) in inner.ports.leases() {
-            let there = online.get(&lease.wire);
-            if there == Some(port) {
+        let mut young = 0;
+        let mut changes = Changes::default();
+        for (port, number, there) in differing {
+            // Still the same lease?
+            let lease = inner.ports.leases().get(&port);
+            let Some(lease) = lease.filter(|lease| lease.number == number) else {
                 continue;
-            }
+            };
             let renewed = inner
                 .late
-                .get(port)
+                .get(&port)
                 .map_or(lease.since_ms, |(_, until)| until - LATE_MS);
             if asked_ms < renewed.max(lease.since_ms) + REGISTERS_MS {
                 young += 1;
-            } else {
-                gone.push((*port, lease.run_id.clone(), there.copied()));
+                continue;
             }
-        }
-        let mut changes = Changes::default();
-        for (port, run_id, there) in gone {
+            let run_id = lease.run_id.clone();
             let there = there.map(record_key);
             tracing::info!(port = %record_key(port), ?there, "frps does not have the proxy of this lease there");
             let why = if there.is_none() {
@@ -56,27 +77,32 @@ impl Desk {
             }
         }
         self.flush(inner, changes);
-        let young = young + self.end_strays(inner, online, asked_ms);
+        let young = young + self.end_strays(inner, strays, asked_ms);
         let _ = self.settled(desk);
         young
     }
 
+    /// frps's proxies that no lease covers.
+    fn strays(&self, online: &BTreeMap<String, PortId>) -> Vec<(String, PortId)> {
+        let online: Vec<(&String, &PortId)> = online.iter().collect();
+        let mut strays = Vec::new();
+        for chunk in online.chunks(CHUNK) {
+            let inner = self.lock();
+            let these = chunk
+                .iter()
+                .filter(|(name, port)| !covered(&inner, name, **port));
+            strays.extend(these.map(|(name, port)| ((*name).clone(), **port)));
+        }
+        strays
+    }
+
     /// Ends the connections of clients whose proxies no lease covers; how many such proxies are too
     /// young to tell. One that was closed while frps was asked is not there the next time.
-    fn end_strays(
-        &self,
-        inner: &mut Inner,
-        online: &BTreeMap<String, PortId>,
-        asked_ms: i64,
-    ) -> usize {
-        let leases = inner.ports.leases();
-        let covered =
-            |name: &str, port: &PortId| leases.get(port).is_some_and(|lease| lease.wire == name);
+    fn end_strays(&self, inner: &mut Inner, strays: Vec<(String, PortId)>, asked_ms: i64) -> usize {
         let seen = std::mem::take(&mut inner.strays);
-        let strays: BTreeMap<_, _> = online
-            .iter()
-            .filter(|(name, port)| !covered(name, port))
-            .map(|(name, port)| (name.clone(), *port))
+        let strays: BTreeMap<_, _> = strays
+            .into_iter()
+            .filter(|(name, port)| !covered(inner, name, *port))
             .map(|stray| {
                 let since = seen.get(&stray).copied().unwrap_or(asked_ms);
                 (stray, since)
@@ -98,6 +124,12 @@ impl Desk {
         inner.strays = strays;
         young
     }
+}
+
+/// Whether a lease covers a proxy of frps's.
+fn covered(inner: &Inner, name: &str, port: PortId) -> bool {
+    let lease = inner.ports.leases().get(&port);
+    lease.is_some_and(|lease| lease.wire == name)
 }
 
 /// The sessions that a proxy of frps's may belong to: the one that had its port last, else those

@@ -14,17 +14,19 @@ use totoro_api::{Reason, Refusal};
 use super::canary::Canary;
 use super::coalesce::Coalesce;
 use super::commits::{Entry, Spent};
+use super::ends::Ends;
 use super::gate::Gate;
-use super::index::{Sessions, Tickets};
+use super::index::{Tickets, tickets};
 use super::kept;
 use super::mended::Mended;
 use super::model::{FIRST_TENANT, Tenant};
 use super::policy::Policy;
 use super::ports::{Lease, Patience, PortId, Ports, parse_key};
 use super::refused::{TOLD, Told};
+use super::sessions::Sessions;
 use super::shown::Shown;
 use crate::clock::Clock;
-use crate::kernel::KernelError;
+use crate::kernel::{KernelError, Refused};
 use crate::store::{
     BANS, Changes, Group, HELD, LEASES, META, Place, SESSIONS, Store, TENANTS, TICKETS,
 };
@@ -92,6 +94,8 @@ pub(super) struct Inner {
     /// Refusals by the plugin, per tenant.
     pub(super) denied: BTreeMap<String, BTreeMap<Reason, u64>>,
     pub(super) refusals: Coalesce,
+    /// The kernel's refusal counters as they were last looked at.
+    pub(super) refused: Vec<Refused>,
     /// The kernel's refusal counters as far as they were told.
     pub(super) told: Told,
     /// The longest connection of a lease that ended since its last summary, ms.
@@ -104,8 +108,8 @@ pub(super) struct Inner {
     pub(super) asks: BTreeMap<String, u64>,
     /// frps's proxies that no lease covers, and when they were first seen.
     pub(super) strays: BTreeMap<(String, PortId), i64>,
-    /// When the first session must end that time ends, Unix seconds, or sooner.
-    pub(super) next_end: Option<i64>,
+    /// When time ends sessions.
+    pub(super) ends: Ends,
     /// What the kernel was shown.
     pub(super) shown: Shown,
     /// Tenants whose cut has not fully taken, by number.
@@ -172,7 +176,7 @@ impl Desk {
                 .collect(),
             tenants: store.all(TENANTS)?.into_iter().collect(),
             sessions: Sessions::new(store.all(SESSIONS)?),
-            tickets: Tickets::new(store.all(TICKETS)?),
+            tickets: tickets(store.all(TICKETS)?),
             ports: Ports::new(ports_of(store.all(LEASES)?), waiting),
             numbers: store.get(META, NUMBERS)?.unwrap_or(Numbers {
                 tenant: FIRST_TENANT,
@@ -180,6 +184,7 @@ impl Desk {
             }),
             denied: BTreeMap::new(),
             refusals: Coalesce::default(),
+            refused: Vec::new(),
             told: store
                 .get::<Told>(META, TOLD)?
                 .unwrap_or_default()
@@ -189,7 +194,7 @@ impl Desk {
             late: BTreeMap::new(),
             asks: BTreeMap::new(),
             strays: BTreeMap::new(),
-            next_end: None,
+            ends: Ends::default(),
             shown: Shown::default(),
             cuts: BTreeMap::new(),
             spent: BTreeMap::new(),

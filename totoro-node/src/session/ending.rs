@@ -1,5 +1,7 @@
 //! How leases and sessions end.
 
+use std::collections::HashSet;
+
 use totoro_api::Reason;
 use totoro_api::wire::event::{Subject, kind};
 
@@ -8,7 +10,7 @@ use super::desk::{Desk, Inner};
 use super::hints::summary;
 use super::model::Session;
 use super::ports::{PortId, port_key, record_key};
-use crate::kernel::LeaseCounts;
+use crate::kernel::{Control, KernelError, LeaseCounts};
 use crate::store::{Changes, HELD, LEASES, SESSIONS, TENANTS, TICKETS};
 
 impl Desk {
@@ -21,7 +23,31 @@ impl Desk {
         changes: &mut Changes,
         now_ms: i64,
     ) -> usize {
-        let is_lost = |session: &Session| match self.kernel.control_socket(session.client) {
+        let suspects = match tenant {
+            Some(tenant) => {
+                let sessions = inner.sessions.of_owner(tenant);
+                sessions.map(|(run_id, _)| run_id.clone()).collect()
+            }
+            None => match self.kernel.controls() {
+                Ok(controls) => without(inner, &controls),
+                Err(error) => {
+                    cant_list(&error);
+                    Vec::new()
+                }
+            },
+        };
+        self.lose_gone(inner, suspects, changes, now_ms)
+    }
+
+    /// The same of these sessions, where their connection is gone indeed.
+    pub(super) fn lose_gone(
+        &self,
+        inner: &mut Inner,
+        suspects: Vec<String>,
+        changes: &mut Changes,
+        now_ms: i64,
+    ) -> usize {
+        let is_gone = |session: &Session| match self.kernel.control_socket(session.client) {
             Ok(socket) => socket.is_none_or(|socket| socket.cookie != session.cookie),
             Err(error) => {
                 tracing::error!(
@@ -31,13 +57,11 @@ impl Desk {
                 false
             }
         };
-        let lost = |(run_id, session): (&String, &Session)| {
-            (session.connected() && is_lost(session)).then(|| run_id.clone())
-        };
-        let lost: Vec<String> = match tenant {
-            Some(tenant) => inner.sessions.of_owner(tenant).filter_map(lost).collect(),
-            None => inner.sessions.iter().filter_map(lost).collect(),
-        };
+        let mut lost = suspects;
+        lost.retain(|run_id| {
+            let session = inner.sessions.get(run_id);
+            session.is_some_and(|session| session.connected() && is_gone(session))
+        });
         for run_id in &lost {
             self.disconnect(inner, run_id);
             self.lose(inner, run_id, changes, now_ms);
@@ -66,8 +90,7 @@ impl Desk {
         for port in inner.ports.of_session(run_id) {
             self.release(inner, port, "connection_lost", changes, now_ms);
         }
-        if let Some(session) = inner.sessions.get_mut(run_id) {
-            session.lost_ms = Some(now_ms);
+        if let Some(session) = inner.sessions.lose(run_id, now_ms) {
             changes.put(SESSIONS, run_id, session);
         }
     }
@@ -175,6 +198,7 @@ impl Desk {
             changes.put(TENANTS, session.tenant.as_str(), tenant);
         }
         changes.remove(SESSIONS, run_id);
+        inner.ends.forget(run_id);
         inner.asks.remove(run_id);
         inner.shown.forget_session(run_id);
         tracing::info!(
@@ -212,4 +236,18 @@ impl Desk {
             }
         }
     }
+}
+
+/// The sessions on a connection that is not among these.
+pub(super) fn without(inner: &Inner, controls: &[Control]) -> Vec<String> {
+    let live: HashSet<u64> = controls.iter().map(|one| one.socket.cookie).collect();
+    let sessions = inner.sessions.connected();
+    sessions
+        .filter(|(cookie, _)| !live.contains(cookie))
+        .map(|(_, run_id)| run_id.to_owned())
+        .collect()
+}
+
+pub(super) fn cant_list(error: &KernelError) {
+    tracing::error!(error = error.whole(), "connections to frps can't be listed");
 }

@@ -47,10 +47,6 @@ impl Desk {
                 inner.cuts.insert(tenant.number, first.reason);
             }
         }
-        if tenants.is_none() {
-            // Of all that stay it is found anew.
-            inner.next_end = None;
-        }
         self.cut_tenants(inner, failures);
         for doomed in doomed.values().flatten() {
             self.cut(inner, doomed, changes, now_ms, failures);
@@ -67,7 +63,7 @@ impl Desk {
             };
             let ends: Vec<_> = inner.sessions.of_owner(tenant).map(end).collect();
             for (run_id, end) in ends {
-                inner.ends_at(end);
+                inner.ends.set(&run_id, end);
                 failures.note(self.show_end(inner, &run_id, number, end));
             }
         }
@@ -120,13 +116,6 @@ impl Desk {
             Desk::end_tickets(inner, run_id, changes);
         }
         self.close_session(inner, run_id, word(*reason), Some(*reason), changes, now_ms);
-    }
-}
-
-impl Inner {
-    /// Notes that a session must end then (Unix seconds), if ever.
-    pub(super) fn ends_at(&mut self, end: Option<i64>) {
-        self.next_end = self.next_end.into_iter().chain(end).min();
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the desk has the kernel do: no more than this, so that its decisions can be tried without
 //! one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
 use ipnet::IpNet;
@@ -39,20 +39,26 @@ gate! {
     fn set_hold(&self, reason: Option<Reason>) -> ();
     /// Creates or changes a tenant's policy.
     fn put_tenant(&self, tenant: u32, policy: &abi::Tenant) -> ();
-    /// Forgets a tenant and its counts.
-    fn remove_tenant(&self, tenant: u32) -> ();
+    /// Forgets tenants and their counts.
+    fn remove_tenants(&self, tenants: &[u32]) -> ();
     /// Ends a tenant's user connections and flows.
     fn destroy_tenant(&self, tenant: u32) -> usize;
     /// Tenants now.
     fn tenants(&self) -> Vec<(u32, abi::Tenant)>;
     /// One tenant's counts.
     fn counts(&self, tenant: u32) -> TenantCounts;
+    /// All tenants' counts.
+    fn all_counts(&self) -> HashMap<u32, TenantCounts>;
     /// Opens or changes a lease.
     fn put_lease(&self, key: abi::PortKey, lease: &abi::Lease) -> ();
     /// Closes a lease; what was counted on it stays.
     fn remove_lease(&self, key: abi::PortKey) -> ();
     /// What was counted on a lease.
     fn lease_counts(&self, tenant: u32, key: abi::PortKey) -> LeaseCounts;
+    /// What passed a lease.
+    fn traffic(&self, tenant: u32, key: abi::PortKey) -> abi::Traffic;
+    /// What is counted on every port.
+    fn port_usage(&self) -> Vec<(abi::PortKey, abi::PortUsage)>;
     /// Forgets what was counted on a closed lease.
     fn forget_lease(&self, tenant: u32, key: abi::PortKey) -> ();
     /// Leases now.

@@ -7,7 +7,7 @@ use totoro_ebpf::abi;
 
 use super::desk::{Desk, Inner};
 use super::model::Session;
-use super::ports::{Lease, Summed, port_key, record_key};
+use super::ports::{Lease, PortId, Summed, port_key, port_of, record_key};
 use crate::kernel::{Event, LeaseCounts};
 use crate::store::{Changes, LEASES};
 
@@ -47,35 +47,60 @@ impl Desk {
         now_ms: i64,
     ) {
         // One connection may carry several sessions.
-        let lost: Vec<String> = inner
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.connected() && session.cookie == cookie)
-            .map(|(run_id, _)| run_id.clone())
-            .collect();
+        let sessions = inner.sessions.on(cookie);
+        let lost: Vec<String> = sessions.map(str::to_owned).collect();
         for run_id in lost {
             self.disconnect(inner, &run_id);
             self.lose(inner, &run_id, changes, now_ms);
         }
     }
 
-    /// Tells of the user connections that ended, once a minute.
-    pub(super) fn sum_up(&self, inner: &mut Inner, changes: &mut Changes, now_ms: i64) {
-        if (0..SUMMARY_MS).contains(&(now_ms - inner.summed_ms)) {
-            return;
-        }
-        self.sum_up_now(inner, changes, now_ms);
+    /// Whether it is time to tell of the user connections that ended: once a minute.
+    pub(super) fn sums_up(inner: &Inner, now_ms: i64) -> bool {
+        !(0..SUMMARY_MS).contains(&(now_ms - inner.summed_ms))
     }
 
-    pub(super) fn sum_up_now(&self, inner: &mut Inner, changes: &mut Changes, now_ms: i64) {
-        let ports: Vec<_> = inner.ports.leases().keys().copied().collect();
+    /// Tells of the user connections that ended since the last time. Most leases had none: those are
+    /// left out before anybody has to wait for it.
+    pub(super) fn sum_up(&self) {
+        let usage = match self.kernel.port_usage() {
+            Ok(usage) => usage,
+            Err(error) => {
+                tracing::error!(error = error.whole(), "leases can't be summed up");
+                return;
+            }
+        };
+        let had_some = |(key, usage): (_, abi::PortUsage)| {
+            let ended = usage.admitted.saturating_sub(usage.conns);
+            Some((port_of(key)?, ended)).filter(|_| ended > 0)
+        };
+        let ports: Vec<(PortId, u64)> = usage.into_iter().filter_map(had_some).collect();
+        let now_ms = self.clock.now_ms();
+        let mut desk = self.lock();
+        let inner = &mut *desk;
+        let mut changes = Changes::default();
+        self.sum_up_ports(inner, ports, &mut changes, now_ms);
+        self.flush(inner, changes);
+        let _ = self.settled(desk);
+    }
+
+    fn sum_up_ports(
+        &self,
+        inner: &mut Inner,
+        ports: Vec<(PortId, u64)>,
+        changes: &mut Changes,
+        now_ms: i64,
+    ) {
         // Of leases that are gone all was told as they ended.
         let mut longest = std::mem::take(&mut inner.longest_ms);
         let since_ms = std::mem::replace(&mut inner.summed_ms, now_ms);
-        for port in ports {
+        for (port, ended) in ports {
             let Some(lease) = inner.ports.leases().get(&port) else {
                 continue;
             };
+            if ended <= lease.summed.conns {
+                continue;
+            }
             let Some(tenant) = inner.tenants.get(&lease.tenant) else {
                 continue;
             };

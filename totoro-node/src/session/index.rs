@@ -1,10 +1,10 @@
-//! Sessions and tickets with the indexes that a decision looks them up by: what one login costs must
+//! Records with the index of their owners, that a decision looks them up by: what one login costs must
 //! not grow with how many others there are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 
-use super::model::{Session, Ticket, site};
+use super::model::{Ticket, site};
 
 /// Records by their key, and the keys by their owner. Read as a map.
 #[derive(Debug)]
@@ -15,21 +15,12 @@ pub(super) struct Owned<T> {
     owner: fn(&T) -> String,
 }
 
-/// Sessions by run_id; a tenant owns them.
-pub(super) type Sessions = Owned<Session>;
 /// Tickets by the hex of their hash; a tenant owns them, or the IPv6 /48 of an anonymous one.
 pub(super) type Tickets = Owned<Ticket>;
 
-impl Sessions {
-    pub(super) fn new(records: impl IntoIterator<Item = (String, Session)>) -> Self {
-        Owned::of(records, |session| session.tenant.clone())
-    }
-}
-
-impl Tickets {
-    pub(super) fn new(records: impl IntoIterator<Item = (String, Ticket)>) -> Self {
-        Owned::of(records, |ticket| owner_of(&ticket.tenant))
-    }
+/// Tickets as they were stored.
+pub(super) fn tickets(records: impl IntoIterator<Item = (String, Ticket)>) -> Tickets {
+    Owned::new(records, |ticket| owner_of(&ticket.tenant))
 }
 
 /// Who owns a tenant's tickets.
@@ -38,7 +29,10 @@ pub(super) fn owner_of(tenant: &str) -> String {
 }
 
 impl<T> Owned<T> {
-    fn of(records: impl IntoIterator<Item = (String, T)>, owner: fn(&T) -> String) -> Self {
+    pub(super) fn new(
+        records: impl IntoIterator<Item = (String, T)>,
+        owner: fn(&T) -> String,
+    ) -> Self {
         let mut all = Owned {
             records: BTreeMap::new(),
             by_owner: BTreeMap::new(),
@@ -86,6 +80,12 @@ impl<T> Owned<T> {
         keys.filter_map(|key| self.records.get_key_value(key))
     }
 
+    /// The owners in order, and how many each has.
+    pub(super) fn owners(&self) -> impl Iterator<Item = (&String, usize)> {
+        let owners = self.by_owner.iter();
+        owners.map(|(owner, keys)| (owner, keys.len()))
+    }
+
     /// What the owners have whose names begin so, in the owners' order.
     pub(super) fn of_owners<'a>(
         &'a self,
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn an_owner_finds_its_own_whatever_was_replaced_or_removed() {
-        let mut all = Owned::of([], |owner: &String| owner.clone());
+        let mut all = Owned::new([], |owner: &String| owner.clone());
         let put = |all: &mut Owned<String>, key: &str, owner: &str| {
             all.insert(key.to_owned(), owner.to_owned())
         };

@@ -111,13 +111,14 @@ impl Desk {
         };
         let token = ticket_of(body);
         let hash = hex(&ticket::hash(token));
-        let (policy, seen) = {
+        let (keys, seen) = {
             let inner = self.lock();
             inner.enforces()?;
             if inner.policy.banned(client.ip(), now) || inner.banned_here(client.ip(), now) {
                 return Err(Reason::ClientBanned.into());
             }
-            (Arc::clone(&inner.policy), inner.tickets.get(&hash).cloned())
+            let seen = inner.tickets.get(&hash).cloned();
+            (inner.policy.keys.clone(), seen)
         };
         // Outside the lock: a signature takes a while. A ticket that was seen is recognised by its
         // hash; its key may be gone since.
@@ -128,7 +129,7 @@ impl Desk {
                 fresh: None,
             },
             None => {
-                let verified = ticket::verify(token, &self.rules.node, &policy.keys, now)?;
+                let verified = ticket::verify(token, &self.rules.node, &keys, now)?;
                 Credential {
                     hash,
                     voucher: Voucher::from(&verified.claims),

@@ -60,55 +60,60 @@ impl Policy {
         }
     }
 
-    /// This policy with what was pushed on top. `now` is Unix seconds.
+    /// What holds once this snapshot is taken: of what was before, revocations. `now` is Unix seconds.
     ///
     /// # Errors
-    /// In a line: what was pushed cannot hold here, or does not follow on this policy.
-    pub fn merged(&self, pushed: DesiredState, own: &[u16], now: i64) -> Result<Policy, String> {
-        let mut next = if pushed.snapshot {
-            Policy {
-                node: pushed
-                    .node
-                    .clone()
-                    .ok_or("a snapshot without the node's own part")?,
-                bans: pushed.bans.clone().unwrap_or_default(),
-                keys: pushed.keys.clone().unwrap_or_default(),
-                revoked: self.revoked.clone(),
-                ..Policy::default()
-            }
-        } else {
-            if pushed.revision.generation != self.revision.generation {
-                return Err("changes of another generation; a snapshot is needed".to_owned());
-            }
-            if pushed.revision < self.revision {
-                return Err("changes older than what is applied".to_owned());
-            }
-            let mut next = self.clone();
-            if let Some(node) = pushed.node {
-                next.node = node;
-            }
-            if let Some(bans) = pushed.bans {
-                next.bans = bans;
-            }
-            if let Some(keys) = pushed.keys {
-                next.keys = keys;
-            }
-            next
+    /// In a line: what was pushed cannot hold here.
+    pub fn replaced(&self, pushed: DesiredState, own: &[u16], now: i64) -> Result<Policy, String> {
+        if pushed.node.is_none() {
+            return Err("a snapshot without the node's own part".to_owned());
+        }
+        let mut next = Policy {
+            revision: pushed.revision,
+            revoked: self.revoked.clone(),
+            ..Policy::default()
         };
-        next.revision = pushed.revision;
+        next.change(pushed, own, now)?;
+        Ok(next)
+    }
+
+    /// Takes changes on top. `now` is Unix seconds.
+    ///
+    /// # Errors
+    /// In a line: what was pushed cannot hold here, or does not follow on this policy, which stays as it
+    /// is.
+    pub fn change(&mut self, pushed: DesiredState, own: &[u16], now: i64) -> Result<(), String> {
+        if pushed.revision.generation != self.revision.generation {
+            return Err("changes of another generation; a snapshot is needed".to_owned());
+        }
+        if pushed.revision < self.revision {
+            return Err("changes older than what is applied".to_owned());
+        }
+        let node = pushed.node.as_ref().unwrap_or(&self.node);
+        apart(&node.pool, own)?;
+        // From here on nothing fails.
+        self.revision = pushed.revision;
+        if let Some(node) = pushed.node {
+            self.node = node;
+        }
+        if let Some(bans) = pushed.bans {
+            self.bans = bans;
+        }
+        if let Some(keys) = pushed.keys {
+            self.keys = keys;
+        }
         for id in pushed.gone {
-            next.invites.remove(&id);
+            self.invites.remove(&id);
         }
         for invite in pushed.invites {
             if invite.state == InviteState::Revoked {
-                next.revoked
-                    .insert(invite.id.clone(), tombstone(&invite, &next.node, now));
+                let stone = tombstone(&invite, &self.node, now);
+                self.revoked.insert(invite.id.clone(), stone);
             }
-            next.invites.insert(invite.id.clone(), invite);
+            self.invites.insert(invite.id.clone(), invite);
         }
-        next.revoked.retain(|_, stone| stone.until > now);
-        apart(&next.node.pool, own)?;
-        Ok(next)
+        self.revoked.retain(|_, stone| stone.until > now);
+        Ok(())
     }
 
     /// What holds for who brought this, at `now` (Unix seconds).
@@ -259,6 +264,19 @@ mod tests {
             limits: Limits::default(),
             revision,
             session_until: NOW + 100,
+        }
+    }
+
+    impl Policy {
+        /// As the desk takes it; what can't be taken must leave all as it was.
+        fn merged(&self, pushed: DesiredState, own: &[u16], now: i64) -> Result<Policy, String> {
+            if pushed.snapshot {
+                return self.replaced(pushed, own, now);
+            }
+            let mut next = self.clone();
+            let changed = next.change(pushed, own, now);
+            assert!(changed.is_ok() || next == *self);
+            changed.map(|()| next)
         }
     }
 

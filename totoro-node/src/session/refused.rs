@@ -2,7 +2,8 @@
 //! gathered, and written four times a second at most: whoever is refused must not cost a disk write
 //! each time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 use totoro_api::Reason;
@@ -102,10 +103,21 @@ impl Desk {
     }
 
     /// Gathers what the kernel refused since the last time.
-    pub(super) fn gather_refused(&self, inner: &mut Inner, refused: &[Refused], now_ms: i64) {
+    pub(super) fn gather_refused(&self, inner: &mut Inner, refused: Vec<Refused>, now_ms: i64) {
+        if inner.refused == refused {
+            return;
+        }
         let now_ns = boot_ns();
+        let before = std::mem::take(&mut inner.refused);
+        let moved = |one: &&Refused| {
+            let key = |one: &Refused| (one.tenant, one.reason);
+            let at = before.binary_search_by_key(&key(one), key);
+            at.map_or(true, |at| before[at] != **one)
+        };
+        let ids = Ids::default();
         // The canary is refused on purpose.
-        for counter in refused.iter().filter(|one| one.tenant != CANARY) {
+        let ours = || refused.iter().filter(|one| one.tenant != CANARY);
+        for counter in ours().filter(moved) {
             let key = format!("{}/{}", counter.tenant, counter.reason);
             let more = inner.told.more(&key, counter.count);
             if more == 0 {
@@ -118,7 +130,7 @@ impl Desk {
             } else {
                 last_ms.min(now_ms - 1000)
             };
-            let id = tenant_id(inner, counter.tenant);
+            let id = ids.of(inner, counter.tenant);
             let subject = Subject {
                 kind: kind::CONN_REFUSED.to_owned(),
                 invite: id.clone().filter(|id| !id.starts_with(PUBLIC)),
@@ -144,11 +156,13 @@ impl Desk {
                 .add(&owner, key, subject, more, (first_ms, last_ms), every);
         }
         // Only counters that still exist are remembered.
-        let live: BTreeSet<String> = refused
-            .iter()
-            .map(|counter| format!("{}/{}", counter.tenant, counter.reason))
-            .collect();
-        inner.told.counts.retain(|key, _| live.contains(key));
+        if inner.told.counts.len() > ours().count() {
+            let live: BTreeSet<String> = ours()
+                .map(|counter| format!("{}/{}", counter.tenant, counter.reason))
+                .collect();
+            inner.told.counts.retain(|key, _| live.contains(key));
+        }
+        inner.refused = refused;
     }
 }
 
@@ -158,10 +172,16 @@ fn owner_of(counter: &str) -> String {
     format!("kernel:{tenant}")
 }
 
-/// The id of a tenant's number.
-fn tenant_id(inner: &Inner, number: u32) -> Option<String> {
-    let of = |(_, tenant): &(&String, &Tenant)| tenant.number == number;
-    inner.tenants.iter().find(of).map(|(id, _)| id.clone())
+/// The ids of tenants' numbers, gathered with the first that is asked for.
+#[derive(Default)]
+struct Ids(OnceCell<HashMap<u32, String>>);
+
+impl Ids {
+    fn of(&self, inner: &Inner, number: u32) -> Option<String> {
+        let id = |(id, tenant): (&String, &Tenant)| (tenant.number, id.clone());
+        let all = || inner.tenants.iter().map(id).collect();
+        self.0.get_or_init(all).get(&number).cloned()
+    }
 }
 
 #[cfg(test)]

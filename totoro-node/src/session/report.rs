@@ -1,6 +1,6 @@
 //! What the desk tells of itself: to the control plane, and to the operator on the local socket.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
@@ -12,9 +12,10 @@ use totoro_api::wire::node::{LeaseUsage, SessionUsage, TenantUsage};
 use super::bans::kept;
 use super::canary::CANARY;
 use super::desk::{Desk, Inner};
+use super::gate::Gate;
 use super::model::Tenant;
 use super::ports::port_key;
-use crate::kernel::Refused;
+use crate::kernel::{Refused, TenantCounts};
 use crate::store::Changes;
 
 /// The desk's part of a heartbeat.
@@ -34,9 +35,14 @@ pub struct Report {
     pub admitted: u64,
     /// Refusals by reason, the kernel's and the plugin's.
     pub refused: BTreeMap<String, u64>,
-    /// Per tenant.
+    /// Per tenant, the busiest first, as many as were wanted.
     pub tenants: Vec<TenantUsage>,
+    /// How many tenants are left out.
+    pub left: usize,
 }
+
+/// Tenants that are looked at between two times that others have the desk.
+const CHUNK: usize = 64;
 
 /// One session as the local socket shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,90 +64,61 @@ pub struct SessionLine {
 }
 
 impl Desk {
-    /// Everything that a heartbeat tells of sessions, leases and tenants.
+    /// Everything that a heartbeat tells of sessions, leases and tenants: those with user connections
+    /// and flows first, then those with sessions, for as long as `wanted` takes them. What is left out is
+    /// not looked at, and nobody waits for the desk for long.
     ///
     /// # Errors
     /// The kernel's maps can't be read.
-    pub fn report(&self) -> Result<Report> {
-        let refused = self.kernel.refused()?;
-        let inner = self.lock();
-        let mut report = self.sums(&inner, &refused);
-        let mut known: BTreeMap<&String, Option<&Tenant>> =
-            inner.denied.keys().map(|id| (id, None)).collect();
-        known.extend(inner.tenants.iter().map(|(id, tenant)| (id, Some(tenant))));
-        for (id, tenant) in known {
-            let mut usage = TenantUsage {
-                tenant: id.clone(),
-                refused: inner.denied.get(id).cloned().unwrap_or_default(),
-                ..TenantUsage::default()
-            };
-            if let Some(tenant) = tenant {
-                self.kernels_part(tenant, &refused, &mut usage)?;
-            }
-            for (_, session) in inner.sessions.of_owner(id) {
-                if session.connected() {
-                    usage.sessions.push(SessionUsage {
-                        id: session.id.clone(),
-                        client: session.client.to_string(),
-                        since: rfc3339(session.opened_ms / 1000),
-                        frpc_version: session.frpc_version.clone(),
-                    });
+    pub fn report(&self, mut wanted: impl FnMut(&TenantUsage) -> bool) -> Result<Report> {
+        let kernel = Counted::read(&*self.kernel)?;
+        let (mut report, order) = {
+            let inner = self.lock();
+            (self.sums(&inner, &kernel), ranked(&inner, &kernel))
+        };
+        for chunk in order.chunks(CHUNK) {
+            let inner = self.lock();
+            for id in chunk {
+                let usage = self.usage(&inner, id, &kernel)?;
+                if !wanted(&usage) {
+                    report.left = order.len() - report.tenants.len();
+                    return Ok(report);
                 }
+                report.tenants.push(usage);
             }
-            for (port, lease) in inner.ports.of_tenant(id) {
-                if let Some(tenant) = tenant {
-                    let counts = self.kernel.lease_counts(tenant.number, port_key(port))?;
-                    usage.bytes_in += counts.bytes_in;
-                    usage.bytes_out += counts.bytes_out;
-                }
-                usage.leases.push(LeaseUsage {
-                    proxy: lease.name.clone(),
-                    protocol: port.0.to_string(),
-                    address: self.rules.host.clone(),
-                    port: port.1,
-                    since: rfc3339(lease.since_ms / 1000),
-                });
-            }
-            report.conns += usage.conns;
-            report.flows += usage.flows;
-            report.admitted += usage.admitted;
-            report.tenants.push(usage);
         }
         Ok(report)
     }
 
-    /// The same without each tenant's part, and without looking at each lease.
+    /// The same without each tenant's part.
     ///
     /// # Errors
     /// The kernel's maps can't be read.
     pub fn totals(&self) -> Result<Report> {
-        let refused = self.kernel.refused()?;
-        let inner = self.lock();
-        let mut report = self.sums(&inner, &refused);
+        let kernel = Counted::read(&*self.kernel)?;
+        Ok(self.sums(&self.lock(), &kernel))
+    }
+
+    /// What needs no look at a lease.
+    fn sums(&self, inner: &Inner, kernel: &Counted) -> Report {
+        let now_ms = self.clock.now_ms();
+        let mut report = Report {
+            sessions: inner.sessions.connected().len() as u32,
+            leases: inner.ports.leases().len() as u32,
+            ..Report::default()
+        };
         for tenant in inner.tenants.values() {
-            let counts = self.kernel.counts(tenant.number)?;
+            let counts = kernel.of(tenant);
             report.conns += counts.usage.conns;
             report.flows += counts.flows;
             report.admitted += counts.usage.admitted;
         }
-        Ok(report)
-    }
-
-    /// What needs no look at a tenant.
-    fn sums(&self, inner: &Inner, refused: &[Refused]) -> Report {
-        let now_ms = self.clock.now_ms();
-        let connected = inner.sessions.values().filter(|one| one.connected());
-        let mut report = Report {
-            sessions: connected.count() as u32,
-            leases: inner.ports.leases().len() as u32,
-            ..Report::default()
-        };
         for protocol in Protocol::ALL {
             let free = inner.ports.free(protocol, &inner.policy.node.pool, now_ms);
             report.free_ports.insert(protocol.to_string(), free as u32);
         }
-        let kernel = refused
-            .iter()
+        let counters = kernel.refused.iter();
+        let kernels = counters
             .filter(|counter| counter.tenant != CANARY)
             .map(|counter| (counter.reason, counter.count));
         let plugin = inner
@@ -149,31 +126,48 @@ impl Desk {
             .values()
             .flatten()
             .map(|(reason, count)| (*reason, *count));
-        for (reason, count) in kernel.chain(plugin) {
+        for (reason, count) in kernels.chain(plugin) {
             *report.refused.entry(reason.code().to_owned()).or_default() += count;
         }
         report
     }
 
-    fn kernels_part(
-        &self,
-        tenant: &Tenant,
-        refused: &[Refused],
-        usage: &mut TenantUsage,
-    ) -> Result<()> {
-        let counts = self.kernel.counts(tenant.number)?;
-        usage.conns = counts.usage.conns;
-        usage.flows = counts.flows;
-        usage.admitted = counts.usage.admitted;
-        usage.bytes_in = tenant.bytes_in;
-        usage.bytes_out = tenant.bytes_out;
-        // Sorted by tenant.
-        let first = refused.partition_point(|counter| counter.tenant < tenant.number);
-        let ours = refused[first..].iter();
-        for counter in ours.take_while(|counter| counter.tenant == tenant.number) {
-            *usage.refused.entry(counter.reason).or_default() += counter.count;
+    /// One tenant's part.
+    fn usage(&self, inner: &Inner, id: &str, kernel: &Counted) -> Result<TenantUsage> {
+        let tenant = inner.tenants.get(id);
+        let mut usage = TenantUsage {
+            tenant: id.to_owned(),
+            refused: inner.denied.get(id).cloned().unwrap_or_default(),
+            ..TenantUsage::default()
+        };
+        if let Some(tenant) = tenant {
+            kernel.tell(tenant, &mut usage);
         }
-        Ok(())
+        for (_, session) in inner.sessions.of_owner(id) {
+            if session.connected() {
+                usage.sessions.push(SessionUsage {
+                    id: session.id.clone(),
+                    client: session.client.to_string(),
+                    since: rfc3339(session.opened_ms / 1000),
+                    frpc_version: session.frpc_version.clone(),
+                });
+            }
+        }
+        for (port, lease) in inner.ports.of_tenant(id) {
+            if let Some(tenant) = tenant {
+                let traffic = self.kernel.traffic(tenant.number, port_key(port))?;
+                usage.bytes_in += traffic.bytes_in;
+                usage.bytes_out += traffic.bytes_out;
+            }
+            usage.leases.push(LeaseUsage {
+                proxy: lease.name.clone(),
+                protocol: port.0.to_string(),
+                address: self.rules.host.clone(),
+                port: port.1,
+                since: rfc3339(lease.since_ms / 1000),
+            });
+        }
+        Ok(usage)
     }
 
     /// The sessions, for the operator.
@@ -257,4 +251,67 @@ impl Desk {
             }
         }
     }
+}
+
+/// What the kernel has counted, read without the desk.
+struct Counted {
+    tenants: HashMap<u32, TenantCounts>,
+    /// Sorted by tenant.
+    refused: Vec<Refused>,
+}
+
+impl Counted {
+    fn read(kernel: &dyn Gate) -> Result<Counted> {
+        Ok(Counted {
+            tenants: kernel.all_counts()?,
+            refused: kernel.refused()?,
+        })
+    }
+
+    fn of(&self, tenant: &Tenant) -> TenantCounts {
+        self.tenants
+            .get(&tenant.number)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// Tells what of it is a tenant's.
+    fn tell(&self, tenant: &Tenant, usage: &mut TenantUsage) {
+        let counts = self.of(tenant);
+        usage.conns = counts.usage.conns;
+        usage.flows = counts.flows;
+        usage.admitted = counts.usage.admitted;
+        usage.bytes_in = tenant.bytes_in;
+        usage.bytes_out = tenant.bytes_out;
+        let refused = &self.refused;
+        let first = refused.partition_point(|counter| counter.tenant < tenant.number);
+        let ours = refused[first..].iter();
+        for counter in ours.take_while(|counter| counter.tenant == tenant.number) {
+            *usage.refused.entry(counter.reason).or_default() += counter.count;
+        }
+    }
+}
+
+/// All tenants that there is something to tell of, the busiest first.
+fn ranked(inner: &Inner, kernel: &Counted) -> Vec<String> {
+    let mut lost = HashMap::<&str, usize>::new();
+    for session in inner.sessions.lost() {
+        *lost.entry(&session.tenant).or_default() += 1;
+    }
+    // Both are in the order of the tenants' ids.
+    let mut owners = inner.sessions.owners().peekable();
+    let rank = |(id, tenant): (&String, &Tenant)| {
+        while owners.next_if(|(owner, _)| *owner < id).is_some() {}
+        let all = owners.next_if(|(owner, _)| *owner == id);
+        let lost = lost.get(id.as_str()).copied().unwrap_or(0);
+        let connected = all.map_or(0, |(_, all)| all - lost);
+        let counts = kernel.of(tenant);
+        ((counts.usage.conns + counts.flows, connected), id.clone())
+    };
+    let denied = inner.denied.keys();
+    let only_denied = denied.filter(|id| !inner.tenants.contains_key(*id));
+    let mut all: Vec<_> = inner.tenants.iter().map(rank).collect();
+    all.extend(only_denied.map(|id| ((0, 0), id.clone())));
+    all.sort_by(|(a, one), (b, other)| (b, one).cmp(&(a, other)));
+    all.into_iter().map(|(_, id)| id).collect()
 }

@@ -79,7 +79,8 @@ impl Desk {
         self.show_tenant(inner, tenant, number, standing)
             .map_err(|e| kernel_failed(&e))?;
         inner.cuts.remove(&number);
-        inner.ends_at(standing.session_end(begun_ms / 1000));
+        let end = standing.session_end(begun_ms / 1000);
+        inner.ends.set(&run_id, end);
 
         let nonce = random_hex();
         let session = Session {

@@ -97,10 +97,16 @@ impl Desk {
         number: u32,
         end: End,
     ) -> Result<(), KernelError> {
-        if inner.shown.ends.get(&lease.run_id) != Some(&end) {
-            inner.shown.forget_session(&lease.run_id);
+        let run_id = &lease.run_id;
+        let known = inner.shown.ends.get(run_id) == Some(&end);
+        let first = inner.ports.of_session(run_id).is_empty();
+        inner.shown.forget_session(run_id);
+        self.put_lease(port, lease, number, end)?;
+        // All of the session's leases end then.
+        if known || first {
+            inner.shown.ends.insert(run_id.clone(), end);
         }
-        self.put_lease(port, lease, number, end)
+        Ok(())
     }
 
     fn put_lease(

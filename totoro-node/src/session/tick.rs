@@ -1,10 +1,12 @@
 //! What happens without being asked: time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::desk::{Desk, Inner};
+use super::ending::{cant_list, without};
 use super::failures::Failures;
-use crate::kernel::boot_ns;
+use super::model::Tenant;
+use crate::kernel::{Control, boot_ns};
 use crate::store::{Changes, HELD, TENANTS, TICKETS};
 
 /// How long a tenant without sessions is kept in the kernel, ms.
@@ -25,16 +27,8 @@ impl Desk {
         if failures.any() {
             inner.untidy = failures.first();
         }
-        let over: Vec<String> = inner
-            .sessions
-            .iter()
-            .filter(|(_, session)| {
-                session
-                    .lost_ms
-                    .is_some_and(|lost| lost + self.rules.grace_ms <= now_ms)
-            })
-            .map(|(run_id, _)| run_id.clone())
-            .collect();
+        let over = inner.sessions.lost_by(now_ms - self.rules.grace_ms);
+        let over: Vec<String> = over.map(str::to_owned).collect();
         for run_id in over {
             self.close_session(
                 inner,
@@ -62,13 +56,16 @@ impl Desk {
         let inner = &mut *desk;
         let mut changes = Changes::default();
         match refused {
-            Ok(refused) => self.gather_refused(inner, &refused, now_ms),
+            Ok(refused) => self.gather_refused(inner, refused, now_ms),
             Err(error) => tracing::error!(error = error.whole(), "refusals can't be read"),
         }
         self.tidy(inner, &mut changes, now_ms);
-        self.sum_up(inner, &mut changes, now_ms);
+        let sums_up = Desk::sums_up(inner, now_ms);
         self.flush(inner, changes);
         let _ = self.settled(desk);
+        if sums_up {
+            self.sum_up();
+        }
     }
 
     /// Tries again what the kernel refused, after 1, 2, 4, … and then every 32 seconds.
@@ -85,34 +82,40 @@ impl Desk {
 
     /// Every few seconds: connections whose end was not heard of, and those that no session is on.
     pub fn look_for_lost(&self) {
+        // Before the lock. A session that came meanwhile may be missing here: it is looked up.
+        let controls = match self.kernel.controls() {
+            Ok(controls) => controls,
+            Err(error) => {
+                cant_list(&error);
+                return;
+            }
+        };
         let now_ms = self.clock.now_ms();
         let mut desk = self.lock();
         let inner = &mut *desk;
         let mut changes = Changes::default();
-        let lost = self.find_lost(inner, None, &mut changes, now_ms);
+        let suspects = without(inner, &controls);
+        let lost = self.lose_gone(inner, suspects, &mut changes, now_ms);
         self.mended.add("lost_session", lost);
         self.flush(inner, changes);
-        self.drop_idle(inner);
+        self.drop_idle(inner, &controls);
         let _ = self.settled(desk);
     }
 
     /// Ends connections to frps that carry no session: a session that ended by mistake comes back,
     /// and no client keeps a second connection for flows that outlive a revocation.
-    fn drop_idle(&self, inner: &Inner) {
-        let controls = match self.kernel.controls() {
-            Ok(controls) => controls,
-            Err(error) => {
-                tracing::error!(error = error.whole(), "connections to frps can't be listed");
-                return;
-            }
-        };
+    fn drop_idle(&self, inner: &Inner, controls: &[Control]) {
         let now_ns = boot_ns();
-        let used: BTreeSet<u64> = inner
-            .sessions
-            .values()
-            .filter(|session| session.connected())
-            .map(|session| session.cookie)
-            .collect();
+        let used = inner.sessions.connected();
+        let used: HashSet<u64> = used.map(|(cookie, _)| cookie).collect();
+        let idle = |control: &&Control| {
+            let old = control.opened_ns + NO_SESSION_NS <= now_ns;
+            old && !used.contains(&control.socket.cookie)
+        };
+        let idle: Vec<&Control> = controls.iter().filter(idle).collect();
+        if idle.is_empty() {
+            return;
+        }
         // Without tcpMux each user connection has one of frpc's, which names no session: it is let
         // be while a session comes from its address. What flows over it ends with the user's own.
         let homes: BTreeSet<_> = inner
@@ -121,12 +124,9 @@ impl Desk {
             .filter(|session| session.connected() && !self.rules.tcp_mux)
             .map(|session| session.client.ip())
             .collect();
-        for control in controls {
+        for control in idle {
             let client = control.socket.client;
-            if used.contains(&control.socket.cookie)
-                || homes.contains(&client.ip())
-                || control.opened_ns + NO_SESSION_NS > now_ns
-            {
+            if homes.contains(&client.ip()) {
                 continue;
             }
             match self.kernel.destroy_control(&control.socket) {
@@ -148,44 +148,7 @@ impl Desk {
         let inner = &mut *desk;
         let mut changes = Changes::default();
         self.forget_tickets(inner, &mut changes, now_ms / 1000);
-        let busy: BTreeSet<&String> = inner
-            .sessions
-            .values()
-            .map(|session| &session.tenant)
-            .chain(inner.ports.leases().values().map(|lease| &lease.tenant))
-            .collect();
-        let idle: Vec<(String, u32)> = inner
-            .tenants
-            .iter()
-            .filter(|(id, tenant)| {
-                let known = inner.policy.invites.contains_key(*id);
-                !known && !busy.contains(id) && tenant.seen_ms + IDLE_TENANT_MS < now_ms
-            })
-            .map(|(id, tenant)| (id.clone(), tenant.number))
-            .collect();
-        for (id, number) in idle {
-            // A connection that still lives keeps its tenant.
-            if self
-                .kernel
-                .counts(number)
-                .is_ok_and(|counts| counts.usage.conns > 0)
-            {
-                continue;
-            }
-            if let Err(error) = self.kernel.remove_tenant(number) {
-                tracing::error!(
-                    error = error.whole(),
-                    tenant = id,
-                    "a tenant can't be removed from the kernel"
-                );
-                continue;
-            }
-            inner.cuts.remove(&number);
-            inner.shown.forget_tenant(number);
-            inner.tenants.remove(&id);
-            inner.denied.remove(&id);
-            changes.remove(TENANTS, id);
-        }
+        self.forget_tenants(inner, &mut changes, now_ms);
         let forgotten: Vec<_> = inner
             .ports
             .waiting()
@@ -210,22 +173,58 @@ impl Desk {
         let _ = self.settled(desk);
     }
 
+    /// Forgets tenants that have nothing here, and have had no session for a while.
+    fn forget_tenants(&self, inner: &mut Inner, changes: &mut Changes, now_ms: i64) {
+        let idle = |(id, tenant): &(&String, &Tenant)| {
+            tenant.seen_ms + IDLE_TENANT_MS < now_ms
+                && !inner.policy.invites.contains_key(*id)
+                && inner.sessions.of_owner(id).next().is_none()
+                && inner.ports.count_of(id) == 0
+        };
+        let mut idle: Vec<(String, u32)> = inner
+            .tenants
+            .iter()
+            .filter(idle)
+            .map(|(id, tenant)| (id.clone(), tenant.number))
+            .collect();
+        // A connection that still lives keeps its tenant.
+        let lives = |number| {
+            let counts = self.kernel.counts(number);
+            counts.is_ok_and(|counts| counts.usage.conns > 0)
+        };
+        idle.retain(|(_, number)| !lives(*number));
+        let numbers: Vec<u32> = idle.iter().map(|(_, number)| *number).collect();
+        // Whatever becomes of it: the kernel may not have them any more.
+        for number in &numbers {
+            inner.shown.forget_tenant(*number);
+        }
+        if let Err(error) = self.kernel.remove_tenants(&numbers) {
+            tracing::error!(
+                error = error.whole(),
+                tenants = numbers.len(),
+                "tenants can't be removed from the kernel"
+            );
+            return;
+        }
+        for (id, number) in idle {
+            inner.cuts.remove(&number);
+            inner.tenants.remove(&id);
+            inner.denied.remove(&id);
+            changes.remove(TENANTS, id);
+        }
+    }
+
     /// Past its time a ticket opens nothing; the newest of a session that is known may still resume
     /// it.
     fn forget_tickets(&self, inner: &mut Inner, changes: &mut Changes, now: i64) {
-        let mut newest = BTreeMap::<String, (i64, String)>::new();
+        let mut newest = HashMap::<&str, (i64, &str)>::new();
         for (hash, ticket) in inner.tickets.iter() {
-            let candidate = (ticket.exp, hash.clone());
-            let best = newest.entry(ticket.run_id.clone()).or_default();
-            if *best < candidate {
-                *best = candidate;
-            }
+            let best = newest.entry(&ticket.run_id).or_default();
+            *best = (*best).max((ticket.exp, hash));
         }
         let over = inner.tickets.iter().filter(|(hash, ticket)| {
-            let resumes = inner.sessions.contains_key(&ticket.run_id)
-                && newest
-                    .get(&ticket.run_id)
-                    .is_some_and(|(_, of)| of == *hash);
+            let is_newest = newest[ticket.run_id.as_str()].1 == hash.as_str();
+            let resumes = is_newest && inner.sessions.contains_key(&ticket.run_id);
             !resumes && ticket.past(now)
         });
         let over: Vec<String> = over.map(|(hash, _)| hash.clone()).collect();
@@ -239,11 +238,11 @@ impl Desk {
     /// told now.
     pub fn finish(&self) {
         self.second();
+        self.sum_up();
         let now_ms = self.clock.now_ms();
         let mut desk = self.lock();
         let inner = &mut *desk;
         let mut changes = Changes::default();
-        self.sum_up_now(inner, &mut changes, now_ms);
         self.tell_refusals(inner, &mut changes, now_ms);
         self.flush(inner, changes);
         let _ = self.settled(desk);

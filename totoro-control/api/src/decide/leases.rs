@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::{Asked, Choice, Held, choose_port};
 use crate::limits::Effective;
-use crate::ports::{Pool, Protocol};
+use crate::ports::{Pool, PortRange, Protocol};
 use crate::{Reason, Refusal};
 use index::{Shared, Single};
 use serde::{Deserialize, Serialize};
@@ -181,8 +181,8 @@ impl Ports {
     }
 
     fn with_wire<'a>(&'a self, wire: &str) -> impl Iterator<Item = (PortId, &'a Lease)> {
-        let ports = self.by_wire.of(wire);
-        ports.filter_map(|port| Some((port, self.leases.get(&port)?)))
+        let named = move |port| Some((port, self.leases.get(&port).filter(|of| of.wire == wire)?));
+        self.by_wire.of(wire).filter_map(named)
     }
 
     /// The ports that a session leases.
@@ -206,13 +206,14 @@ impl Ports {
     /// How many ports of a pool could be leased by somebody new.
     #[must_use]
     pub fn free(&self, protocol: Protocol, pool: &Pool, now_ms: i64) -> usize {
-        let ports = pool.of(protocol);
-        let ours = |(of, port): &PortId| *of == protocol && ports.contains(*port);
-        let leased = self.leases.keys().filter(|port| ours(port)).count();
+        let ranges = || pool.of(protocol).ranges().iter();
+        let ids = |of: &PortRange| (protocol, of.first())..=(protocol, of.last());
+        let leased: usize = ranges().map(|of| self.leases.range(ids(of)).count()).sum();
         let cooling = |(port, waiting): &(&PortId, &Waiting)| {
-            ours(port) && now_ms < waiting.cooling_ms && !self.leases.contains_key(port)
+            now_ms < waiting.cooling_ms && !self.leases.contains_key(port)
         };
-        ports.iter().count() - leased - self.waiting.iter().filter(cooling).count()
+        let waiting = ranges().flat_map(|of| self.waiting.range(ids(of)));
+        pool.of(protocol).iter().count() - leased - waiting.filter(cooling).count()
     }
 
     /// What is with a port, for a proxy of a tenant.

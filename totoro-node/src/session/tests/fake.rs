@@ -1,6 +1,6 @@
 //! A kernel of maps in memory that does as it is told, and fails where it is told to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard};
 
@@ -29,6 +29,8 @@ pub(super) struct Maps {
     pub(super) destroyed: Vec<u64>,
     /// Calls that fail, as `name` or `name subject`.
     pub(super) failing: BTreeSet<String>,
+    /// How often each was called.
+    pub(super) calls: BTreeMap<&'static str, usize>,
     /// The call that panics.
     pub(super) panicking: Option<&'static str>,
 }
@@ -54,7 +56,8 @@ impl Fake {
     }
 
     fn works(&self, name: &'static str, subject: impl ToString) -> Result<MutexGuard<'_, Maps>> {
-        let maps = self.maps();
+        let mut maps = self.maps();
+        *maps.calls.entry(name).or_default() += 1;
         if maps.panicking == Some(name) {
             drop(maps);
             panic!("told to panic");
@@ -86,8 +89,9 @@ impl Gate for Fake {
         Ok(())
     }
 
-    fn remove_tenant(&self, tenant: u32) -> Result<()> {
-        self.works("remove_tenant", tenant)?.tenants.remove(&tenant);
+    fn remove_tenants(&self, tenants: &[u32]) -> Result<()> {
+        let mut maps = self.works("remove_tenants", "")?;
+        maps.tenants.retain(|number, _| !tenants.contains(number));
         Ok(())
     }
 
@@ -105,6 +109,24 @@ impl Gate for Fake {
             .map(|_| TenantCounts::default())
     }
 
+    fn all_counts(&self) -> Result<HashMap<u32, TenantCounts>> {
+        self.works("all_counts", "").map(|_| HashMap::new())
+    }
+
+    fn port_usage(&self) -> Result<Vec<(abi::PortKey, abi::PortUsage)>> {
+        let maps = self.works("port_usage", "")?;
+        let usage = maps.leases.iter().filter_map(|(key, lease)| {
+            let counts = maps.counts.get(&(lease.tenant, *key))?;
+            let usage = abi::PortUsage {
+                conns: counts.live,
+                admitted: counts.admitted,
+                ..abi::PortUsage::default()
+            };
+            Some((*key, usage))
+        });
+        Ok(usage.collect())
+    }
+
     fn put_lease(&self, key: abi::PortKey, lease: &abi::Lease) -> Result<()> {
         let mut maps = self.works("put_lease", key.port)?;
         maps.leases.insert(key, *lease);
@@ -120,6 +142,17 @@ impl Gate for Fake {
     fn lease_counts(&self, tenant: u32, key: abi::PortKey) -> Result<LeaseCounts> {
         let maps = self.works("lease_counts", key.port)?;
         Ok(maps.counts.get(&(tenant, key)).copied().unwrap_or_default())
+    }
+
+    fn traffic(&self, tenant: u32, key: abi::PortKey) -> Result<abi::Traffic> {
+        let maps = self.works("traffic", key.port)?;
+        let counts = maps.counts.get(&(tenant, key)).copied();
+        let counts = counts.unwrap_or_default();
+        Ok(abi::Traffic {
+            bytes_in: counts.bytes_in,
+            bytes_out: counts.bytes_out,
+            ..abi::Traffic::default()
+        })
     }
 
     fn forget_lease(&self, tenant: u32, key: abi::PortKey) -> Result<()> {

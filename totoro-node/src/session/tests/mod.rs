@@ -6,6 +6,7 @@ mod fake;
 mod kicking;
 mod living;
 mod offline;
+mod quiet;
 mod races;
 mod refusing;
 mod websocket;

@@ -1,6 +1,7 @@
 //! Ports by who has them: what one proxy's opening costs must not grow with all others' ports.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::PortId;
 
@@ -35,23 +36,31 @@ impl Shared {
     }
 }
 
-/// Ports by a name that hardly two share: a proxy's in frps. Small, for there are as many as ports.
+/// Ports by a name that hardly two share: a proxy's in frps. There are as many as ports, and each has
+/// its name: here its hash is enough.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Single(BTreeSet<(Box<str>, PortId)>);
+pub(super) struct Single(BTreeSet<(u64, PortId)>);
+
+fn hash(name: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    hasher.finish()
+}
 
 impl Single {
     pub(super) fn add(&mut self, name: &str, port: PortId) {
-        self.0.insert((name.into(), port));
+        self.0.insert((hash(name), port));
     }
 
     pub(super) fn remove(&mut self, name: &str, port: PortId) {
-        self.0.remove(&(name.into(), port));
+        self.0.remove(&(hash(name), port));
     }
 
+    /// Those of this name, and perhaps others.
     pub(super) fn of(&self, name: &str) -> impl Iterator<Item = PortId> {
-        let first = (name.into(), (crate::ports::Protocol::Tcp, 0));
-        let from = self.0.range(first..);
-        from.take_while(move |(of, _)| **of == *name)
+        let hash = hash(name);
+        let from = self.0.range((hash, (crate::ports::Protocol::Tcp, 0))..);
+        from.take_while(move |(of, _)| *of == hash)
             .map(|(_, port)| *port)
     }
 }
