@@ -151,15 +151,14 @@ impl Desk {
             .map(|tenant| tenant.number);
         let number = number.ok_or_else(|| Refusal::new(Reason::Internal))?;
         let key = port_key(id);
-        // Its counts begin at nothing, whatever an earlier lease left.
-        if let Some(earlier) = inner.spent.remove(&id) {
+        // Its counts begin at nothing: the kernel side sees to its own, and another's are to go.
+        if let Some(earlier) = inner.spent.remove(&id)
+            && earlier.tenant != number
+        {
             self.kernel
                 .forget_lease(earlier.tenant, key)
                 .map_err(|e| kernel_failed(&e))?;
         }
-        self.kernel
-            .forget_lease(number, key)
-            .map_err(|e| kernel_failed(&e))?;
         if let Err(error) = self.show_lease(inner, id, &lease, number, end) {
             let refusal = kernel_failed(&error);
             // A full table says so to the tenant; whatever was written of it goes.
