@@ -24,7 +24,7 @@ use serde::de::DeserializeOwned;
 use crate::spool;
 
 pub use changes::Changes;
-pub use group::{Group, Place};
+pub use group::{Failed, Group, Place};
 use reserve::Reserve;
 use unsure::Unsure;
 

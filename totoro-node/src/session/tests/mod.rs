@@ -8,5 +8,6 @@ mod living;
 mod offline;
 mod races;
 mod refusing;
+mod waiting;
 mod websocket;
 mod world;
