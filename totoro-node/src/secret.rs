@@ -26,11 +26,7 @@ pub fn random<const N: usize>() -> [u8; N] {
 /// 128 random bits, hex.
 #[must_use]
 pub fn random_hex() -> String {
-    u128::from_ne_bytes(random())
-        .to_be_bytes()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    format!("{:032x}", u128::from_ne_bytes(random()))
 }
 
 /// 256 random bits, base64url: 43 characters.

@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use crate::spool;
 
 pub use changes::Changes;
-pub use group::{Group, Place};
+pub use group::{Failed, Group, Place};
 pub(crate) use log::{Kind, Log, OP, Ops, Reader, Spot};
 
 /// The file in the state's directory that a daemon locks.

@@ -129,8 +129,11 @@ impl Daemons {
         let rate = toml::Value::Table(rate.into_iter().collect());
         table.insert("rate".to_owned(), rate);
         fs::write(&settings, table.to_string()).unwrap();
+        // In life it is another machine.
         let control_runs = start(
-            Command::new(&control)
+            Command::new("nice")
+                .args(["-n", "19"])
+                .arg(&control)
                 .args(["serve", "--config"])
                 .arg(&settings)
                 .env("TOTORO_LOG", "warn"),

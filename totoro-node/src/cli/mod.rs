@@ -245,6 +245,7 @@ async fn applied_pool(config: &Config) -> Result<Pool> {
 
 /// Logs go to stderr: with times for the daemon, only what is wrong for commands.
 fn logs(daemon: bool, health: &Health) {
+    use tracing_subscriber::filter::LevelFilter;
     use tracing_subscriber::layer::SubscriberExt as _;
     use tracing_subscriber::util::SubscriberInitExt as _;
     use tracing_subscriber::{EnvFilter, Layer as _};
@@ -259,7 +260,7 @@ fn logs(daemon: bool, health: &Health) {
         .with_filter(filter);
     tracing_subscriber::registry()
         .with(lines)
-        .with(daemon.then(|| health.clone()))
+        .with(daemon.then(|| health.clone().with_filter(LevelFilter::WARN)))
         .init();
 }
 

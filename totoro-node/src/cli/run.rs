@@ -130,12 +130,11 @@ pub(super) async fn run(config: Config, health: Health, listener: TcpListener) -
     local::serve(&config.local_socket(), Arc::clone(&sources))?;
     figures::serve(&sources, &config.metrics_socket(), config.metrics_listen)?;
 
-    let listener =
-        tokio::net::TcpListener::from_std(listener).context("watch the plugin's socket")?;
     let (stop, stopped) = oneshot::channel::<()>();
-    let serving = tokio::spawn(server.run(listener, async {
+    let serving = server.start(listener, async {
         let _ = stopped.await;
-    }));
+    });
+    let serving = serving.context("serve the plugin's socket")?;
     tracing::info!(node_id = config.node, plugin = %config.plugin_listen, kernel = machine::kernel_release(), "ready");
     tell_systemd(&NotifyState::Ready);
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
@@ -147,7 +146,7 @@ pub(super) async fn run(config: Config, health: Health, listener: TcpListener) -
     tell_systemd(&NotifyState::Stopping);
     tracing::info!("stopping; what is admitted goes on, limits hold without the daemon");
     let _ = stop.send(());
-    let _ = serving.await;
+    serving.ended().await;
     // Nobody beside the last records changes anything.
     drop(halt);
     let _ = ticking.await;

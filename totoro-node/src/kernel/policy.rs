@@ -115,7 +115,7 @@ impl Kernel {
         self.shared.tables.tenants.all()
     }
 
-    /// Opens (or changes) a lease: from here on users are admitted. A SYN budget of 0 is replaced
+    /// Opens (or changes) a lease: from here on users are admitted. A new one counts from zero. A SYN budget of 0 is replaced
     /// by 2,000 a second with a burst of 8,000.
     ///
     /// # Errors
@@ -159,7 +159,12 @@ impl Kernel {
         let mut first = First(None);
         first.of(gone(self.shared.maps().ports.remove(&key)).on("write", "PORTS"));
         if key.proto == abi::TCP {
-            first.of(self.destroy_where(|conn| conn.local_port == key.port));
+            // A connection is counted before it is entered, and to look at all of them takes a while.
+            // What was not admitted is not counted, and is about to be destroyed anyway.
+            let usage = found(self.shared.maps().port_usage.get(&key, 0));
+            if !matches!(usage, Ok(Some(usage)) if usage.conns == 0) {
+                first.of(self.destroy_where(|conn| conn.local_port == key.port));
+            }
         } else {
             first.of(self.end_flows(|flow, _| flow.port == key.port));
         }

@@ -1,5 +1,6 @@
 //! Reading and checking requests, writing answers.
 
+use std::borrow::Cow;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,12 +15,14 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use subtle::ConstantTimeEq;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
-use totoro_api::wire::plugin::{Answer, Login, Request as Ask};
+use tokio::task::{JoinHandle, JoinSet};
+use totoro_api::wire::plugin::{Answer, CloseProxy, Login, NewProxy};
 use totoro_api::{Reason, Refusal};
 
 use super::{Clerk, Doors, Meter};
@@ -32,6 +35,9 @@ pub(super) const USER: &str = "totoro";
 
 /// The source of Logins that come with no address.
 const NOWHERE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
+
+/// Threads that serve. One decides at a time, but signatures are verified beside that.
+const THREADS: usize = 2;
 
 /// What the server bears.
 #[derive(Clone, Copy, Debug)]
@@ -91,8 +97,33 @@ impl<C: Clerk> Server<C> {
         self.meter.clone()
     }
 
-    /// Serves until `stop` completes, then lets the requests under way end.
-    pub async fn run(self, listener: TcpListener, stop: impl Future<Output = ()>) {
+    /// Serves on a socket that does not block, until `stop` completes; then lets the requests under way
+    /// end. On threads of its own: decisions wait for the desk, and nothing else of the daemon is to
+    /// wait with them.
+    ///
+    /// # Errors
+    /// The threads can't be started, or the socket can't be watched.
+    pub fn start(
+        self,
+        listener: std::net::TcpListener,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> std::io::Result<Serving> {
+        let threads = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .thread_name("plugin")
+            .enable_all()
+            .build()?;
+        let within = threads.enter();
+        let listener = TcpListener::from_std(listener)?;
+        drop(within);
+        let serving = threads.spawn(self.run(listener, stop));
+        Ok(Serving {
+            serving,
+            threads: Some(threads),
+        })
+    }
+
+    async fn run(self, listener: TcpListener, stop: impl Future<Output = ()>) {
         let server = Arc::new(self);
         let slots = Arc::new(Semaphore::new(server.limits.connections));
         let mut connections = JoinSet::new();
@@ -214,11 +245,13 @@ impl<C: Clerk> Server<C> {
         }
     }
 
-    /// Reads the request and has the clerk answer it, on a thread that may wait for the disk.
+    /// Reads the request and has the clerk answer it: as a task of its own, for what was asked is decided
+    /// though nobody waits for the answer any more, and a thread that waits for the desk must not keep
+    /// this one from giving up.
     async fn decide(self: Arc<Self>, op: &str, body: Bytes) -> Answer {
         let op = op.to_owned();
         let within = self.limits.decide;
-        let deciding = tokio::task::spawn_blocking(move || self.decide_now(&op, &body));
+        let deciding = tokio::spawn(async move { self.ask(&op, &body).await });
         // What is decided after all is undone once frps is seen not to have it.
         match tokio::time::timeout(within, deciding).await {
             Ok(Ok(answer)) => answer,
@@ -233,37 +266,33 @@ impl<C: Clerk> Server<C> {
         }
     }
 
-    fn decide_now(&self, op: &str, body: &[u8]) -> Answer {
-        let ask: Ask = match serde_json::from_slice(body) {
-            Ok(ask) => ask,
-            Err(error) => return malformed(&error),
-        };
-        if ask.op != op {
-            let detail = "the op in the address and the op in the body differ";
-            return Answer::refuse(&Refusal::with(Reason::RequestMalformed, detail));
-        }
-        match op {
-            "Login" => self.login(ask.content),
-            "NewProxy" => match read(&ask.content) {
-                Ok(body) => self.clerk.new_proxy(&body, ask.content),
-                Err(error) => malformed(&error),
+    async fn ask(&self, op: &str, body: &[u8]) -> Answer {
+        let answer = match op {
+            "Login" => match read(op, body) {
+                Ok(content) => Ok(self.login(content).await),
+                Err(refusal) => Err(refusal),
             },
-            "CloseProxy" => match read(&ask.content) {
-                Ok(body) => {
-                    self.clerk.close_proxy(&body);
-                    Answer::allow()
+            "NewProxy" => match read::<NewProxy>(op, body) {
+                Ok(proxy) => Ok(self.clerk.new_proxy(&proxy, || read(op, body)).await),
+                Err(refusal) => Err(refusal),
+            },
+            "CloseProxy" => match read::<CloseProxy>(op, body) {
+                Ok(proxy) => {
+                    self.clerk.close_proxy(&proxy).await;
+                    Ok(Answer::allow())
                 }
-                Err(error) => malformed(&error),
+                Err(refusal) => Err(refusal),
             },
-            _ => {
+            _ => read::<IgnoredAny>(op, body).and_then(|_| {
                 let op: String = op.chars().take(40).collect();
                 let detail = format!("the operation {op:?} is not served here");
-                Answer::refuse(&Refusal::with(Reason::Unsupported, detail))
-            }
-        }
+                Err(Refusal::with(Reason::Unsupported, detail))
+            }),
+        };
+        answer.unwrap_or_else(|refusal| Answer::refuse(&refusal))
     }
 
-    fn login(&self, content: serde_json::Value) -> Answer {
+    async fn login(&self, content: serde_json::Value) -> Answer {
         // frps itself writes the address, so it is there however bad the rest is. Over websocket it
         // writes the origin instead; all of those that have no stamp of ours are one source.
         let told = content["client_address"].as_str().unwrap_or_default();
@@ -272,29 +301,33 @@ impl<C: Clerk> Server<C> {
             Err(refusal) => return Answer::refuse(&refusal),
         };
         let source = client.unwrap_or(NOWHERE);
-        let answer = if self.doors().admit(source, boot_ns()) {
-            self.ask_login(content, client)
+        let admitted = self.doors().admit(source, boot_ns());
+        let answer = if admitted {
+            self.ask_login(content, client).await
         } else {
             Answer::refuse(&Refusal::new(Reason::RateLimited))
         };
         let Some(client) = client else { return answer };
         if !answer.reject {
             self.doors().succeeded(client);
-        } else if self.doors().failed(client) {
+            return answer;
+        }
+        let over = self.doors().failed(client);
+        if over {
             self.clerk.drop_connection(client);
         }
         answer
     }
 
-    fn ask_login(&self, content: serde_json::Value, client: Option<SocketAddr>) -> Answer {
-        match read::<Login>(&content) {
+    async fn ask_login(&self, content: serde_json::Value, client: Option<SocketAddr>) -> Answer {
+        match Login::deserialize(&content) {
             Ok(mut body) => {
                 if let Some(client) = client {
                     body.client_address = client.to_string();
                 }
-                self.clerk.login(&body, content)
+                self.clerk.login(&body, content).await
             }
-            Err(error) => malformed(&error),
+            Err(error) => Answer::refuse(&malformed(&error)),
         }
     }
 
@@ -303,18 +336,54 @@ impl<C: Clerk> Server<C> {
     }
 }
 
-fn read<T: DeserializeOwned>(content: &serde_json::Value) -> serde_json::Result<T> {
-    T::deserialize(content)
+/// A server that runs, and its threads.
+pub struct Serving {
+    serving: JoinHandle<()>,
+    threads: Option<Runtime>,
+}
+
+impl Serving {
+    /// Waits until it has ended.
+    pub async fn ended(mut self) {
+        let _ = (&mut self.serving).await;
+    }
+}
+
+impl Drop for Serving {
+    /// Tasks do not wait for threads: these end by themselves.
+    fn drop(&mut self) {
+        if let Some(threads) = self.threads.take() {
+            threads.shutdown_background();
+        }
+    }
+}
+
+/// A request whose content is read as what its operation has (`plugin::Request` has any).
+#[derive(Deserialize)]
+struct Ask<'a, T> {
+    #[serde(borrow)]
+    op: Cow<'a, str>,
+    content: T,
+}
+
+/// The content of a request for an operation.
+fn read<'a, T: Deserialize<'a>>(op: &str, body: &'a [u8]) -> Result<T, Refusal> {
+    let ask: Ask<'_, T> = serde_json::from_slice(body).map_err(|error| malformed(&error))?;
+    if ask.op != op {
+        let detail = "the op in the address and the op in the body differ";
+        return Err(Refusal::with(Reason::RequestMalformed, detail));
+    }
+    Ok(ask.content)
 }
 
 /// Never with the body's content: it may carry a ticket.
-fn malformed(error: &serde_json::Error) -> Answer {
+fn malformed(error: &serde_json::Error) -> Refusal {
     let detail = match error.classify() {
         serde_json::error::Category::Eof => "the body ended too soon",
         serde_json::error::Category::Data => "a field of the body is missing or of another type",
         _ => "the body is no JSON",
     };
-    Answer::refuse(&Refusal::with(Reason::RequestMalformed, detail))
+    Refusal::with(Reason::RequestMalformed, detail)
 }
 
 fn bare(status: StatusCode) -> Response<Full<Bytes>> {
@@ -334,5 +403,5 @@ fn json(answer: &Answer) -> Response<Full<Bytes>> {
 }
 
 #[cfg(test)]
-#[path = "server_tests.rs"]
+#[path = "server_tests/mod.rs"]
 mod tests;

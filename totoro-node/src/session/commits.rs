@@ -6,14 +6,16 @@
 //! (a connection ended, a policy holds) stays in memory and is tried again; what only was to be
 //! granted is taken back, before anybody decides anything else.
 
-use std::sync::MutexGuard;
+use std::sync::Arc;
 
+use parking_lot::MutexGuard;
+use tokio::sync::Notify;
 use totoro_api::{Reason, Refusal};
 
 use super::desk::{Desk, Inner};
 use super::model::{Session, Ticket};
 use super::ports::{PortId, Waiting, port_key, record_key};
-use crate::store::{Changes, HELD, LEASES, Place, SESSIONS, TENANTS, TICKETS};
+use crate::store::{Changes, Failed, HELD, LEASES, Place, SESSIONS, Store, TENANTS, TICKETS};
 
 /// What becomes durable in one go.
 pub(super) struct Entry {
@@ -56,6 +58,46 @@ pub(super) struct Spent {
     pub(super) place: Option<Place>,
 }
 
+/// What was decided, and is on its way to the disk: see [`Desk::decided`].
+#[must_use = "it is to be answered once it is durable"]
+pub(super) struct Decided(Place);
+
+/// Writes batches to a store, and wakes the delivery when there is something to deliver.
+pub(super) fn writer(
+    store: Arc<Store>,
+    wake: Arc<Notify>,
+) -> impl FnMut(&[Entry]) -> anyhow::Result<()> {
+    move |batch| {
+        let changes = batch.iter().map(|entry| &entry.changes);
+        store.commit_all(changes).inspect_err(|error| {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "state can't be made durable; what happened is kept in memory and tried again, \
+                 what was to be granted is refused"
+            );
+        })?;
+        if batch.iter().any(|entry| entry.changes.tells()) {
+            wake.notify_one();
+        }
+        Ok(())
+    }
+}
+
+impl Decided {
+    /// Waits until all that was decided up to then is durable. Whoever gives up waiting changes nothing:
+    /// it was decided.
+    ///
+    /// # Errors
+    /// `internal`: it is not, and is taken back before anybody decides anything else.
+    pub(super) async fn settled(self) -> Result<(), Refusal> {
+        self.0.settled().await.map_err(refused)
+    }
+}
+
+fn refused(_: Failed) -> Refusal {
+    Refusal::new(Reason::Internal)
+}
+
 impl Desk {
     /// Puts what has happened behind all that was decided, to become durable with the next batch.
     pub(super) fn flush(&self, inner: &mut Inner, changes: Changes) {
@@ -75,7 +117,7 @@ impl Desk {
     }
 
     /// Puts what is granted behind all that was decided. It is to be answered once it is
-    /// [`Desk::settled`].
+    /// settled ([`Desk::decided`]).
     pub(super) fn grant(&self, inner: &mut Inner, changes: Changes, undo: Undo) {
         // What waits for the disk goes first: written later, it would undo this.
         self.flush(inner, Changes::default());
@@ -83,35 +125,28 @@ impl Desk {
         self.commits.put(Entry { changes, undo });
     }
 
-    /// Gives the desk back, and waits until all that was decided up to now is durable.
+    /// Gives the desk back, and has all that was decided up to now be written.
+    pub(super) fn decided(&self, mut inner: MutexGuard<'_, Inner>) -> Decided {
+        self.forget_spent(&mut inner);
+        let place = self.commits.last();
+        drop(inner);
+        self.commits.write();
+        Decided(place)
+    }
+
+    /// Gives the desk back, and waits on this thread until all that was decided up to now is durable.
     ///
     /// # Errors
     /// `internal`: it is not, and was taken back.
     pub(super) fn settled(&self, inner: MutexGuard<'_, Inner>) -> Result<(), Refusal> {
-        let place = self.commits.last();
         let spent = !inner.spent.is_empty();
-        drop(inner);
-        let settled = self.commits.settle(&place, |batch| self.write(batch));
+        let Decided(place) = self.decided(inner);
+        let settled = place.wait();
         if spent || settled.is_err() {
             // Taking the lock makes up for what failed.
             self.forget_spent(&mut self.lock());
         }
-        settled.map_err(|_| Refusal::new(Reason::Internal))
-    }
-
-    fn write(&self, batch: &[Entry]) -> anyhow::Result<()> {
-        let changes = batch.iter().map(|entry| &entry.changes);
-        self.store.commit_all(changes).inspect_err(|error| {
-            tracing::error!(
-                error = format!("{error:#}"),
-                "state can't be made durable; what happened is kept in memory and tried again, \
-                 what was to be granted is refused"
-            );
-        })?;
-        if batch.iter().any(|entry| entry.changes.tells()) {
-            self.wake.notify_one();
-        }
-        Ok(())
+        settled.map_err(refused)
     }
 
     /// After a failure of the disk: memory becomes what it would be without the grants that failed,

@@ -2,10 +2,12 @@
 //! in the store, in the order that each case needs.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use ipnet::IpNet;
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use totoro_api::ports::Pool;
@@ -13,7 +15,7 @@ use totoro_api::{Reason, Refusal};
 
 use super::canary::Canary;
 use super::coalesce::Coalesce;
-use super::commits::{Entry, Spent};
+use super::commits::{Entry, Spent, writer};
 use super::ends::Ends;
 use super::gate::Gate;
 use super::index::{Tickets, tickets};
@@ -33,6 +35,10 @@ use crate::store::{
 
 /// Key in `META`: the next numbers of tenants and leases.
 const NUMBERS: &str = "numbers";
+
+/// How long a decision waits for its turn on a thread that has other work too. Decisions take a part of
+/// it; what time brings may take longer on a node with much on it.
+const TURN: Duration = Duration::from_millis(1);
 
 /// What a desk works with.
 pub struct Tools {
@@ -132,9 +138,7 @@ pub struct Desk {
     /// What is decided, and not durable yet.
     pub(super) commits: Group<Entry>,
     pub(super) kernel: Arc<dyn Gate>,
-    pub(super) store: Arc<Store>,
     pub(super) clock: Arc<Clock>,
-    pub(super) wake: Arc<Notify>,
     pub(super) rules: Rules,
     /// Told when the leases and frps's proxies should be compared soon.
     pub reconcile: Notify,
@@ -203,13 +207,12 @@ impl Desk {
             untidy_s: 0,
             pending: Changes::default(),
         };
+        let commits = Group::start(writer(store, wake));
         let desk = Desk {
             inner: Mutex::new(inner),
-            commits: Group::default(),
+            commits: commits.context("start the thread that writes what is decided")?,
             kernel,
-            store,
             clock,
-            wake,
             rules,
             reconcile: Notify::new(),
             mended: Mended::default(),
@@ -219,9 +222,12 @@ impl Desk {
     }
 
     /// A panic while the lock was held leaves state that is no worse than after a kill: every
-    /// record is written whole. Who has it sees nothing that the disk refused.
+    /// record is written whole. Who has it sees nothing that the disk refused. A thread of a runtime
+    /// that has to wait for long gives its other tasks to another. (One of a runtime that has no other
+    /// must not ask.)
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let soon = self.inner.try_lock_for(TURN);
+        let mut inner = soon.unwrap_or_else(|| tokio::task::block_in_place(|| self.inner.lock()));
         let failed = self.commits.take_failed();
         if !failed.is_empty() {
             self.make_up(&mut inner, failed);

@@ -74,6 +74,9 @@ pub(super) fn others<'a>(inner: &'a Inner, tenant: &str, known: Option<&str>) ->
 /// Whether one more ticket can be remembered for a tenant.
 pub(super) fn room_for_ticket(inner: &Inner, tenant: &str, now: i64) -> Result<(), Refusal> {
     let owner = owner_of(tenant);
+    if inner.tickets.count_of(&owner) < MAX_TICKETS {
+        return Ok(());
+    }
     let ours = inner.tickets.of_owner(&owner);
     let live = ours.filter(|(_, ticket)| !ticket.past(now)).count();
     if live >= MAX_TICKETS {

@@ -74,6 +74,11 @@ impl<T> Owned<T> {
         self.records.iter_mut()
     }
 
+    /// How much an owner has.
+    pub(super) fn count_of(&self, owner: &str) -> usize {
+        self.by_owner.get(owner).map_or(0, BTreeSet::len)
+    }
+
     /// What an owner has.
     pub(super) fn of_owner(&self, owner: &str) -> impl Iterator<Item = (&String, &T)> {
         let keys = self.by_owner.get(owner).into_iter().flatten();
@@ -126,6 +131,7 @@ mod tests {
         assert_eq!(put(&mut all, "3", "b").as_deref(), Some("a"), "moved");
         assert_eq!(of(&all, "a"), ["1"]);
         assert_eq!(of(&all, "b"), ["2", "3"]);
+        assert_eq!(["a", "b", "c"].map(|owner| all.count_of(owner)), [1, 2, 0]);
         assert_eq!(all.of_owners("b").count(), 3);
         assert_eq!(all.remove("1").as_deref(), Some("a"));
         assert!(of(&all, "a").is_empty() && !all.by_owner.contains_key("a"));

@@ -64,7 +64,7 @@ impl Desk {
         let Some(stamp) = stamp::parse(client_address) else {
             return Ok(None);
         };
-        match self.kernel.stamped_control(stamp) {
+        match tokio::task::block_in_place(|| self.kernel.stamped_control(stamp)) {
             Ok(socket) => Ok(socket.map(|socket| socket.client)),
             Err(error) if error.is_busy() => Err(Refusal::new(Reason::RateLimited)),
             Err(error) => {
@@ -76,10 +76,10 @@ impl Desk {
 
     /// Answers a Login that comes from `client_address`, as [`Desk::client`] tells it. `content` is
     /// the body as frps sent it.
-    pub fn login(&self, body: &Login, content: Value) -> Answer {
+    pub async fn login(&self, body: &Login, content: Value) -> Answer {
         let client = client_of(&body.client_address);
         let outcome = match (check_login(body), client) {
-            (Ok(()), Some(client)) => self.try_login(body, client),
+            (Ok(()), Some(client)) => self.try_login(body, client).await,
             (Err(refusal), _) => Err(refusal.into()),
             (Ok(()), None) => {
                 // Whose connection it is, and what to destroy in the end, can't be told.
@@ -98,7 +98,7 @@ impl Desk {
         }
     }
 
-    fn try_login(&self, body: &Login, client: SocketAddr) -> Result<Granted, Denied> {
+    async fn try_login(&self, body: &Login, client: SocketAddr) -> Result<Granted, Denied> {
         let now_ms = self.clock.now_ms();
         let now = now_ms / 1000;
         let socket = self
@@ -110,7 +110,9 @@ impl Desk {
             return Err(Refusal::with(Reason::Unsupported, detail).into());
         };
         let token = ticket_of(body);
-        let hash = hex(&ticket::hash(token));
+        let hash = blake3::Hash::from_bytes(ticket::hash(token))
+            .to_hex()
+            .to_string();
         let (keys, seen) = {
             let inner = self.lock();
             inner.enforces()?;
@@ -137,9 +139,12 @@ impl Desk {
                 }
             }
         };
-        let mut desk = self.lock();
-        let admitted = self.admit(&mut desk, body, socket, &credential, now_ms);
-        let durable = self.settled(desk);
+        let (admitted, decided) = {
+            let mut desk = self.lock();
+            let admitted = self.admit(&mut desk, body, socket, &credential, now_ms);
+            (admitted, self.decided(desk))
+        };
+        let durable = decided.settled().await;
         let grant = credential.voucher.grant;
         admitted
             .and_then(|granted| durable.map(|()| granted))
@@ -241,8 +246,4 @@ impl Desk {
         let what = format!("login/{from}");
         self.deny(tenant.as_deref(), refusal.reason, &what, subject);
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -32,20 +32,33 @@ fn session_of<'a>(inner: &'a Inner, user: &User) -> Option<&'a Session> {
 }
 
 impl Desk {
-    /// Answers a NewProxy. `content` is the body as frps sent it.
-    pub fn new_proxy(&self, body: &NewProxy, mut content: Value) -> Answer {
-        let mut desk = self.lock();
-        let leased = self.try_proxy(&mut desk, body);
+    /// Answers a NewProxy. `content` is the body as frps sent it, for an answer that changes it.
+    pub async fn new_proxy(
+        &self,
+        body: &NewProxy,
+        content: impl FnOnce() -> Result<Value, Refusal> + Send,
+    ) -> Answer {
+        let (leased, decided) = {
+            let mut desk = self.lock();
+            let leased = self.try_proxy(&mut desk, body);
+            (leased, self.decided(desk))
+        };
         // Also what is there already may be so only since a moment ago.
-        let durable = self.settled(desk);
-        match leased.and_then(|port| durable.map(|()| port)) {
-            Ok(port) if i64::from(port) == body.remote_port => Answer::allow(),
-            Ok(port) => {
-                if let Some(object) = content.as_object_mut() {
-                    object.insert("remote_port".to_owned(), port.into());
-                }
-                Answer::allow_with(content)
+        let durable = decided.settled().await;
+        let changed = |port: u16| {
+            let mut content = content()?;
+            if let Some(object) = content.as_object_mut() {
+                object.insert("remote_port".to_owned(), port.into());
             }
+            Ok(Answer::allow_with(content))
+        };
+        let answer = match leased.and_then(|port| durable.map(|()| port)) {
+            Ok(port) if i64::from(port) == body.remote_port => Ok(Answer::allow()),
+            Ok(port) => changed(port),
+            Err(refusal) => Err(refusal),
+        };
+        match answer {
+            Ok(answer) => answer,
             Err(refusal) => {
                 self.refused_proxy(&refusal, body);
                 Answer::refuse(&refusal)
@@ -134,7 +147,7 @@ impl Desk {
         }
     }
 
-    /// The kernel first, then the disk, then the answer (see [`Desk::settled`]); back to nothing
+    /// The kernel first, then the disk, then the answer (see [`Desk::decided`]); back to nothing
     /// when one fails.
     fn open_lease(
         &self,
@@ -151,15 +164,14 @@ impl Desk {
             .map(|tenant| tenant.number);
         let number = number.ok_or_else(|| Refusal::new(Reason::Internal))?;
         let key = port_key(id);
-        // Its counts begin at nothing, whatever an earlier lease left.
-        if let Some(earlier) = inner.spent.remove(&id) {
+        // Its counts begin at nothing: the kernel side sees to its own, and another's are to go.
+        if let Some(earlier) = inner.spent.remove(&id)
+            && earlier.tenant != number
+        {
             self.kernel
                 .forget_lease(earlier.tenant, key)
                 .map_err(|e| kernel_failed(&e))?;
         }
-        self.kernel
-            .forget_lease(number, key)
-            .map_err(|e| kernel_failed(&e))?;
         if let Err(error) = self.show_lease(inner, id, &lease, number, end) {
             let refusal = kernel_failed(&error);
             // A full table says so to the tenant; whatever was written of it goes.
@@ -200,11 +212,14 @@ impl Desk {
     }
 
     /// Takes note of a CloseProxy: it may be late, doubled, or a predecessor's.
-    pub fn close_proxy(&self, body: &CloseProxy) {
-        let mut desk = self.lock();
-        self.note_closed(&mut desk, body);
+    pub async fn close_proxy(&self, body: &CloseProxy) {
+        let decided = {
+            let mut desk = self.lock();
+            self.note_closed(&mut desk, body);
+            self.decided(desk)
+        };
         // What the disk refuses is tried again: it has happened.
-        let _ = self.settled(desk);
+        let _ = decided.settled().await;
     }
 
     fn note_closed(&self, inner: &mut Inner, body: &CloseProxy) {

@@ -8,20 +8,37 @@ use tokio::sync::Notify;
 use totoro_api::Reason;
 use totoro_api::wire::event::EventsAccepted;
 
-use super::{Spool, may_renew};
+use super::{MAX_BATCH, Spool, may_renew};
 use crate::control::{Backoff, CallError, Control};
 
 /// How often the spool is looked at when nobody says that there is something.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// Delivers for ever; `wake` says that something was appended.
+/// For so long what comes next is gathered: each delivery is a request, and writes on either side.
+const GATHER: Duration = Duration::from_millis(100);
+
+/// What a step came to.
+enum Step {
+    /// There was nothing.
+    Nothing,
+    /// What there was is delivered.
+    Delivered,
+    /// So much that more may wait.
+    Full,
+}
+
+/// Delivers for ever; `wake` says that something was appended. The first event goes at once.
 pub async fn run(spool: Spool, control: Arc<Control>, wake: Arc<Notify>) {
     let mut backoff = Backoff::default();
     loop {
-        match step(&spool, &control).await {
-            Ok(true) => backoff.reset(),
-            Ok(false) => {
-                backoff.reset();
+        let step = step(&spool, &control).await;
+        if step.is_ok() {
+            backoff.reset();
+        }
+        match step {
+            Ok(Step::Full) => {}
+            Ok(Step::Delivered) => tokio::time::sleep(GATHER).await,
+            Ok(Step::Nothing) => {
                 let _ = tokio::time::timeout(IDLE, wake.notified()).await;
             }
             Err(error) => {
@@ -38,19 +55,19 @@ pub async fn run(spool: Spool, control: Arc<Control>, wake: Arc<Notify>) {
     }
 }
 
-/// Delivers one batch; whether there was one.
-async fn step(spool: &Spool, control: &Control) -> Result<bool> {
+/// Delivers one batch, if there is one.
+async fn step(spool: &Spool, control: &Control) -> Result<Step> {
     let reading = spool.clone();
     let batch = tokio::task::spawn_blocking(move || reading.batch()).await??;
     let Some(last) = batch.events.last().map(|event| event.seq) else {
-        return Ok(false);
+        return Ok(Step::Nothing);
     };
     let sent = control.post::<EventsAccepted>("/nodes/events", &batch);
     let accepted = match sent.await {
         Err(error) if is_conflict(&error) && may_renew(&batch.events[0]) => {
             let renewing = spool.clone();
             tokio::task::spawn_blocking(move || renewing.renew()).await??;
-            return Ok(true);
+            return Ok(Step::Full);
         }
         accepted => accepted?,
     };
@@ -63,7 +80,8 @@ async fn step(spool: &Spool, control: &Control) -> Result<bool> {
     );
     let writing = spool.clone();
     tokio::task::spawn_blocking(move || writing.accepted(upto)).await??;
-    Ok(true)
+    let all = upto == last && batch.events.len() < MAX_BATCH;
+    Ok(if all { Step::Delivered } else { Step::Full })
 }
 
 /// Whether the control plane misses events before those that were sent.

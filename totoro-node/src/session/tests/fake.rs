@@ -129,8 +129,11 @@ impl Gate for Fake {
 
     fn put_lease(&self, key: abi::PortKey, lease: &abi::Lease) -> Result<()> {
         let mut maps = self.works("put_lease", key.port)?;
-        maps.leases.insert(key, *lease);
-        maps.counts.entry((lease.tenant, key)).or_default();
+        let before = maps.leases.insert(key, *lease);
+        let counts = maps.counts.entry((lease.tenant, key)).or_default();
+        if before.is_none_or(|before| before.lease != lease.lease) {
+            *counts = LeaseCounts::default();
+        }
         Ok(())
     }
 

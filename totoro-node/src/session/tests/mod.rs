@@ -9,5 +9,6 @@ mod offline;
 mod quiet;
 mod races;
 mod refusing;
+mod waiting;
 mod websocket;
 mod world;

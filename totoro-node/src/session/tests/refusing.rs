@@ -91,7 +91,7 @@ async fn applied(listener: &TcpListener, of: &DesiredState) -> String {
     report.error.unwrap_or_default()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn all_is_asked_for_after_an_applying_that_panicked() {
     let mut world = world();
     let good = world.snapshot(&[("a", Active)]);
@@ -122,7 +122,7 @@ async fn all_is_asked_for_after_an_applying_that_panicked() {
     following.abort();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_policy_that_cannot_hold_is_told_and_its_mending_is_waited_for() {
     let mut world = world();
     let good = world.snapshot(&[("a", Active)]);

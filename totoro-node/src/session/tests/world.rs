@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use futures_executor::block_on;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use totoro_api::limits::Limits;
@@ -239,7 +240,7 @@ impl World {
             "client_address": client.to_string(),
         });
         let body: Login = serde_json::from_value(content.clone()).unwrap();
-        let content = read(self.desk.login(&body, content))?;
+        let content = read(block_on(self.desk.login(&body, content)))?;
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         Ok(On {
             user: user.to_owned(),
@@ -255,12 +256,17 @@ impl World {
     }
 
     pub(super) fn new_proxy(&self, on: &On, name: &str, port: u16) -> Result<u16, String> {
+        block_on(self.asking(on, name, port))
+    }
+
+    /// The same by somebody who may give up waiting.
+    pub(super) async fn asking(&self, on: &On, name: &str, port: u16) -> Result<u16, String> {
         let content = json!({
             "user": user(on), "proxy_name": wire(on, name), "proxy_type": "tcp",
             "remote_port": port,
         });
         let body: NewProxy = serde_json::from_value(content.clone()).unwrap();
-        let answer = self.desk.new_proxy(&body, content);
+        let answer = self.desk.new_proxy(&body, || Ok(content)).await;
         let unchanged = answer.unchange;
         let content = read(answer)?;
         if unchanged {
@@ -272,7 +278,7 @@ impl World {
     pub(super) fn close_proxy(&self, on: &On, name: &str) {
         let content = json!({ "user": user(on), "proxy_name": wire(on, name) });
         let body: CloseProxy = serde_json::from_value(content).unwrap();
-        self.desk.close_proxy(&body);
+        block_on(self.desk.close_proxy(&body));
     }
 
     /// The connection with this cookie ends, and the kernel tells of it.
