@@ -1,6 +1,7 @@
 //! Damaged logs: a torn end is cut off, anything else refused, and nothing panics.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt as _;
 
 use proptest::prelude::*;
 
@@ -47,10 +48,10 @@ fn a_damaged_byte_is_a_torn_end_or_a_refusal() {
     for number in 1..=3 {
         let path = dir.path().join(Disk::name(number));
         let bytes = std::fs::read(&path).unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
         for at in 0..bytes.len() {
-            let mut damaged = bytes.clone();
-            damaged[at] ^= 0x10;
-            std::fs::write(&path, &damaged).unwrap();
+            let write = |byte| file.write_all_at(&[byte], at as u64).unwrap();
+            write(bytes[at] ^ 0x10);
             match read(dir.path()) {
                 Ok(index) if index == *before => cut += 1,
                 Ok(index) => {
@@ -64,8 +65,8 @@ fn a_damaged_byte_is_a_torn_end_or_a_refusal() {
                     refused += 1;
                 }
             }
+            write(bytes[at]);
         }
-        std::fs::write(&path, &bytes).unwrap();
     }
     // Of the last batch each byte.
     let length = last.space.end(3) - before.space.end(3);
@@ -81,8 +82,9 @@ fn a_newest_file_of_any_length_loses_what_is_cut_off_and_an_older_one_is_refused
     for number in 1..=3 {
         let path = dir.path().join(Disk::name(number));
         let bytes = std::fs::read(&path).unwrap();
-        for length in 0..bytes.len() {
-            std::fs::write(&path, &bytes[..length]).unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        for length in (0..bytes.len()).rev() {
+            file.set_len(length as u64).unwrap();
             let whole = length as u64 >= last.space.end(number);
             match read(dir.path()) {
                 Ok(index) if number == 3 => {
