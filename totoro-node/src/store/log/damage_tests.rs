@@ -49,9 +49,9 @@ fn a_damaged_byte_is_a_torn_end_or_a_refusal() {
         let path = dir.path().join(Disk::name(number));
         let bytes = std::fs::read(&path).unwrap();
         let file = File::options().write(true).open(&path).unwrap();
-        for at in 0..bytes.len() {
+        for (at, held) in bytes.iter().copied().enumerate() {
             let write = |byte| file.write_all_at(&[byte], at as u64).unwrap();
-            write(bytes[at] ^ 0x10);
+            write(held ^ 0x10);
             match read(dir.path()) {
                 Ok(index) if index == *before => cut += 1,
                 Ok(index) => {
@@ -65,7 +65,7 @@ fn a_damaged_byte_is_a_torn_end_or_a_refusal() {
                     refused += 1;
                 }
             }
-            write(bytes[at]);
+            write(held);
         }
     }
     // Of the last batch each byte.
