@@ -268,10 +268,11 @@ mod tests {
         assert_eq!(kept_clock(&store).unwrap(), kept, "and for good");
         // What this build has kept is newer than what another may have left.
         store.commit(&changes).unwrap();
+        let last = clock.kept("this");
         let mut newer = Changes::default();
-        newer.put(META, CLOCK, &clock.kept("this"));
+        newer.put(META, CLOCK, &last);
         store.commit(&newer).unwrap();
-        assert_eq!(kept_clock(&store).unwrap(), clock.kept("this"));
+        assert_eq!(kept_clock(&store).unwrap(), last);
     }
 
     #[test]
