@@ -58,15 +58,20 @@ pub(crate) fn append(
     }
     let mut plan = Plan::new(log, max);
     for (at_ms, subject) in events {
-        plan.append(NodeEvent {
-            seq: plan.next(),
-            at_ms: *at_ms,
-            boot: boot.to_owned(),
-            subject: subject.clone(),
-        })?;
+        plan.append(*at_ms, boot, subject)?;
     }
     plan.finish(ops);
     Ok(())
+}
+
+/// A [`NodeEvent`] of what others own.
+#[derive(Serialize)]
+struct Told<'a> {
+    seq: u64,
+    at_ms: i64,
+    boot: &'a str,
+    #[serde(flatten)]
+    subject: &'a Subject,
 }
 
 /// Gives the spool a new name.
