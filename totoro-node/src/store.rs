@@ -8,7 +8,6 @@ mod take_over;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -174,23 +173,14 @@ impl Store {
     /// # Errors
     /// The disk; then nothing of any holds.
     pub fn commit_all<'a>(&self, all: impl IntoIterator<Item = &'a Changes>) -> Result<()> {
-        // Of two writes of one record only the later matters.
-        let mut records = BTreeMap::<&(Records, String), &Option<Vec<u8>>>::new();
         let mut events = Vec::new();
-        for changes in all {
-            records.extend(changes.records.iter());
+        let all = all.into_iter().map(|changes| {
             events.extend(&changes.events);
-        }
-        if records.is_empty() && events.is_empty() {
+            &changes.records
+        });
+        let mut ops = changes::latest(all);
+        if ops.bytes().is_empty() && events.is_empty() {
             return Ok(());
-        }
-        let mut ops = Ops::default();
-        for ((of, key), value) in records {
-            let (kind, value) = match value {
-                Some(value) => (Kind::Put, value.as_slice()),
-                None => (Kind::Remove, [].as_slice()),
-            };
-            ops.push(kind, of.number, key.as_bytes(), value);
         }
         self.on_log(|log| {
             spool::append(log, &mut ops, &self.boot, &events, self.spool_max)?;

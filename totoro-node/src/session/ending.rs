@@ -111,6 +111,8 @@ impl Desk {
         inner.late.remove(&port);
         changes.remove(LEASES, record_key(port));
         changes.put(HELD, record_key(port), &waiting);
+        // What nothing was counted on changes no sum.
+        let counted = [counts.bytes_in, counts.bytes_out, counts.admitted] != [0; 3];
         if let Some(tenant) = inner.tenants.get_mut(&lease.tenant) {
             tenant.bytes_in += counts.bytes_in;
             tenant.bytes_out += counts.bytes_out;
@@ -119,7 +121,9 @@ impl Desk {
                 place: None,
             };
             inner.spent.insert(port, spent);
-            changes.put(TENANTS, lease.tenant.as_str(), tenant);
+            if counted {
+                changes.put(TENANTS, lease.tenant.as_str(), tenant);
+            }
         }
         let mut subject = Subject {
             kind: kind::PROXY_CLOSED.to_owned(),
@@ -139,7 +143,9 @@ impl Desk {
             session.bytes_in += counts.bytes_in;
             session.bytes_out += counts.bytes_out;
             session.conns += counts.admitted;
-            changes.put(SESSIONS, lease.run_id.as_str(), session);
+            if counted {
+                changes.put(SESSIONS, lease.run_id.as_str(), session);
+            }
             subject.invite = session.invite();
             subject.session = Some(session.id.clone());
             subject.client = Some(session.client.to_string());

@@ -1,5 +1,7 @@
 //! A session asks for a port, or gives it back.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 use totoro_api::decide::{LOGIN_META, lease_room, read_proxy};
 use totoro_api::wire::event::{Subject, kind};
@@ -11,7 +13,9 @@ use super::commits::{Undo, UndoneLease};
 use super::desk::{Desk, Inner, kernel_failed};
 use super::model::{PUBLIC, Session};
 use super::ports::{Lease, Plan, PortId, Summed, Wish, port_key, record_key};
+use super::sessions::Sessions;
 use crate::kernel::boot_ns;
+use crate::secret::random;
 use crate::store::{Changes, HELD, LEASES};
 
 /// How long a late close of a proxy's earlier lease is expected, ms. frps sends it at once; it can
@@ -23,10 +27,9 @@ const ASKS: u32 = 10;
 const ASKS_AT_ONCE: u32 = 50;
 
 /// The session that a request belongs to: by run_id, and by the nonce that its Login was given.
-fn session_of<'a>(inner: &'a Inner, user: &User) -> Option<&'a Session> {
+fn session_of<'a>(sessions: &'a Sessions, user: &User) -> Option<&'a Session> {
     let nonce = user.metas.as_ref()?.get(LOGIN_META)?;
-    inner
-        .sessions
+    sessions
         .get(&user.run_id)
         .filter(|session| session.nonce == *nonce)
 }
@@ -68,14 +71,18 @@ impl Desk {
 
     fn try_proxy(&self, inner: &mut Inner, body: &NewProxy) -> Result<u16, Refusal> {
         let now_ms = self.clock.now_ms();
-        let Some(session) = session_of(inner, &body.user).cloned() else {
+        let Some(session) = session_of(&inner.sessions, &body.user) else {
             let detail = "this session is over";
             return Err(Refusal::with(Reason::SessionExpired, detail));
         };
         inner.enforces()?;
-        let policy = std::sync::Arc::clone(&inner.policy);
+        let policy = &inner.policy;
         let standing = policy.standing(&session.voucher, now_ms / 1000)?;
-        if !inner.may_ask(&body.user.run_id, standing.limits.max_proxies) {
+        if !may_ask(
+            &mut inner.asks,
+            &body.user.run_id,
+            standing.limits.max_proxies,
+        ) {
             return Err(Reason::RateLimited.into());
         }
         let end = standing.session_end(session.begun_ms / 1000);
@@ -90,7 +97,11 @@ impl Desk {
             asked: &asked,
             limits: &standing.limits,
             pool: &policy.node.pool,
-            start: usize::from(u16::from_ne_bytes(crate::secret::random())),
+            // Where none is asked for.
+            start: asked
+                .port
+                .map_or_else(|| u16::from_ne_bytes(random()), |_| 0)
+                .into(),
             now_ms,
         };
         let plan = inner
@@ -121,11 +132,6 @@ impl Desk {
                     let most = standing.limits.max_proxies;
                     lease_room(&session.tenant, most, &policy.node.public_max, &others)?;
                 }
-                if let Some(old) = instead_of {
-                    let mut changes = Changes::default();
-                    self.release(inner, old, "moved", &mut changes, now_ms);
-                    self.flush(inner, changes);
-                }
                 let lease = Lease {
                     number: inner.numbers.lease,
                     tenant: session.tenant.clone(),
@@ -137,7 +143,13 @@ impl Desk {
                     summed: Summed::default(),
                 };
                 let id = (asked.protocol, port);
-                self.open_lease(inner, &session, id, lease, end)?;
+                let event = opened(session, id, &lease);
+                if let Some(old) = instead_of {
+                    let mut changes = Changes::default();
+                    self.release(inner, old, "moved", &mut changes, now_ms);
+                    self.flush(inner, changes);
+                }
+                self.open_lease(inner, id, lease, end, event)?;
                 if instead_of.is_some() {
                     inner.late.insert(id, (1, now_ms + LATE_MS));
                     self.reconcile.notify_one();
@@ -152,16 +164,13 @@ impl Desk {
     fn open_lease(
         &self,
         inner: &mut Inner,
-        session: &Session,
         id: PortId,
         lease: Lease,
         end: Option<i64>,
+        event: Subject,
     ) -> Result<(), Refusal> {
         inner.numbers.lease += 1;
-        let number = inner
-            .tenants
-            .get(&session.tenant)
-            .map(|tenant| tenant.number);
+        let number = inner.tenants.get(&lease.tenant).map(|tenant| tenant.number);
         let number = number.ok_or_else(|| Refusal::new(Reason::Internal))?;
         let key = port_key(id);
         // Its counts begin at nothing: the kernel side sees to its own, and another's are to go.
@@ -183,21 +192,10 @@ impl Desk {
         Desk::put_numbers(&mut these, inner.numbers);
         these.put(LEASES, record_key(id), &lease);
         these.remove(HELD, record_key(id));
-        let subject = Subject {
-            kind: kind::PROXY_OPENED.to_owned(),
-            invite: session.invite(),
-            session: Some(session.id.clone()),
-            lease: Some(lease.number.to_string()),
-            client: Some(session.client.to_string()),
-            proxy: Some(lease.name.clone()),
-            port: Some(id.1),
-            detail: serde_json::json!({ "type": id.0 }),
-            ..Subject::default()
-        };
-        these.tell(lease.since_ms, subject);
+        these.tell(lease.since_ms, event);
         tracing::info!(
             node_id = self.rules.node,
-            invite_id = session.tenant,
+            invite_id = lease.tenant,
             proxy_name = lease.name,
             port = %record_key(id),
             "proxy opened"
@@ -224,12 +222,12 @@ impl Desk {
 
     fn note_closed(&self, inner: &mut Inner, body: &CloseProxy) {
         let now_ms = self.clock.now_ms();
-        let Some(session) = session_of(inner, &body.user) else {
+        let Some(session) = session_of(&inner.sessions, &body.user) else {
             return;
         };
         let standing = inner.policy.standing(&session.voucher, now_ms / 1000);
         let most = standing.map_or(0, |standing| standing.limits.max_proxies);
-        if !inner.may_ask(&body.user.run_id, most) {
+        if !may_ask(&mut inner.asks, &body.user.run_id, most) {
             // It can't be refused: the comparison with frps finds what was closed.
             self.reconcile.notify_one();
             return;
@@ -253,7 +251,7 @@ impl Desk {
 
     /// Counts and tells of a refused NewProxy.
     fn refused_proxy(&self, refusal: &Refusal, body: &NewProxy) {
-        let session = session_of(&self.lock(), &body.user).cloned();
+        let session = session_of(&self.lock().sessions, &body.user).cloned();
         let name: String = body.proxy_name.chars().take(80).collect();
         let prefix = session.as_ref().map(|session| format!("{}.", session.user));
         let name = prefix
@@ -288,14 +286,30 @@ impl Desk {
     }
 }
 
-impl Inner {
-    /// Whether a session may ask one more thing now.
-    fn may_ask(&mut self, run_id: &str, max_proxies: u32) -> bool {
-        let burst = ASKS_AT_ONCE.saturating_add(max_proxies.saturating_mul(2));
-        let (interval, tolerance) = bucket::rate(ASKS, burst);
-        let asked = self.asks.entry(run_id.to_owned()).or_default();
-        let next = bucket::take(*asked, boot_ns(), interval, tolerance);
-        *asked = next.unwrap_or(*asked);
-        next.is_some()
+/// What the audit is told of a new lease.
+fn opened(session: &Session, (protocol, port): PortId, lease: &Lease) -> Subject {
+    Subject {
+        kind: kind::PROXY_OPENED.to_owned(),
+        invite: session.invite(),
+        session: Some(session.id.clone()),
+        lease: Some(lease.number.to_string()),
+        client: Some(session.client.to_string()),
+        proxy: Some(lease.name.clone()),
+        port: Some(port),
+        detail: serde_json::json!({ "type": protocol }),
+        ..Subject::default()
     }
+}
+
+/// Whether a session may ask one more thing now.
+fn may_ask(asks: &mut BTreeMap<String, u64>, run_id: &str, max_proxies: u32) -> bool {
+    let burst = ASKS_AT_ONCE.saturating_add(max_proxies.saturating_mul(2));
+    let (interval, tolerance) = bucket::rate(ASKS, burst);
+    let asked = match asks.get_mut(run_id) {
+        Some(asked) => asked,
+        None => asks.entry(run_id.to_owned()).or_default(),
+    };
+    let next = bucket::take(*asked, boot_ns(), interval, tolerance);
+    *asked = next.unwrap_or(*asked);
+    next.is_some()
 }

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use serde::Serialize;
+use serde_json::value::RawValue;
 use tokio::sync::Notify;
 use totoro_api::Reason;
 use totoro_api::wire::event::EventsAccepted;
 
-use super::{MAX_BATCH, Spool, may_renew};
+use super::{MAX_BATCH, Oldest, Spool, may_renew, parse};
 use crate::control::{Backoff, CallError, Control};
 
 /// How often the spool is looked at when nobody says that there is something.
@@ -55,16 +57,55 @@ pub async fn run(spool: Spool, control: Arc<Control>, wake: Arc<Notify>) {
     }
 }
 
+/// An [`totoro_api::wire::event::EventBatch`] of events as they were written: to read each only to write
+/// it again costs more than all else here.
+#[derive(Serialize)]
+struct Batch {
+    spool: String,
+    after: u64,
+    events: Vec<Box<RawValue>>,
+    #[serde(skip)]
+    seqs: Vec<u64>,
+}
+
+impl Batch {
+    fn of(spool: &Spool) -> Result<Batch> {
+        let Oldest {
+            spool,
+            after,
+            events,
+        } = spool.oldest()?;
+        let seqs = events.iter().map(|(seq, _)| *seq).collect();
+        let raw = |(seq, value): &(u64, Vec<u8>)| {
+            serde_json::from_slice(value).with_context(|| format!("read event {seq}"))
+        };
+        Ok(Batch {
+            spool,
+            after,
+            events: events.iter().map(raw).collect::<Result<_>>()?,
+            seqs,
+        })
+    }
+
+    /// Whether a new name can help.
+    fn may_renew(&self) -> bool {
+        let first = self.seqs.first().zip(self.events.first());
+        first.is_some_and(|(seq, event)| {
+            parse(*seq, event.get().as_bytes()).is_ok_and(|first| may_renew(&first))
+        })
+    }
+}
+
 /// Delivers one batch, if there is one.
 async fn step(spool: &Spool, control: &Control) -> Result<Step> {
     let reading = spool.clone();
-    let batch = tokio::task::spawn_blocking(move || reading.batch()).await??;
-    let Some(last) = batch.events.last().map(|event| event.seq) else {
+    let batch = tokio::task::spawn_blocking(move || Batch::of(&reading)).await??;
+    let (Some(&first), Some(&last)) = (batch.seqs.first(), batch.seqs.last()) else {
         return Ok(Step::Nothing);
     };
     let sent = control.post::<EventsAccepted>("/nodes/events", &batch);
     let accepted = match sent.await {
-        Err(error) if is_conflict(&error) && may_renew(&batch.events[0]) => {
+        Err(error) if is_conflict(&error) && batch.may_renew() => {
             let renewing = spool.clone();
             tokio::task::spawn_blocking(move || renewing.renew()).await??;
             return Ok(Step::Full);
@@ -74,13 +115,12 @@ async fn step(spool: &Spool, control: &Control) -> Result<Step> {
     // Never beyond what was sent: an answer about another spool must not eat this one.
     let upto = accepted.seq.min(last);
     anyhow::ensure!(
-        batch.events.iter().any(|event| event.seq <= upto),
-        "the control plane has none of the events {}..={last}",
-        batch.events[0].seq
+        first <= upto,
+        "the control plane has none of the events {first}..={last}"
     );
     let writing = spool.clone();
     tokio::task::spawn_blocking(move || writing.accepted(upto)).await??;
-    let all = upto == last && batch.events.len() < MAX_BATCH;
+    let all = upto == last && batch.seqs.len() < MAX_BATCH;
     Ok(if all { Step::Delivered } else { Step::Full })
 }
 

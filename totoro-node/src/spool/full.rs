@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use totoro_api::wire::event::{NodeEvent, Subject, kind};
 
 use super::waiting::{Entry, LOSS, NEXT};
-use super::{MAX_BATCH, parse, put_event, put_number, read};
+use super::{MAX_BATCH, Told, parse, put_event, put_number, read};
 use crate::store::{Kind, Log, Ops, Reader};
 
 /// How much room is made at once: this part of the bound, and so many bytes at most.
@@ -83,14 +83,14 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// The seq of the next event.
-    pub(super) const fn next(&self) -> u64 {
-        self.next
-    }
-
     /// Appends the next event. In a full spool others give way, or it does.
-    pub(super) fn append(&mut self, event: NodeEvent) -> Result<()> {
-        self.insert(&event)?;
+    pub(super) fn append(&mut self, at_ms: i64, boot: &str, subject: &Subject) -> Result<()> {
+        self.insert(&Told {
+            seq: self.next,
+            at_ms,
+            boot,
+            subject,
+        })?;
         self.next += 1;
         if self.bytes > self.max {
             self.give_way()?;
@@ -113,7 +113,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn insert(&mut self, event: &NodeEvent) -> Result<()> {
+    fn insert(&mut self, event: &Told<'_>) -> Result<()> {
         let value = serde_json::to_vec(event).context("write an event")?;
         let sampled = is_sampled(&event.subject.kind);
         self.bytes += value.len() as u64;
@@ -165,7 +165,12 @@ impl<'a> Plan<'a> {
             "the spool is full; its oldest events give way, samples first"
         );
         if let Some(told) = lost.told() {
-            self.insert(&told)?;
+            self.insert(&Told {
+                seq: told.seq,
+                at_ms: told.at_ms,
+                boot: &told.boot,
+                subject: &told.subject,
+            })?;
             self.loss = told.seq;
         }
         Ok(())

@@ -58,15 +58,20 @@ pub(crate) fn append(
     }
     let mut plan = Plan::new(log, max);
     for (at_ms, subject) in events {
-        plan.append(NodeEvent {
-            seq: plan.next(),
-            at_ms: *at_ms,
-            boot: boot.to_owned(),
-            subject: subject.clone(),
-        })?;
+        plan.append(*at_ms, boot, subject)?;
     }
     plan.finish(ops);
     Ok(())
+}
+
+/// A [`NodeEvent`] of what others own.
+#[derive(Serialize)]
+struct Told<'a> {
+    seq: u64,
+    at_ms: i64,
+    boot: &'a str,
+    #[serde(flatten)]
+    subject: &'a Subject,
 }
 
 /// Gives the spool a new name.
@@ -100,6 +105,13 @@ pub struct Spool {
     store: Arc<Store>,
 }
 
+/// The oldest events, with their seqs.
+struct Oldest {
+    spool: String,
+    after: u64,
+    events: Vec<(u64, Vec<u8>)>,
+}
+
 /// How much waits in a spool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Size {
@@ -123,20 +135,31 @@ impl Spool {
     /// # Errors
     /// The disk.
     pub fn batch(&self) -> Result<EventBatch> {
-        let (spool, after, values) = self.store.on_log(|log| {
-            let waiting = log.waiting();
-            let mut reader = log.reader();
-            let oldest = waiting.from(0).take(MAX_BATCH);
-            let values = oldest.map(|entry| Ok((entry.seq, reader.op(entry.spot)?.value.to_vec())));
-            let values = values.collect::<Result<Vec<_>>>()?;
-            anyhow::Ok((waiting.id.clone(), waiting.had, values))
-        })?;
-        // Nobody waits for this.
-        let events = values.iter().map(|(seq, value)| parse(*seq, value));
+        let Oldest {
+            spool,
+            after,
+            events,
+        } = self.oldest()?;
+        let events = events.iter().map(|(seq, value)| parse(*seq, value));
         Ok(EventBatch {
             spool,
             after,
             events: events.collect::<Result<_>>()?,
+        })
+    }
+
+    /// The same as they were written.
+    fn oldest(&self) -> Result<Oldest> {
+        self.store.on_log(|log| {
+            let waiting = log.waiting();
+            let mut reader = log.reader();
+            let oldest = waiting.from(0).take(MAX_BATCH);
+            let events = oldest.map(|entry| Ok((entry.seq, reader.op(entry.spot)?.value.to_vec())));
+            Ok(Oldest {
+                spool: waiting.id.clone(),
+                after: waiting.had,
+                events: events.collect::<Result<_>>()?,
+            })
         })
     }
 

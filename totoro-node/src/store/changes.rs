@@ -1,21 +1,25 @@
 //! What becomes durable in one go.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use serde::Serialize;
 use totoro_api::wire::event::{Subject, kind};
 
-use super::Records;
+use super::{Kind, Ops, Records};
 use crate::spool;
 
 /// The most events that wait in memory while the disk takes none, samples and sums least of all.
 const MAX_WAITING: usize = 10_000;
+/// What writes may take, bytes, beside twice what of them matters.
+const SLACK: usize = 64 << 10;
 
 /// Changes that become durable together, and the events that tell of them.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// Of two writes of one record only the later matters. `None` removes.
-    pub(super) records: BTreeMap<(Records, String), Option<Vec<u8>>>,
+    /// As the log has them. Of two writes of one record only the later matters.
+    pub(super) records: Ops,
+    /// What the records took when only such were left that matter, bytes.
+    least: usize,
     /// When (Unix ms), and what.
     pub(super) events: Vec<(i64, Subject)>,
 }
@@ -25,14 +29,17 @@ impl Changes {
     ///
     /// # Panics
     /// Never: records are structs with text keys, which JSON has room for.
-    pub fn put(&mut self, table: Records, key: impl Into<String>, value: &impl Serialize) {
-        let value = serde_json::to_vec(value).expect("records have text keys");
-        self.records.insert((table, key.into()), Some(value));
+    pub fn put(&mut self, table: Records, key: impl AsRef<str>, value: &impl Serialize) {
+        let key = key.as_ref().as_bytes();
+        self.records.push_by(Kind::Put, table.number, key, |out| {
+            serde_json::to_writer(out, value).expect("records have text keys");
+        });
     }
 
     /// Removes a record.
-    pub fn remove(&mut self, table: Records, key: impl Into<String>) {
-        self.records.insert((table, key.into()), None);
+    pub fn remove(&mut self, table: Records, key: impl AsRef<str>) {
+        let key = key.as_ref().as_bytes();
+        self.records.push(Kind::Remove, table.number, key, &[]);
     }
 
     /// Tells of something that happened at `at_ms`.
@@ -43,7 +50,7 @@ impl Changes {
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty() && self.events.is_empty()
+        self.records.bytes().is_empty() && self.events.is_empty()
     }
 
     /// Whether there is something to deliver.
@@ -55,8 +62,16 @@ impl Changes {
     /// Puts later changes behind these. While the disk takes nothing they gather here, so of too
     /// many events the oldest give way to one that counts them.
     pub fn append(&mut self, later: Changes) {
-        self.records.extend(later.records);
-        self.events.extend(later.events);
+        if self.is_empty() {
+            *self = later;
+        } else {
+            self.records.copy(later.records.bytes());
+            self.events.extend(later.events);
+        }
+        if self.records.bytes().len() > 2 * self.least + SLACK {
+            self.records = latest([&self.records]);
+            self.least = self.records.bytes().len();
+        }
         if self.events.len() <= MAX_WAITING {
             return;
         }
@@ -80,10 +95,41 @@ impl Changes {
     }
 }
 
+/// What matters of writes that came one after the other: of each record the last.
+pub(super) fn latest<'a>(all: impl IntoIterator<Item = &'a Ops>) -> Ops {
+    let all: Vec<_> = all.into_iter().flat_map(Ops::each).collect();
+    let last: HashMap<_, _> = all.iter().zip(0..).map(|((of, _), at)| (*of, at)).collect();
+    let mut latest = Ops::default();
+    for ((of, op), at) in all.iter().zip(0..) {
+        if last[of] == at {
+            latest.copy(op);
+        }
+    }
+    latest
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::store::META;
+
+    #[test]
+    fn of_many_writes_of_a_record_the_last_is_left() {
+        let mut waiting = Changes::default();
+        for n in 0..10_000_u64 {
+            let mut changes = Changes::default();
+            changes.put(META, (n % 3).to_string(), &n);
+            changes.remove(META, "gone");
+            waiting.append(changes);
+            assert!(waiting.records.bytes().len() < 2 * SLACK, "of what matters");
+        }
+        let latest = latest([&waiting.records]);
+        let left: Vec<_> = latest.each().map(|(of, _)| of).collect();
+        let of = |key: &'static str| (META.number, key.as_bytes());
+        assert_eq!(left, [of("1"), of("2"), of("0"), of("gone")]);
+        let values = latest.each().map(|(_, op)| op.ends_with(b"9999"));
+        assert_eq!(values.collect::<Vec<_>>(), [false, false, true, false]);
+    }
 
     #[test]
     fn what_waits_for_the_disk_is_bounded_and_nothing_is_lost_silently() {
@@ -98,7 +144,8 @@ mod tests {
             changes.tell(n, subject);
             waiting.append(changes);
         }
-        assert_eq!(waiting.records.len(), 1, "the last write");
+        let last = latest([&waiting.records]);
+        assert_eq!(last.each().count(), 1, "the last write");
         assert!(waiting.events.len() <= MAX_WAITING);
         let (_, first) = &waiting.events[0];
         assert_eq!(first.kind, kind::AUDIT_LOST);

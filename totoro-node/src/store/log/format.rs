@@ -105,21 +105,46 @@ pub(crate) struct Ops(Vec<u8>);
 
 impl Ops {
     pub(crate) fn push(&mut self, kind: Kind, flag: u8, key: &[u8], value: &[u8]) {
+        self.push_by(kind, flag, key, |out| out.extend_from_slice(value));
+    }
+
+    /// The same with a value that `write` appends.
+    pub(crate) fn push_by(
+        &mut self,
+        kind: Kind,
+        flag: u8,
+        key: &[u8],
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
         let begin = self.0.len();
         // No frame is so long that these do not fit: `Frame::seal` looks.
-        let length = |part: &[u8]| u32::try_from(part.len()).unwrap_or(u32::MAX);
+        let length = |length: usize| u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes();
         self.0.extend_from_slice(&[0, 0, 0, 0, kind as u8, flag]);
-        self.0.extend_from_slice(&length(key).to_le_bytes());
-        self.0.extend_from_slice(&length(value).to_le_bytes());
+        self.0.extend_from_slice(&length(key.len()));
+        self.0.extend_from_slice(&[0; 4]);
         self.0.extend_from_slice(key);
-        self.0.extend_from_slice(value);
+        let value = self.0.len();
+        write(&mut self.0);
+        let written = length(self.0.len() - value);
+        self.0[begin + OP - 4..begin + OP].copy_from_slice(&written);
         let sum = crc32fast::hash(&self.0[begin + 4..]);
         self.0[begin..begin + 4].copy_from_slice(&sum.to_le_bytes());
     }
 
     /// Adds ops that stand elsewhere.
-    pub(super) fn copy(&mut self, ops: &[u8]) {
+    pub(crate) fn copy(&mut self, ops: &[u8]) {
         self.0.extend_from_slice(ops);
+    }
+
+    /// Each op: of which table and key it is, and all of it.
+    pub(crate) fn each(&self) -> impl Iterator<Item = ((u8, &[u8]), &[u8])> {
+        let mut rest = &self.0[..];
+        std::iter::from_fn(move || {
+            let (op, behind) = rest.split_at_checked(Op::length(rest)?)?;
+            rest = behind;
+            let key = usize::try_from(number(op, 6)?).ok()?;
+            Some(((op[5], op.get(OP..)?.get(..key)?), op))
+        })
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
