@@ -10,7 +10,7 @@ use totoro_ebpf::logic::bucket;
 use super::commits::{Undo, UndoneLease};
 use super::desk::{Desk, Inner, kernel_failed};
 use super::model::{PUBLIC, Session};
-use super::ports::{Lease, Plan, PortId, Summed, Wish, port_key, record_key};
+use super::ports::{Lease, Plan, PortId, Wish, port_key, record_key};
 use crate::kernel::boot_ns;
 use crate::store::{Changes, HELD, LEASES};
 
@@ -117,7 +117,7 @@ impl Desk {
                 if session.tenant.starts_with(PUBLIC) {
                     let leases = inner.ports.leases().iter();
                     let others = leases.filter(|(port, _)| Some(**port) != instead_of);
-                    let others: Vec<&str> = others.map(|(_, of)| of.tenant.as_str()).collect();
+                    let others: Vec<&str> = others.map(|(_, of)| &*of.tenant).collect();
                     let most = standing.limits.max_proxies;
                     lease_room(&session.tenant, most, &policy.node.public_max, &others)?;
                 }
@@ -126,16 +126,9 @@ impl Desk {
                     self.release(inner, old, "moved", &mut changes, now_ms);
                     self.flush(inner, changes);
                 }
-                let lease = Lease {
-                    number: inner.numbers.lease,
-                    tenant: session.tenant.clone(),
-                    run_id: body.user.run_id.clone(),
-                    nonce: session.nonce.clone(),
-                    name: asked.name,
-                    wire: body.proxy_name.clone(),
-                    since_ms: now_ms,
-                    summed: Summed::default(),
-                };
+                let names = (&*body.proxy_name, &*asked.name);
+                let of = (&*session.tenant, &*body.user.run_id);
+                let lease = Lease::new(inner.numbers.lease, of, names, now_ms);
                 let id = (asked.protocol, port);
                 self.open_lease(inner, &session, id, lease, end)?;
                 if instead_of.is_some() {
@@ -189,7 +182,7 @@ impl Desk {
             session: Some(session.id.clone()),
             lease: Some(lease.number.to_string()),
             client: Some(session.client.to_string()),
-            proxy: Some(lease.name.clone()),
+            proxy: Some(lease.name().to_owned()),
             port: Some(id.1),
             detail: serde_json::json!({ "type": id.0 }),
             ..Subject::default()
@@ -198,7 +191,7 @@ impl Desk {
         tracing::info!(
             node_id = self.rules.node,
             invite_id = session.tenant,
-            proxy_name = lease.name,
+            proxy_name = lease.name(),
             port = %record_key(id),
             "proxy opened"
         );
