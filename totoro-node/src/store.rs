@@ -188,7 +188,7 @@ impl Store {
         })
     }
 
-    /// All records of a table.
+    /// All records of a table, in the order of their keys.
     ///
     /// # Errors
     /// The disk, or a record that can't be read.
@@ -202,6 +202,26 @@ impl Store {
             }
             all.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
             Ok(all)
+        })
+    }
+
+    /// Each record of a table, as they lie. `then` must not use the store.
+    ///
+    /// # Errors
+    /// The disk, or a record that can't be read; earlier ones were given.
+    pub fn each<T: DeserializeOwned>(
+        &self,
+        records: Records,
+        mut then: impl FnMut(&str, T),
+    ) -> Result<()> {
+        self.on_log(|log| {
+            let spots = log.all(records.number);
+            let mut reader = log.reader();
+            for spot in spots {
+                let (key, value) = read(&mut reader, spot)?;
+                then(&key, value);
+            }
+            Ok(())
         })
     }
 

@@ -13,7 +13,7 @@ pub use body::{
     Granted, LOGIN_META, check_login, check_text, client_of, rewritten, ticket_of, with_key,
 };
 pub use leases::{
-    Lease, Patience, Plan, PortId, Ports, Summed, Waiting, Wish, parse_key, record_key,
+    Lease, Leases, Patience, Plan, PortId, Ports, Summed, Waiting, Wish, parse_key, record_key,
 };
 pub use login::{Action, Brought, Owner, login};
 pub use proxy::{Asked, Choice, Held, MAX_NAME, choose_port, read_proxy, user_denied};

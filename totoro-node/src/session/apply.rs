@@ -105,7 +105,12 @@ impl Desk {
     /// Ends a session that the control plane wants ended. One that is not there has ended, by
     /// itself or by an earlier push of the same kick.
     fn kick_pushed(&self, session: &str) {
-        if !self.lock().sessions.values().any(|one| one.id == session) {
+        if !self
+            .lock()
+            .sessions
+            .iter()
+            .any(|(_, one)| one.id == session)
+        {
             return;
         }
         match self.kick(session) {

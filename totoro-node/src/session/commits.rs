@@ -242,7 +242,7 @@ impl Desk {
         if lease.number != number {
             return;
         }
-        let (key, tenant) = (port_key(port), inner.tenants.get(&lease.tenant));
+        let (key, tenant) = (port_key(port), inner.tenants.get(&*lease.tenant));
         let tenant = tenant.map(|tenant| tenant.number);
         let removed = self.kernel.remove_lease(key);
         let forgotten =

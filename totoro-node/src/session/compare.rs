@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::sync::Arc;
 
 use super::desk::{Desk, Inner};
 use super::ports::{PortId, record_key};
@@ -28,7 +29,7 @@ impl Desk {
             let leases = inner.ports.leases().range((from, Bound::Unbounded));
             for (port, lease) in leases.take(CHUNK) {
                 last = Some(*port);
-                let there = online.get(&lease.wire);
+                let there = online.get(lease.wire());
                 if there != Some(port) {
                     differing.push((*port, lease.number, there.copied()));
                 }
@@ -129,12 +130,12 @@ impl Desk {
 /// Whether a lease covers a proxy of frps's.
 fn covered(inner: &Inner, name: &str, port: PortId) -> bool {
     let lease = inner.ports.leases().get(&port);
-    lease.is_some_and(|lease| lease.wire == name)
+    lease.is_some_and(|lease| lease.wire() == name)
 }
 
 /// The sessions that a proxy of frps's may belong to: the one that had its port last, else those
 /// of its user, where they are one tenant's.
-fn owners(inner: &Inner, name: &str, port: PortId) -> Vec<String> {
+fn owners(inner: &Inner, name: &str, port: PortId) -> Vec<Arc<str>> {
     let user = name.rsplit_once('.').map_or("", |(user, _)| user);
     let of_user: Vec<_> = inner
         .sessions
@@ -143,11 +144,12 @@ fn owners(inner: &Inner, name: &str, port: PortId) -> Vec<String> {
         .collect();
     let last = inner.ports.waiting().get(&port);
     if let Some(last) = last.filter(|last| of_user.iter().any(|(id, _)| **id == last.run_id)) {
-        return vec![last.run_id.clone()];
+        return vec![Arc::clone(&last.run_id)];
     }
     let tenants: BTreeSet<&String> = of_user.iter().map(|(_, session)| &session.tenant).collect();
     if tenants.len() > 1 {
         return Vec::new();
     }
-    of_user.into_iter().map(|(id, _)| id.clone()).collect()
+    let ids = of_user.into_iter();
+    ids.map(|(id, _)| Arc::clone(id)).collect()
 }

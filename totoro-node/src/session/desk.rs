@@ -23,7 +23,7 @@ use super::kept;
 use super::mended::Mended;
 use super::model::{FIRST_TENANT, Tenant};
 use super::policy::Policy;
-use super::ports::{Lease, Patience, PortId, Ports, parse_key};
+use super::ports::{Patience, PortId, Ports, parse_key};
 use super::refused::{TOLD, Told};
 use super::sessions::Sessions;
 use super::shown::Shown;
@@ -161,15 +161,26 @@ impl Desk {
         } = tools;
         let (policy, unwritten) = kept::read(&store)?;
         let policy = policy.unwrap_or_else(|| Policy::initial(rules.pool.clone()));
-        let ports_of = |entries: Vec<(String, Lease)>| -> BTreeMap<PortId, Lease> {
-            let read = |(key, lease): (String, Lease)| Some((parse_key(&key)?, lease));
-            entries.into_iter().filter_map(read).collect()
-        };
-        let waiting = store.all(HELD)?;
-        let waiting = waiting
-            .into_iter()
-            .filter_map(|(key, waiting)| Some((parse_key(&key)?, waiting)))
-            .collect();
+        // Record by record: no second copy of them all is ever there.
+        let (mut sessions, mut tickets) = (Sessions::new(), tickets());
+        store.each(SESSIONS, |run_id, session| {
+            sessions.insert(run_id, session);
+        })?;
+        store.each(TICKETS, |hash, ticket| {
+            tickets.insert(hash, ticket);
+        })?;
+        let mut ports = Ports::default();
+        store.each(LEASES, |key, lease| {
+            let port = parse_key(key);
+            if let Some(port) = port.filter(|port| !ports.leases().contains_key(port)) {
+                ports.open(port, lease);
+            }
+        })?;
+        store.each(HELD, |key, waiting| {
+            if let Some(port) = parse_key(key) {
+                ports.wait(port, waiting);
+            }
+        })?;
         let bans: Vec<(String, LocalBan)> = store.all(BANS)?;
         let inner = Inner {
             policy: Arc::new(policy),
@@ -179,9 +190,9 @@ impl Desk {
                 .filter_map(|(prefix, ban)| Some((prefix.parse().ok()?, ban)))
                 .collect(),
             tenants: store.all(TENANTS)?.into_iter().collect(),
-            sessions: Sessions::new(store.all(SESSIONS)?),
-            tickets: tickets(store.all(TICKETS)?),
-            ports: Ports::new(ports_of(store.all(LEASES)?), waiting),
+            sessions,
+            tickets,
+            ports,
             numbers: store.get(META, NUMBERS)?.unwrap_or(Numbers {
                 tenant: FIRST_TENANT,
                 lease: 1,

@@ -26,7 +26,7 @@ impl Desk {
         let suspects = match tenant {
             Some(tenant) => {
                 let sessions = inner.sessions.of_owner(tenant);
-                sessions.map(|(run_id, _)| run_id.clone()).collect()
+                sessions.map(|(run_id, _)| run_id.to_string()).collect()
             }
             None => match self.kernel.controls() {
                 Ok(controls) => without(inner, &controls),
@@ -113,7 +113,7 @@ impl Desk {
         changes.put(HELD, record_key(port), &waiting);
         // What nothing was counted on changes no sum.
         let counted = [counts.bytes_in, counts.bytes_out, counts.admitted] != [0; 3];
-        if let Some(tenant) = inner.tenants.get_mut(&lease.tenant) {
+        if let Some(tenant) = inner.tenants.get_mut(&*lease.tenant) {
             tenant.bytes_in += counts.bytes_in;
             tenant.bytes_out += counts.bytes_out;
             let spent = Spent {
@@ -122,13 +122,13 @@ impl Desk {
             };
             inner.spent.insert(port, spent);
             if counted {
-                changes.put(TENANTS, lease.tenant.as_str(), tenant);
+                changes.put(TENANTS, &*lease.tenant, tenant);
             }
         }
         let mut subject = Subject {
             kind: kind::PROXY_CLOSED.to_owned(),
             lease: Some(lease.number.to_string()),
-            proxy: Some(lease.name.clone()),
+            proxy: Some(lease.name().to_owned()),
             port: Some(port.1),
             detail: serde_json::json!({
                 "why": why,
@@ -139,12 +139,12 @@ impl Desk {
             }),
             ..Subject::default()
         };
-        if let Some(session) = inner.sessions.get_mut(&lease.run_id) {
+        if let Some(session) = inner.sessions.get_mut(&*lease.run_id) {
             session.bytes_in += counts.bytes_in;
             session.bytes_out += counts.bytes_out;
             session.conns += counts.admitted;
             if counted {
-                changes.put(SESSIONS, lease.run_id.as_str(), session);
+                changes.put(SESSIONS, &*lease.run_id, session);
             }
             subject.invite = session.invite();
             subject.session = Some(session.id.clone());
@@ -173,7 +173,7 @@ impl Desk {
             inner.untidy = Some(error.whole());
         }
         let lease = inner.ports.leases().get(&port);
-        let tenant = lease.and_then(|lease| inner.tenants.get(&lease.tenant));
+        let tenant = lease.and_then(|lease| inner.tenants.get(&*lease.tenant));
         let counts = tenant.map_or(Ok(LeaseCounts::default()), |tenant| {
             self.kernel.lease_counts(tenant.number, key)
         });
@@ -238,7 +238,7 @@ impl Desk {
         for (hash, ticket) in inner.tickets.iter_mut() {
             if ticket.run_id == run_id && !ticket.ended {
                 ticket.ended = true;
-                changes.put(TICKETS, hash.as_str(), ticket);
+                changes.put(TICKETS, &**hash, ticket);
             }
         }
     }

@@ -15,11 +15,11 @@ pub(super) struct Ends {
 
 impl Ends {
     /// Notes when a session ends (`None` = never); what was noted of it before holds no more.
-    pub(super) fn set(&mut self, run_id: &str, end: Option<i64>) {
-        if self.by_session.get(run_id).copied() == end {
+    pub(super) fn set(&mut self, run_id: impl AsRef<str> + Into<Arc<str>>, end: Option<i64>) {
+        if self.by_session.get(run_id.as_ref()).copied() == end {
             return;
         }
-        self.forget(run_id);
+        self.forget(run_id.as_ref());
         if let Some(end) = end {
             let run_id: Arc<str> = run_id.into();
             self.by_session.insert(Arc::clone(&run_id), end);
@@ -75,7 +75,7 @@ mod tests {
                         plain.insert(run_id, SOON);
                     }
                     _ => {
-                        ends.set(&run_id, end);
+                        ends.set(run_id.as_str(), end);
                         match end {
                             Some(end) => plain.insert(run_id, end),
                             None => plain.remove(&run_id),

@@ -1,6 +1,7 @@
 //! Ending what has no standing, and telling the kernel what holds for the rest.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use totoro_api::Reason;
 use totoro_api::decide::Standing;
@@ -15,7 +16,7 @@ use crate::store::Changes;
 
 /// A session that has no standing any more.
 pub(super) struct Doomed {
-    run_id: String,
+    run_id: Arc<str>,
     reason: Reason,
 }
 
@@ -56,15 +57,15 @@ impl Desk {
                 continue;
             };
             failures.note(self.show_tenant(inner, tenant, number, holds));
-            let end = |(run_id, session): (&String, &Session)| {
+            let end = |(run_id, session): (&Arc<str>, &Session)| {
                 let holds = policy.standing(&session.voucher, now_ms / 1000).ok();
                 let end = holds.and_then(|holds| holds.session_end(session.begun_ms / 1000));
-                (run_id.clone(), end)
+                (Arc::clone(run_id), end)
             };
             let ends: Vec<_> = inner.sessions.of_owner(tenant).map(end).collect();
             for (run_id, end) in ends {
-                inner.ends.set(&run_id, end);
                 failures.note(self.show_end(inner, &run_id, number, end));
+                inner.ends.set(run_id, end);
             }
         }
     }
@@ -124,7 +125,7 @@ fn judge<'a>(
     inner: &Inner,
     policy: &Policy,
     now_ms: i64,
-    sessions: impl Iterator<Item = (&'a String, &'a Session)>,
+    sessions: impl Iterator<Item = (&'a Arc<str>, &'a Session)>,
 ) -> (BTreeMap<String, Vec<Doomed>>, BTreeMap<String, Standing>) {
     let now = now_ms / 1000;
     let mut doomed = BTreeMap::<String, Vec<Doomed>>::new();
@@ -146,7 +147,7 @@ fn judge<'a>(
         };
         match verdict {
             Err(reason) => {
-                let run_id = run_id.clone();
+                let run_id = Arc::clone(run_id);
                 doomed
                     .entry(session.tenant.clone())
                     .or_default()

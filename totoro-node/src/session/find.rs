@@ -1,5 +1,7 @@
 //! What a login finds: the session that it goes on with, and room. Changes nothing.
 
+use std::sync::Arc;
+
 use totoro_api::decide::{Action, Brought, Owner, PUBLIC, login};
 use totoro_api::wire::plugin::Login;
 use totoro_api::{Reason, Refusal};
@@ -56,10 +58,10 @@ pub(super) fn find_session(
 /// goes on with: the tenant's own, or all anonymous ones.
 pub(super) fn others<'a>(inner: &'a Inner, tenant: &str, known: Option<&str>) -> Vec<&'a str> {
     let sessions = &inner.sessions;
-    let count = |(run_id, session): &(&String, &Session)| {
-        session.connected() && Some(run_id.as_str()) != known
+    let count = |(run_id, session): &(&Arc<str>, &Session)| {
+        session.connected() && Some(&***run_id) != known
     };
-    let tenant_of = |(_, session): (&String, &'a Session)| session.tenant.as_str();
+    let tenant_of = |(_, session): (&Arc<str>, &'a Session)| session.tenant.as_str();
     if tenant.starts_with(PUBLIC) {
         let public = sessions.of_owners(PUBLIC).filter(count);
         return public.map(tenant_of).collect();

@@ -101,7 +101,7 @@ impl Desk {
             if ended <= lease.summed.conns {
                 continue;
             }
-            let Some(tenant) = inner.tenants.get(&lease.tenant) else {
+            let Some(tenant) = inner.tenants.get(&*lease.tenant) else {
                 continue;
             };
             let counts = match self.kernel.lease_counts(tenant.number, port_key(port)) {
@@ -117,13 +117,13 @@ impl Desk {
             let Some((summed, detail)) = summed else {
                 continue;
             };
-            let session = inner.sessions.get(&lease.run_id);
+            let session = inner.sessions.get(&*lease.run_id);
             let subject = Subject {
                 kind: kind::CONN_CLOSED.to_owned(),
                 invite: session.and_then(Session::invite),
                 session: session.map(|session| session.id.clone()),
                 lease: Some(lease.number.to_string()),
-                proxy: Some(lease.name.clone()),
+                proxy: Some(lease.name().to_owned()),
                 port: Some(port.1),
                 detail,
                 ..Subject::default()

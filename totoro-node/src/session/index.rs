@@ -2,25 +2,27 @@
 //! not grow with how many others there are.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Deref;
+use std::sync::Arc;
 
 use super::model::{Ticket, site};
 
-/// Records by their key, and the keys by their owner. Read as a map.
+/// Records by their key, and the keys by their owner.
 #[derive(Debug)]
 pub(super) struct Owned<T> {
-    records: BTreeMap<String, T>,
-    by_owner: BTreeMap<String, BTreeSet<String>>,
+    /// Each on its own: a tree's nodes are half empty.
+    records: BTreeMap<Arc<str>, Box<T>>,
+    /// Owners and keys: one set for all, for most owners have one record.
+    by_owner: BTreeSet<(Arc<str>, Arc<str>)>,
     /// An owner must not change while its record stays.
-    owner: fn(&T) -> String,
+    owner: fn(&T) -> Arc<str>,
 }
 
 /// Tickets by the hex of their hash; a tenant owns them, or the IPv6 /48 of an anonymous one.
 pub(super) type Tickets = Owned<Ticket>;
 
-/// Tickets as they were stored.
-pub(super) fn tickets(records: impl IntoIterator<Item = (String, Ticket)>) -> Tickets {
-    Owned::new(records, |ticket| owner_of(&ticket.tenant))
+/// No tickets yet.
+pub(super) fn tickets() -> Tickets {
+    Owned::new(|ticket| owner_of(&ticket.tenant).into())
 }
 
 /// Who owns a tenant's tickets.
@@ -29,85 +31,109 @@ pub(super) fn owner_of(tenant: &str) -> String {
 }
 
 impl<T> Owned<T> {
-    pub(super) fn new(
-        records: impl IntoIterator<Item = (String, T)>,
-        owner: fn(&T) -> String,
-    ) -> Self {
-        let mut all = Owned {
+    pub(super) fn new(owner: fn(&T) -> Arc<str>) -> Self {
+        Owned {
             records: BTreeMap::new(),
-            by_owner: BTreeMap::new(),
+            by_owner: BTreeSet::new(),
             owner,
-        };
-        for (key, record) in records {
-            all.insert(key, record);
         }
-        all
     }
 
-    pub(super) fn insert(&mut self, key: String, record: T) -> Option<T> {
+    pub(super) fn insert(&mut self, key: impl Into<Arc<str>>, record: T) -> Option<T> {
+        let key = key.into();
         let before = self.remove(&key);
-        let keys = self.by_owner.entry((self.owner)(&record)).or_default();
-        keys.insert(key.clone());
-        self.records.insert(key, record);
+        let owner = (self.owner)(&record);
+        self.by_owner.insert((owner, Arc::clone(&key)));
+        self.records.insert(key, Box::new(record));
         before
     }
 
     pub(super) fn remove(&mut self, key: &str) -> Option<T> {
-        let record = self.records.remove(key)?;
-        let owner = (self.owner)(&record);
-        if let Some(keys) = self.by_owner.get_mut(&owner) {
-            keys.remove(key);
-            if keys.is_empty() {
-                self.by_owner.remove(&owner);
-            }
-        }
-        Some(record)
+        let (key, record) = self.records.remove_entry(key)?;
+        self.by_owner.remove(&((self.owner)(&record), key));
+        Some(*record)
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&T> {
+        self.records.get(key).map(|record| &**record)
+    }
+
+    /// A key as its record has it, to share.
+    pub(super) fn key(&self, key: &str) -> Option<Arc<str>> {
+        let (key, _) = self.records.get_key_value(key)?;
+        Some(Arc::clone(key))
+    }
+
+    pub(super) fn contains_key(&self, key: &str) -> bool {
+        self.records.contains_key(key)
+    }
+
+    /// All, in the order of their keys.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &T)> {
+        self.records.iter().map(|(key, record)| (key, &**record))
+    }
+
+    pub(super) fn values(&self) -> impl Iterator<Item = &T> {
+        self.records.values().map(|record| &**record)
     }
 
     /// A record, to change all but its owner.
     pub(super) fn get_mut(&mut self, key: &str) -> Option<&mut T> {
-        self.records.get_mut(key)
+        self.records.get_mut(key).map(|record| &mut **record)
     }
 
     /// All of them, to change all but their owners.
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&String, &mut T)> {
-        self.records.iter_mut()
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&Arc<str>, &mut T)> {
+        let all = self.records.iter_mut();
+        all.map(|(key, record)| (key, &mut **record))
     }
 
     /// How much an owner has.
     pub(super) fn count_of(&self, owner: &str) -> usize {
-        self.by_owner.get(owner).map_or(0, BTreeSet::len)
+        self.of_owner(owner).count()
     }
 
     /// What an owner has.
-    pub(super) fn of_owner(&self, owner: &str) -> impl Iterator<Item = (&String, &T)> {
-        let keys = self.by_owner.get(owner).into_iter().flatten();
-        keys.filter_map(|key| self.records.get_key_value(key))
+    pub(super) fn of_owner(&self, owner: &str) -> impl Iterator<Item = (&Arc<str>, &T)> {
+        self.from_owner(owner, move |of| of == owner)
     }
 
     /// The owners in order, and how many each has.
-    pub(super) fn owners(&self) -> impl Iterator<Item = (&String, usize)> {
-        let owners = self.by_owner.iter();
-        owners.map(|(owner, keys)| (owner, keys.len()))
+    pub(super) fn owners(&self) -> impl Iterator<Item = (&Arc<str>, usize)> {
+        let mut all = self.by_owner.iter().map(|(owner, _)| owner).peekable();
+        std::iter::from_fn(move || {
+            let owner = all.next()?;
+            let more = std::iter::from_fn(|| all.next_if(|next| *next == owner));
+            Some((owner, 1 + more.count()))
+        })
     }
 
     /// What the owners have whose names begin so, in the owners' order.
-    pub(super) fn of_owners<'a>(
-        &'a self,
-        prefix: &'a str,
-    ) -> impl Iterator<Item = (&'a String, &'a T)> {
-        let owners = self.by_owner.range(prefix.to_owned()..);
-        let keys = owners.take_while(move |(owner, _)| owner.starts_with(prefix));
-        keys.flat_map(|(_, keys)| keys)
-            .filter_map(|key| self.records.get_key_value(key))
+    pub(super) fn of_owners(&self, prefix: &str) -> impl Iterator<Item = (&Arc<str>, &T)> {
+        self.from_owner(prefix, move |of| of.starts_with(prefix))
+    }
+
+    /// What this owner and those after it have, while `ours`.
+    fn from_owner(
+        &self,
+        owner: &str,
+        ours: impl Fn(&str) -> bool,
+    ) -> impl Iterator<Item = (&Arc<str>, &T)> {
+        let from = self.by_owner.range((owner.into(), Arc::default())..);
+        let keys = from.take_while(move |(of, _)| ours(of));
+        keys.filter_map(|(_, key)| Some((key, &**self.records.get(key)?)))
     }
 }
 
-impl<T> Deref for Owned<T> {
-    type Target = BTreeMap<String, T>;
+/// What only tests ask.
+#[cfg(test)]
+impl<T: Clone> Owned<T> {
+    pub(super) fn len(&self) -> usize {
+        self.records.len()
+    }
 
-    fn deref(&self) -> &Self::Target {
-        &self.records
+    pub(super) fn records(&self) -> BTreeMap<Arc<str>, Box<T>> {
+        self.records.clone()
     }
 }
 
@@ -117,15 +143,16 @@ mod tests {
 
     #[test]
     fn an_owner_finds_its_own_whatever_was_replaced_or_removed() {
-        let mut all = Owned::new([], |owner: &String| owner.clone());
-        let put = |all: &mut Owned<String>, key: &str, owner: &str| {
-            all.insert(key.to_owned(), owner.to_owned())
-        };
+        let mut all = Owned::new(|owner: &String| owner.as_str().into());
+        let put =
+            |all: &mut Owned<String>, key: &str, owner: &str| all.insert(key, owner.to_owned());
         for (key, owner) in [("1", "a"), ("2", "b"), ("3", "a"), ("4", "bb")] {
             assert_eq!(put(&mut all, key, owner), None);
         }
         let of = |all: &Owned<String>, owner: &str| -> Vec<String> {
-            all.of_owner(owner).map(|(key, _)| key.clone()).collect()
+            all.of_owner(owner)
+                .map(|(key, _)| key.to_string())
+                .collect()
         };
         assert_eq!(of(&all, "a"), ["1", "3"]);
         assert_eq!(put(&mut all, "3", "b").as_deref(), Some("a"), "moved");
@@ -134,7 +161,9 @@ mod tests {
         assert_eq!(["a", "b", "c"].map(|owner| all.count_of(owner)), [1, 2, 0]);
         assert_eq!(all.of_owners("b").count(), 3);
         assert_eq!(all.remove("1").as_deref(), Some("a"));
-        assert!(of(&all, "a").is_empty() && !all.by_owner.contains_key("a"));
+        assert!(of(&all, "a").is_empty());
+        let owners = all.owners().map(|(owner, has)| (&**owner, has));
+        assert_eq!(owners.collect::<Vec<_>>(), [("b", 2), ("bb", 1)]);
         assert_eq!(all.len(), 3);
     }
 }

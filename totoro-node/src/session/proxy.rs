@@ -12,7 +12,7 @@ use totoro_ebpf::logic::bucket;
 use super::commits::{Undo, UndoneLease};
 use super::desk::{Desk, Inner, kernel_failed};
 use super::model::{PUBLIC, Session};
-use super::ports::{Lease, Plan, PortId, Summed, Wish, port_key, record_key};
+use super::ports::{Lease, Plan, PortId, Wish, port_key, record_key};
 use super::sessions::Sessions;
 use crate::kernel::boot_ns;
 use crate::secret::random;
@@ -128,20 +128,13 @@ impl Desk {
                 if session.tenant.starts_with(PUBLIC) {
                     let leases = inner.ports.leases().iter();
                     let others = leases.filter(|(port, _)| Some(**port) != instead_of);
-                    let others: Vec<&str> = others.map(|(_, of)| of.tenant.as_str()).collect();
+                    let others: Vec<&str> = others.map(|(_, of)| &*of.tenant).collect();
                     let most = standing.limits.max_proxies;
                     lease_room(&session.tenant, most, &policy.node.public_max, &others)?;
                 }
-                let lease = Lease {
-                    number: inner.numbers.lease,
-                    tenant: session.tenant.clone(),
-                    run_id: body.user.run_id.clone(),
-                    nonce: session.nonce.clone(),
-                    name: asked.name,
-                    wire: body.proxy_name.clone(),
-                    since_ms: now_ms,
-                    summed: Summed::default(),
-                };
+                let names = (&*body.proxy_name, &*asked.name);
+                let of = (&*session.tenant, &*body.user.run_id);
+                let lease = Lease::new(inner.numbers.lease, of, names, now_ms);
                 let id = (asked.protocol, port);
                 let event = opened(session, id, &lease);
                 if let Some(old) = instead_of {
@@ -170,7 +163,10 @@ impl Desk {
         event: Subject,
     ) -> Result<(), Refusal> {
         inner.numbers.lease += 1;
-        let number = inner.tenants.get(&lease.tenant).map(|tenant| tenant.number);
+        let number = inner
+            .tenants
+            .get(&*lease.tenant)
+            .map(|tenant| tenant.number);
         let number = number.ok_or_else(|| Refusal::new(Reason::Internal))?;
         let key = port_key(id);
         // Its counts begin at nothing: the kernel side sees to its own, and another's are to go.
@@ -195,8 +191,8 @@ impl Desk {
         these.tell(lease.since_ms, event);
         tracing::info!(
             node_id = self.rules.node,
-            invite_id = lease.tenant,
-            proxy_name = lease.name,
+            invite_id = &*lease.tenant,
+            proxy_name = lease.name(),
             port = %record_key(id),
             "proxy opened"
         );
@@ -294,7 +290,7 @@ fn opened(session: &Session, (protocol, port): PortId, lease: &Lease) -> Subject
         session: Some(session.id.clone()),
         lease: Some(lease.number.to_string()),
         client: Some(session.client.to_string()),
-        proxy: Some(lease.name.clone()),
+        proxy: Some(lease.name().to_owned()),
         port: Some(port),
         detail: serde_json::json!({ "type": protocol }),
         ..Subject::default()

@@ -1,6 +1,7 @@
 //! What the desk tells of itself: to the control plane, and to the operator on the local socket.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
@@ -160,7 +161,7 @@ impl Desk {
                 usage.bytes_out += traffic.bytes_out;
             }
             usage.leases.push(LeaseUsage {
-                proxy: lease.name.clone(),
+                proxy: lease.name().to_owned(),
                 protocol: port.0.to_string(),
                 address: self.rules.host.clone(),
                 port: port.1,
@@ -174,7 +175,7 @@ impl Desk {
     #[must_use]
     pub fn sessions(&self) -> Vec<SessionLine> {
         let inner = self.lock();
-        let line = |(run_id, session): (&String, &super::model::Session)| SessionLine {
+        let line = |(run_id, session): (&Arc<str>, &super::model::Session)| SessionLine {
             id: session.id.clone(),
             tenant: session.tenant.clone(),
             client: session.client.to_string(),
@@ -186,7 +187,7 @@ impl Desk {
                 .of_session(run_id)
                 .into_iter()
                 .filter_map(|port| Some((port, inner.ports.leases().get(&port)?)))
-                .map(|((protocol, port), lease)| format!("{} {protocol}/{port}", lease.name))
+                .map(|((protocol, port), lease)| format!("{} {protocol}/{port}", lease.name()))
                 .collect(),
         };
         inner.sessions.iter().map(line).collect()
@@ -301,8 +302,8 @@ fn ranked(inner: &Inner, kernel: &Counted) -> Vec<String> {
     // Both are in the order of the tenants' ids.
     let mut owners = inner.sessions.owners().peekable();
     let rank = |(id, tenant): (&String, &Tenant)| {
-        while owners.next_if(|(owner, _)| *owner < id).is_some() {}
-        let all = owners.next_if(|(owner, _)| *owner == id);
+        while owners.next_if(|(owner, _)| ***owner < **id).is_some() {}
+        let all = owners.next_if(|(owner, _)| ***owner == **id);
         let lost = lost.get(id.as_str()).copied().unwrap_or(0);
         let connected = all.map_or(0, |(_, all)| all - lost);
         let counts = kernel.of(tenant);

@@ -26,22 +26,23 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    pub(super) fn new(records: impl IntoIterator<Item = (String, Session)>) -> Self {
-        let mut sessions = Sessions {
-            all: Owned::new([], |session| session.tenant.clone()),
+    pub(super) fn new() -> Self {
+        Sessions {
+            all: Owned::new(|session| session.tenant.as_str().into()),
             by_cookie: By::new(),
             by_revision: By::new(),
             by_loss: By::new(),
-        };
-        for (run_id, session) in records {
-            sessions.insert(run_id, session);
         }
-        sessions
     }
 
-    pub(super) fn insert(&mut self, run_id: String, session: Session) -> Option<Session> {
+    pub(super) fn insert(
+        &mut self,
+        run_id: impl Into<Arc<str>>,
+        session: Session,
+    ) -> Option<Session> {
+        let run_id = run_id.into();
         let before = self.remove(&run_id);
-        let key: Arc<str> = run_id.as_str().into();
+        let key = Arc::clone(&run_id);
         let revision = session.voucher.revision;
         self.by_revision.insert((revision, Arc::clone(&key)));
         match session.lost_ms {
@@ -53,8 +54,8 @@ impl Sessions {
     }
 
     pub(super) fn remove(&mut self, run_id: &str) -> Option<Session> {
+        let key = self.all.key(run_id)?;
         let session = self.all.remove(run_id)?;
-        let key: Arc<str> = run_id.into();
         let revision = session.voucher.revision;
         self.by_revision.remove(&(revision, Arc::clone(&key)));
         match session.lost_ms {
@@ -71,8 +72,8 @@ impl Sessions {
 
     /// A session's connection is gone.
     pub(super) fn lose(&mut self, run_id: &str, now_ms: i64) -> Option<&Session> {
+        let key = self.all.key(run_id)?;
         let session = self.all.get_mut(run_id)?;
-        let key: Arc<str> = run_id.into();
         match session.lost_ms.replace(now_ms) {
             None => self.by_cookie.remove(&(session.cookie, Arc::clone(&key))),
             Some(before_ms) => self.by_loss.remove(&(before_ms, Arc::clone(&key))),
@@ -91,7 +92,7 @@ impl Sessions {
     /// Those whose connection is gone.
     pub(super) fn lost(&self) -> impl Iterator<Item = &Session> {
         let lost = self.by_loss.iter();
-        lost.filter_map(|(_, run_id)| self.get(&**run_id))
+        lost.filter_map(|(_, run_id)| self.get(run_id))
     }
 
     /// Those that have a connection: its cookie, and their run_id.
@@ -102,7 +103,7 @@ impl Sessions {
 
     /// Those that are on a connection now.
     pub(super) fn on(&self, cookie: u64) -> impl Iterator<Item = &str> {
-        let of = self.by_cookie.range((cookie, "".into())..);
+        let of = self.by_cookie.range((cookie, Arc::default())..);
         of.take_while(move |(of, _)| *of == cookie)
             .map(|(_, run_id)| &**run_id)
     }
@@ -112,7 +113,7 @@ impl Sessions {
         let newer = self.by_revision.iter().rev();
         newer
             .take_while(move |(revision, _)| *revision > than)
-            .filter_map(|(_, run_id)| self.get(&**run_id))
+            .filter_map(|(_, run_id)| self.get(run_id))
     }
 }
 
@@ -174,7 +175,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_found_is_what_a_look_at_all_would_find(steps in steps(), at in 0..9i64) {
-            let mut sessions = Sessions::new([]);
+            let mut sessions = Sessions::new();
             let mut plain = BTreeMap::<String, Session>::new();
             for (which, put, lost) in steps {
                 let run_id = format!("run-{which}");

@@ -80,7 +80,7 @@ impl Desk {
             .map_err(|e| kernel_failed(&e))?;
         inner.cuts.remove(&number);
         let end = standing.session_end(begun_ms / 1000);
-        inner.ends.set(&run_id, end);
+        inner.ends.set(run_id.as_str(), end);
 
         let nonce = random_hex();
         let session = Session {

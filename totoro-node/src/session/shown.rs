@@ -2,6 +2,7 @@
 //! what it changes. Forgotten wherever the kernel may have something else: then all is written.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use totoro_api::decide::Standing;
 use totoro_api::ports::Pool;
@@ -20,7 +21,7 @@ type End = Option<i64>;
 pub(super) struct Shown {
     tenants: BTreeMap<u32, (abi::Tenant, End)>,
     /// When the leases of a session end.
-    ends: BTreeMap<String, End>,
+    ends: BTreeMap<Arc<str>, End>,
     pub(super) pool: Option<Pool>,
 }
 
@@ -67,7 +68,7 @@ impl Desk {
     pub(super) fn show_end(
         &self,
         inner: &mut Inner,
-        run_id: &str,
+        run_id: &Arc<str>,
         number: u32,
         end: End,
     ) -> Result<(), KernelError> {
@@ -83,7 +84,7 @@ impl Desk {
             }
         }
         if written.is_ok() {
-            inner.shown.ends.insert(run_id.to_owned(), end);
+            inner.shown.ends.insert(Arc::clone(run_id), end);
         }
         written
     }
@@ -104,7 +105,7 @@ impl Desk {
         self.put_lease(port, lease, number, end)?;
         // All of the session's leases end then.
         if known || first {
-            inner.shown.ends.insert(run_id.clone(), end);
+            inner.shown.ends.insert(Arc::clone(run_id), end);
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What happens without being asked: time.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use super::desk::{Desk, Inner};
 use super::ending::{cant_list, without};
@@ -154,7 +155,7 @@ impl Desk {
             .waiting()
             .iter()
             .filter(|(_, waiting)| {
-                waiting.cooling_ms < now_ms && !inner.tenants.contains_key(&waiting.tenant)
+                waiting.cooling_ms < now_ms && !inner.tenants.contains_key(&*waiting.tenant)
             })
             .map(|(port, _)| *port)
             .collect();
@@ -220,17 +221,17 @@ impl Desk {
         let mut newest = HashMap::<&str, (i64, &str)>::new();
         for (hash, ticket) in inner.tickets.iter() {
             let best = newest.entry(&ticket.run_id).or_default();
-            *best = (*best).max((ticket.exp, hash));
+            *best = (*best).max((ticket.exp, &**hash));
         }
         let over = inner.tickets.iter().filter(|(hash, ticket)| {
-            let is_newest = newest[ticket.run_id.as_str()].1 == hash.as_str();
+            let is_newest = *newest[ticket.run_id.as_str()].1 == ***hash;
             let resumes = is_newest && inner.sessions.contains_key(&ticket.run_id);
             !resumes && ticket.past(now)
         });
-        let over: Vec<String> = over.map(|(hash, _)| hash.clone()).collect();
+        let over: Vec<Arc<str>> = over.map(|(hash, _)| Arc::clone(hash)).collect();
         for hash in over {
             inner.tickets.remove(&hash);
-            changes.remove(TICKETS, hash);
+            changes.remove(TICKETS, &*hash);
         }
     }
 

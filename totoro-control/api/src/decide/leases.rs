@@ -1,8 +1,10 @@
 //! Who has which port: leases, and ports that wait for their last holder or cool down. Pure.
 
 mod index;
+mod lease;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::{Asked, Choice, Held, choose_port};
 use crate::limits::Effective;
@@ -10,6 +12,8 @@ use crate::ports::{Pool, PortRange, Protocol};
 use crate::{Reason, Refusal};
 use index::{Shared, Single};
 use serde::{Deserialize, Serialize};
+
+pub use lease::{Lease, Summed};
 
 /// A port of one protocol.
 pub type PortId = (Protocol, u16);
@@ -30,56 +34,16 @@ pub fn parse_key(key: &str) -> Option<PortId> {
     Some((protocol, port.parse().ok()?))
 }
 
-/// One pool port held by one proxy of one session.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lease {
-    /// Rises, never used twice.
-    pub number: u64,
-    /// The tenant's id.
-    pub tenant: String,
-    /// The session.
-    pub run_id: String,
-    /// The Login under which it was opened.
-    pub nonce: String,
-    /// The proxy's name without the user's prefix.
-    pub name: String,
-    /// The proxy's name in frps.
-    pub wire: String,
-    /// Since when, Unix ms.
-    pub since_ms: i64,
-    /// As far as its user connections were told of.
-    #[serde(default, skip_serializing_if = "Summed::is_nothing")]
-    pub summed: Summed,
-}
-
-/// What of a lease's user connections was told, counted from the lease's beginning.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Summed {
-    /// Connections that ended.
-    pub conns: u64,
-    /// From users, IP bytes.
-    pub bytes_in: u64,
-    /// To users, IP bytes.
-    pub bytes_out: u64,
-}
-
-impl Summed {
-    /// Nothing was told yet; grade `callback` never tells anything.
-    fn is_nothing(&self) -> bool {
-        *self == Summed::default()
-    }
-}
-
 /// A port that nobody leases now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Waiting {
     /// Who had it last.
-    pub tenant: String,
+    pub tenant: Arc<str>,
     /// For which proxy.
-    pub name: String,
+    pub name: Box<str>,
     /// Of which session.
     #[serde(default)]
-    pub run_id: String,
+    pub run_id: Arc<str>,
     /// Until when it waits for that proxy, Unix ms.
     pub reserved_ms: i64,
     /// Until when no other tenant may have it, Unix ms.
@@ -130,10 +94,13 @@ pub enum Plan {
     },
 }
 
+/// Leases by their port, each on its own: a tree's nodes are half empty.
+pub type Leases = BTreeMap<PortId, Box<Lease>>;
+
 /// All ports of the node that are not free.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ports {
-    leases: BTreeMap<PortId, Lease>,
+    leases: Leases,
     waiting: BTreeMap<PortId, Waiting>,
     /// Leases by session.
     by_session: Shared,
@@ -150,7 +117,10 @@ pub struct Ports {
 impl Ports {
     /// The table as it was stored.
     #[must_use]
-    pub fn new(leases: BTreeMap<PortId, Lease>, waiting: BTreeMap<PortId, Waiting>) -> Self {
+    pub fn new(
+        leases: impl IntoIterator<Item = (PortId, Lease)>,
+        waiting: impl IntoIterator<Item = (PortId, Waiting)>,
+    ) -> Self {
         let mut ports = Ports::default();
         for (port, lease) in leases {
             ports.add(port, lease);
@@ -163,7 +133,7 @@ impl Ports {
 
     /// Leases now.
     #[must_use]
-    pub const fn leases(&self) -> &BTreeMap<PortId, Lease> {
+    pub const fn leases(&self) -> &Leases {
         &self.leases
     }
 
@@ -177,11 +147,14 @@ impl Ports {
     #[must_use]
     pub fn of_proxy(&self, run_id: &str, wire: &str) -> Option<(PortId, &Lease)> {
         self.with_wire(wire)
-            .find(|(_, lease)| lease.run_id == run_id)
+            .find(|(_, lease)| *lease.run_id == *run_id)
     }
 
     fn with_wire<'a>(&'a self, wire: &str) -> impl Iterator<Item = (PortId, &'a Lease)> {
-        let named = move |port| Some((port, self.leases.get(&port).filter(|of| of.wire == wire)?));
+        let named = move |port| {
+            let lease = self.leases.get(&port).filter(|of| of.wire() == wire);
+            Some((port, &**lease?))
+        };
         self.by_wire.of(wire).filter_map(named)
     }
 
@@ -200,7 +173,7 @@ impl Ports {
     /// The ports that a tenant leases.
     pub fn of_tenant(&self, tenant: &str) -> impl Iterator<Item = (PortId, &Lease)> {
         let ports = self.by_tenant.of(tenant);
-        ports.filter_map(|port| Some((port, self.leases.get(&port)?)))
+        ports.filter_map(|port| Some((port, &**self.leases.get(&port)?)))
     }
 
     /// How many ports of a pool could be leased by somebody new.
@@ -224,14 +197,14 @@ impl Ports {
         }
         match self.waiting.get(&port) {
             None => Held::Free,
-            Some(waiting) if waiting.tenant != tenant => {
+            Some(waiting) if *waiting.tenant != *tenant => {
                 if now_ms < waiting.cooling_ms {
                     Held::Cooling
                 } else {
                     Held::Free
                 }
             }
-            Some(waiting) if waiting.name == name => Held::Kept,
+            Some(waiting) if *waiting.name == *name => Held::Kept,
             Some(waiting) if now_ms < waiting.reserved_ms => Held::Sibling,
             Some(_) => Held::Free,
         }
@@ -252,9 +225,9 @@ impl Ports {
             start,
             now_ms,
         } = wish;
-        let foreign = |(_, lease): &(PortId, &Lease)| lease.run_id != run_id;
+        let foreign = |(_, lease): &(PortId, &Lease)| *lease.run_id != *run_id;
         if let Some((_, lease)) = self.with_wire(wire).find(foreign) {
-            let whose = if lease.tenant == tenant {
+            let whose = if *lease.tenant == *tenant {
                 "another session"
             } else {
                 "somebody else"
@@ -283,7 +256,7 @@ impl Ports {
             .waiting_by_tenant
             .of(tenant)
             .filter_map(|port| Some((port, self.waiting.get(&port)?)))
-            .filter(|((of, _), waiting)| *of == asked.protocol && waiting.name == asked.name)
+            .filter(|((of, _), waiting)| *of == asked.protocol && *waiting.name == *asked.name)
             .max_by_key(|(_, waiting)| waiting.reserved_ms)
             .map(|((_, port), _)| port);
         let choice = Choice {
@@ -311,8 +284,8 @@ impl Ports {
                 self.waiting
                     .get(&(asked.protocol, port))
                     .is_some_and(|waiting| {
-                        waiting.tenant == tenant
-                            && waiting.name == asked.name
+                        *waiting.tenant == *tenant
+                            && *waiting.name == *asked.name
                             && wish.now_ms < waiting.reserved_ms
                     })
             }
@@ -333,19 +306,19 @@ impl Ports {
         waiting
     }
 
-    fn add(&mut self, port: PortId, lease: Lease) {
-        self.by_session.add(&lease.run_id, port);
-        self.by_tenant.add(&lease.tenant, port);
-        self.by_wire.add(&lease.wire, port);
-        self.leases.insert(port, lease);
+    fn add(&mut self, port: PortId, mut lease: Lease) {
+        self.by_wire.add(lease.wire(), port);
+        lease.run_id = self.by_session.add(lease.run_id, port);
+        lease.tenant = self.by_tenant.add(lease.tenant, port);
+        self.leases.insert(port, Box::new(lease));
     }
 
     fn take(&mut self, port: PortId) -> Option<Lease> {
         let lease = self.leases.remove(&port)?;
         self.by_session.remove(&lease.run_id, port);
         self.by_tenant.remove(&lease.tenant, port);
-        self.by_wire.remove(&lease.wire, port);
-        Some(lease)
+        self.by_wire.remove(lease.wire(), port);
+        Some(*lease)
     }
 
     /// Ends a lease: its port waits for its proxy, then cools down.
@@ -358,9 +331,9 @@ impl Ports {
         let lease = self.take(port)?;
         let reserved_ms = now_ms + patience.reserve_ms;
         let waiting = Waiting {
-            tenant: lease.tenant.clone(),
-            name: lease.name.clone(),
-            run_id: lease.run_id.clone(),
+            tenant: Arc::clone(&lease.tenant),
+            name: lease.name().into(),
+            run_id: Arc::clone(&lease.run_id),
             reserved_ms,
             cooling_ms: reserved_ms + patience.cool_ms,
         };
@@ -386,14 +359,15 @@ impl Ports {
     /// The ports that wait for a session's proxies, as they are once it is `tenant`'s.
     #[must_use]
     pub fn moved(&self, run_id: &str, tenant: &str) -> Vec<(PortId, Waiting)> {
+        let to: Arc<str> = tenant.into();
         let moved = |waiting: &Waiting| Waiting {
-            tenant: tenant.to_owned(),
+            tenant: Arc::clone(&to),
             ..waiting.clone()
         };
         self.waiting_by_session
             .of(run_id)
             .filter_map(|port| Some((port, self.waiting.get(&port)?)))
-            .filter(|(_, waiting)| waiting.tenant != tenant)
+            .filter(|(_, waiting)| *waiting.tenant != *tenant)
             .map(|(port, waiting)| (port, moved(waiting)))
             .collect()
     }
@@ -401,8 +375,11 @@ impl Ports {
     /// Has a port wait as told; what waited there before comes back.
     pub fn wait(&mut self, port: PortId, waiting: Waiting) -> Option<Waiting> {
         let before = self.forget(port);
-        self.waiting_by_session.add(&waiting.run_id, port);
-        self.waiting_by_tenant.add(&waiting.tenant, port);
+        let waiting = Waiting {
+            run_id: self.waiting_by_session.add(waiting.run_id, port),
+            tenant: self.waiting_by_tenant.add(waiting.tenant, port),
+            ..waiting
+        };
         self.waiting.insert(port, waiting);
         before
     }

@@ -26,14 +26,14 @@ impl Desk<'_, '_> {
         let Some(lease) = self.close_lease(port)? else {
             return Ok(());
         };
-        let session = self.sessions.get(&lease.run_id);
+        let session = self.sessions.get(&*lease.run_id);
         self.tell(Subject {
             kind: kind::PROXY_CLOSED.to_owned(),
             invite: session.and_then(super::book::Session::invite),
             session: session.map(|session| session.id.clone()),
             client: session.map(|session| session.client.to_string()),
             lease: Some(lease.number.to_string()),
-            proxy: Some(lease.name),
+            proxy: Some(lease.name().to_owned()),
             port: Some(port.1),
             detail: serde_json::json!({
                 "why": why,

@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 use totoro_api::decide::{
-    Lease, Plan, PortId, Standing, Summed, Wish, lease_room, read_proxy, session_room,
+    Lease, Plan, PortId, Standing, Wish, lease_room, read_proxy, session_room,
 };
 use totoro_api::wire::event::{Subject, kind};
 use totoro_api::wire::plugin::{Answer, CloseProxy, NewProxy, User};
@@ -150,23 +150,16 @@ impl App {
         if let Some(old) = instead_of {
             desk.release(old, "moved")?;
         }
-        let lease = Lease {
-            number: desk.next_lease(),
-            tenant: session.tenant.clone(),
-            run_id: body.user.run_id.clone(),
-            nonce: session.nonce.clone(),
-            name: asked.name,
-            wire: body.proxy_name.clone(),
-            since_ms: desk.now_ms,
-            summed: Summed::default(),
-        };
+        let names = (&*body.proxy_name, &*asked.name);
+        let of = (&*session.tenant, &*body.user.run_id);
+        let lease = Lease::new(desk.next_lease(), of, names, desk.now_ms);
         desk.tell(Subject {
             kind: kind::PROXY_OPENED.to_owned(),
             invite: session.invite(),
             session: Some(session.id.clone()),
             lease: Some(lease.number.to_string()),
             client: Some(session.client.to_string()),
-            proxy: Some(lease.name.clone()),
+            proxy: Some(lease.name().to_owned()),
             port: Some(port),
             detail: serde_json::json!({ "type": asked.protocol }),
             ..Subject::default()
@@ -293,7 +286,7 @@ fn room(
     }
     let leases = desk.ports.leases().iter();
     let others = leases.filter(|(port, _)| Some(**port) != instead_of);
-    let others: Vec<&str> = others.map(|(_, lease)| lease.tenant.as_str()).collect();
+    let others: Vec<&str> = others.map(|(_, lease)| &*lease.tenant).collect();
     lease_room(&session.tenant, standing.limits.max_proxies, max, &others)
 }
 

@@ -38,9 +38,9 @@ impl App {
                 })
                 .collect(),
             leases: leases
-                .filter(|(_, lease)| lease.tenant == tenant)
+                .filter(|(_, lease)| *lease.tenant == *tenant)
                 .map(|((protocol, port), lease)| LeaseUsage {
-                    proxy: lease.name.clone(),
+                    proxy: lease.name().to_owned(),
                     protocol: protocol.to_string(),
                     address: address.to_owned(),
                     port: *port,

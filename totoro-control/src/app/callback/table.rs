@@ -86,11 +86,7 @@ pub(super) fn ports(store: &dyn Store, node: &str) -> Result<Ports, StoreError> 
     let leases = records::<Lease>(store, &book::leases(node))?.into_iter();
     let waiting = records::<Waiting>(store, &book::held(node))?.into_iter();
     Ok(Ports::new(
-        leases
-            .filter_map(|(at, found)| Some((parse_key(&at)?, found.value)))
-            .collect(),
-        waiting
-            .filter_map(|(at, found)| Some((parse_key(&at)?, found.value)))
-            .collect(),
+        leases.filter_map(|(at, found)| Some((parse_key(&at)?, found.value))),
+        waiting.filter_map(|(at, found)| Some((parse_key(&at)?, found.value))),
     ))
 }

@@ -138,8 +138,8 @@ fn memory_kernel_and_disk_agree_once_the_disk_is_well() {
         assert!(inner.pending.is_empty() && inner.untidy.is_none());
         (
             inner.ports.clone(),
-            (*inner.sessions).clone(),
-            (*inner.tickets).clone(),
+            inner.sessions.records(),
+            inner.tickets.records(),
             inner.tenants.clone(),
             inner.numbers,
         )

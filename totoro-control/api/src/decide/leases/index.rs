@@ -2,19 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use super::PortId;
 
 /// Ports by a name that many share: a session's, a tenant's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Shared(BTreeMap<Box<str>, BTreeSet<PortId>>);
+pub(super) struct Shared(BTreeMap<Arc<str>, BTreeSet<PortId>>);
 
 impl Shared {
-    pub(super) fn add(&mut self, name: &str, port: PortId) {
-        match self.0.get_mut(name) {
-            Some(ports) => ports.insert(port),
-            None => self.0.entry(name.into()).or_default().insert(port),
-        };
+    /// The name, as all that are known by it may share it.
+    pub(super) fn add(&mut self, name: Arc<str>, port: PortId) -> Arc<str> {
+        let entry = self.0.entry(name);
+        let shared = Arc::clone(entry.key());
+        entry.or_default().insert(port);
+        shared
     }
 
     pub(super) fn remove(&mut self, name: &str, port: PortId) {

@@ -83,16 +83,7 @@ impl Table {
                     self.ports.close(old, self.now_ms, PATIENCE).unwrap();
                 }
                 self.numbers += 1;
-                let lease = Lease {
-                    number: self.numbers,
-                    tenant: tenant.to_owned(),
-                    run_id: run_id.to_owned(),
-                    nonce: String::new(),
-                    name: name.to_owned(),
-                    wire,
-                    since_ms: self.now_ms,
-                    summed: Summed::default(),
-                };
+                let lease = Lease::new(self.numbers, (tenant, run_id), (&wire, name), self.now_ms);
                 self.ports.open((protocol, port), lease);
                 Ok(port)
             }
@@ -293,10 +284,12 @@ proptest! {
                     }
                 }
             }
-            let again = Ports::new(table.ports.leases().clone(), table.ports.waiting().clone());
+            let leases = table.ports.leases().iter();
+            let leases = leases.map(|(port, lease)| (*port, Lease::clone(lease)));
+            let again = Ports::new(leases, table.ports.waiting().clone());
             prop_assert_eq!(&table.ports, &again, "the indexes say what the tables say");
             let leased: BTreeMap<u16, &str> = table.ports.leases().iter()
-                .map(|((_, port), lease)| (*port, lease.tenant.as_str())).collect();
+                .map(|((_, port), lease)| (*port, &*lease.tenant)).collect();
             let expected: BTreeMap<u16, &str> =
                 proxies.iter().map(|((tenant, _), port)| (*port, *tenant)).collect();
             prop_assert_eq!(leased, expected, "the table and the model agree");
