@@ -11,6 +11,7 @@ pub mod heartbeat;
 pub mod kernel;
 pub mod local;
 pub mod machine;
+mod memory;
 pub mod plugin;
 pub mod privilege;
 pub mod reserve;

@@ -104,7 +104,7 @@ impl Desk {
             .collect();
         for (port, run_id) in outside {
             self.release(inner, port, "pool_changed", changes, now_ms);
-            if let Some(session) = inner.sessions.get(&*run_id) {
+            if let Some(session) = inner.sessions.get(&run_id) {
                 failures.note(self.kernel.destroy_control(&session.control()));
             }
         }

@@ -139,7 +139,7 @@ impl Desk {
             }),
             ..Subject::default()
         };
-        if let Some(session) = inner.sessions.get_mut(&*lease.run_id) {
+        if let Some(session) = inner.sessions.get_mut(&lease.run_id) {
             session.bytes_in += counts.bytes_in;
             session.bytes_out += counts.bytes_out;
             session.conns += counts.admitted;

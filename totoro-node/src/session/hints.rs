@@ -117,7 +117,7 @@ impl Desk {
             let Some((summed, detail)) = summed else {
                 continue;
             };
-            let session = inner.sessions.get(&*lease.run_id);
+            let session = inner.sessions.get(&lease.run_id);
             let subject = Subject {
                 kind: kind::CONN_CLOSED.to_owned(),
                 invite: session.and_then(Session::invite),

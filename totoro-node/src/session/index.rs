@@ -95,7 +95,7 @@ impl<T> Owned<T> {
 
     /// What an owner has.
     pub(super) fn of_owner(&self, owner: &str) -> impl Iterator<Item = (&Arc<str>, &T)> {
-        self.from_owner(owner, move |of| of == owner)
+        self.owned_from(owner, move |of| of == owner)
     }
 
     /// The owners in order, and how many each has.
@@ -110,11 +110,11 @@ impl<T> Owned<T> {
 
     /// What the owners have whose names begin so, in the owners' order.
     pub(super) fn of_owners(&self, prefix: &str) -> impl Iterator<Item = (&Arc<str>, &T)> {
-        self.from_owner(prefix, move |of| of.starts_with(prefix))
+        self.owned_from(prefix, move |of| of.starts_with(prefix))
     }
 
     /// What this owner and those after it have, while `ours`.
-    fn from_owner(
+    fn owned_from(
         &self,
         owner: &str,
         ours: impl Fn(&str) -> bool,
