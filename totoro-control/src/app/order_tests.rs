@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
+use totoro_api::Reason;
 
 use super::holder::Visitor;
 use super::tests::Lab;
 use crate::records::key;
-use crate::store::{Commit, Entry, Range, SledStore, Snapshot, Store, StoreError, Versioned};
+use crate::store::{Commit, Entry, Range, SledStore, Snapshot, Store, StoreError, Tx, Versioned};
 
 /// A store that remembers what was read, and whose disk can stand still.
 struct Seen {
@@ -95,4 +96,37 @@ async fn a_disk_that_stands_still_is_noticed() {
     assert!(lab.app.writes().await.unwrap());
     seen.still.store(true, Ordering::Relaxed);
     assert!(!lab.app.writes().await.unwrap());
+}
+
+#[tokio::test]
+async fn what_is_refused_by_reads_of_two_moments_is_decided_again() {
+    let (lab, _) = lab().await;
+    let app = &lab.app;
+    let mut runs = 0;
+    let done = app
+        .transact(|tx| {
+            runs += 1;
+            if tx.get::<u32>("a/key")?.is_some() {
+                return Ok("again");
+            }
+            let mut other = Tx::new(&*app.store);
+            other.put("a/key", &1)?;
+            other.put("a/name", &1)?;
+            // It is first, between two reads of this one.
+            let _ = app.store.commit(other.into_commit()).now_or_never();
+            while tx.peek::<u32>("a/name")?.is_none() {
+                std::thread::yield_now();
+            }
+            match tx.get::<u32>("a/name")? {
+                Some(_) => Err(Reason::Conflict.into()),
+                None => Ok("first"),
+            }
+        })
+        .await;
+    assert_eq!((done.unwrap().0, runs), ("again", 2));
+    let refused = app.transact(|tx| match tx.get::<u32>("a/name")? {
+        Some(_) => Err::<(), _>(Reason::Conflict.into()),
+        None => Ok(()),
+    });
+    assert!(refused.await.is_err(), "and what stands is refused");
 }

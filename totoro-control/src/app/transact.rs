@@ -44,8 +44,9 @@ impl Turns {
 
 impl App {
     /// Runs a change until its commit is applied: `work` reads and decides, and is run again when
-    /// what it read has changed before the commit. Answers what `work` did and the commit's
-    /// revision, 0 when there was nothing to write. Either way all that `work` saw is durable then.
+    /// what it read has changed before the commit, or before it refused: a part of what it read may
+    /// have been older than the rest. Answers what `work` did and the commit's revision, 0 when there
+    /// was nothing to write. Either way all that `work` saw is durable then.
     ///
     /// # Errors
     /// What `work` refuses, and what the store fails with.
@@ -56,24 +57,46 @@ impl App {
         let mut turn = None;
         for _ in 0..ATTEMPTS {
             let mut tx = Tx::new(&*self.store);
-            let done = work(&mut tx)?;
+            let done = work(&mut tx);
             let commit = tx.into_commit();
-            let wrote = !commit.ops.is_empty();
             // What is read first is what the change is about.
             let about = commit.expect.first().map(|(key, _)| key.clone());
-            if !wrote && about.is_none() {
-                return Ok((done, 0));
-            }
-            match self.store.commit(commit).await {
-                Ok(revision) => return Ok((done, if wrote { revision } else { 0 })),
-                Err(StoreError::Conflict) => {}
-                Err(error) => return Err(error.into()),
+            match done {
+                Ok(done) => {
+                    let wrote = !commit.ops.is_empty();
+                    if !wrote && about.is_none() {
+                        return Ok((done, 0));
+                    }
+                    match self.store.commit(commit).await {
+                        Ok(revision) => return Ok((done, if wrote { revision } else { 0 })),
+                        Err(StoreError::Conflict) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                Err(failed @ (Failure::Store(_) | Failure::Trail(_) | Failure::Ring(_))) => {
+                    return Err(failed);
+                }
+                Err(refused) => {
+                    if self.stands(&commit)? {
+                        return Err(refused);
+                    }
+                }
             }
             if turn.is_none() {
                 turn = Some(self.turns.of(&about.unwrap_or_default()).await);
             }
         }
         Err(StoreError::Conflict.into())
+    }
+
+    /// Whether all that a commit presupposes is still so.
+    fn stands(&self, commit: &Commit) -> Result<bool, StoreError> {
+        for (key, expect) in &commit.expect {
+            if !expect.holds(self.store.revision(key)?) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Whether the store's writer lives and its disk keeps up.

@@ -47,11 +47,7 @@ impl MemStore {
         let mut state = self.state();
         for (key, expect) in &commit.expect {
             let stands = state.entries.get(key).map(|found| found.revision);
-            let holds = match expect {
-                Expect::Absent => stands.is_none(),
-                Expect::Revision(revision) => stands == Some(*revision),
-            };
-            if !holds {
+            if !expect.holds(stands) {
                 return Err(StoreError::Conflict);
             }
         }

@@ -67,6 +67,17 @@ pub enum Expect {
     Revision(u64),
 }
 
+impl Expect {
+    /// Whether it holds of a key of which this revision stands.
+    #[must_use]
+    pub fn holds(self, stands: Option<u64>) -> bool {
+        match self {
+            Expect::Absent => stands.is_none(),
+            Expect::Revision(revision) => stands == Some(revision),
+        }
+    }
+}
+
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {

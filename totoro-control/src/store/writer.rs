@@ -18,7 +18,7 @@ use super::view::View;
 use super::wal::Wal;
 use super::watchers::Watchers;
 use super::witness::Witness;
-use super::{Commit, Expect, MAX_KEY, MAX_OPS, MAX_VALUE, Meter, Op, Position, StoreError};
+use super::{Commit, MAX_KEY, MAX_OPS, MAX_VALUE, Meter, Op, Position, StoreError};
 
 /// Commits in one batch at most: enough to amortise a sync, few enough to bound the wait.
 pub(super) const MAX_BATCH: usize = 512;
@@ -243,12 +243,7 @@ impl Writer {
     fn check(&self, commit: &Commit) -> Result<(), StoreError> {
         within_limits(commit)?;
         for (key, expect) in &commit.expect {
-            let stands = self.view.revision(key)?;
-            let holds = match expect {
-                Expect::Absent => stands.is_none(),
-                Expect::Revision(revision) => stands == Some(*revision),
-            };
-            if !holds {
+            if !expect.holds(self.view.revision(key)?) {
                 return Err(StoreError::Conflict);
             }
         }
