@@ -119,6 +119,8 @@ fn a_flow_that_two_end_at_once_is_counted_once() {
             let user = UdpSocket::bind(v4(0)).expect("bind");
             std::thread::scope(|scope| {
                 let daemon = scope.spawn(|| kernel.sweep().expect("sweep").idle_flows);
+                // Sooner and later, so that now the one is first, now the other.
+                std::thread::sleep(Duration::from_micros(100) * round as u32);
                 user.send_to(b"hello", v4(PORT)).expect("send");
                 by_daemon += daemon.join().expect("swept");
             });
