@@ -10,7 +10,8 @@ mod standing;
 mod tenant;
 
 pub use body::{
-    Granted, LOGIN_META, check_login, check_text, client_of, rewritten, ticket_of, with_key,
+    Granted, LOGIN_META, check_login, check_text, client_of, rewritten, ticket_of, unreadable,
+    with_key,
 };
 pub use leases::{
     Lease, Leases, Patience, Plan, PortId, Ports, Summed, Waiting, Wish, parse_key, record_key,

@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
+use totoro_api::decide::unreadable;
 use totoro_api::wire::plugin::{Answer, CloseProxy, Login, NewProxy};
 use totoro_api::{Reason, Refusal};
 
@@ -327,7 +328,7 @@ impl<C: Clerk> Server<C> {
                 }
                 self.clerk.login(&body, content).await
             }
-            Err(error) => Answer::refuse(&malformed(&error)),
+            Err(error) => Answer::refuse(&unreadable(&error)),
         }
     }
 
@@ -368,22 +369,12 @@ struct Ask<'a, T> {
 
 /// The content of a request for an operation.
 fn read<'a, T: Deserialize<'a>>(op: &str, body: &'a [u8]) -> Result<T, Refusal> {
-    let ask: Ask<'_, T> = serde_json::from_slice(body).map_err(|error| malformed(&error))?;
+    let ask: Ask<'_, T> = serde_json::from_slice(body).map_err(|error| unreadable(&error))?;
     if ask.op != op {
         let detail = "the op in the address and the op in the body differ";
         return Err(Refusal::with(Reason::RequestMalformed, detail));
     }
     Ok(ask.content)
-}
-
-/// Never with the body's content: it may carry a ticket.
-fn malformed(error: &serde_json::Error) -> Refusal {
-    let detail = match error.classify() {
-        serde_json::error::Category::Eof => "the body ended too soon",
-        serde_json::error::Category::Data => "a field of the body is missing or of another type",
-        _ => "the body is no JSON",
-    };
-    Refusal::with(Reason::RequestMalformed, detail)
 }
 
 fn bare(status: StatusCode) -> Response<Full<Bytes>> {

@@ -136,7 +136,7 @@ impl Desk {
                 let of = (&*session.tenant, &*body.user.run_id);
                 let lease = Lease::new(inner.numbers.lease, of, names, now_ms);
                 let id = (asked.protocol, port);
-                let event = opened(session, id, &lease);
+                let event = lease.opened(id, &session.id, session.invite(), session.client);
                 if let Some(old) = instead_of {
                     let mut changes = Changes::default();
                     self.release(inner, old, "moved", &mut changes, now_ms);
@@ -279,21 +279,6 @@ impl Desk {
             ..Subject::default()
         };
         self.deny(tenant.as_deref(), refusal.reason, "proxy", subject);
-    }
-}
-
-/// What the audit is told of a new lease.
-fn opened(session: &Session, (protocol, port): PortId, lease: &Lease) -> Subject {
-    Subject {
-        kind: kind::PROXY_OPENED.to_owned(),
-        invite: session.invite(),
-        session: Some(session.id.clone()),
-        lease: Some(lease.number.to_string()),
-        client: Some(session.client.to_string()),
-        proxy: Some(lease.name().to_owned()),
-        port: Some(port),
-        detail: serde_json::json!({ "type": protocol }),
-        ..Subject::default()
     }
 }
 

@@ -31,6 +31,17 @@ pub struct Granted {
     pub nonce: String,
 }
 
+/// The refusal of a body that can't be read. Never with its content: it may carry a ticket.
+#[must_use]
+pub fn unreadable(error: &serde_json::Error) -> Refusal {
+    let detail = match error.classify() {
+        serde_json::error::Category::Eof => "the body ended too soon",
+        serde_json::error::Category::Data => "a field of the body is missing or of another type",
+        _ => "the body is no JSON",
+    };
+    Refusal::with(Reason::RequestMalformed, detail)
+}
+
 /// Where a Login comes from, as frps says.
 #[must_use]
 pub fn client_of(client_address: &str) -> Option<SocketAddr> {

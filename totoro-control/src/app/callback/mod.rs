@@ -31,7 +31,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use totoro_api::decide::check_text;
+use totoro_api::decide::{check_text, unreadable};
 use totoro_api::wire::plugin::{Answer, User};
 use totoro_api::{Reason, Refusal};
 
@@ -223,15 +223,6 @@ fn answer_with(content: &RawValue, answer: impl FnOnce(Value) -> Answer) -> Answ
         Ok(content) => answer(content),
         Err(refusal) => Answer::refuse(&refusal),
     }
-}
-
-fn unreadable(error: &serde_json::Error) -> Refusal {
-    let detail = match error.classify() {
-        serde_json::error::Category::Eof => "the body ended too soon",
-        serde_json::error::Category::Data => "a field of the body is missing or of another type",
-        _ => "the body is no JSON",
-    };
-    Refusal::with(Reason::RequestMalformed, detail)
 }
 
 /// Checks every length of who asks.

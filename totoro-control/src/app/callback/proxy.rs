@@ -153,18 +153,9 @@ impl App {
         let names = (&*body.proxy_name, &*asked.name);
         let of = (&*session.tenant, &*body.user.run_id);
         let lease = Lease::new(desk.next_lease(), of, names, desk.now_ms);
-        desk.tell(Subject {
-            kind: kind::PROXY_OPENED.to_owned(),
-            invite: session.invite(),
-            session: Some(session.id.clone()),
-            lease: Some(lease.number.to_string()),
-            client: Some(session.client.to_string()),
-            proxy: Some(lease.name().to_owned()),
-            port: Some(port),
-            detail: serde_json::json!({ "type": asked.protocol }),
-            ..Subject::default()
-        })?;
-        desk.open_lease((asked.protocol, port), lease)?;
+        let id = (asked.protocol, port);
+        desk.tell(lease.opened(id, &session.id, session.invite(), session.client))?;
+        desk.open_lease(id, lease)?;
         if session.idle_ms.is_some() {
             let session = Session {
                 idle_ms: None,
