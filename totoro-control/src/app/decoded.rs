@@ -21,22 +21,8 @@ const MAX_KEPT: usize = 20_000;
 /// Records of one kind, by their key in the store.
 pub(super) struct Kept<T>(Cache<String, Known<T>>);
 
-/// A record, and the stamp under which it stood.
-struct Known<T> {
-    stamp: Option<u64>,
-    revision: u64,
-    value: Arc<T>,
-}
-
-// Derived, it would ask for a `T` that can be cloned.
-impl<T> Clone for Known<T> {
-    fn clone(&self) -> Self {
-        Known {
-            value: Arc::clone(&self.value),
-            ..*self
-        }
-    }
-}
+/// The stamp under which a record stood, and the record.
+type Known<T> = (Option<u64>, Record<Arc<T>>);
 
 impl<T> Default for Kept<T> {
     fn default() -> Self {
@@ -67,42 +53,26 @@ impl<T> Kept<T> {
         let known = self.0.get(key);
         // Asked first: what is read behind it is no older.
         let stamp = store.stamp(key.as_bytes());
-        if let Some(Known {
-            stamp: Some(then),
-            revision,
-            value,
-        }) = &known
-            && stamp == Some(*then)
+        if let Some((then, record)) = &known
+            && then.is_some()
+            && *then == stamp
         {
-            return Ok(Some(Record {
-                revision: *revision,
-                value: Arc::clone(value),
-            }));
+            return Ok(Some(record.clone()));
         }
         let Some(revision) = store.revision(key.as_bytes())? else {
             return Ok(None);
         };
         let record = match known {
-            Some(known) if known.revision == revision => Record {
-                revision,
-                value: known.value,
-            },
+            Some((_, record)) if record.revision == revision => record,
             _ => {
-                let Some(found) = store::read::<R>(store, key)? else {
+                let Some(Record { revision, value }) = store::read::<R>(store, key)? else {
                     return Ok(None);
                 };
-                Record {
-                    revision: found.revision,
-                    value: Arc::new(of(found.value)),
-                }
+                let value = Arc::new(of(value));
+                Record { revision, value }
             }
         };
-        let known = Known {
-            stamp,
-            revision: record.revision,
-            value: Arc::clone(&record.value),
-        };
-        self.0.insert(key.to_owned(), known);
+        self.0.insert(key.to_owned(), (stamp, record.clone()));
         Ok(Some(record))
     }
 

@@ -77,7 +77,7 @@ impl App {
                     return Err(failed);
                 }
                 Err(refused) => {
-                    if self.stands(&commit)? {
+                    if commit.holds(|key| self.store.revision(key))? {
                         return Err(refused);
                     }
                 }
@@ -87,16 +87,6 @@ impl App {
             }
         }
         Err(StoreError::Conflict.into())
-    }
-
-    /// Whether all that a commit presupposes is still so.
-    fn stands(&self, commit: &Commit) -> Result<bool, StoreError> {
-        for (key, expect) in &commit.expect {
-            if !expect.holds(self.store.revision(key)?) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
     /// Whether the store's writer lives and its disk keeps up.

@@ -1,7 +1,5 @@
 //! `init`: settings, secrets and an empty store. Asks nothing that it can choose well.
 
-use std::fs::File;
-use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
@@ -13,7 +11,7 @@ use crate::config::{Config, Settings};
 use crate::http::load_tls;
 use crate::keys::{KeyRing, Purpose, ServerSecret, TokenKind, create_secret};
 use crate::records::{AdminTokenRecord, Generation, key};
-use crate::store::{SledStore, Store as _, Tx};
+use crate::store::{SledStore, Store as _, Tx, create_whole};
 
 /// Where to listen unless it is said: reachable by nobody else, for a TLS proxy or a first try.
 const LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8080));
@@ -87,7 +85,7 @@ impl Init {
         // Last, so that its presence says that the rest is complete.
         let text = toml::to_string(&config).map_err(|error| failed("write settings", &error))?;
         let text = format!("# Totoro's control plane. Secrets are in secrets/, mode 0600.\n{text}");
-        create_whole(&file, text.as_bytes())
+        create_whole(&file, 0o666, text.as_bytes())
             .map_err(|error| failed("write control.toml", &error))?;
         println!("settings      {}", file.display());
         println!("admin token   {} (mode 0600)", token_file.display());
@@ -140,15 +138,4 @@ fn refuse_leftovers(places: &[(&Path, &Path)]) -> Result<(), CliError> {
         "an init began here and did not end: there is no control.toml, but there is {left}; nothing \
          uses it yet, so remove it (rm -r {left}) and run init again"
     )))
-}
-
-/// Makes a file that is there whole and durably, or not at all.
-fn create_whole(path: &Path, text: &[u8]) -> std::io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let unfinished = path.with_extension("toml.new");
-    let mut file = File::create(&unfinished)?;
-    file.write_all(text)?;
-    file.sync_all()?;
-    std::fs::rename(&unfinished, path)?;
-    File::open(dir)?.sync_all()
 }

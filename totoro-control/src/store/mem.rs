@@ -45,11 +45,8 @@ impl MemStore {
         }
         within_limits(&commit)?;
         let mut state = self.state();
-        for (key, expect) in &commit.expect {
-            let stands = state.entries.get(key).map(|found| found.revision);
-            if !expect.holds(stands) {
-                return Err(StoreError::Conflict);
-            }
+        if !commit.holds(|key| Ok(state.entries.get(key).map(|found| found.revision)))? {
+            return Err(StoreError::Conflict);
         }
         state.head.revision += 1;
         let head = state.head;

@@ -39,6 +39,7 @@ pub use self::load::{Loader, STAGING, Target, is_unfinished};
 pub use self::meter::Meter;
 pub use self::migrate::SCHEMA;
 pub use self::sled::SledStore;
+pub(crate) use self::sync::create_whole;
 pub use self::tx::{Record, Tx};
 pub(crate) use self::tx::{json, names, read, records};
 
@@ -65,17 +66,6 @@ pub enum Expect {
     Absent,
     /// The key is there, as this commit wrote it.
     Revision(u64),
-}
-
-impl Expect {
-    /// Whether it holds of a key of which this revision stands.
-    #[must_use]
-    pub fn holds(self, stands: Option<u64>) -> bool {
-        match self {
-            Expect::Absent => stands.is_none(),
-            Expect::Revision(revision) => stands == Some(revision),
-        }
-    }
 }
 
 /// One change.
@@ -134,6 +124,26 @@ pub struct Commit {
     pub expect: Vec<(Vec<u8>, Expect)>,
     /// What changes, in order.
     pub ops: Vec<Op>,
+}
+
+impl Commit {
+    /// Whether its preconditions hold of keys at these revisions.
+    pub(crate) fn holds(
+        &self,
+        revision: impl Fn(&[u8]) -> Result<Option<u64>, StoreError>,
+    ) -> Result<bool, StoreError> {
+        for (key, expect) in &self.expect {
+            let stands = revision(key)?;
+            let holds = match expect {
+                Expect::Absent => stands.is_none(),
+                Expect::Revision(revision) => stands == Some(*revision),
+            };
+            if !holds {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
 }
 
 /// Which keys to read: `from <= key < to`, at most `limit`.

@@ -5,7 +5,7 @@
 //! without one was not closed: killed, or cut off.
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::migrate::SCHEMA;
+use super::sync::create_whole;
 use super::wal;
 
 /// The seal's file.
@@ -163,11 +164,6 @@ impl SealOnDrop {
             files: look(&self.dir)?,
         };
         let text = serde_json::to_vec_pretty(&seal).map_err(io::Error::other)?;
-        let begun = self.dir.join("sealed.tmp");
-        let mut file = File::create(&begun)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        std::fs::rename(&begun, self.dir.join(SEAL))?;
-        File::open(&self.dir)?.sync_all()
+        create_whole(&self.dir.join(SEAL), 0o666, &text)
     }
 }

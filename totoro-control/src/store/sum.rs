@@ -6,20 +6,17 @@
 //! all of it in the log: laid over each other they must have that sum.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::Path;
 
 use super::StoreError;
 use super::record::Change;
+use super::sync::create_whole;
 use super::view::Layer;
 use super::writer::{DATA, data_key, split};
 
 /// The file's name in the store's directory.
 const FILE: &str = "sum";
-/// Its name until it is whole.
-const PART: &str = "sum.tmp";
 
 /// The sum, in which the order of changes does not matter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,14 +81,7 @@ impl Target {
 
     /// Makes it durable in the place of the one before.
     pub(super) fn write(self, dir: &Path) -> io::Result<()> {
-        let part = dir.join(PART);
-        let mut options = File::options();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let mut file = options.open(&part)?;
-        file.write_all(self.text().as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&part, dir.join(FILE))?;
-        File::open(dir)?.sync_all()
+        create_whole(&dir.join(FILE), 0o600, self.text().as_bytes())
     }
 
     fn text(self) -> String {

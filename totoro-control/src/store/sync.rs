@@ -2,7 +2,8 @@
 //! file system nor the disk for anything: it survives a killed process, not a power cut.
 
 use std::fs::{DirBuilder, File};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
@@ -43,6 +44,19 @@ impl LogFile {
 /// nobody else looks into it.
 pub(super) fn make_dir(dir: &Path) -> std::io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+/// Makes a file that is there whole and durably, in the place of what was there, or not at all.
+pub(crate) fn create_whole(path: &Path, mode: u32, content: &[u8]) -> std::io::Result<()> {
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".new");
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(mode);
+    let mut file = options.open(&unfinished)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    std::fs::rename(&unfinished, path)?;
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// fsync of the files, their directory and the directory's parent, or a power cut may leave a store

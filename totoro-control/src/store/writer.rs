@@ -242,12 +242,10 @@ impl Writer {
     /// Whether the commit is within limits and its preconditions hold.
     fn check(&self, commit: &Commit) -> Result<(), StoreError> {
         within_limits(commit)?;
-        for (key, expect) in &commit.expect {
-            if !expect.holds(self.view.revision(key)?) {
-                return Err(StoreError::Conflict);
-            }
+        match commit.holds(|key| self.view.revision(key))? {
+            true => Ok(()),
+            false => Err(StoreError::Conflict),
         }
-        Ok(())
     }
 }
 
