@@ -193,16 +193,10 @@ impl Store {
     /// # Errors
     /// The disk, or a record that can't be read.
     pub fn all<T: DeserializeOwned>(&self, records: Records) -> Result<Vec<(String, T)>> {
-        self.on_log(|log| {
-            let spots = log.all(records.number);
-            let mut all = Vec::with_capacity(spots.len());
-            let mut reader = log.reader();
-            for spot in spots {
-                all.push(read(&mut reader, spot)?);
-            }
-            all.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-            Ok(all)
-        })
+        let mut all = Vec::new();
+        self.each(records, |key, value| all.push((key, value)))?;
+        all.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        Ok(all)
     }
 
     /// Each record of a table, as they lie. `then` must not use the store.
@@ -212,14 +206,14 @@ impl Store {
     pub fn each<T: DeserializeOwned>(
         &self,
         records: Records,
-        mut then: impl FnMut(&str, T),
+        mut then: impl FnMut(String, T),
     ) -> Result<()> {
         self.on_log(|log| {
             let spots = log.all(records.number);
             let mut reader = log.reader();
             for spot in spots {
                 let (key, value) = read(&mut reader, spot)?;
-                then(&key, value);
+                then(key, value);
             }
             Ok(())
         })

@@ -171,13 +171,13 @@ impl Desk {
         })?;
         let mut ports = Ports::default();
         store.each(LEASES, |key, lease| {
-            let port = parse_key(key);
+            let port = parse_key(&key);
             if let Some(port) = port.filter(|port| !ports.leases().contains_key(port)) {
                 ports.open(port, lease);
             }
         })?;
         store.each(HELD, |key, waiting| {
-            if let Some(port) = parse_key(key) {
+            if let Some(port) = parse_key(&key) {
                 ports.wait(port, waiting);
             }
         })?;

@@ -100,14 +100,16 @@ impl Desk {
     ) -> Result<(), KernelError> {
         let run_id = &lease.run_id;
         let known = inner.shown.ends.get(run_id) == Some(&end);
-        let first = inner.ports.of_session(run_id).is_empty();
+        let put = self.put_lease(port, lease, number, end);
+        if put.is_ok() && known {
+            return put;
+        }
         inner.shown.forget_session(run_id);
-        self.put_lease(port, lease, number, end)?;
         // All of the session's leases end then.
-        if known || first {
+        if put.is_ok() && inner.ports.of_session(run_id).is_empty() {
             inner.shown.ends.insert(Arc::clone(run_id), end);
         }
-        Ok(())
+        put
     }
 
     fn put_lease(

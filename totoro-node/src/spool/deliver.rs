@@ -60,7 +60,7 @@ pub async fn run(spool: Spool, control: Arc<Control>, wake: Arc<Notify>) {
 /// An [`totoro_api::wire::event::EventBatch`] of events as they were written: to read each only to write
 /// it again costs more than all else here.
 #[derive(Serialize)]
-struct Batch {
+pub(super) struct Batch {
     spool: String,
     after: u64,
     events: Vec<Box<RawValue>>,
@@ -69,7 +69,7 @@ struct Batch {
 }
 
 impl Batch {
-    fn of(spool: &Spool) -> Result<Batch> {
+    pub(super) fn of(spool: &Spool) -> Result<Batch> {
         let Oldest {
             spool,
             after,

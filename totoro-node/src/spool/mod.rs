@@ -130,22 +130,13 @@ impl Spool {
         Spool { store }
     }
 
-    /// The oldest events, at most [`MAX_BATCH`].
+    /// The oldest events, at most [`MAX_BATCH`], as the control plane reads what is delivered.
     ///
     /// # Errors
     /// The disk.
     pub fn batch(&self) -> Result<EventBatch> {
-        let Oldest {
-            spool,
-            after,
-            events,
-        } = self.oldest()?;
-        let events = events.iter().map(|(seq, value)| parse(*seq, value));
-        Ok(EventBatch {
-            spool,
-            after,
-            events: events.collect::<Result<_>>()?,
-        })
+        let sent = serde_json::to_vec(&deliver::Batch::of(self)?);
+        serde_json::from_slice(&sent.context("write a batch")?).context("read a batch")
     }
 
     /// The same as they were written.
