@@ -1,0 +1,186 @@
+//! The public nodes, measured from here: best first, and why.
+
+use std::cmp::Ordering;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use totoro_api::frpc::host_port;
+use totoro_api::wire::node::{NodeState, PublicNode};
+
+use crate::control::Control;
+use crate::error::Error;
+use crate::lang::{Lang, say};
+use crate::told::clean;
+
+/// How long a connection to a node may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// So many connections at once.
+const AT_ONCE: usize = 32;
+/// No more nodes than this are measured: the list is somebody else's.
+const MAX_MEASURED: usize = 512;
+/// A processor in use to this part, percent, is a busy one.
+const BUSY_PERCENT: f32 = 80.0;
+/// Fewer free ports than this are few.
+const FEW_PORTS: u32 = 5;
+
+/// A node, as it is seen from here.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Ranked {
+    /// What the control plane says.
+    #[serde(flatten)]
+    pub node: PublicNode,
+    /// How long a TCP connection to its frps took, milliseconds; `None` where there was none.
+    pub latency_ms: Option<f64>,
+}
+
+/// What speaks for or against a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// Nothing against it.
+    Good,
+    /// Its processor is busy.
+    Busy,
+    /// Few ports are free.
+    FewPorts,
+    /// Something does not work there.
+    Degraded,
+    /// It takes nothing new, or has no port.
+    Closed,
+    /// It was not reached from here.
+    Unreachable,
+    /// It does not serve.
+    Off,
+}
+
+impl Ranked {
+    /// What speaks against it, the gravest.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        let node = &self.node;
+        let free: u32 = node
+            .free_ports
+            .values()
+            .fold(0, |all, free| all.saturating_add(*free));
+        match node.state {
+            NodeState::Offline | NodeState::Disabled => Verdict::Off,
+            _ if self.latency_ms.is_none() => Verdict::Unreachable,
+            NodeState::Draining => Verdict::Closed,
+            _ if free == 0 => Verdict::Closed,
+            NodeState::Degraded => Verdict::Degraded,
+            NodeState::Online if free < FEW_PORTS => Verdict::FewPorts,
+            NodeState::Online if node.cpu_percent > BUSY_PERCENT => Verdict::Busy,
+            NodeState::Online => Verdict::Good,
+        }
+    }
+
+    /// Why it stands where it does.
+    #[must_use]
+    pub fn why(&self, lang: Lang) -> String {
+        match (self.verdict(), self.node.state) {
+            (Verdict::Good, _) => say!(lang, "near and idle", "近且空闲"),
+            (Verdict::Busy, _) => say!(lang, "its processor is busy", "处理器繁忙"),
+            (Verdict::FewPorts, _) => say!(lang, "few ports are free", "空闲端口少"),
+            (Verdict::Degraded, _) => say!(lang, "something fails there", "部分功能异常"),
+            (Verdict::Closed, NodeState::Draining) => {
+                say!(lang, "takes nothing new", "不接受新的请求")
+            }
+            (Verdict::Closed, _) => say!(lang, "no port is free", "没有空闲端口"),
+            (Verdict::Unreachable, _) => say!(lang, "not reached from here", "从这里无法连接"),
+            (Verdict::Off, NodeState::Disabled) => say!(lang, "disabled", "已停用"),
+            (Verdict::Off, _) => say!(lang, "offline", "离线"),
+        }
+    }
+
+    /// Whether a tunnel may begin there.
+    #[must_use]
+    pub fn usable(&self) -> bool {
+        self.verdict() <= Verdict::Degraded
+    }
+
+    /// What it costs to use it, for the order: its latency, more where the processor is in use.
+    fn cost(&self) -> f64 {
+        let latency = self.latency_ms.unwrap_or(f64::MAX);
+        latency * (1.0 + f64::from(self.node.cpu_percent.clamp(0.0, 100.0)) / 100.0)
+    }
+
+    fn order(&self, other: &Self) -> Ordering {
+        let by = self.verdict().cmp(&other.verdict());
+        by.then(self.cost().total_cmp(&other.cost()))
+            .then(self.node.name.cmp(&other.node.name))
+    }
+}
+
+/// The nodes in their order, best first.
+#[must_use]
+pub fn ranked(mut nodes: Vec<Ranked>) -> Vec<Ranked> {
+    nodes.sort_by(Ranked::order);
+    nodes
+}
+
+/// Asks for the list, and measures.
+///
+/// # Errors
+/// The control plane's.
+pub async fn measured(control: &Control) -> Result<Vec<Ranked>, Error> {
+    let listed = control.public_nodes().await?;
+    let mut nodes: Vec<Ranked> = listed.into_iter().map(cleaned).collect();
+    let mut work = JoinSet::new();
+    let mut next = 0;
+    while next < nodes.len().min(MAX_MEASURED) || !work.is_empty() {
+        while work.len() < AT_ONCE && next < nodes.len().min(MAX_MEASURED) {
+            let (index, addresses) = (next, nodes[next].node.server_addr.clone());
+            work.spawn(async move { (index, latency(&addresses).await) });
+            next += 1;
+        }
+        if let Some(Ok((index, latency))) = work.join_next().await {
+            nodes[index].latency_ms = latency;
+        }
+    }
+    Ok(ranked(nodes))
+}
+
+/// The names of the best other nodes; none where that can't be told.
+pub async fn others(control: &Control, than: &str, most: usize) -> Vec<String> {
+    let nodes = measured(control).await.unwrap_or_default();
+    let others = nodes.iter().filter(|one| one.usable());
+    let others = others.filter(|one| one.node.id != than && one.node.name != than);
+    others.take(most).map(|one| one.node.name.clone()).collect()
+}
+
+/// What others wrote, harmless.
+fn cleaned(mut node: PublicNode) -> Ranked {
+    for text in [
+        &mut node.id,
+        &mut node.name,
+        &mut node.region,
+        &mut node.isp,
+        &mut node.abuse_contact,
+    ] {
+        *text = clean(text);
+    }
+    node.tags.truncate(16);
+    node.tags.iter_mut().for_each(|tag| *tag = clean(tag));
+    node.server_addr.retain(|addr| host_port(addr).is_some());
+    node.server_addr.truncate(8);
+    if !node.cpu_percent.is_finite() {
+        node.cpu_percent = 0.0;
+    }
+    Ranked {
+        node,
+        latency_ms: None,
+    }
+}
+
+/// How long a connection to the first address that answers takes, milliseconds.
+pub async fn latency(addresses: &[String]) -> Option<f64> {
+    for address in addresses {
+        let begun = Instant::now();
+        let connect = tokio::net::TcpStream::connect(address.as_str());
+        if matches!(timeout(PATIENCE, connect).await, Ok(Ok(_))) {
+            return Some(begun.elapsed().as_secs_f64() * 1000.0);
+        }
+    }
+    None
+}
