@@ -23,6 +23,9 @@ pub fn play() -> Result<()> {
         "TCP by a code: bytes pass; shown; no secret; Ctrl-C",
         || first(&world),
     );
+    report.check("at a terminal: asked unseen, remembered if wanted", || {
+        asked(&world)
+    });
     report.check("UDP by a public node, without a code", || {
         public_udp(&world)
     });
@@ -96,6 +99,55 @@ fn first(world: &World) -> Result<String> {
     let left = std::fs::read_dir(world.lab.run_dir().join("totoro"))?.count();
     ensure!(left == 0, "{left} files are left behind");
     Ok(address.to_owned())
+}
+
+/// What a person types at a terminal that `script` makes, slowly; and Ctrl-C once there is a file $4.
+const PERSON: &str = r#"
+(while read -r line; do sleep 1; echo "$line"; done < "$1"
+ left=600; while [ ! -e "$4" ] && [ "$left" -gt 0 ]; do sleep 0.1; left=$((left - 1)); done
+ printf '\003'; sleep 1) | script -qefc "$2" "$3""#;
+
+fn asked(world: &World) -> Result<String> {
+    let tenant = invite(world, "asked")?;
+    let typed = world.write_secret("typed", &format!("{}\ny\n", tenant.code))?;
+    let (seen, go) = (
+        world.lab.file("cl-asked.seen"),
+        world.lab.file("cl-asked.go"),
+    );
+    let client = world.lab.tools.client.display();
+    let line = format!("exec {client} tcp {} --lang zh", world.backend.tcp);
+    let mut shell = world.lab.command("sh");
+    shell
+        .args(["-c", PERSON, "sh"])
+        .arg(typed)
+        .arg(line)
+        .arg(&seen)
+        .arg(&go);
+    shell.envs(super::environment(world, None));
+    let mut person = world.lab.start(Place::Client, "cl-asked", shell)?;
+    person.wait_new("停止：Ctrl-C", super::PATIENCE)?;
+    // The one line that lives.
+    person.wait_new("已运行", super::PATIENCE)?;
+    std::fs::write(go, "")?;
+    let status = person.wait_exit(super::PATIENCE)?;
+    let seen = std::fs::read_to_string(seen)?;
+    ensure!(
+        status.success() && seen.contains("已停止"),
+        "{status}: {seen}"
+    );
+    ensure!(
+        seen.contains("邀请码（不回显）") && seen.contains("已记住"),
+        "{seen}"
+    );
+    ensure!(!seen.contains(&tenant.code), "the code was shown: {seen}");
+    let kept = world.lab.file("config/totoro/remembered.toml");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&kept.metadata()?.permissions()) & 0o777;
+    ensure!(mode == 0o600, "mode {mode:o}");
+    // From now on nobody is asked.
+    let usage = run(world, &["usage", "--json"], None)?.ok()?;
+    ensure!(usage.contains(&tenant.invite.id), "{usage}");
+    std::fs::remove_file(kept)?;
+    Ok("unseen; remembered 0600; not asked again".to_owned())
 }
 
 /// The code is in nobody's arguments, and in nothing that was printed.

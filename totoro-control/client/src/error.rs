@@ -245,3 +245,64 @@ impl std::fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use totoro_api::Reason;
+
+    #[test]
+    fn each_is_told_in_both_languages_with_a_next_step() {
+        let (url, path, text) = (
+            "https://c".to_owned(),
+            PathBuf::from("/x"),
+            "why".to_owned(),
+        );
+        for (error, code) in [
+            (Error::NoControl, 2),
+            (Error::BadControl(url.clone()), 2),
+            (Error::InsecureHttp(url.clone()), 2),
+            (Error::NoCode, 2),
+            (Error::BadCode(BadCode::Malformed), 2),
+            (Error::BadCode(BadCode::Typo), 2),
+            (
+                Error::Unreachable {
+                    url: url.clone(),
+                    cause: text.clone(),
+                },
+                3,
+            ),
+            (
+                Error::Nonsense {
+                    url,
+                    problem: text.clone(),
+                },
+                1,
+            ),
+            (Error::refused(Reason::InviteRevoked.into()), 4),
+            (Error::refused(Reason::MaxClients.into()), 1),
+            (Error::FrpcMissing, 1),
+            (
+                Error::FrpcOld {
+                    path: path.clone(),
+                    version: text.clone(),
+                },
+                1,
+            ),
+            (
+                Error::FrpcFails {
+                    path: path.clone(),
+                    said: text.clone(),
+                },
+                1,
+            ),
+            (Error::Loose(path.clone()), 1),
+        ] {
+            assert_eq!(error.exit_code(), code, "{error}");
+            assert_ne!(error.what(Lang::En), error.what(Lang::Zh), "{error}");
+            assert_ne!(error.next(Lang::En), error.next(Lang::Zh), "{error}");
+        }
+        let file = Error::file(path, text);
+        assert_ne!(file.next(Lang::En), file.next(Lang::Zh));
+    }
+}

@@ -184,3 +184,71 @@ pub async fn latency(addresses: &[String]) -> Option<f64> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn node(name: &str, more: serde_json::Value, latency_ms: Option<f64>) -> Ranked {
+        let mut node = json!({
+            "id": name, "name": name, "region": "", "isp": "", "tags": [], "server_addr": ["h:1"],
+            "state": "online", "grade": "kernel", "unenforced": [], "free_ports": { "tcp": 50 },
+            "public_limits": {}, "versions": {}, "cpu_percent": 5.0, "load1": 0.1, "seen_s": 1,
+            "abuse_contact": "",
+        });
+        for (key, value) in more.as_object().into_iter().flatten() {
+            node[key] = value.clone();
+        }
+        let mut ranked = cleaned(serde_json::from_value(node).unwrap());
+        ranked.latency_ms = latency_ms;
+        ranked
+    }
+
+    #[test]
+    fn best_first_and_why() {
+        let none = || json!({});
+        let nodes = ranked(vec![
+            node("gone", json!({ "state": "offline" }), Some(1.0)),
+            node("mute", none(), None),
+            node("drains", json!({ "state": "draining" }), Some(1.0)),
+            node(
+                "empty",
+                json!({ "free_ports": { "tcp": 0, "udp": 0 } }),
+                Some(1.0),
+            ),
+            node("lame", json!({ "state": "degraded" }), Some(1.0)),
+            node("tight", json!({ "free_ports": { "tcp": 2 } }), Some(1.0)),
+            node("hot", json!({ "cpu_percent": 95.0 }), Some(1.0)),
+            node("far", none(), Some(80.0)),
+            node("warm", json!({ "cpu_percent": 70.0 }), Some(20.0)),
+            node("near", none(), Some(21.0)),
+        ]);
+        let names: Vec<&str> = nodes.iter().map(|one| one.node.name.as_str()).collect();
+        let order = [
+            "near", "warm", "far", "hot", "tight", "lame", "drains", "empty", "mute", "gone",
+        ];
+        assert_eq!(names, order);
+        let usable: Vec<bool> = nodes.iter().map(Ranked::usable).collect();
+        assert_eq!(
+            usable,
+            [
+                true, true, true, true, true, true, false, false, false, false
+            ]
+        );
+        for one in &nodes {
+            assert_ne!(one.why(Lang::En), one.why(Lang::Zh), "{}", one.node.name);
+        }
+    }
+
+    #[test]
+    fn what_others_wrote_is_harmless() {
+        let hostile = json!({
+            "name": "<b>\u{1b}[2J", "server_addr": ["no address", "h:1"], "tags": vec!["t"; 500],
+        });
+        let one = node("x", hostile, None);
+        assert_eq!(one.node.name, "<b> [2J");
+        assert_eq!(one.node.server_addr, ["h:1"]);
+        assert_eq!(one.node.tags.len(), 16);
+    }
+}

@@ -258,6 +258,11 @@ pub(super) fn limits_text(limits: &Effective, protocol: Protocol, lang: Lang) ->
         ..
     } = limits;
     let session = span(limits.session_max, lang);
+    let most = match protocol {
+        Protocol::Tcp => max_conns,
+        Protocol::Udp => max_flows,
+    };
+    let max_conns_per_source = max_conns_per_source.min(most);
     match protocol {
         Protocol::Tcp => say!(
             lang,

@@ -160,3 +160,20 @@ async fn run(cli: Cli, output: Output) -> Result<u8, Error> {
         Command::Test(test) => test.run(&common, output).await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_whole_and_takes_no_code() {
+        command().debug_assert();
+        let mut all = vec![command()];
+        while let Some(command) = all.pop() {
+            for arg in command.get_arguments() {
+                assert!(!matches!(arg.get_id().as_str(), "code" | "invite"), "{arg}");
+            }
+            all.extend(command.get_subcommands().cloned());
+        }
+    }
+}

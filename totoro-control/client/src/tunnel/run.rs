@@ -23,7 +23,7 @@ const TICK: Duration = Duration::from_secs(2);
 /// The same while an address is awaited.
 const SOON: Duration = Duration::from_millis(20);
 /// frpc hangs when it has not answered for so long.
-const HANGS: Duration = Duration::from_secs(10);
+const HANGS: Duration = Duration::from_secs(20);
 /// The wait before frpc is started again, and the longest: it doubles.
 const WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// After a run of this length the wait is short again.
@@ -127,7 +127,11 @@ impl Runner {
 
     /// One run of frpc, from its start to its end.
     async fn run_frpc(&mut self) -> Result<Ended, Error> {
-        let server = self.reachable().await;
+        let ending = Arc::clone(&self.ending);
+        let server = tokio::select! {
+            () = ending.notified() => return Ok(Ended::Over),
+            server = self.reachable() => server,
+        };
         self.machine.snapshot.server.clone_from(&server);
         let node = self.access.node_name.clone();
         self.tell([Event::Connecting {
@@ -204,21 +208,31 @@ impl Runner {
                     }
                 }
                 _ = tick.tick() => {
-                    match admin.status().await {
-                        Some(listed) => {
-                            answered = Instant::now();
-                            let events = self.machine.status(&listed);
-                            self.tell(events);
-                        }
-                        None if answered.elapsed() > HANGS => return Ok(Ended::Again(Why::FrpcHangs)),
-                        None => {}
-                    }
-                    if self.look().await {
-                        return Ok(Ended::Again(Why::Lost));
+                    // A control plane that takes its time must not keep whoever wants to stop.
+                    let away = tokio::select! {
+                        () = ending.notified() => return Ok(Ended::Over),
+                        away = self.tick(admin, &mut answered) => away,
+                    };
+                    if let Some(why) = away {
+                        return Ok(Ended::Again(why));
                     }
                 }
             }
         }
+    }
+
+    /// What is looked at from time to time; why frpc has to be started anew.
+    async fn tick(&mut self, admin: &Admin, answered: &mut Instant) -> Option<Why> {
+        match admin.status().await {
+            Some(listed) => {
+                *answered = Instant::now();
+                let events = self.machine.status(&listed);
+                self.tell(events);
+            }
+            None if answered.elapsed() > HANGS => return Some(Why::FrpcHangs),
+            None => {}
+        }
+        self.look().await.then_some(Why::Lost)
     }
 
     fn heard(&mut self, line: log::Line) {
