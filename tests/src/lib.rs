@@ -2,10 +2,12 @@
 //!
 //! [`lab`] raises network namespaces with real processes in them and takes all of it down again;
 //! [`net`] are the hand-made users and services; [`api`] is a small REST client; [`story`] is
-//! what `cargo xtask demo` plays and the end-to-end test requires; [`faults`] kills and breaks what
+//! what `cargo xtask demo` plays and the end-to-end test requires; [`clients`] is `totoro` in a
+//! person's hands; [`faults`] kills and breaks what
 //! the story has raised; [`hostile`] is what a node must survive.
 
 pub mod api;
+pub mod clients;
 pub mod faults;
 pub mod hostile;
 pub mod lab;

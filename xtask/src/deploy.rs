@@ -32,7 +32,7 @@ pub(crate) struct Args {
     #[arg(required = true)]
     pub(crate) hosts: Vec<String>,
     /// What to install.
-    #[arg(long, default_value = "totoro-node", value_parser = dist::PACKAGES)]
+    #[arg(long, default_value = "totoro-node", value_parser = dist::DAEMONS)]
     pub(crate) package: String,
     /// The package; the newest of target/dist when absent.
     #[arg(long)]

@@ -1,5 +1,5 @@
 //! `dist`: what an operator installs. Release builds with the kernel object in the daemon, a `.deb` of
-//! each daemon by cargo-deb (its metadata is in the daemons' Cargo.toml, its scripts in
+//! each daemon and of the client by cargo-deb (its metadata is in their Cargo.toml, its scripts in
 //! `deploy/debian`), a tarball of the same files, and checksums.
 
 use std::fs;
@@ -12,8 +12,10 @@ use crate::{bpf, cache, path, root, step, target};
 
 /// The release of cargo-deb that packages are made with.
 const CARGO_DEB: &str = "3.8.0";
-/// What is packaged.
-pub(crate) const PACKAGES: [&str; 2] = ["totoro-node", "totoro-control"];
+/// What runs as a service.
+pub(crate) const DAEMONS: [&str; 2] = ["totoro-node", "totoro-control"];
+/// What people run.
+const CLIENT: &str = "totoro-client";
 
 /// Options of `dist`.
 #[derive(Debug, clap::Args)]
@@ -44,7 +46,7 @@ pub(crate) fn dir() -> PathBuf {
 
 /// Makes all of it.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    daemons(args)?;
+    build(args, &[CLIENT, "totoro-pages"])?;
     pages(args)?;
     let cargo_deb = cargo_deb()?;
     for old in fs::read_dir(dir())?.flatten() {
@@ -54,7 +56,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
     }
     let mut debs = Vec::new();
-    for package in PACKAGES {
+    for package in DAEMONS.into_iter().chain([CLIENT]) {
         debs.push(deb(&cargo_deb, package, args)?);
     }
     if !args.dev {
@@ -83,8 +85,13 @@ fn epoch() -> String {
     step::output(&mut git).unwrap_or_else(|| "0".to_owned())
 }
 
-/// Release builds, with the kernel object in the daemon.
+/// Release builds of the daemons, with the kernel object in the one that loads it.
 pub(crate) fn daemons(args: &Args) -> Result<()> {
+    build(args, &[])
+}
+
+/// The same, and more.
+fn build(args: &Args, more: &[&str]) -> Result<()> {
     bpf::build()?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
@@ -97,8 +104,12 @@ pub(crate) fn daemons(args: &Args) -> Result<()> {
             "--locked",
             "--bins",
         ])
-        .args(["--package", "totoro-pages"])
-        .args(PACKAGES.iter().flat_map(|name| ["--package", name]))
+        .args(
+            DAEMONS
+                .iter()
+                .chain(more)
+                .flat_map(|name| ["--package", name]),
+        )
         .env("CARGO_TARGET_DIR", target())
         .env("TOTORO_EMBED_OBJECT", bpf::object());
     step::run(

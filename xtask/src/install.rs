@@ -98,7 +98,7 @@ fn debs(revision: u32) -> Result<Vec<PathBuf>> {
     let arch = dist::arch()?;
     let version = env!("CARGO_PKG_VERSION");
     let name = |package| format!("{package}_{version}-{revision}_{arch}.deb");
-    Ok(dist::PACKAGES
+    Ok(dist::DAEMONS
         .map(|package| dist::dir().join(name(package)))
         .into())
 }

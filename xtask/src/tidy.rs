@@ -118,6 +118,17 @@ fn dependencies() -> Result<Vec<String>> {
         ("totoro-api", &["totoro-ebpf", "tokio", "hyper", "reqwest"]),
         ("totoro-node", &["totoro-control", "warp", "sled", "utoipa"]),
         ("totoro-ebpf", &["totoro-control", "totoro-node", "tokio"]),
+        (
+            "totoro-client",
+            &[
+                "totoro-control",
+                "totoro-node",
+                "totoro-ebpf",
+                "warp",
+                "sled",
+                "aya",
+            ],
+        ),
     ] {
         let packages = read["packages"].as_array().into_iter().flatten();
         for dependency in packages

@@ -19,7 +19,7 @@ use crate::report::Report;
 use crate::story::{self, World};
 
 /// A lab with control plane, node and frps, whose node has these settings beside the story's.
-fn world(name: &str, settings: &[(&'static str, &'static str)]) -> Result<World> {
+pub(crate) fn world(name: &str, settings: &[(&'static str, &'static str)]) -> Result<World> {
     let tools = Tools::locate()?;
     tools.require()?;
     // reqwest is built without a TLS provider of its own choice.

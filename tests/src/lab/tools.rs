@@ -11,6 +11,8 @@ pub struct Tools {
     pub control: PathBuf,
     /// The node's daemon.
     pub node: PathBuf,
+    /// The client.
+    pub client: PathBuf,
     /// Stock frps.
     pub frps: PathBuf,
     /// Stock frpc.
@@ -40,6 +42,7 @@ impl Tools {
         Ok(Tools {
             control: profile.join("totoro-control"),
             node: profile.join("totoro-node"),
+            client: profile.join("totoro"),
             frps: target.join("tools/frps"),
             frpc: target.join("tools/frpc"),
             older_frpc: [
@@ -64,6 +67,7 @@ impl Tools {
             (&self.older_frpc[1].1, "cargo xtask setup"),
             (&self.control, "cargo build -p totoro-control"),
             (&self.node, "cargo build -p totoro-node"),
+            (&self.client, "cargo build -p totoro-client"),
         ] {
             if !file.exists() {
                 let name = file

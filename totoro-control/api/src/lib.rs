@@ -12,6 +12,8 @@ pub mod code;
 #[cfg(feature = "std")]
 pub mod decide;
 #[cfg(feature = "std")]
+pub mod frpc;
+#[cfg(feature = "std")]
 pub mod limits;
 #[cfg(feature = "openapi")]
 pub mod openapi;

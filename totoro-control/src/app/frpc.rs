@@ -1,60 +1,13 @@
 //! The `frpc.toml` that a stock frpc (0.61 or newer) runs with: it fetches its tickets by itself.
 
 use serde::Serialize;
+use totoro_api::frpc::{Auth, Config, Proxy, Transport, host_port, token_url};
 use totoro_api::limits::Effective;
 use totoro_api::ports::{Pool, Protocol};
 
-use super::node::host_port;
-
-/// The file as frpc reads it.
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct File<'a> {
-    server_addr: &'a str,
-    server_port: u16,
-    user: &'a str,
-    auth: Auth<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    transport: Option<Transport>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Transport {
-    heartbeat_interval: u64,
-}
-
-#[derive(Serialize)]
-struct Auth<'a> {
-    method: &'static str,
-    oidc: Oidc<'a>,
-}
-
-#[derive(Serialize)]
-struct Oidc<'a> {
-    #[serde(rename = "clientID")]
-    client_id: &'static str,
-    #[serde(rename = "clientSecret")]
-    client_secret: &'a str,
-    #[serde(rename = "tokenEndpointURL")]
-    token_endpoint_url: &'a str,
-}
-
-#[derive(Serialize)]
-struct Example<'a> {
-    proxies: [Proxy<'a>; 1],
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Proxy<'a> {
-    name: &'static str,
-    #[serde(rename = "type")]
-    kind: &'a str,
-    #[serde(rename = "localIP")]
-    local_ip: &'static str,
-    local_port: u16,
-    remote_port: u16,
+struct Example {
+    proxies: [Proxy; 1],
 }
 
 /// What goes into a file.
@@ -81,22 +34,20 @@ impl Client<'_> {
     /// The file's text. Values are written by the TOML library; comments are ours alone.
     pub(super) fn toml(&self) -> Result<String, toml::ser::Error> {
         let (host, port) = host_port(self.server_addr).unwrap_or((self.server_addr, 7000));
-        let url = format!("{}/api/v1/oauth/token", self.public_url);
-        let file = File {
+        let url = token_url(self.public_url);
+        let file = Config {
             server_addr: host,
             server_port: port,
             user: self.user,
-            auth: Auth {
-                method: "oidc",
-                oidc: Oidc {
-                    client_id: "totoro",
-                    client_secret: self.secret,
-                    token_endpoint_url: &url,
-                },
-            },
-            transport: self
-                .ping_s
-                .map(|heartbeat_interval| Transport { heartbeat_interval }),
+            login_fail_exit: None,
+            auth: Auth::new(self.secret, &url),
+            transport: self.ping_s.map(|interval| Transport {
+                heartbeat_interval: Some(interval),
+                tls: None,
+            }),
+            log: None,
+            web_server: None,
+            proxies: &[],
         };
         let mut text = String::from(
             "# frpc (0.61 or newer) fetches its tickets by itself with the client secret below.\n\
@@ -127,7 +78,7 @@ impl Client<'_> {
     }
 
     /// A proxy with the first allowed type and port.
-    fn example(&self) -> Option<Example<'static>> {
+    fn example(&self) -> Option<Example> {
         let first = |protocol: &Protocol| {
             let lent = self.pool.of(*protocol);
             let allowed = |port: &u16| {
@@ -143,12 +94,11 @@ impl Client<'_> {
             Protocol::Tcp => ("web", 8080),
             Protocol::Udp => ("game", 27015),
         };
-        let kind = protocol.as_str();
         Some(Example {
             proxies: [Proxy {
-                name,
-                kind,
-                local_ip: "127.0.0.1",
+                name: name.to_owned(),
+                protocol,
+                local_ip: "127.0.0.1".to_owned(),
                 local_port,
                 remote_port,
             }],

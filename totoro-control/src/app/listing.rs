@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval};
+use totoro_api::frpc::host_port;
 use totoro_api::wire::event::kind;
 use totoro_api::wire::node::Visibility;
 
-use super::node::host_port;
 use super::{App, Failure};
 use crate::audit::{self, Author};
 use crate::reach::probe;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use totoro_api::frpc::host_port;
 use totoro_api::ports::Pool;
 use totoro_api::wire::node::{Grade, Heartbeat, Node, NodePage, NodeState};
 use totoro_api::wire::push::Applied;
@@ -297,47 +298,4 @@ pub(super) fn check(said: &NewNodeFields) -> Result<(), Failure> {
     said.tags
         .iter()
         .try_for_each(|tag| fields::text("tags", tag, 40))
-}
-
-/// Splits `host:port` or `[v6]:port`; `None` when it is neither.
-pub(super) fn host_port(text: &str) -> Option<(&str, u16)> {
-    let (host, port) = text.rsplit_once(':')?;
-    let port: u16 = port.parse().ok().filter(|&port| port != 0)?;
-    if let Some(v6) = host.strip_prefix('[') {
-        let v6 = v6.strip_suffix(']')?;
-        v6.parse::<std::net::Ipv6Addr>().ok()?;
-        return Some((v6, port));
-    }
-    let name = !host.is_empty()
-        && host.len() <= 253
-        && host
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
-    name.then_some((host, port))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses() {
-        assert_eq!(
-            host_port("n1.example.org:7000"),
-            Some(("n1.example.org", 7000))
-        );
-        assert_eq!(host_port("[2001:db8::1]:7000"), Some(("2001:db8::1", 7000)));
-        for bad in [
-            "",
-            "host",
-            "host:0",
-            "host:70000",
-            "2001:db8::1:7000",
-            "[x]:1",
-            "a b:1",
-            "\":1",
-        ] {
-            assert_eq!(host_port(bad), None, "{bad:?}");
-        }
-    }
 }

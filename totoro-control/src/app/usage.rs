@@ -5,8 +5,8 @@ use totoro_api::wire::node::TenantUsage;
 
 use super::node::unenforced;
 use super::{App, Failure};
-use crate::records::NodeRecord;
-use crate::store::StoreError;
+use crate::records::{AppliedRecord, NodeRecord, key};
+use crate::store::{StoreError, read};
 
 impl App {
     /// The usage of this code's invite, whatever its state: who was cut may see why.
@@ -19,7 +19,11 @@ impl App {
             .map_err(|refused| refused.failure)?;
         let (age_s, usage) = self.tenant_usage(&holder.node, &holder.invite.id)?;
         let grade = self.grade_of(&holder.node);
+        let applied = read::<AppliedRecord>(&*self.store, &key::applied(&holder.node.id))?;
+        let applied = applied.map(|record| record.value).unwrap_or_default();
+        let (node_state, _) = self.node_state(&holder.node, &applied);
         Ok(Usage {
+            node_state: Some(node_state),
             state: holder.invite.state_at(self.now()),
             limits: holder.invite.limits.over(&holder.node.said.defaults),
             invite: holder.invite.id.clone(),

@@ -1,5 +1,5 @@
 //! `totoro-pages DIR`: man pages (`DIR/man`) and shell completions (`DIR/completions/<shell>`) of both
-//! daemons. A program of its own, so that neither daemon carries what makes them.
+//! daemons and the client. A program of its own, so that none of them carries what makes them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,10 +16,19 @@ fn main() -> Result<()> {
         .nth(1)
         .context("usage: totoro-pages DIR")?;
     let dir = PathBuf::from(dir);
-    for command in [totoro_node::cli::command(), totoro_control::cli::command()] {
+    for command in commands() {
         write(command, &dir).with_context(|| format!("write under {}", dir.display()))?;
     }
     Ok(())
+}
+
+/// The command lines.
+fn commands() -> [Command; 3] {
+    [
+        totoro_node::cli::command(),
+        totoro_control::cli::command(),
+        totoro_client::cli::command(),
+    ]
 }
 
 /// Writes both of one command.
@@ -44,7 +53,7 @@ mod tests {
     #[test]
     fn every_command_has_a_page_and_every_shell_its_completions() {
         let dir = std::env::temp_dir().join(format!("totoro-pages-{}", std::process::id()));
-        for command in [totoro_node::cli::command(), totoro_control::cli::command()] {
+        for command in commands() {
             write(command, &dir).unwrap();
         }
         let read = |name: &str| fs::read_to_string(dir.join(name)).unwrap();
@@ -52,6 +61,8 @@ mod tests {
             "totoro-node",
             "totoro-node-invite-create",
             "totoro-control-serve",
+            "totoro",
+            "totoro-connect",
         ] {
             assert!(
                 read(&format!("man/{page}.1")).contains(".SH SYNOPSIS"),
@@ -62,6 +73,7 @@ mod tests {
             "bash/totoro-node.bash",
             "zsh/_totoro-node",
             "fish/totoro-control.fish",
+            "zsh/_totoro",
         ] {
             assert!(
                 read(&format!("completions/{file}")).contains("totoro"),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{Effective, Limits};
-use crate::wire::node::{Grade, TenantUsage};
+use crate::wire::node::{Grade, NodeState, TenantUsage};
 use crate::wire::push::InviteState;
 
 /// `POST /nodes/invites` (and `/admin/invites`, which names the node).
@@ -219,6 +219,9 @@ pub struct Usage {
     pub usage: TenantUsage,
     /// How old the node's figures are, seconds.
     pub age_s: u64,
+    /// Whether the node serves; absent in what an older control plane answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_state: Option<NodeState>,
     /// How limits are enforced.
     #[serde(default)]
     pub grade: Grade,

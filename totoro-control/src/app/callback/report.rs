@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use totoro_api::frpc::host_port;
 use totoro_api::ports::Protocol;
 use totoro_api::wire::node::{LeaseUsage, SessionUsage, TenantUsage};
 
 use super::table::ports;
 use crate::app::App;
-use crate::app::node::host_port;
 use crate::audit::rfc3339_ms;
 use crate::records::NodeRecord;
 use crate::store::StoreError;
