@@ -2,6 +2,8 @@
 
 pub mod key;
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use totoro_api::limits::Limits;
 use totoro_api::ports::Pool;
@@ -168,10 +170,10 @@ fn everything() -> Vec<TokenScope> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GoneRecord {
     /// Who removed it.
-    pub actor: Actor,
+    pub actor: Arc<Actor>,
     /// In which request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub request_id: Option<String>,
+    pub request_id: Option<Arc<str>>,
 }
 
 /// An invite.

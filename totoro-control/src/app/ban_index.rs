@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use ipnet::IpNet;
 use tokio::sync::watch;
@@ -17,7 +17,7 @@ const ALL_NODES: &str = "";
 /// The bans under one prefix of the store.
 struct Scope {
     changes: watch::Receiver<u64>,
-    table: Arc<Table>,
+    table: Table,
 }
 
 /// Bans by prefix: one look-up for each length that there is, however many bans.
@@ -57,12 +57,18 @@ pub(super) struct BanIndex {
 }
 
 impl BanIndex {
-    fn table(&self, store: &dyn Store, node: &str) -> Result<Arc<Table>, StoreError> {
+    /// What `look` finds in a scope.
+    fn with<T>(
+        &self,
+        store: &dyn Store,
+        node: &str,
+        look: impl FnOnce(&Table) -> T,
+    ) -> Result<T, StoreError> {
         let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(scope) = scopes.get(node)
             && !scope.changes.has_changed().unwrap_or(true)
         {
-            return Ok(Arc::clone(&scope.table));
+            return Ok(look(&scope.table));
         }
         let prefix = match node {
             ALL_NODES => key::GLOBAL_BANS.to_owned(),
@@ -72,13 +78,10 @@ impl BanIndex {
         let changes = store.watch(prefix.as_bytes());
         let bans = records::<BanRecord>(store, &prefix)?;
         let bans = bans.into_iter().map(|(_, record)| record.value);
-        let table = Arc::new(Table::of(bans));
-        let scope = Scope {
-            changes,
-            table: Arc::clone(&table),
-        };
-        scopes.insert(node.to_owned(), scope);
-        Ok(table)
+        let table = Table::of(bans);
+        let found = look(&table);
+        scopes.insert(node.to_owned(), Scope { changes, table });
+        Ok(found)
     }
 }
 
@@ -88,9 +91,25 @@ impl App {
     /// # Errors
     /// When the store fails.
     pub(super) fn is_banned(&self, node: &str, address: IpAddr) -> Result<bool, StoreError> {
-        let (address, now) = (address.to_canonical(), self.now());
+        self.is_any_banned(node, &[address])
+    }
+
+    /// Whether one of these addresses is banned from a node.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(super) fn is_any_banned(
+        &self,
+        node: &str,
+        addresses: &[IpAddr],
+    ) -> Result<bool, StoreError> {
+        let now = self.now();
+        let holds = |table: &Table| {
+            let mut addresses = addresses.iter();
+            addresses.any(|address| table.holds(address.to_canonical(), now))
+        };
         for scope in [ALL_NODES, node] {
-            if self.bans.table(&*self.store, scope)?.holds(address, now) {
+            if self.bans.with(&*self.store, scope, holds)? {
                 return Ok(true);
             }
         }

@@ -9,7 +9,7 @@ use super::token::Need;
 use super::{App, Failure};
 use crate::audit::Author;
 use crate::keys::{Purpose, TokenKind};
-use crate::records::{NodeRecord, key};
+use crate::records::NodeRecord;
 use crate::store::StoreError;
 
 /// What a caller may reach.
@@ -75,11 +75,7 @@ impl App {
     /// # Errors
     /// When the store fails.
     pub(crate) fn node_of_hash(&self, hash: &str) -> Result<Option<Arc<NodeRecord>>, StoreError> {
-        let ids = &self.decoded.ids;
-        let Some(id) = ids.read(&*self.store, &key::node_key(hash))? else {
-            return Ok(None);
-        };
-        let node = self.node_now(&id.value)?.map(|found| found.value);
+        let node = self.node_of_key(hash)?;
         Ok(node.filter(|node| self.is_key_of(node, hash)))
     }
 

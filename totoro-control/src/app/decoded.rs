@@ -2,18 +2,18 @@
 //! The store says which version stands; what was decoded of another one is no use. Where it has stamps,
 //! it is asked only when something may have changed.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use quick_cache::sync::Cache;
 use serde::de::DeserializeOwned;
 use totoro_api::Reason;
 use totoro_api::wire::push::DesiredNode;
 
-use super::callback::Session;
+use super::callback::Asker;
 use super::{App, Failure, fields};
 use crate::push;
 use crate::records::{AppliedRecord, InviteRecord, NodeRecord, PresenceRecord, key};
-use crate::store::{self, Record, Store, StoreError, Tx};
+use crate::store::{self, Record, Stamp, Store, StoreError, Tx};
 
 /// Records of one kind that are kept at most; each is 4000 bytes at most in the store, few above 1000.
 const MAX_KEPT: usize = 20_000;
@@ -22,7 +22,7 @@ const MAX_KEPT: usize = 20_000;
 pub(super) struct Kept<T>(Cache<String, Known<T>>);
 
 /// The stamp under which a record stood, and the record.
-type Known<T> = (Option<u64>, Record<Arc<T>>);
+type Known<T> = (Option<Stamp>, Record<Arc<T>>);
 
 impl<T> Default for Kept<T> {
     fn default() -> Self {
@@ -44,21 +44,30 @@ impl<T> Kept<T> {
     }
 
     /// What is made of the record as it stands.
-    fn read_as<R: DeserializeOwned>(
+    pub(super) fn read_as<R: DeserializeOwned>(
         &self,
         store: &dyn Store,
         key: &str,
         of: impl FnOnce(R) -> T,
     ) -> Result<Option<Record<Arc<T>>>, StoreError> {
+        Ok(self.look(store, key, of)?.map(|(_, record)| record))
+    }
+
+    /// With the stamp under which it stands so.
+    fn look<R: DeserializeOwned>(
+        &self,
+        store: &dyn Store,
+        key: &str,
+        of: impl FnOnce(R) -> T,
+    ) -> Result<Option<Known<T>>, StoreError> {
         let known = self.0.get(key);
+        if let Some((Some(stamp), _)) = &known
+            && store.is_still(*stamp)
+        {
+            return Ok(known);
+        }
         // Asked first: what is read behind it is no older.
         let stamp = store.stamp(key.as_bytes());
-        if let Some((then, record)) = &known
-            && then.is_some()
-            && *then == stamp
-        {
-            return Ok(Some(record.clone()));
-        }
         let Some(revision) = store.revision(key.as_bytes())? else {
             return Ok(None);
         };
@@ -73,12 +82,58 @@ impl<T> Kept<T> {
             }
         };
         self.0.insert(key.to_owned(), (stamp, record.clone()));
-        Ok(Some(record))
+        Ok(Some((stamp, record)))
+    }
+
+    /// Keeps what was written: it need not be decoded.
+    pub(super) fn wrote(&self, key: String, record: Record<Arc<T>>) {
+        // Whether it still stands is looked at when it is asked for.
+        self.0.insert(key, (None, record));
     }
 
     fn len(&self) -> usize {
         self.0.len()
     }
+}
+
+/// A record that another one leads to, again and again: found without its key as long as it stands.
+pub(super) struct Link<T>(Mutex<Option<(Stamp, Record<Arc<T>>)>>);
+
+impl<T> Default for Link<T> {
+    fn default() -> Self {
+        Link(Mutex::default())
+    }
+}
+
+impl<T: DeserializeOwned> Link<T> {
+    /// The record as it stands, which is kept there.
+    fn follow(
+        &self,
+        kept: &Kept<T>,
+        store: &dyn Store,
+        key: impl FnOnce() -> String,
+    ) -> Result<Option<Record<Arc<T>>>, StoreError> {
+        if let Some((stamp, record)) = &*self.lock()
+            && store.is_still(*stamp)
+        {
+            return Ok(Some(record.clone()));
+        }
+        let Some((stamp, record)) = kept.look(store, &key(), |value| value)? else {
+            return Ok(None);
+        };
+        *self.lock() = stamp.map(|stamp| (stamp, record.clone()));
+        Ok(Some(record))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(Stamp, Record<Arc<T>>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whose a node key is.
+pub(super) struct KeyOf {
+    node: String,
+    record: Link<NodeRecord>,
 }
 
 /// What was decoded.
@@ -90,10 +145,12 @@ pub(super) struct Decoded {
     applied: Kept<AppliedRecord>,
     presence: Kept<PresenceRecord>,
     pub(super) invites: Kept<InviteRecord>,
-    /// Whose a node key or a code is.
+    /// Whose a node key is.
+    keys: Kept<KeyOf>,
+    /// Whose a code is.
     pub(super) ids: Kept<String>,
     /// Sessions of nodes at grade `callback`.
-    pub(super) sessions: Kept<Session>,
+    pub(super) sessions: Kept<Asker>,
 }
 
 impl App {
@@ -106,7 +163,7 @@ impl App {
             ("applied", kept.applied.len()),
             ("presence", kept.presence.len()),
             ("invite", kept.invites.len()),
-            ("secret", kept.ids.len()),
+            ("secret", kept.keys.len() + kept.ids.len()),
             ("session", kept.sessions.len()),
         ]
     }
@@ -114,6 +171,21 @@ impl App {
     /// A node as it stands, for those who only look at it.
     pub(super) fn node_now(&self, id: &str) -> Result<Option<Record<Arc<NodeRecord>>>, StoreError> {
         self.decoded.nodes.read(&*self.store, &key::node(id))
+    }
+
+    /// The node that has, or had, the key that this is the keyed hash of.
+    pub(super) fn node_of_key(&self, hash: &str) -> Result<Option<Arc<NodeRecord>>, StoreError> {
+        let Decoded { keys, nodes, .. } = &self.decoded;
+        let key_of = |node| KeyOf {
+            node,
+            record: Link::default(),
+        };
+        let Some(found) = keys.read_as(&*self.store, &key::node_key(hash), key_of)? else {
+            return Ok(None);
+        };
+        let KeyOf { node, record } = &*found.value;
+        let node = record.follow(nodes, &*self.store, || key::node(node))?;
+        Ok(node.map(|found| found.value))
     }
 
     /// As [`App::node_now`]; that it stays so becomes the transaction's precondition.

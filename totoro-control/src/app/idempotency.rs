@@ -80,11 +80,15 @@ impl App {
         node: &str,
         request: Option<Idempotency<'_>>,
     ) -> Result<(InviteCode, String, u32), Failure> {
+        let Some(request) = request else {
+            let code = InviteCode::from_entropy(random());
+            let hash = self.code_hash(&code);
+            // Of 100 random bits it is enough to look when they are written.
+            tx.expect(&key::code(&hash), None);
+            return Ok((code, hash, 0));
+        };
         for index in 0..MAX_INDEX {
-            let code = match request {
-                Some(request) => self.derived_code(node, request.key, index),
-                None => InviteCode::from_entropy(random()),
-            };
+            let code = self.derived_code(node, request.key, index);
             let hash = self.code_hash(&code);
             if tx.get::<String>(&key::code(&hash))?.is_none() {
                 return Ok((code, hash, index));

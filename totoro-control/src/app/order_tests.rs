@@ -13,7 +13,9 @@ use totoro_api::Reason;
 use super::holder::Visitor;
 use super::tests::Lab;
 use crate::records::key;
-use crate::store::{Commit, Entry, Range, SledStore, Snapshot, Store, StoreError, Tx, Versioned};
+use crate::store::{
+    Commit, Entry, Range, SledStore, Snapshot, Stamp, Store, StoreError, Tx, Versioned,
+};
 
 /// A store that remembers what was read, and whose disk can stand still.
 struct Seen {
@@ -27,6 +29,15 @@ impl Store for Seen {
         let text = String::from_utf8_lossy(key).into_owned();
         self.reads.lock().unwrap().push(text);
         self.store.get(key)
+    }
+
+    /// None: what is read is to be seen.
+    fn stamp(&self, _key: &[u8]) -> Option<Stamp> {
+        None
+    }
+
+    fn is_still(&self, _stamp: Stamp) -> bool {
+        false
     }
 
     fn range(&self, range: Range<'_>) -> Result<Vec<Entry>, StoreError> {

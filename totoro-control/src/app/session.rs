@@ -132,7 +132,7 @@ impl App {
             let detail = json!({ "tenant": known.tenant, "client": known.client });
             audit::record(tx, event.detail(detail), now_ms)?;
             if done {
-                return Ok(self.kick_callback(tx, &node, session, caller.author.clone())?);
+                return Ok(self.kick_callback(tx, &node, session, &caller.author)?);
             }
             Ok(push::touch(tx, &node, &Change::Kicks)?)
         })

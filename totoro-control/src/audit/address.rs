@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn wherever_they_stand() {
         let author = Author::remote("anyone", "x", "192.0.2.1".parse().unwrap(), "r");
-        let mut event = author.event("x.y").event;
+        let mut event = author.event("x.y").into_event();
         event.subject = Subject {
             client: Some("192.0.2.2".to_owned()),
             detail: serde_json::json!({ "n": 1, "from": ["192.0.2.3", { "a": "2001:db8::1" }] }),

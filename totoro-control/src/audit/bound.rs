@@ -13,7 +13,9 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::PREFIX;
-use crate::store::{Commit, Entry, Meter, Op, Range, Snapshot, Store, StoreError, Versioned};
+use crate::store::{
+    Commit, Entry, Meter, Op, Range, Snapshot, Stamp, Store, StoreError, Versioned,
+};
 
 /// Waiting events past which changes wait for a mover that is at work.
 const SLOW: usize = 100_000;
@@ -97,6 +99,14 @@ impl Store for Bounded {
         self.inner.revision(key)
     }
 
+    fn stamp(&self, key: &[u8]) -> Option<Stamp> {
+        self.inner.stamp(key)
+    }
+
+    fn is_still(&self, stamp: Stamp) -> bool {
+        self.inner.is_still(stamp)
+    }
+
     fn range(&self, range: Range<'_>) -> Result<Vec<Entry>, StoreError> {
         self.inner.range(range)
     }
@@ -145,6 +155,20 @@ impl Store for Bounded {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::SledStore;
+
+    #[tokio::test]
+    async fn what_changed_can_be_told_without_a_look() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = Arc::new(SledStore::open(dir.path(), 1 << 20).unwrap());
+        let store = Bounded::new(Arc::<SledStore>::clone(&inner), Arc::default());
+        let before = store.stamp(b"k").unwrap();
+        assert!(store.is_still(before) && inner.is_still(before));
+        let ops = vec![Op::Put(b"k".to_vec(), b"v".to_vec())];
+        let expect = Vec::new();
+        store.commit(Commit { expect, ops }).await.unwrap();
+        assert!(!store.is_still(before));
+    }
 
     #[tokio::test]
     async fn a_mover_at_work_is_waited_for_and_one_that_is_not_has_a_bound() {

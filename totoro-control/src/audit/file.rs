@@ -225,7 +225,7 @@ mod tests {
     }
 
     fn event(revision: u64, padding: usize) -> Vec<u8> {
-        let mut event = Author::system().event("x.y").event;
+        let mut event = Author::system().event("x.y").into_event();
         event.id = write_id(position(revision));
         event.subject.detail = "p".repeat(padding).into();
         let mut out = Vec::new();

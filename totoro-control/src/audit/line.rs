@@ -180,7 +180,7 @@ mod tests {
             detail: serde_json::json!({ "text": text }),
             ..Subject::default()
         };
-        let mut event = Author::system().event("").event;
+        let mut event = Author::system().event("").into_event();
         event.subject = subject;
         event.id = write_id(position(revision));
         event

@@ -26,7 +26,9 @@ mod upkeep;
 mod writer;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use serde::Serialize;
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::macros::format_description;
@@ -50,13 +52,13 @@ const MAX_TEXT: usize = 200;
 /// The deepest detail: readers of pages of events bound how deep JSON may nest.
 const MAX_DEPTH: usize = 16;
 
-/// Who did it and in which request; what all events of one request share.
+/// Who did it and in which request; what all events of one request share. A clone costs nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Author {
     /// Who.
-    pub actor: Actor,
+    pub actor: Arc<Actor>,
     /// The request's id; none for what the control plane does by itself.
-    pub request_id: Option<String>,
+    pub request_id: Option<Arc<str>>,
 }
 
 impl Author {
@@ -68,7 +70,7 @@ impl Author {
             ..Actor::default()
         };
         Author {
-            actor,
+            actor: Arc::new(actor),
             request_id: None,
         }
     }
@@ -77,35 +79,34 @@ impl Author {
     #[must_use]
     pub fn remote(kind: &str, id: &str, address: IpAddr, request_id: &str) -> Self {
         let address = address.to_canonical().to_string();
+        let actor = Actor {
+            kind: kind.to_owned(),
+            id: id.to_owned(),
+            address,
+        };
         Author {
-            actor: Actor {
-                kind: kind.to_owned(),
-                id: id.to_owned(),
-                address,
-            },
-            request_id: Some(request_id.to_owned()),
+            actor: Arc::new(actor),
+            request_id: Some(request_id.into()),
         }
     }
 
     /// An event of this kind by this author.
     #[must_use]
     pub fn event(&self, kind: &str) -> Draft {
+        self.about(Subject {
+            kind: kind.to_owned(),
+            ..Subject::default()
+        })
+    }
+
+    /// An event about this by this author.
+    #[must_use]
+    pub fn about(&self, subject: Subject) -> Draft {
         Draft {
-            event: AuditEvent {
-                id: String::new(),
-                at: String::new(),
-                actor: self.actor.clone(),
-                request_id: self.request_id.clone(),
-                node: None,
-                spool: None,
-                seq: None,
-                boot: None,
-                subject: Subject {
-                    kind: kind.to_owned(),
-                    ..Subject::default()
-                },
-            },
-            at_ms: None,
+            author: self.clone(),
+            node: None,
+            spooled: None,
+            subject,
         }
     }
 }
@@ -113,57 +114,61 @@ impl Author {
 /// An event before it has arrived.
 #[derive(Clone, Debug)]
 pub struct Draft {
-    event: AuditEvent,
-    at_ms: Option<i64>,
+    author: Author,
+    node: Option<String>,
+    spooled: Option<Spooled>,
+    subject: Subject,
+}
+
+/// Where an event stood on its node.
+#[derive(Clone, Debug)]
+struct Spooled {
+    spool: String,
+    seq: u64,
+    boot: Option<String>,
+    at_ms: i64,
 }
 
 impl Draft {
     /// The node it is about.
     #[must_use]
     pub fn node(mut self, id: &str) -> Self {
-        self.event.node = Some(id.to_owned());
+        self.node = Some(id.to_owned());
         self
     }
 
     /// The invite it is about.
     #[must_use]
     pub fn invite(mut self, id: &str) -> Self {
-        self.event.subject.invite = Some(id.to_owned());
+        self.subject.invite = Some(id.to_owned());
         self
     }
 
     /// The session it is about.
     #[must_use]
     pub fn session(mut self, id: &str) -> Self {
-        self.event.subject.session = Some(id.to_owned());
+        self.subject.session = Some(id.to_owned());
         self
     }
 
     /// The client's address.
     #[must_use]
     pub fn client(mut self, address: IpAddr) -> Self {
-        self.event.subject.client = Some(address.to_canonical().to_string());
+        self.subject.client = Some(address.to_canonical().to_string());
         self
     }
 
     /// Why it was refused.
     #[must_use]
     pub fn reason(mut self, reason: Reason) -> Self {
-        self.event.subject.reason = Some(reason);
+        self.subject.reason = Some(reason);
         self
     }
 
     /// What else there is to say.
     #[must_use]
     pub fn detail(mut self, detail: Value) -> Self {
-        self.event.subject.detail = detail;
-        self
-    }
-
-    /// All that it is about; with the kind in it.
-    #[must_use]
-    pub fn about(mut self, subject: Subject) -> Self {
-        self.event.subject = subject;
+        self.subject.detail = detail;
         self
     }
 
@@ -177,25 +182,82 @@ impl Draft {
         spool: &str,
         seq: u64,
     ) -> Self {
-        self.event.subject = subject;
-        self.event.boot = Some(boot.to_owned());
-        self.event.spool = Some(spool.to_owned());
-        self.event.seq = Some(seq);
-        self.at_ms = Some(at_ms);
+        self.subject = subject;
+        self.spooled = Some(Spooled {
+            spool: spool.to_owned(),
+            seq,
+            boot: Some(boot.to_owned()),
+            at_ms,
+        });
         self
     }
+
+    /// As it is stored: all but its id.
+    fn written<'a>(&'a self, at: &'a str) -> Written<'a> {
+        let spooled = self.spooled.as_ref();
+        Written {
+            id: "",
+            at,
+            actor: &self.author.actor,
+            request_id: self.author.request_id.as_deref(),
+            node: self.node.as_deref(),
+            spool: spooled.map(|of| of.spool.as_str()),
+            seq: spooled.map(|of| of.seq),
+            boot: spooled.and_then(|of| of.boot.as_deref()),
+            subject: &self.subject,
+        }
+    }
+
+    /// As it is read, but for its id and its time.
+    fn into_event(self) -> AuditEvent {
+        let (spool, seq, boot) = match self.spooled {
+            Some(of) => (Some(of.spool), Some(of.seq), of.boot),
+            None => (None, None, None),
+        };
+        AuditEvent {
+            id: String::new(),
+            at: String::new(),
+            actor: Arc::unwrap_or_clone(self.author.actor),
+            request_id: self.author.request_id.as_deref().map(str::to_owned),
+            node: self.node,
+            spool,
+            seq,
+            boot,
+            subject: self.subject,
+        }
+    }
+}
+
+/// An [`AuditEvent`] as it is written, with nothing copied for it.
+#[derive(Serialize)]
+struct Written<'a> {
+    id: &'a str,
+    at: &'a str,
+    actor: &'a Actor,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spool: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seq: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    boot: Option<&'a str>,
+    #[serde(flatten)]
+    subject: &'a Subject,
 }
 
 /// Adds the event to a transaction. `now_ms` is the time of what the control plane did itself.
 ///
 /// # Errors
 /// When it cannot be encoded, which no event does.
-pub fn record(tx: &mut Tx<'_>, draft: Draft, now_ms: i64) -> Result<(), StoreError> {
-    let Draft { mut event, at_ms } = draft;
+pub fn record(tx: &mut Tx<'_>, mut draft: Draft, now_ms: i64) -> Result<(), StoreError> {
+    let at_ms = draft.spooled.as_ref().map(|of| of.at_ms);
     // Nothing happens after it has arrived: a node's clock that is ahead cannot hide an event from
     // those who ask for what was new by now.
-    event.at = rfc3339_ms(at_ms.map_or(now_ms, |at_ms| at_ms.min(now_ms)));
-    let text = encode(&mut event).map_err(|source| StoreError::Unreadable {
+    let at = rfc3339_ms(at_ms.map_or(now_ms, |at_ms| at_ms.min(now_ms)));
+    let text = encode(&mut draft, &at).map_err(|source| StoreError::Unreadable {
         key: PREFIX.to_owned(),
         source,
     })?;
@@ -205,43 +267,48 @@ pub fn record(tx: &mut Tx<'_>, draft: Draft, now_ms: i64) -> Result<(), StoreErr
 
 /// An event as it is stored. What a node may have made too long is cut: an event is never refused
 /// for its size, or it would hold up the spool behind it for ever.
-fn encode(event: &mut AuditEvent) -> serde_json::Result<Vec<u8>> {
-    let subject = &mut event.subject;
+fn encode(draft: &mut Draft, at: &str) -> serde_json::Result<Vec<u8>> {
+    let subject = &mut draft.subject;
+    let boot = draft.spooled.as_mut().and_then(|of| of.boot.as_mut());
     let texts = [
         &mut subject.invite,
         &mut subject.session,
         &mut subject.lease,
         &mut subject.client,
         &mut subject.proxy,
-        &mut event.boot,
     ];
-    for text in texts.into_iter().flatten().chain([&mut subject.kind]) {
-        if let Some((end, _)) = text.char_indices().nth(MAX_TEXT) {
+    let texts = texts.into_iter().flatten().chain(boot);
+    for text in texts.chain([&mut subject.kind]) {
+        if text.len() > MAX_TEXT
+            && let Some((end, _)) = text.char_indices().nth(MAX_TEXT)
+        {
             text.truncate(end);
         }
     }
-    if !deeper_than(&event.subject.detail, MAX_DEPTH) {
-        let text = json(event)?;
+    if !deeper_than(&draft.subject.detail, MAX_DEPTH) {
+        let text = json(&draft.written(at))?;
         if text.len() <= MAX_VALUE {
             return Ok(text);
         }
     }
-    let dropped = event.subject.detail.to_string().len();
-    event.subject.detail = serde_json::json!({ "dropped_bytes": dropped });
+    let dropped = draft.subject.detail.to_string().len();
+    draft.subject.detail = serde_json::json!({ "dropped_bytes": dropped });
     // Escapes can make text six times as long in JSON, hence the measured size and not the sum.
-    let text = json(event)?;
+    let text = json(&draft.written(at))?;
     if text.len() <= MAX_VALUE {
         return Ok(text);
     }
-    let subject = &mut event.subject;
+    let subject = &mut draft.subject;
     (
         subject.session,
         subject.lease,
         subject.client,
         subject.proxy,
     ) = (None, None, None, None);
-    event.boot = None;
-    json(event)
+    if let Some(of) = &mut draft.spooled {
+        of.boot = None;
+    }
+    json(&draft.written(at))
 }
 
 fn deeper_than(value: &Value, depth: usize) -> bool {
@@ -285,9 +352,9 @@ mod tests {
             serde_json::from_str::<Value>(&text).unwrap()
         };
         let kept = |detail: Value| {
-            let mut event = Author::system().event("x.y").detail(detail).event;
-            encode(&mut event).unwrap();
-            event.subject.detail
+            let mut draft = Author::system().event("x.y").detail(detail);
+            encode(&mut draft, "").unwrap();
+            draft.subject.detail
         };
         assert_eq!(kept(nested(16)), nested(16));
         assert_eq!(
@@ -306,11 +373,31 @@ mod tests {
             detail: serde_json::json!({ "text": "x".repeat(100_000) }),
             ..Subject::default()
         };
-        let draft = Author::system()
+        let mut draft = Author::system()
             .event("")
             .spooled(subject, 0, "boot", "spool", 1);
-        let mut event = draft.event;
-        assert!(encode(&mut event).unwrap().len() <= MAX_VALUE);
-        assert_eq!(event.seq, Some(1));
+        assert!(encode(&mut draft, "").unwrap().len() <= MAX_VALUE);
+        assert_eq!(draft.into_event().seq, Some(1));
+    }
+
+    #[test]
+    fn what_is_written_is_the_event() {
+        let subject = Subject {
+            kind: "x.y".to_owned(),
+            invite: Some("inv".to_owned()),
+            port: Some(7),
+            reason: Some(Reason::MaxConns),
+            detail: serde_json::json!({ "a": [1] }),
+            ..Subject::default()
+        };
+        let author = Author::remote("node", "n", [192, 0, 2, 1].into(), "r");
+        let plain = author.about(subject.clone()).node("n");
+        let spooled = author.event("").spooled(subject, 5, "boot", "spool", 9);
+        for draft in [plain, spooled, Author::system().event("x.y")] {
+            let written = serde_json::to_string(&draft.written("at")).unwrap();
+            let mut event = draft.into_event();
+            event.at = "at".to_owned();
+            assert_eq!(written, serde_json::to_string(&event).unwrap());
+        }
     }
 }

@@ -20,7 +20,7 @@ use super::error::TrailError;
 use super::marks::{MOVED, Moved};
 use super::outbox::Stored;
 use super::{PREFIX, Trail, outbox};
-use crate::store::{Position, StoreError, Tx};
+use crate::store::{Op, Position, StoreError, Tx};
 
 /// Events moved at once: enough to make its two syncs cheap, few enough that the deletion does not
 /// hold up the store's other commits.
@@ -153,11 +153,11 @@ impl Trail {
             return Ok(());
         };
         let mut tx = Tx::new(&*self.store);
-        for event in batch {
-            tx.delete_raw(outbox::key(event.position));
-        }
         tx.put(MOVED, &Moved { up_to })?;
-        self.store.commit(tx.into_commit()).await?;
+        let mut commit = tx.into_commit();
+        let gone = batch.iter().map(|event| outbox::key(event.position));
+        commit.ops.extend(gone.map(Op::Delete));
+        self.store.commit(commit).await?;
         self.load.moved(batch.len());
         Ok(())
     }

@@ -122,7 +122,7 @@ pub(super) fn before(
 fn decode((key, found): &Entry) -> Option<(Position, AuditEvent)> {
     let position = Position::decode(&key[PREFIX.len()..])?;
     let mut event = serde_json::from_slice(&found.value).unwrap_or_else(|error| {
-        let mut event = Author::system().event(kind::AUDIT_UNREADABLE).event;
+        let mut event = Author::system().event(kind::AUDIT_UNREADABLE).into_event();
         event.at = super::rfc3339_ms(i64::from(position.day) * 86_400_000);
         event.subject.detail = serde_json::json!({
             "problem": error.to_string(),

@@ -10,6 +10,10 @@ use super::error::{TrailError, io, sync_dir};
 use super::line::{Seal, Summary, write_seal, write_stored};
 use super::outbox::Stored;
 use super::segment::{Index, Name, Segment};
+
+/// What is kept of the memory for lines, bytes: more than most batches take.
+const KEPT: usize = 1 << 20;
+
 /// The only one that changes the segments.
 pub(super) struct Writer {
     dir: PathBuf,
@@ -20,6 +24,8 @@ pub(super) struct Writer {
     newest: Option<Name>,
     /// The active segment's file; there is one when the index has one.
     file: Option<Appending>,
+    /// Where lines are made: kept, since its memory would be the system's again after each batch.
+    lines: Vec<u8>,
 }
 
 /// The file that is appended to.
@@ -60,6 +66,7 @@ impl Writer {
             index,
             newest: newest.max(dropped),
             file,
+            lines: Vec::new(),
         })
     }
 
@@ -86,7 +93,8 @@ impl Writer {
             Some(active) => active,
             None => self.create(day)?,
         };
-        let (mut lines, mut taken) = (Vec::new(), 0);
+        let (mut lines, mut taken) = (std::mem::take(&mut self.lines), 0);
+        lines.clear();
         for event in events {
             let full = segment.bytes + lines.len() as u64 >= self.segment_bytes;
             if taken > 0 && (full || event.position.day > day) {
@@ -96,8 +104,11 @@ impl Writer {
             Summary::add(&mut segment.summary, event.position, &event.at);
             taken += 1;
         }
-        self.write(segment.bytes, &lines)?;
+        let written = self.write(segment.bytes, &lines);
         segment.bytes += lines.len() as u64;
+        lines.shrink_to(KEPT);
+        self.lines = lines;
+        written?;
         self.index.end = segment.last().unwrap_or(self.index.end);
         self.index.active = Some(segment);
         Ok(taken)
@@ -240,7 +251,7 @@ mod tests {
             revision,
             index: 0,
         };
-        let mut event = Author::system().event("x.y").event;
+        let mut event = Author::system().event("x.y").into_event();
         event.id = write_id(position);
         Stored::new(position, &event).unwrap()
     }

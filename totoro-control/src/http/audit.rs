@@ -117,7 +117,7 @@ async fn list(api: Arc<Api>, scope: Scope, incoming: Incoming) -> Answer {
     }))
 }
 
-fn filter(node: Option<String>, query: &mut Query) -> Result<Filter, ApiError> {
+fn filter(node: Option<String>, query: &mut Query<'_>) -> Result<Filter, ApiError> {
     let reason = match query.take("reason") {
         Some(code) => Some(
             Reason::from_code(&code).ok_or_else(|| ApiError::malformed("query: unknown reason"))?,
@@ -136,7 +136,7 @@ fn filter(node: Option<String>, query: &mut Query) -> Result<Filter, ApiError> {
 }
 
 /// A time in a query, Unix milliseconds.
-fn time(query: &mut Query, name: &str) -> Result<Option<i64>, ApiError> {
+fn time(query: &mut Query<'_>, name: &str) -> Result<Option<i64>, ApiError> {
     let Some(text) = query.take(name) else {
         return Ok(None);
     };

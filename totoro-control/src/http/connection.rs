@@ -70,7 +70,7 @@ where
         let origin = Arc::new(Origin {
             client: forwarded::client(peer.ip(), request.headers(), &app.config.trusted_proxies),
             // Tells requests apart, and guards nothing: the system need not be asked for each.
-            request_id: format!("{:016x}", fastrand::u64(..)),
+            request_id: hex::encode(fastrand::u64(..).to_be_bytes()),
             method: request.method().clone(),
             uri: request.uri().clone(),
             headers: std::mem::take(request.headers_mut()),

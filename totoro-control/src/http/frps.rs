@@ -61,17 +61,23 @@ fn asking(summary: &'static str, ops: &[&'static str]) -> About {
 }
 
 async fn ask(api: Arc<Api>, mut incoming: Incoming, door: Door) -> Answer {
-    let (user, key) = basic(&incoming).unwrap_or_default();
-    let node = api
-        .app
-        .node_of_frps(&user, &key, incoming.address(), incoming.request_id());
-    let frps: Frps = node.map_err(|failure| api.wrong_key(&incoming, failure))?;
+    let shown = basic(&incoming).unwrap_or_default();
+    let (user, key) = shown.split_once(':').unwrap_or_default();
+    let node = api.app.node_of_frps(user, key);
+    let node = node.map_err(|failure| api.wrong_key(&incoming, failure))?;
     let op = match incoming.query() {
         Ok(mut query) => query.take("op").unwrap_or_default(),
         Err(error) => return Ok(told(&Said::refuse(&error.refusal))),
     };
     let answer = match incoming.bytes(BODY_LIMIT).await {
-        Ok(body) => api.app.frps_asks(&frps, door, &op, &body).await,
+        Ok(body) => {
+            let frps = Frps {
+                node,
+                address: incoming.address(),
+                request_id: incoming.request_id(),
+            };
+            api.app.frps_asks(&frps, door, &op, &body).await
+        }
         Err(error) => Said::refuse(&error.refusal),
     };
     Ok(told(&answer))
@@ -86,10 +92,8 @@ fn told(answer: &Said) -> Response {
     response
 }
 
-/// The two halves of a Basic credential.
-fn basic(incoming: &Incoming) -> Option<(String, String)> {
+/// A Basic credential: both halves, with a colon in between.
+fn basic(incoming: &Incoming) -> Option<String> {
     let decoded = STANDARD.decode(incoming.authorization("basic")?).ok()?;
-    let text = String::from_utf8(decoded).ok()?;
-    let (user, key) = text.split_once(':')?;
-    Some((user.to_owned(), key.to_owned()))
+    String::from_utf8(decoded).ok()
 }

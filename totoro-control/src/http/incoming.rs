@@ -1,7 +1,7 @@
 //! A request as handlers see it: the body is read when a handler asks for it, within its limit, so
 //! nobody who is not authorised makes us hold a large one.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -33,6 +33,10 @@ const BODY_TIME: Duration = Duration::from_secs(15);
 /// How much of a body that is too large is read and dropped, bytes and time: a client that is still
 /// sending when the connection closes loses the answer that says why.
 const DISCARD: (usize, Duration) = (4 * 1024 * 1024, Duration::from_secs(2));
+/// What is laid out for an announced body before any of it has come, bytes.
+const FIRST_ROOM: usize = 4096;
+/// Parameters of a query at most: no path has nearly as many.
+const MAX_PARAMETERS: usize = 64;
 /// The largest page of a list, and the usual one.
 pub(super) const PAGE: (usize, usize) = (1000, 100);
 
@@ -156,23 +160,25 @@ impl Incoming {
     }
 
     /// The query's parameters.
-    pub(super) fn query(&self) -> Result<Query, ApiError> {
-        let mut values = BTreeMap::new();
+    pub(super) fn query(&self) -> Result<Query<'_>, ApiError> {
+        let mut values = Vec::<(Cow<'_, str>, Cow<'_, str>)>::new();
         let query = self.origin.uri.query().unwrap_or_default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             // What the decoder puts where the text is no UTF-8.
             if [&name, &value].iter().any(|text| text.contains('\u{fffd}')) {
                 return Err(ApiError::malformed("query: is not UTF-8"));
             }
-            if values
-                .insert(name.to_string(), value.into_owned())
-                .is_some()
-            {
+            if values.len() == MAX_PARAMETERS {
+                let detail = format!("query: more than {MAX_PARAMETERS} parameters");
+                return Err(ApiError::malformed(detail));
+            }
+            if values.iter().any(|(known, _)| *known == name) {
                 return Err(ApiError::malformed(format!(
                     "query: {} twice",
                     shown(&name)
                 )));
             }
+            values.push((name, value));
         }
         Ok(Query { values })
     }
@@ -185,7 +191,8 @@ impl Incoming {
             .get(CONTENT_LENGTH)
             .and_then(|text| text.to_str().ok()?.parse().ok());
         let mut fits = announced.is_none_or(|length: u64| length <= limit as u64);
-        let mut whole = Vec::new();
+        let room = announced.map_or(0, |length| usize::try_from(length).unwrap_or(limit));
+        let mut whole = Vec::with_capacity(room.min(FIRST_ROOM).min(limit));
         let read = async {
             while fits && let Some(part) = self.body.next().await {
                 let part = part.map_err(|_| ApiError::malformed("the body ended early"))?;
@@ -244,14 +251,15 @@ impl Incoming {
 }
 
 /// A query's parameters, taken one by one; [`Query::done`] names those that nobody took.
-pub(super) struct Query {
-    values: BTreeMap<String, String>,
+pub(super) struct Query<'a> {
+    values: Vec<(Cow<'a, str>, Cow<'a, str>)>,
 }
 
-impl Query {
+impl Query<'_> {
     /// A parameter, where it is there.
     pub(super) fn take(&mut self, name: &str) -> Option<String> {
-        self.values.remove(name)
+        let at = self.values.iter().position(|(known, _)| known == name)?;
+        Some(self.values.swap_remove(at).1.into_owned())
     }
 
     /// A parameter of another type.
@@ -280,8 +288,8 @@ impl Query {
 
     /// Refuses what nobody took.
     pub(super) fn done(self) -> Result<(), ApiError> {
-        match self.values.keys().next() {
-            Some(name) => Err(ApiError::malformed(format!(
+        match self.values.first() {
+            Some((name, _)) => Err(ApiError::malformed(format!(
                 "query: unknown field {}",
                 shown(name)
             ))),

@@ -96,7 +96,7 @@ async fn watch(api: Arc<Api>, incoming: Incoming) -> Answer {
 }
 
 /// What the caller stands at, as the query says.
-fn stands(query: &mut Query) -> Result<Option<Revision>, ApiError> {
+fn stands(query: &mut Query<'_>) -> Result<Option<Revision>, ApiError> {
     match (query.parse::<u64>("gen")?, query.parse::<u64>("rev")?) {
         (Some(generation), Some(rev)) => Ok(Some(Revision { generation, rev })),
         (None, None) => Ok(None),

@@ -86,6 +86,14 @@ impl Store for MemStore {
         Ok(self.state().entries.get(key).cloned())
     }
 
+    fn stamp(&self, _key: &[u8]) -> Option<Stamp> {
+        None
+    }
+
+    fn is_still(&self, _stamp: Stamp) -> bool {
+        false
+    }
+
     fn range(&self, range: Range<'_>) -> Result<Vec<Entry>, StoreError> {
         if range.from >= range.to {
             return Ok(Vec::new());

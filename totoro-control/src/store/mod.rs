@@ -146,6 +146,13 @@ impl Commit {
     }
 }
 
+/// A key's place among the engine's counters of changes, and how far that had counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    place: u32,
+    count: u64,
+}
+
 /// Which keys to read: `from <= key < to`, at most `limit`.
 #[derive(Clone, Copy, Debug)]
 pub struct Range<'a> {
@@ -238,12 +245,13 @@ pub trait Store: Send + Sync + 'static {
         Ok(self.get(key)?.map(|found| found.revision))
     }
 
-    /// A number that is another one once the key has changed, where the engine has such: asked before
-    /// a key is read, it tells later without a look whether it still stands as it did. It may change
-    /// although nothing has.
-    fn stamp(&self, _key: &[u8]) -> Option<u64> {
-        None
-    }
+    /// What tells later without a look that a key stands as it does now, where the engine has such.
+    /// To be asked before the key is read. Whoever wraps a store must pass it on, so there is no
+    /// default.
+    fn stamp(&self, key: &[u8]) -> Option<Stamp>;
+
+    /// Whether the key of a stamp stands as it did. It may say no although nothing has changed.
+    fn is_still(&self, stamp: Stamp) -> bool;
 
     /// A range of keys in order.
     ///

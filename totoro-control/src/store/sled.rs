@@ -25,7 +25,9 @@ use super::wal::{self, LogError, Wal};
 use super::watchers::Watchers;
 use super::witness::Witness;
 use super::writer::{Bounds, HEAD_KEY, Head, MAX_BATCH, MakeDurable, Request, Writer};
-use super::{Commit, Entry, Meter, Range, Snapshot, Store, StoreError, Versioned, examine, ground};
+use super::{
+    Commit, Entry, Meter, Range, Snapshot, Stamp, Store, StoreError, Versioned, examine, ground,
+};
 
 /// Commits waiting for the writer; beyond it `commit` waits, which is the back-pressure.
 const QUEUE: usize = 4096;
@@ -213,8 +215,12 @@ impl Store for SledStore {
         self.view.revision(key)
     }
 
-    fn stamp(&self, key: &[u8]) -> Option<u64> {
+    fn stamp(&self, key: &[u8]) -> Option<Stamp> {
         Some(self.view.stamp(key))
+    }
+
+    fn is_still(&self, stamp: Stamp) -> bool {
+        self.view.is_still(stamp)
     }
 
     fn range(&self, range: Range<'_>) -> Result<Vec<Entry>, StoreError> {

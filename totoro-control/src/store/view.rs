@@ -5,6 +5,7 @@
 //! events on their way to a segment, never costs sled anything.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -12,7 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use quick_cache::sync::Cache;
 
 use super::writer::{data_key, split};
-use super::{Entry, StoreError, Versioned};
+use super::{Stamp, StoreError, Versioned};
 
 /// Entries of the layers that are looked at under one lock.
 const CHUNK: usize = 1024;
@@ -20,7 +21,7 @@ const CHUNK: usize = 1024;
 const MAX_KNOWN: usize = 50_000;
 /// Stamps, of which each key has one: 128 KiB. Two keys with the same one cost readers of the one a
 /// look when the other changes.
-const STAMPS: usize = 1 << 14;
+const STAMPS: u32 = 1 << 14;
 /// What a key costs in memory beside its bytes and its value's, about.
 const OVERHEAD: usize = 96;
 
@@ -50,26 +51,29 @@ impl Layer {
         value: Option<Vec<u8>>,
         alone: bool,
     ) {
-        let size = |key: &[u8], slot: &Slot| {
-            OVERHEAD + key.len() + slot.value.as_ref().map_or(0, Vec::len)
-        };
-        if value.is_none() && self.entries.get(&key).is_some_and(|slot| slot.alone) {
-            if let Some(slot) = self.entries.remove(&key) {
-                self.bytes -= size(&key, &slot);
+        let size = |value: &Option<Vec<u8>>| value.as_ref().map_or(0, Vec::len);
+        // One way down the tree: its keys are long, alike, and rarely in the processor's cache.
+        match self.entries.entry(key) {
+            Entry::Occupied(old) if value.is_none() && old.get().alone => {
+                let (key, slot) = old.remove_entry();
+                self.bytes -= OVERHEAD + key.len() + size(&slot.value);
             }
-            return;
+            Entry::Occupied(mut old) => {
+                let slot = old.get_mut();
+                self.bytes -= size(&slot.value);
+                self.bytes += size(&value);
+                slot.alone |= alone;
+                (slot.revision, slot.value) = (revision, value);
+            }
+            Entry::Vacant(free) => {
+                self.bytes += OVERHEAD + free.key().len() + size(&value);
+                free.insert(Slot {
+                    revision,
+                    value,
+                    alone,
+                });
+            }
         }
-        let alone = alone || self.entries.get(&key).is_some_and(|slot| slot.alone);
-        let slot = Slot {
-            revision,
-            value,
-            alone,
-        };
-        self.bytes += size(&key, &slot);
-        if let Some(old) = self.entries.get(&key) {
-            self.bytes -= size(&key, old);
-        }
-        self.entries.insert(key, slot);
     }
 
     /// All of it in order.
@@ -126,13 +130,17 @@ impl View {
         }
     }
 
-    fn stamped(&self, key: &[u8]) -> &AtomicU64 {
-        &self.stamps[crc32fast::hash(key) as usize % STAMPS]
+    /// As long as it holds, so does what stands under the key. To be asked before that is read.
+    pub(super) fn stamp(&self, key: &[u8]) -> Stamp {
+        let place = place_of(key);
+        let count = self.stamps[place as usize].load(Ordering::Acquire);
+        Stamp { place, count }
     }
 
-    /// As long as it is the same, so is what stands under the key. To be asked before that is read.
-    pub(super) fn stamp(&self, key: &[u8]) -> u64 {
-        self.stamped(key).load(Ordering::Acquire)
+    /// Whether nothing has changed that has this stamp.
+    pub(super) fn is_still(&self, Stamp { place, count }: Stamp) -> bool {
+        let stamp = self.stamps.get(place as usize);
+        stamp.is_some_and(|stamp| stamp.load(Ordering::Acquire) == count)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Layers> {
@@ -150,7 +158,7 @@ impl View {
             if !alone {
                 self.known.remove(&key);
                 // Under the lock: whoever has the stamp as it is now reads what stands then.
-                self.stamped(&key).fetch_add(1, Ordering::Release);
+                self.stamps[place_of(&key) as usize].fetch_add(1, Ordering::Release);
             }
             layers.active.apply(key, revision, value, alone);
         }
@@ -226,7 +234,7 @@ impl View {
         to: Bound<&[u8]>,
         limit: usize,
         reverse: bool,
-    ) -> Result<Vec<Entry>, StoreError> {
+    ) -> Result<Vec<super::Entry>, StoreError> {
         let (mut low, mut high) = (from.to_vec(), to.map(<[u8]>::to_vec));
         let mut found = Vec::new();
         while found.len() < limit && !is_empty(&low, &high) {
@@ -291,7 +299,7 @@ impl View {
         (low, high): (&[u8], &Bound<Vec<u8>>),
         limit: usize,
         reverse: bool,
-        found: &mut Vec<Entry>,
+        found: &mut Vec<super::Entry>,
     ) -> Result<(), StoreError> {
         let end = match high {
             Bound::Excluded(key) => data_key(key),
@@ -343,11 +351,16 @@ impl View {
     }
 }
 
+/// Which stamp is a key's.
+fn place_of(key: &[u8]) -> u32 {
+    crc32fast::hash(key) % STAMPS
+}
+
 fn is_empty(low: &[u8], high: &Bound<Vec<u8>>) -> bool {
     matches!(high, Bound::Excluded(high) if low >= &high[..])
 }
 
-fn standing(key: Vec<u8>, slot: Slot) -> Option<Entry> {
+fn standing(key: Vec<u8>, slot: Slot) -> Option<super::Entry> {
     let revision = slot.revision;
     slot.value.map(|value| (key, Versioned { revision, value }))
 }

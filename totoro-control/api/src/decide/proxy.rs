@@ -59,21 +59,13 @@ pub fn read_proxy(body: &NewProxy, user: &str, limits: &Effective) -> Result<Ask
         );
         return Err(Refusal::with(Reason::ProxyTypeDenied, detail));
     };
-    let set = |field: &str| {
-        body.rest
-            .get(field)
-            .is_some_and(|value| !(value.is_null() || value.as_str().is_some_and(str::is_empty)))
-    };
+    let group_key = &body.group_key;
+    let has_key = !(group_key.is_null() || group_key.as_str().is_some_and(str::is_empty));
     // `group` shares one port among strangers' back ends; frps's own limiter in mode `server`
     // leaks work connections.
-    let option = if !body.group.is_empty() || set("group_key") {
+    let option = if !body.group.is_empty() || has_key {
         Some("group")
-    } else if body
-        .rest
-        .get("bandwidth_limit_mode")
-        .and_then(|mode| mode.as_str())
-        == Some("server")
-    {
+    } else if body.bandwidth_limit_mode == "server" {
         Some("bandwidthLimitMode = server")
     } else {
         None

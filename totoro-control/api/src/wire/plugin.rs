@@ -74,11 +74,10 @@ pub struct NewProxy {
     pub remote_port: i64,
     /// The load-balancing group.
     pub group: String,
-    /// frps's own bandwidth limit, e.g. `1MB`.
-    pub bandwidth_limit: String,
-    /// Everything else that frps sent.
-    #[serde(flatten)]
-    pub rest: BTreeMap<String, Value>,
+    /// That group's key, whatever was sent for it.
+    pub group_key: Value,
+    /// Who holds frps's own bandwidth limit, whatever was sent for it.
+    pub bandwidth_limit_mode: Value,
 }
 
 /// Content of `CloseProxy`.

@@ -18,7 +18,7 @@ const NOTED: Duration = Duration::from_millis(250);
 impl App {
     /// Refuses while the node's daemon lives: it is the authority then, and what were leased here it
     /// would not know.
-    pub(super) fn check_daemon(&self, frps: &Frps) -> Result<(), Failure> {
+    pub(super) fn check_daemon(&self, frps: &Frps<'_>) -> Result<(), Failure> {
         if !self.daemon_lives(&frps.node)? {
             return Ok(());
         }
@@ -43,7 +43,7 @@ impl App {
 
     /// Notes that the node's frps asked. The first time after an absence leaves `node.online`, and
     /// makes the node one of grade `callback`.
-    pub(super) async fn note_call(&self, frps: &Frps) -> Result<(), Failure> {
+    pub(super) async fn note_call(&self, frps: &Frps<'_>) -> Result<(), Failure> {
         let id = &frps.node.id;
         // Whatever could have changed in a moment is noted with the next call.
         let known = frps.node.callback && frps.node.key_used;
@@ -76,7 +76,7 @@ impl App {
                 problems: Vec::new(),
             };
             tx.put(&at, &now)?;
-            let event = frps.author.event(kind::NODE_ONLINE).node(id);
+            let event = frps.author().event(kind::NODE_ONLINE).node(id);
             let detail = serde_json::json!({ "grade": Grade::Callback });
             Ok(audit::record(tx, event.detail(detail), now_ms)?)
         })

@@ -9,26 +9,38 @@ use totoro_api::wire::plugin::User;
 
 use super::Frps;
 use super::book::{self, Head, Session};
+use super::policy::Asker;
 use super::table::Table;
 use crate::app::{App, Failure};
 use crate::audit::{self, Author};
-use crate::store::{StoreError, Tx};
+use crate::store::{Record, StoreError, Tx};
+
+/// What a change leaves behind.
+pub(super) struct Left {
+    table: Table,
+    /// It is still to be committed.
+    touched: bool,
+    /// The sessions that were written.
+    wrote: Vec<String>,
+}
 
 /// A transaction on one node's sessions and leases. Its first read is of a key that each of them
 /// writes, so that all it sees still stands when it is committed.
 pub(super) struct Desk<'a, 'tx> {
     pub(super) tx: &'a mut Tx<'tx>,
     pub(super) node: &'a str,
-    pub(super) sessions: BTreeMap<String, Session>,
+    pub(super) sessions: BTreeMap<String, Arc<Session>>,
     pub(super) ports: Ports,
     pub(super) now_ms: i64,
     /// Which commit wrote the node's head last.
     pub(super) revision: Option<u64>,
-    author: Author,
+    author: &'a Author,
     patience: Patience,
     head: Head,
     /// Whether anything was changed.
     touched: bool,
+    /// The sessions that were written.
+    wrote: Vec<String>,
 }
 
 impl<'a, 'tx> Desk<'a, 'tx> {
@@ -37,7 +49,7 @@ impl<'a, 'tx> Desk<'a, 'tx> {
         app: &'a App,
         tx: &'a mut Tx<'tx>,
         node: &'a str,
-        author: Author,
+        author: &'a Author,
     ) -> Result<Self, StoreError> {
         let Table {
             revision,
@@ -60,18 +72,26 @@ impl<'a, 'tx> Desk<'a, 'tx> {
             node,
             author,
             touched: false,
+            wrote: Vec::new(),
         })
     }
 
-    /// What the node has then, and whether that is still to be committed.
-    fn leave(self) -> (Table, bool) {
+    /// Writes what all changes write, where anything was changed. What the node has then.
+    pub(super) fn leave(self) -> Result<Left, StoreError> {
+        if self.touched {
+            self.tx.put(&book::head(self.node), &self.head)?;
+        }
         let table = Table {
             revision: self.revision,
             head: self.head,
             sessions: self.sessions,
             ports: self.ports,
         };
-        (table, self.touched)
+        Ok(Left {
+            table,
+            touched: self.touched,
+            wrote: self.wrote,
+        })
     }
 
     /// Unix seconds.
@@ -80,9 +100,8 @@ impl<'a, 'tx> Desk<'a, 'tx> {
     }
 
     /// Notes that something changes. Whatever writes sessions or leases calls it.
-    pub(super) fn touch(&mut self) -> Result<(), StoreError> {
+    pub(super) const fn touch(&mut self) {
         self.touched = true;
-        self.tx.put(&book::head(self.node), &self.head)
     }
 
     /// The number of a new lease.
@@ -93,7 +112,7 @@ impl<'a, 'tx> Desk<'a, 'tx> {
 
     /// Leaves an event.
     pub(super) fn tell(&mut self, subject: Subject) -> Result<(), StoreError> {
-        let event = self.author.event("").node(self.node).about(subject);
+        let event = self.author.about(subject).node(self.node);
         audit::record(self.tx, event, self.now_ms)
     }
 
@@ -106,12 +125,14 @@ impl<'a, 'tx> Desk<'a, 'tx> {
     /// Writes a session.
     pub(super) fn put_session(&mut self, run_id: &str, session: Session) -> Result<(), StoreError> {
         self.tx.put(&book::session(self.node, run_id), &session)?;
-        self.sessions.insert(run_id.to_owned(), session);
-        self.touch()
+        self.sessions.insert(run_id.to_owned(), Arc::new(session));
+        self.wrote.push(run_id.to_owned());
+        self.touch();
+        Ok(())
     }
 
     /// The session that a request belongs to: by run_id, and by the nonce that its Login was given.
-    pub(super) fn session_of(&self, user: &User) -> Option<&Session> {
+    pub(super) fn session_of(&self, user: &User) -> Option<&Arc<Session>> {
         let session = self.sessions.get(&user.run_id);
         session.filter(|session| is_its(session, user))
     }
@@ -133,7 +154,8 @@ impl<'a, 'tx> Desk<'a, 'tx> {
         self.tx.put(&at, &lease)?;
         self.tx.delete(&book::waiting(self.node, port));
         self.ports.open(port, lease);
-        self.touch()
+        self.touch();
+        Ok(())
     }
 
     /// The ports that wait for a session are its tenant's.
@@ -141,7 +163,7 @@ impl<'a, 'tx> Desk<'a, 'tx> {
         for (port, waiting) in self.ports.moved(run_id, tenant) {
             self.tx.put(&book::waiting(self.node, port), &waiting)?;
             self.ports.wait(port, waiting);
-            self.touch()?;
+            self.touch();
         }
         Ok(())
     }
@@ -154,7 +176,7 @@ impl<'a, 'tx> Desk<'a, 'tx> {
         };
         self.tx.delete(&book::lease(self.node, port));
         self.tx.put(&book::waiting(self.node, port), &waiting)?;
-        self.touch()?;
+        self.touch();
         Ok(Some(lease))
     }
 }
@@ -182,19 +204,22 @@ impl App {
         let mut left = None;
         let done = self
             .transact(|tx| {
-                let mut desk = Desk::open(self, tx, node, author.clone())?;
+                let mut desk = Desk::open(self, tx, node, author)?;
                 let done = work(&mut desk);
-                left = Some(desk.leave());
+                left = Some(desk.leave()?);
                 done
             })
             .await;
         // What was changed in it and not committed is no state of the node.
         let table = match (left, &done) {
-            (Some((table, true)), Ok((_, revision))) => Some(Table {
-                revision: Some(*revision),
-                ..table
-            }),
-            (Some((table, false)), Ok(_) | Err(Failure::Refused(_))) => Some(table),
+            (Some(left), Ok((_, revision))) if left.touched => {
+                self.keep_sessions_of(node, &left, *revision);
+                Some(Table {
+                    revision: Some(*revision),
+                    ..left.table
+                })
+            }
+            (Some(left), Ok(_) | Err(Failure::Refused(_))) if !left.touched => Some(left.table),
             _ => None,
         };
         if let Some(table) = table {
@@ -206,6 +231,18 @@ impl App {
         done.map(|(done, _)| done)
     }
 
+    /// Keeps the sessions that a commit wrote: who asks next need not decode them.
+    fn keep_sessions_of(&self, node: &str, left: &Left, revision: u64) {
+        for run_id in &left.wrote {
+            if let Some(session) = left.table.sessions.get(run_id) {
+                let value = Arc::new(Asker::new(node, Arc::clone(session)));
+                let record = Record { revision, value };
+                let at = book::session(node, run_id);
+                self.decoded.sessions.wrote(at, record);
+            }
+        }
+    }
+
     /// The turn in a node's queue, for changes of it that are part of others.
     pub(in crate::app) async fn desk_turn(&self, node: &str) -> tokio::sync::MutexGuard<'_, ()> {
         self.callback.desks.of(node.as_bytes()).await
@@ -214,14 +251,16 @@ impl App {
     /// The session that a request belongs to, read alone.
     pub(super) fn session_asking(
         &self,
-        frps: &Frps,
+        frps: &Frps<'_>,
         user: &User,
-    ) -> Result<Option<Arc<Session>>, StoreError> {
+    ) -> Result<Option<Arc<Asker>>, StoreError> {
         if !book::is_run_id(&user.run_id) {
             return Ok(None);
         }
         let at = book::session(&frps.node.id, &user.run_id);
-        let found = self.decoded.sessions.read(&*self.store, &at)?;
+        let asker = |session| Asker::new(&frps.node.id, Arc::new(session));
+        let sessions = &self.decoded.sessions;
+        let found = sessions.read_as(&*self.store, &at, asker)?;
         Ok(found
             .map(|found| found.value)
             .filter(|session| is_its(session, user)))

@@ -4,7 +4,7 @@ use totoro_api::Reason;
 use totoro_api::decide::SeenTicket;
 use totoro_api::wire::event::{Subject, kind};
 
-use super::book;
+use super::book::{self, Session};
 use super::desk::Desk;
 use crate::store::StoreError;
 
@@ -29,7 +29,7 @@ impl Desk<'_, '_> {
         let session = self.sessions.get(&*lease.run_id);
         self.tell(Subject {
             kind: kind::PROXY_CLOSED.to_owned(),
-            invite: session.and_then(super::book::Session::invite),
+            invite: session.and_then(|session| session.invite()),
             session: session.map(|session| session.id.clone()),
             client: session.map(|session| session.client.to_string()),
             lease: Some(lease.number.to_string()),
@@ -47,11 +47,14 @@ impl Desk<'_, '_> {
     /// A session's pings have stopped: its ports wait for it, and it may come back for a while.
     pub(super) fn lose(&mut self, run_id: &str) -> Result<(), StoreError> {
         self.give_up_leases(run_id, "connection_lost")?;
-        let Some(mut session) = self.sessions.get(run_id).cloned() else {
+        let Some(session) = self.sessions.get(run_id) else {
             return Ok(());
         };
-        session.lost_ms = Some(self.now_ms);
-        self.put_session(run_id, session)
+        let lost = Session {
+            lost_ms: Some(self.now_ms),
+            ..Session::clone(session)
+        };
+        self.put_session(run_id, lost)
     }
 
     /// Ends a session; `reason` where a refusal is behind it. One that was ended for good is not
@@ -68,7 +71,7 @@ impl Desk<'_, '_> {
             return Ok(());
         };
         self.tx.delete(&book::session(self.node, run_id));
-        self.touch()?;
+        self.touch();
         if for_good {
             self.end_tickets(run_id)?;
         }
@@ -83,7 +86,7 @@ impl Desk<'_, '_> {
         self.tell(Subject {
             kind: kind::SESSION_CLOSED.to_owned(),
             invite: session.invite(),
-            session: Some(session.id),
+            session: Some(session.id.clone()),
             client: Some(session.client.to_string()),
             reason,
             detail: serde_json::json!({

@@ -163,15 +163,17 @@ impl App {
             if keys.is_empty() {
                 continue;
             }
+            let author = Author::system();
             self.transact(|tx| {
-                let mut desk = Desk::open(self, tx, &node, Author::system())?;
+                let mut desk = Desk::open(self, tx, &node, &author)?;
                 // Where something was written meanwhile, this waits for the next round.
                 if desk.revision == stood {
                     for key in &keys {
                         desk.tx.delete(key);
                     }
-                    desk.touch()?;
+                    desk.touch();
                 }
+                desk.leave()?;
                 Ok(())
             })
             .await?;

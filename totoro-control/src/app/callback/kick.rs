@@ -44,13 +44,15 @@ impl App {
         tx: &mut Tx<'_>,
         node: &str,
         session: &str,
-        author: Author,
+        author: &Author,
     ) -> Result<(), StoreError> {
         let mut desk = Desk::open(self, tx, node, author)?;
         let found = desk.sessions.iter().find(|(_, one)| one.id == session);
         let run_id = found.map(|(run_id, _)| run_id.clone());
-        run_id.map_or(Ok(()), |run_id| {
-            desk.end_session(&run_id, "kicked", None, true)
-        })
+        if let Some(run_id) = run_id {
+            desk.end_session(&run_id, "kicked", None, true)?;
+        }
+        desk.leave()?;
+        Ok(())
     }
 }

@@ -15,7 +15,6 @@ use super::ending::word;
 use super::policy::over;
 use super::{Frps, answer_with, check_user, lock, read, refusal_of};
 use crate::app::{App, Failure};
-use crate::store::Tx;
 
 /// Content of `Ping` and `NewWorkConn`, as far as a decision needs it.
 #[derive(Debug, Default, Deserialize)]
@@ -26,7 +25,7 @@ struct Asking {
 
 impl App {
     /// Answers a Ping: the session lives, and must not go on when its standing has ended.
-    pub(super) async fn ping_asked(&self, frps: &Frps, content: &RawValue) -> Answer {
+    pub(super) async fn ping_asked(&self, frps: &Frps<'_>, content: &RawValue) -> Answer {
         let user = match read::<Asking>(content) {
             Ok(asking) => asking.user,
             Err(refusal) => return self.refuse_living(frps, &User::default(), "ping", refusal),
@@ -37,7 +36,7 @@ impl App {
         }
     }
 
-    async fn try_ping(&self, frps: &Frps, user: &User) -> Result<(), Failure> {
+    async fn try_ping(&self, frps: &Frps<'_>, user: &User) -> Result<(), Failure> {
         self.check_daemon(frps)?;
         check_user(user)?;
         let session = self.session_asking(frps, user)?.ok_or_else(over)?;
@@ -46,14 +45,13 @@ impl App {
             return Err(over().into());
         }
         let node = frps.node.id.as_str();
-        let mut tx = Tx::new(&*self.store);
-        match self.holding_of(&mut tx, node, &session) {
+        match self.holding_now(node, &session) {
             Ok(_) => {}
             Err(Failure::Refused(refusal)) => {
                 // frpc closes the connection, and with it all that it carries.
                 let reason = refusal.reason;
                 let for_good = reason == Reason::SessionExpired;
-                self.at_desk(node, &frps.author, |desk| {
+                self.at_desk(node, &frps.author(), |desk| {
                     if desk.session_of(user).is_none() {
                         return Ok(());
                     }
@@ -69,7 +67,7 @@ impl App {
         lock(&self.callback.pings).insert(id, Instant::now());
         if !session.pinged || session.idle_ms.is_some() {
             // Durable: after a restart it is still known that missing pings say something.
-            self.at_desk(node, &frps.author, |desk| {
+            self.at_desk(node, &frps.author(), |desk| {
                 let Some(session) = desk.session_of(user).cloned() else {
                     return Err(over().into());
                 };
@@ -82,9 +80,9 @@ impl App {
                 let now = Session {
                     pinged: true,
                     idle_ms: session.idle_ms.filter(|_| !placed),
-                    ..session.clone()
+                    ..Session::clone(&session)
                 };
-                if now != session {
+                if now != *session {
                     desk.put_session(&user.run_id, now)?;
                 }
                 Ok(())
@@ -96,7 +94,7 @@ impl App {
 
     /// Answers a NewWorkConn: only a session that is known may bring one. (Without this a run_id
     /// alone would do.)
-    pub(super) async fn work_conn_asked(&self, frps: &Frps, content: &RawValue) -> Answer {
+    pub(super) async fn work_conn_asked(&self, frps: &Frps<'_>, content: &RawValue) -> Answer {
         let user = match read::<Asking>(content) {
             Ok(asking) => asking.user,
             Err(refusal) => return self.refuse_living(frps, &User::default(), "work", refusal),
@@ -105,8 +103,7 @@ impl App {
             self.check_daemon(frps)?;
             check_user(&user)?;
             let session = self.session_asking(frps, &user)?.ok_or_else(over)?;
-            let mut tx = Tx::new(&*self.store);
-            self.holding_of(&mut tx, &frps.node.id, &session)
+            self.holding_now(&frps.node.id, &session)
         };
         match decided() {
             Ok(_) => answer_with(content, with_key),
@@ -115,7 +112,7 @@ impl App {
     }
 
     /// Answers a NewUserConn: state and rate, which are all that can be held here.
-    pub(super) async fn user_conn_asked(&self, frps: &Frps, content: &RawValue) -> Answer {
+    pub(super) async fn user_conn_asked(&self, frps: &Frps<'_>, content: &RawValue) -> Answer {
         let body = match read::<NewUserConn>(content) {
             Ok(body) => body,
             Err(refusal) => return self.refuse_conn(frps, &NewUserConn::default(), refusal),
@@ -126,7 +123,7 @@ impl App {
         }
     }
 
-    fn check_conn(&self, frps: &Frps, body: &NewUserConn) -> Result<(), Failure> {
+    fn check_conn(&self, frps: &Frps<'_>, body: &NewUserConn) -> Result<(), Failure> {
         self.check_daemon(frps)?;
         check_user(&body.user)?;
         for (name, text) in [
@@ -146,28 +143,26 @@ impl App {
         if self.is_banned(node, source.ip())? {
             return Err(Reason::ClientBanned.into());
         }
-        let mut tx = Tx::new(&*self.store);
-        let standing = self.holding_of(&mut tx, node, &session)?.standing;
-        if let Some(held) = standing.held {
+        let holding = self.holding_now(node, &session)?;
+        if let Some(held) = holding.standing.held {
             return Err(held.into());
         }
-        let rate = standing.limits.conn_rate;
-        let tenant = format!("{node}/{}", session.tenant);
-        if !self.callback.conns.take(&tenant, (rate, rate)) {
+        let rate = holding.standing.limits.conn_rate;
+        if !self.callback.conns.take(&session.of, (rate, rate)) {
             return Err(Reason::ConnRate.into());
         }
         Ok(())
     }
 
     /// A refused user connection: told of together with others, for there may be very many.
-    fn refuse_conn(&self, frps: &Frps, body: &NewUserConn, refusal: Refusal) -> Answer {
+    fn refuse_conn(&self, frps: &Frps<'_>, body: &NewUserConn, refusal: Refusal) -> Answer {
         let session = self.session_asking(frps, &body.user).unwrap_or(None);
         let tenant = session.as_ref().map(|session| session.tenant.as_str());
-        let name = name_of(session.as_deref(), &body.proxy_name);
+        let name = name_of(session.as_deref().map(|asker| &**asker), &body.proxy_name);
         self.log_living(frps, tenant, &name, "conn", &refusal);
         let subject = Subject {
             kind: kind::CONN_REFUSED.to_owned(),
-            invite: session.as_deref().and_then(Session::invite),
+            invite: session.as_ref().and_then(|session| session.invite()),
             session: session.as_ref().map(|session| session.id.clone()),
             proxy: Some(name),
             reason: Some(refusal.reason),
@@ -182,7 +177,7 @@ impl App {
 
     /// A refused Ping or NewWorkConn. What ended a session has left that event; a late request of one
     /// that is over is no news.
-    fn refuse_living(&self, frps: &Frps, user: &User, what: &str, refusal: Refusal) -> Answer {
+    fn refuse_living(&self, frps: &Frps<'_>, user: &User, what: &str, refusal: Refusal) -> Answer {
         let session = self.session_asking(frps, user).unwrap_or(None);
         let tenant = session.as_ref().map(|session| session.tenant.as_str());
         self.log_living(frps, tenant, "-", what, &refusal);
@@ -191,7 +186,7 @@ impl App {
 
     fn log_living(
         &self,
-        frps: &Frps,
+        frps: &Frps<'_>,
         tenant: Option<&str>,
         proxy: &str,
         what: &str,

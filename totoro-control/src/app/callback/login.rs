@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use serde::Deserialize as _;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use totoro_api::decide::{
     Action, Brought, Granted, Owner, SeenTicket, Voucher, check_login, client_of, invite_of, login,
-    rewritten, session_room, source, tenant_of, ticket_of, user_denied,
+    rewritten, session_room, source, tenant_of, ticket_of, unreadable, user_denied,
 };
 use totoro_api::ticket::{self, Claims, Grant};
 use totoro_api::wire::event::{Subject, kind};
@@ -40,10 +41,13 @@ type Found = Option<(String, Action)>;
 
 impl App {
     /// Answers a Login.
-    pub(super) async fn login_asked(&self, frps: &Frps, content: &RawValue) -> Answer {
+    pub(super) async fn login_asked(&self, frps: &Frps<'_>, content: &RawValue) -> Answer {
         // All of it before anything is decided: what is granted must get to frps.
         let whole = read::<Value>(content);
-        let read = whole.and_then(|whole| Ok((read::<Login>(content)?, whole)));
+        let read = whole.and_then(|whole| {
+            let login = Login::deserialize(&whole).map_err(|error| unreadable(&error))?;
+            Ok((login, whole))
+        });
         let (body, whole) = match read {
             Ok(read) => read,
             Err(refusal) => {
@@ -65,7 +69,7 @@ impl App {
     /// `Ok(Err(…))` is a refusal that was told of already.
     async fn try_login(
         &self,
-        frps: &Frps,
+        frps: &Frps<'_>,
         body: &Login,
     ) -> Result<Result<Granted, Refusal>, Failure> {
         self.check_daemon(frps)?;
@@ -100,7 +104,7 @@ impl App {
             }
         };
         let outcome = self
-            .at_desk(node, &frps.author, |desk| {
+            .at_desk(node, &frps.author(), |desk| {
                 match self.admit(desk, body, client, &credential) {
                     Ok(granted) => Ok(Ok(granted)),
                     Err(Failure::Refused(refusal)) => {
@@ -272,7 +276,7 @@ impl App {
     /// Counts, logs and tells of a Login that was refused before it came to its ticket's rights.
     async fn refuse_login(
         &self,
-        frps: &Frps,
+        frps: &Frps<'_>,
         body: &Login,
         grant: Option<&Grant>,
         refusal: Refusal,
@@ -286,7 +290,7 @@ impl App {
             self.gather(frps, &from, subject);
             return Answer::refuse(&refusal);
         }
-        let event = frps.author.event("").node(&frps.node.id).about(subject);
+        let event = frps.author().about(subject).node(&frps.node.id);
         match self.record(event).await {
             Ok(()) => Answer::refuse(&refusal),
             Err(failure) => Answer::refuse(&refusal_of(failure)),
@@ -295,7 +299,7 @@ impl App {
 
     fn log_refused_login(
         &self,
-        frps: &Frps,
+        frps: &Frps<'_>,
         client: Option<SocketAddr>,
         grant: Option<&Grant>,
         refusal: &Refusal,
@@ -359,7 +363,7 @@ fn find_session(
     let brought = match (seen, &credential.fresh) {
         (Some(seen), _) => {
             let session = desk.sessions.get(&seen.run_id);
-            let connected = session.is_some_and(Session::connected);
+            let connected = session.is_some_and(|session| session.connected());
             seen.brought(connected, client.ip(), desk.now())
         }
         (None, Some((_, expired))) => Brought::Fresh { expired: *expired },

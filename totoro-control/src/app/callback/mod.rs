@@ -22,6 +22,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -40,9 +41,9 @@ use super::{App, Failure};
 use crate::audit::Author;
 use crate::records::NodeRecord;
 
-pub(super) use self::book::Session;
 pub(super) use self::kick::all_of;
 use self::named::Named;
+pub(super) use self::policy::Asker;
 use self::rate::Rates;
 use self::refused::Gathered;
 use self::table::Tables;
@@ -102,11 +103,20 @@ type SessionId = (String, String);
 
 /// The frps that asks: its node's key was shown.
 #[derive(Clone, Debug)]
-pub struct Frps {
+pub struct Frps<'a> {
     /// The node.
     pub node: Arc<NodeRecord>,
+    /// Where it asks from.
+    pub address: IpAddr,
+    /// The request's id.
+    pub request_id: &'a str,
+}
+
+impl Frps<'_> {
     /// Who its events are by.
-    pub author: Author,
+    fn author(&self) -> Author {
+        Author::remote("node", &self.node.id, self.address, self.request_id)
+    }
 }
 
 /// Which of the two addresses was asked.
@@ -130,28 +140,21 @@ impl Door {
 }
 
 impl App {
-    /// The frps whose node and key these are: the node's id, or its name.
+    /// The node whose key an frps shows: with the node's id, or its name.
     ///
     /// # Errors
     /// `not_authorized`, whatever is wrong with them.
-    pub fn node_of_frps(
-        &self,
-        user: &str,
-        key: &str,
-        address: IpAddr,
-        request_id: &str,
-    ) -> Result<Frps, Failure> {
+    pub fn node_of_frps(&self, user: &str, key: &str) -> Result<Arc<NodeRecord>, Failure> {
         let node = self.node_by_key(key)?;
         // Whoever has the key knows the id: this tells a file that was mixed up.
         if node.id != user && node.said.name != user {
             return Err(Reason::NotAuthorized.into());
         }
-        let author = Author::remote("node", &node.id, address, request_id);
-        Ok(Frps { node, author })
+        Ok(node)
     }
 
     /// Answers frps. Whatever is wrong with a request is a refusal with a reason: frpc prints that.
-    pub async fn frps_asks(&self, frps: &Frps, door: Door, op: &str, body: &[u8]) -> Answer {
+    pub async fn frps_asks(&self, frps: &Frps<'_>, door: Door, op: &str, body: &[u8]) -> Answer {
         let content = match read_request(door, op, body) {
             Ok(content) => content,
             Err(refusal) => {
@@ -189,8 +192,10 @@ impl App {
 #[derive(Deserialize)]
 struct Request<'a> {
     #[expect(dead_code, reason = "a request without it is none of frps's")]
-    version: String,
-    op: String,
+    #[serde(borrow)]
+    version: Cow<'a, str>,
+    #[serde(borrow)]
+    op: Cow<'a, str>,
     #[serde(borrow)]
     content: &'a RawValue,
 }

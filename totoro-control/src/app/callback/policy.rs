@@ -1,6 +1,7 @@
 //! What holds for a tenant of a node at grade `callback`: the control plane's own word.
 
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex};
 
 use totoro_api::decide::{Applied, Standing, Voucher, invite_of, standing};
 use totoro_api::ticket::Revision;
@@ -8,9 +9,11 @@ use totoro_api::wire::push::DesiredNode;
 use totoro_api::{Reason, Refusal};
 
 use super::book::Session;
+use super::lock;
 use crate::app::{App, Failure};
 use crate::push;
-use crate::store::Tx;
+use crate::records::key;
+use crate::store::{Stamp, Tx};
 
 /// What holds, and under which node settings.
 pub(super) struct Holding {
@@ -18,7 +21,81 @@ pub(super) struct Holding {
     pub(super) standing: Standing,
 }
 
+/// A session that asks again and again, and what held for it when it last did.
+pub(in crate::app) struct Asker {
+    session: Arc<Session>,
+    /// Its tenant, among those of all nodes.
+    pub(super) of: String,
+    holds: Mutex<Option<Holds>>,
+}
+
+/// What holds as long as node and invite stand as they did, until a time, Unix seconds.
+struct Holds {
+    node: Stamp,
+    invite: Option<Stamp>,
+    until: i64,
+    holding: Arc<Holding>,
+}
+
+impl Asker {
+    pub(super) fn new(node: &str, session: Arc<Session>) -> Self {
+        Asker {
+            of: [node, "/", &session.tenant].concat(),
+            session,
+            holds: Mutex::default(),
+        }
+    }
+}
+
+impl Deref for Asker {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.session
+    }
+}
+
 impl App {
+    /// As [`App::holding_of`], for those who only look.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn holding_now(&self, node: &str, asker: &Asker) -> Result<Arc<Holding>, Failure> {
+        let now = self.now();
+        let is_still = |stamp: Stamp| self.store.is_still(stamp);
+        let held = lock(&asker.holds)
+            .as_ref()
+            .filter(|holds| now < holds.until && is_still(holds.node))
+            .filter(|holds| holds.invite.is_none_or(is_still))
+            .map(|holds| Arc::clone(&holds.holding));
+        let holding = match held {
+            Some(holding) => holding,
+            None => self.look_what_holds(node, asker)?,
+        };
+        self.check_session(node, asker, &holding.standing)?;
+        Ok(holding)
+    }
+
+    fn look_what_holds(&self, node: &str, asker: &Asker) -> Result<Arc<Holding>, Failure> {
+        // Asked first: what is read behind them is no older.
+        let stamp = |key: String| self.store.stamp(key.as_bytes());
+        let invite = invite_of(&asker.voucher.grant).map(|id| stamp(key::invite(&id)));
+        let stamps = (stamp(key::node(node)), invite);
+        let holding = self.holding(&mut Tx::new(&*self.store), node, &asker.voucher)?;
+        let holding = Arc::new(holding);
+        let (Some(node), None | Some(Some(_))) = stamps else {
+            return Ok(holding);
+        };
+        *lock(&asker.holds) = Some(Holds {
+            node,
+            invite: stamps.1.flatten(),
+            // The end of its invite is all that time alone brings.
+            until: holding.standing.expires_at.unwrap_or(i64::MAX),
+            holding: Arc::clone(&holding),
+        });
+        Ok(holding)
+    }
+
     /// What holds for whoever brings (or brought) a ticket. That it stays so becomes the
     /// transaction's precondition.
     ///
@@ -68,13 +145,23 @@ impl App {
         session: &Session,
     ) -> Result<Holding, Failure> {
         let holding = self.holding(tx, node, &session.voucher)?;
-        if end_of(session, &holding.standing).is_some_and(|end| end <= self.now()) {
+        self.check_session(node, session, &holding.standing)?;
+        Ok(holding)
+    }
+
+    fn check_session(
+        &self,
+        node: &str,
+        session: &Session,
+        standing: &Standing,
+    ) -> Result<(), Failure> {
+        if end_of(session, standing).is_some_and(|end| end <= self.now()) {
             return Err(Reason::SessionExpired.into());
         }
         if self.is_banned(node, session.client.ip())? {
             return Err(Reason::ClientBanned.into());
         }
-        Ok(holding)
+        Ok(())
     }
 }
 

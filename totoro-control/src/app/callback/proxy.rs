@@ -14,7 +14,6 @@ use super::policy::{Holding, over};
 use super::{ASKS, Frps, SessionId, answer_with, check_user, lock, named, read, refusal_of};
 use crate::app::{App, Failure};
 use crate::keys::random;
-use crate::store::Tx;
 
 /// How long a late close of a proxy's earlier registration is expected, ms. frps sends it at once; it
 /// can only be overtaken by a request on another connection.
@@ -22,7 +21,7 @@ const LATE_MS: i64 = 5_000;
 
 impl App {
     /// Answers a NewProxy.
-    pub(super) async fn proxy_asked(&self, frps: &Frps, content: &RawValue) -> Answer {
+    pub(super) async fn proxy_asked(&self, frps: &Frps<'_>, content: &RawValue) -> Answer {
         let body = match read::<NewProxy>(content) {
             Ok(body) => body,
             Err(refusal) => {
@@ -47,7 +46,7 @@ impl App {
     }
 
     /// What costs nothing to refuse.
-    fn check_proxy(&self, frps: &Frps, body: &NewProxy) -> Result<(), Failure> {
+    fn check_proxy(&self, frps: &Frps<'_>, body: &NewProxy) -> Result<(), Failure> {
         self.check_daemon(frps)?;
         check_user(&body.user)?;
         let session = self.session_asking(frps, &body.user)?.ok_or_else(over)?;
@@ -55,9 +54,8 @@ impl App {
         if self.may_ask(&body.user, 0) {
             return Ok(());
         }
-        let mut tx = Tx::new(&*self.store);
-        let Holding { standing, .. } = self.holding_of(&mut tx, &frps.node.id, &session)?;
-        let burst = standing.limits.max_proxies.saturating_mul(2);
+        let holding = self.holding_now(&frps.node.id, &session)?;
+        let burst = holding.standing.limits.max_proxies.saturating_mul(2);
         if !self.may_ask(&body.user, burst) {
             return Err(Reason::RateLimited.into());
         }
@@ -70,13 +68,13 @@ impl App {
         self.callback.asks.take(&user.run_id, allowed)
     }
 
-    async fn try_proxy(&self, frps: &Frps, body: &NewProxy) -> Result<u16, Failure> {
+    async fn try_proxy(&self, frps: &Frps<'_>, body: &NewProxy) -> Result<u16, Failure> {
         // Until it is known how many closes are late, none may come. By node, whose changes come one
         // after the other anyway: a busy node must not fill the queues of others.
         let _turn = self.callback.turns.of(frps.node.id.as_bytes()).await;
         let start = usize::from(u16::from_ne_bytes(random()));
         let (port, plan) = self
-            .at_desk(&frps.node.id, &frps.author, |desk| {
+            .at_desk(&frps.node.id, &frps.author(), |desk| {
                 self.lease(desk, body, start)
             })
             .await?;
@@ -159,7 +157,7 @@ impl App {
         if session.idle_ms.is_some() {
             let session = Session {
                 idle_ms: None,
-                ..session
+                ..Session::clone(&session)
             };
             desk.put_session(&body.user.run_id, session)?;
         }
@@ -167,7 +165,7 @@ impl App {
     }
 
     /// Takes note of a CloseProxy: it may be late, doubled, or a predecessor's. It can't be refused.
-    pub(super) async fn close_asked(&self, frps: &Frps, content: &RawValue) -> Answer {
+    pub(super) async fn close_asked(&self, frps: &Frps<'_>, content: &RawValue) -> Answer {
         let body = match read::<CloseProxy>(content) {
             Ok(body) => body,
             Err(refusal) => return Answer::refuse(&refusal),
@@ -179,7 +177,7 @@ impl App {
         Answer::allow()
     }
 
-    async fn try_close(&self, frps: &Frps, body: &CloseProxy) -> Result<(), Failure> {
+    async fn try_close(&self, frps: &Frps<'_>, body: &CloseProxy) -> Result<(), Failure> {
         check_user(&body.user)?;
         if self.session_asking(frps, &body.user)?.is_none() {
             return Ok(());
@@ -194,7 +192,7 @@ impl App {
             *count -= 1;
             return Ok(());
         }
-        self.at_desk(&frps.node.id, &frps.author, |desk| {
+        self.at_desk(&frps.node.id, &frps.author(), |desk| {
             let Some(session) = desk.session_of(&body.user).cloned() else {
                 return Ok(());
             };
@@ -205,7 +203,7 @@ impl App {
             if desk.ports.of_session(run_id).is_empty() {
                 let session = Session {
                     idle_ms: Some(desk.now_ms),
-                    ..session
+                    ..Session::clone(&session)
                 };
                 desk.put_session(run_id, session)?;
             }
@@ -215,7 +213,7 @@ impl App {
     }
 
     /// Counts, logs and tells of a refused NewProxy.
-    async fn refuse_proxy(&self, frps: &Frps, body: &NewProxy, refusal: Refusal) -> Answer {
+    async fn refuse_proxy(&self, frps: &Frps<'_>, body: &NewProxy, refusal: Refusal) -> Answer {
         let session = self.session_asking(frps, &body.user).unwrap_or(None);
         let name: String = body.proxy_name.chars().take(80).collect();
         let prefix = session.as_ref().map(|session| format!("{}.", session.user));
@@ -236,7 +234,7 @@ impl App {
         }
         let subject = Subject {
             kind: kind::PROXY_REFUSED.to_owned(),
-            invite: session.as_deref().and_then(Session::invite),
+            invite: session.as_ref().and_then(|session| session.invite()),
             session: session.as_ref().map(|session| session.id.clone()),
             client: session.as_ref().map(|session| session.client.to_string()),
             proxy: Some(name),
@@ -254,7 +252,7 @@ impl App {
             self.gather(frps, tenant.unwrap_or_default(), subject);
             return Answer::refuse(&refusal);
         }
-        let event = frps.author.event("").node(&frps.node.id).about(subject);
+        let event = frps.author().about(subject).node(&frps.node.id);
         match self.record(event).await {
             Ok(()) => Answer::refuse(&refusal),
             Err(failure) => Answer::refuse(&refusal_of(failure)),
@@ -282,7 +280,7 @@ fn room(
 }
 
 /// One proxy of one session.
-fn proxy_id(frps: &Frps, user: &User, wire: &str) -> (SessionId, String) {
+fn proxy_id(frps: &Frps<'_>, user: &User, wire: &str) -> (SessionId, String) {
     let session = (frps.node.id.clone(), user.run_id.clone());
     (session, wire.to_owned())
 }

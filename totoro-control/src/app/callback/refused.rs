@@ -39,7 +39,7 @@ pub(super) struct Gathered {
 
 impl App {
     /// Gathers a refusal of `whose`: a tenant, or an address.
-    pub(super) fn gather(&self, frps: &Frps, whose: &str, subject: Subject) {
+    pub(super) fn gather(&self, frps: &Frps<'_>, whose: &str, subject: Subject) {
         let now_ms = self.now_ms();
         let reason = subject.reason.map_or("", Reason::code);
         let (node, proxy) = (&frps.node.id, subject.proxy.as_deref().unwrap_or(""));
@@ -49,7 +49,7 @@ impl App {
             key = format!("{node}\n\n{}\n\n{reason}", subject.kind);
         }
         let of = several.entry(key).or_insert_with(|| Several {
-            author: frps.author.clone(),
+            author: frps.author(),
             node: node.clone(),
             subject,
             count: 0,
@@ -82,7 +82,7 @@ impl App {
                         detail.insert("first".to_owned(), audit::rfc3339_ms(of.first_ms).into());
                         detail.insert("last".to_owned(), audit::rfc3339_ms(of.last_ms).into());
                     }
-                    let event = of.author.event("").node(&of.node).about(subject);
+                    let event = of.author.about(subject).node(&of.node);
                     audit::record(tx, event, now_ms)?;
                 }
                 Ok(())

@@ -1,7 +1,7 @@
 //! What nodes at grade `callback` have, as memory remembers it between two changes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use totoro_api::decide::{Lease, Ports, Waiting, parse_key};
 
@@ -19,7 +19,7 @@ pub(super) struct Table {
     /// The commit that wrote the head; `None` where nothing was ever written.
     pub(super) revision: Option<u64>,
     pub(super) head: Head,
-    pub(super) sessions: BTreeMap<String, Session>,
+    pub(super) sessions: BTreeMap<String, Arc<Session>>,
     pub(super) ports: Ports,
 }
 
@@ -28,7 +28,9 @@ impl Table {
     fn read(store: &dyn Store, node: &str) -> Result<Self, StoreError> {
         let head = read::<Head>(store, &book::head(node))?;
         let sessions = records::<Session>(store, &book::sessions(node))?;
-        let sessions = sessions.into_iter().map(|(id, found)| (id, found.value));
+        let sessions = sessions
+            .into_iter()
+            .map(|(id, found)| (id, Arc::new(found.value)));
         Ok(Table {
             revision: head.as_ref().map(|head| head.revision),
             head: head.map(|head| head.value).unwrap_or_default(),

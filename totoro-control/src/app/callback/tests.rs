@@ -1,15 +1,23 @@
-//! A session's end by the lender's will.
+//! A session's end: by the lender's will, and by its invite's time.
 
-use serde_json::json;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use totoro_api::ticket::rfc3339;
+use totoro_api::wire::invite::{ChangeInvite, Invite};
 use totoro_api::wire::node::Enroll;
 use totoro_api::wire::plugin::Answer;
 
 use super::{Door, Frps};
 use crate::app::holder::Visitor;
+use crate::app::invite_change::IfMatch;
 use crate::app::tests::Lab;
 use crate::keys::TokenKind;
 
-async fn ask(lab: &Lab, frps: &Frps, op: &str, content: serde_json::Value) -> Answer {
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+async fn ask(lab: &Lab, frps: &Frps<'_>, op: &str, content: Value) -> Answer {
     let doors = [Door::Handshake, Door::Proxy];
     let door = doors.into_iter().find(|door| door.ops().contains(&op));
     let body = json!({ "version": "0.1.0", "op": op, "content": content });
@@ -19,11 +27,9 @@ async fn ask(lab: &Lab, frps: &Frps, op: &str, content: serde_json::Value) -> An
         .await
 }
 
-#[tokio::test]
-async fn a_kick_is_for_good() {
-    let lab = Lab::new().await;
+/// A node at this grade, its key, an invite of it, and who logs in with that.
+async fn logged_in(lab: &Lab) -> (String, String, Invite, Value) {
     let node = lab.node("n1").await;
-    let address = [127, 0, 0, 1].into();
     lab.app.renew_keys().await.unwrap();
     let made = lab
         .app
@@ -36,26 +42,82 @@ async fn a_kick_is_for_good() {
         instance: "0".repeat(32),
         callback: true,
     };
-    let enrolled = lab.app.enrol(&made.token, &enroll, address, "r").await;
+    let enrolled = lab.app.enrol(&made.token, &enroll, ADDRESS, "r").await;
     enrolled.unwrap();
-    let frps = lab.app.node_of_frps(&node, &key, address, "r").unwrap();
     let invite = lab.invite(&node, "k").await;
     let visitor = Visitor {
-        address,
+        address: ADDRESS,
         request_id: "r",
     };
-    let issued = lab.app.oauth_ticket(&invite.code.unwrap(), visitor).await;
+    let code = invite.code.clone().unwrap();
+    let issued = lab.app.oauth_ticket(&code, visitor).await;
     let login = json!({
         "user": invite.id, "privilege_key": issued.unwrap().ticket,
         "client_address": "192.0.2.1:1",
     });
-    let content = ask(&lab, &frps, "Login", login.clone())
-        .await
-        .content
-        .unwrap();
-    let user = json!({
-        "user": content["user"], "metas": content["metas"], "run_id": content["run_id"],
+    (node, key, invite, login)
+}
+
+fn frps<'a>(lab: &Lab, node: &str, key: &str) -> Frps<'a> {
+    Frps {
+        node: lab.app.node_of_frps(node, key).unwrap(),
+        address: ADDRESS,
+        request_id: "r",
+    }
+}
+
+/// Who asks after a Login that was answered with this.
+fn user_of(said: Answer) -> Value {
+    let content = said.content.unwrap();
+    json!({ "user": content["user"], "metas": content["metas"], "run_id": content["run_id"] })
+}
+
+#[tokio::test]
+async fn what_held_once_holds_no_longer_than_its_time() {
+    let lab = Lab::new().await;
+    let (node, key, invite, login) = logged_in(&lab).await;
+    let frps = frps(&lab, &node, &key);
+    let user = user_of(ask(&lab, &frps, "Login", login).await);
+    let conn = json!({
+        "user": user, "proxy_name": format!("{}.web", invite.id), "proxy_type": "tcp",
+        "remote_addr": "203.0.113.7:5555",
     });
+    let change = |expires_at: String| ChangeInvite {
+        expires_at: Some(expires_at),
+        ..ChangeInvite::default()
+    };
+    let given_up = lab.app.now() + 60;
+    let soon = change(rfc3339(lab.app.now() + 2));
+    let changed = lab
+        .app
+        .change_invite(&lab.admin, &invite.id, IfMatch::Any, &soon);
+    changed.await.unwrap();
+    // Nothing else changes from here on: that its time has come is all.
+    let said = loop {
+        let said = ask(&lab, &frps, "NewUserConn", conn.clone()).await;
+        if said.reject || lab.app.now() > given_up {
+            break said;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let reason = &said.reject_reason;
+    assert!(reason.starts_with("totoro[invite_expired]"), "{reason}");
+    // A longer life is seen at once.
+    let later = change(rfc3339(lab.app.now() + 3600));
+    let changed = lab
+        .app
+        .change_invite(&lab.admin, &invite.id, IfMatch::Any, &later);
+    changed.await.unwrap();
+    let said = ask(&lab, &frps, "NewUserConn", conn).await.reject_reason;
+    assert!(!said.starts_with("totoro[invite_expired]"), "{said}");
+}
+
+#[tokio::test]
+async fn a_kick_is_for_good() {
+    let lab = Lab::new().await;
+    let (node, key, invite, login) = logged_in(&lab).await;
+    let frps = frps(&lab, &node, &key);
+    let user = user_of(ask(&lab, &frps, "Login", login.clone()).await);
     let proxy = json!({
         "user": user, "proxy_name": format!("{}.web", invite.id), "proxy_type": "tcp",
     });

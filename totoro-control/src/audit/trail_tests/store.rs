@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::super::id::write_id;
 use crate::store::{
-    Commit, Entry, Expect, Op, Position, Range, Snapshot, Store, StoreError, Versioned,
+    Commit, Entry, Expect, Op, Position, Range, Snapshot, Stamp, Store, StoreError, Versioned,
 };
 
 #[derive(Clone, Default)]
@@ -71,6 +71,14 @@ impl MemoryStore {
 impl Store for MemoryStore {
     fn get(&self, key: &[u8]) -> Result<Option<Versioned>, StoreError> {
         Ok(self.lock().entries.get(key).cloned())
+    }
+
+    fn stamp(&self, _key: &[u8]) -> Option<Stamp> {
+        None
+    }
+
+    fn is_still(&self, _stamp: Stamp) -> bool {
+        false
     }
 
     fn range(&self, range: Range<'_>) -> Result<Vec<Entry>, StoreError> {
