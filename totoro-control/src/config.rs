@@ -18,8 +18,8 @@ pub(crate) use self::url::is_loopback_url;
 
 use self::defaults::{
     default_cache, default_connections, default_connections_per_address, default_data,
-    default_heartbeat, default_invites_per_node, default_layer, default_ping, default_port_time,
-    default_secrets, default_stream_life, default_ticket_ttl,
+    default_heartbeat, default_invites_per_node, default_layer, default_page, default_ping,
+    default_port_time, default_secrets, default_stream_life, default_ticket_ttl,
 };
 use self::url::url_problem;
 use crate::audit::AuditSettings;
@@ -86,6 +86,9 @@ pub struct Config {
     /// Changes that are held in memory on their way to sled, KiB; the log takes twice as much.
     #[serde(default = "default_layer")]
     pub layer_kib: u32,
+    /// Serve a page for people at `/`: the public nodes, and a box for an invite's code.
+    #[serde(default = "default_page")]
+    pub page: bool,
     /// Requests per minute and address on what anyone may call.
     #[serde(default)]
     pub rate: Rates,
@@ -163,6 +166,7 @@ impl Config {
             trusted_proxies: Vec::new(),
             cache_mib: default_cache(),
             layer_kib: default_layer(),
+            page: default_page(),
             rate: Rates::default(),
             listing: Listing::default(),
             audit: AuditSettings::default(),

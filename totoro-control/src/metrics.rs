@@ -244,6 +244,7 @@ fn class(path: &str) -> &'static str {
         return match path {
             "/healthz" | "/readyz" => "health",
             "/metrics" => "metrics",
+            "/" => "page",
             _ => "other",
         };
     };

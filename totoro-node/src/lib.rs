@@ -11,7 +11,6 @@ pub mod heartbeat;
 pub mod kernel;
 pub mod local;
 pub mod machine;
-mod memory;
 pub mod plugin;
 pub mod privilege;
 pub mod reserve;

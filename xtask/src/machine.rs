@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use crate::{frp, path, probe, schemathesis, toolchain};
+use crate::{browser, frp, path, probe, schemathesis, toolchain};
 
 /// Programs that set-up and builds call, and Debian's packages of them.
 pub(crate) const TOOLS: [(&str, &str); 5] = [
@@ -49,6 +49,12 @@ pub(crate) fn require_for_setup() -> Result<()> {
             missing.push(format!(
                 "Python 3 with venv and pip: apt-get install {}, or your system's like",
                 schemathesis::PACKAGE
+            ));
+        }
+        let packages = browser::missing().join(" ");
+        if !packages.is_empty() {
+            missing.push(format!(
+                "a browser for tests of pages: apt-get install {packages}, or your system's like"
             ));
         }
         missing.extend(toolchain::find().err().map(|error| format!("{error:#}")));

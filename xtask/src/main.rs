@@ -3,6 +3,7 @@
 
 mod bench;
 mod bpf;
+mod browser;
 mod demo;
 mod deny;
 mod deploy;
@@ -55,7 +56,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Installs or builds what is missing: the BPF toolchain, bpf-linker, frps and frpc, schemathesis,
-    /// bpffs.
+    /// a browser, bpffs.
     Setup,
     /// Builds the kernel object, target/bpf/totoro-ebpf.o.
     BuildEbpf(bpf::Args),

@@ -30,6 +30,11 @@ pub(crate) fn find() -> Option<PathBuf> {
     (installed == wanted).then(|| venv.join("bin/schemathesis"))
 }
 
+/// The virtual environment's Python, once it is installed.
+pub(crate) fn python() -> PathBuf {
+    venv().join("bin/python")
+}
+
 /// Installs it, where it is not.
 pub(crate) fn install() -> Result<()> {
     if let Some(found) = find() {

@@ -7,7 +7,7 @@ use nix::mount::{MsFlags, mount};
 
 use crate::machine::{TOOLS, is_debian, is_root, require_for_setup, require_kernel};
 use crate::toolchain::{self, BPF_LINKER};
-use crate::{frp, path, schemathesis, step};
+use crate::{browser, frp, path, schemathesis, step};
 
 const BPFFS: &str = "/sys/fs/bpf";
 
@@ -32,6 +32,11 @@ pub(crate) fn run() -> Result<()> {
         apt.install(&package, "schemathesis lives in a virtual environment")?;
     }
     schemathesis::install()?;
+    let missing = browser::missing();
+    if !missing.is_empty() {
+        apt.install(&missing, "pages are tested in a browser")?;
+    }
+    browser::install()?;
     mount_bpffs()?;
     require_kernel()
 }

@@ -105,7 +105,9 @@ pub(crate) fn run(soak: &Soak) -> Result<u8> {
         }
         Soak::Power { rounds } => {
             let env = [("TOTORO_POWER_ROUNDS", rounds.to_string())];
-            control("power::acknowledged", &[], &env)
+            control("power::acknowledged", &[], &env)?;
+            let env = [("TOTORO_CASES", rounds.to_string())];
+            test(["totoro-node", LIB, "power_tests::what_was"], &[], &env)
         }
         Soak::Revoke { rounds } => return demo::lab("revoke", &[format!("--rounds={rounds}")]),
         Soak::Flood { rate, rounds } => {
@@ -128,6 +130,9 @@ pub(crate) fn control(name: &str, words: &[&str], env: &[(&str, String)]) -> Res
     test(["totoro-control", "control", name], words, env)
 }
 
+/// Instead of a test's binary: the package's own tests.
+const LIB: &str = "";
+
 /// A test by its package, binary and name.
 fn test(of: [&str; 3], words: &[&str], env: &[(&str, String)]) -> Result<()> {
     let [package, binary, test] = of;
@@ -135,7 +140,11 @@ fn test(of: [&str; 3], words: &[&str], env: &[(&str, String)]) -> Result<()> {
     let mut command = Command::new(cargo);
     command
         .current_dir(root())
-        .args(["test", "--package", package, "--test", binary])
+        .args(["test", "--package", package])
+        .args(match binary {
+            LIB => vec!["--lib"],
+            binary => vec!["--test", binary],
+        })
         .args(["--locked", "--", test, "--nocapture"])
         .args(words)
         .env("CARGO_TARGET_DIR", target())

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
 use crate::signals::{Ended, supervise};
-use crate::{bpf, deny, leftovers, root, schemathesis, setup, target, tidy, vm};
+use crate::{bpf, browser, deny, leftovers, root, schemathesis, setup, target, tidy, vm};
 
 /// Options of `test`.
 #[derive(Debug, clap::Args)]
@@ -96,6 +96,7 @@ pub(crate) fn run(args: &Args) -> Result<u8> {
     }
     if args.filter.is_empty() {
         api(&mut table, args.quick);
+        pages(&mut table, args.quick);
     }
     if !args.quick {
         table.stage("nothing left behind", || {
@@ -117,6 +118,15 @@ fn api(table: &mut Table, quick: bool) {
         return;
     }
     table.stage("api", || schemathesis::run(schemathesis::CASES));
+}
+
+/// The pages in a real browser; set-up has what it takes.
+fn pages(table: &mut Table, quick: bool) {
+    if quick && browser::find().is_none() {
+        eprintln!("\n── pages\nnot run: there is no browser or no axe-core (cargo xtask setup)");
+        return;
+    }
+    table.stage("pages", browser::run);
 }
 
 /// Runs cargo's tests under a tag; a signal that ended them is told apart from their failing.

@@ -154,7 +154,7 @@ fn initrd(dir: &Path, kernel: &Path, tests: &Path, words: &[String]) -> Result<P
          busybox mount -t proc proc /proc; busybox mount -t sysfs sys /sys\n\
          busybox mount -t devtmpfs dev /dev\n\
          busybox mount -t cgroup2 cgroup2 /sys/fs/cgroup; busybox mount -t bpf bpf /sys/fs/bpf\n\
-         {load}busybox uname -r\n\
+         {load}busybox uname -r; ulimit -n 20000\n\
          TOTORO_REQUIRE_KERNEL=1 TOTORO_OBJECT=/totoro-ebpf.o kernel-tests --test-threads 1 {words} 2>&1\n\
          echo \"machine-done $?\"\nbusybox poweroff -f\n"
     );

@@ -65,8 +65,14 @@ impl Request {
         self.bytes.get(at).map(Vec::as_slice)
     }
 
-    /// Asks from so many clients for so long, each again as soon as it is answered.
-    pub(crate) async fn measure(&self, clients: usize, length: Duration) -> Series {
+    /// Asks from so many clients for so long: each again as soon as it is answered, or all together so
+    /// often in a second, whatever the answers take.
+    pub(crate) async fn measure(
+        &self,
+        clients: usize,
+        length: Duration,
+        pace: Option<f64>,
+    ) -> Series {
         let mut connections = Vec::new();
         for _ in 0..clients {
             let stream = TcpStream::connect(&self.address).await.unwrap();
@@ -81,12 +87,18 @@ impl Request {
                 let request = self.clone();
                 tokio::spawn(async move {
                     let (mut took, mut buffer) = (Vec::new(), vec![0; 16 * 1024]);
+                    // The clients take turns, each a beat behind the one before.
+                    let beat = pace.map(|rate| Duration::from_secs_f64(1.0 / rate));
+                    let turn = |asked: usize| {
+                        let beats = u32::try_from(asked * clients + client).unwrap();
+                        beat.map(|beat| began + beat * beats)
+                    };
                     // What a client has begun of its own it ends: the next measurement begins anew.
                     while began.elapsed() < length || request.is_within(took.len()) {
                         let Some(bytes) = request.pick(client, took.len()) else {
                             break;
                         };
-                        let asked = Instant::now();
+                        let asked = due(turn(took.len())).await;
                         request.ask(bytes, &mut stream, &mut buffer).await;
                         took.push(asked.elapsed());
                     }
@@ -127,6 +139,17 @@ impl Request {
             }
         }
     }
+}
+
+/// Waits for a turn, and says since when the answer is waited for. A client that is late, because the
+/// answer before was, has been waiting since its turn; how late a timer wakes up is nobody's fault.
+async fn due(turn: Option<Instant>) -> Instant {
+    match turn {
+        Some(turn) if turn <= Instant::now() => return turn,
+        Some(turn) => tokio::time::sleep_until(turn.into()).await,
+        None => {}
+    }
+    Instant::now()
 }
 
 /// Head and body together, once the head is there.

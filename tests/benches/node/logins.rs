@@ -160,7 +160,7 @@ impl Logins {
             self.bytes(PLUGIN, "NewProxy", &open)
         };
         let all = Request::once(PLUGIN, (0..count).map(one).collect());
-        all.measure(AT_ONCE, Duration::MAX).await
+        all.measure(AT_ONCE, Duration::MAX, None).await
     }
 
     /// A request of the node's, of these bodies, each once.

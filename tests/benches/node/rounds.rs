@@ -13,6 +13,11 @@ use crate::{Figure, Progress};
 const GOAL: f64 = 1.5;
 /// More logins in a second than were ever measured.
 const FASTEST: usize = 8_000;
+/// How often is asked in a second where what counts is how long one answer takes: the logins that a
+/// node must bear. As fast as it goes, an answer takes as long as the processor has to do for all.
+const PACE: f64 = 1_000.0;
+/// How many times as long is asked at that pace, so that there are answers enough.
+const LONGER: u32 = 3;
 
 /// How the rounds are made.
 pub(crate) struct Rounds {
@@ -31,7 +36,10 @@ impl Rounds {
     ) -> Vec<Figure> {
         let bare = Bare::start(&daemons.keys().await);
         let millis = usize::try_from(self.length.as_millis()).unwrap() * (self.count + 1);
-        let bodies = logins.bodies(daemons, FASTEST * millis / 1000).await;
+        let paced = (PACE * f64::from(LONGER)) as usize;
+        let bodies = logins
+            .bodies(daemons, (FASTEST + paced) * millis / 1000)
+            .await;
         progress.says(&format!("{} tickets", bodies.len()));
         let (proxies, own) = logins.proxies(PLUGIN, self.clients);
         let (bare_proxies, _) = logins.proxies(&bare.address, self.clients);
@@ -44,35 +52,52 @@ impl Rounds {
                 Request::own(&bare.address, bare_proxies, own),
             ),
         ];
-        let mut measured: [Vec<Series>; 4] = Default::default();
+        let mut figures = Vec::new();
+        let modes = [
+            ("", self.length, None),
+            (" at 1,000/s", self.length * LONGER, Some(PACE)),
+        ];
+        let mut measured: [[Vec<Series>; 4]; 2] = Default::default();
         for round in 0..=self.count {
             progress.says(&format!("round {round} of {}", self.count));
-            for ((_, request), series) in asked.iter().zip(&mut measured) {
-                let one = request.measure(self.clients, self.length).await;
-                if round > 0 {
-                    series.push(one);
+            for ((_, length, pace), measured) in modes.iter().zip(&mut measured) {
+                for ((_, request), series) in asked.iter().zip(measured) {
+                    let one = request.measure(self.clients, *length, *pace).await;
+                    if round > 0 {
+                        series.push(one);
+                    }
                 }
             }
         }
-        let mut figures = Vec::new();
-        for (pair, names) in measured.chunks(2).zip(asked.chunks(2)) {
-            let name = names[0].0;
-            for ((name, _), series) in names.iter().zip(pair) {
-                let of = |part: fn(&Series) -> f64| median(series.iter().map(part));
-                let figure = |what, is, unit| Figure(format!("{name}, {what}"), is, unit, None);
-                figures.push(figure("answered", of(|one| one.rate), "/s"));
-                figures.push(figure("p50", of(|one| one.p50), "ms"));
-                figures.push(figure("p99", of(|one| one.p99), "ms"));
-            }
-            let ratio = |part: fn(&Series) -> f64| {
-                let rounds = pair[0].iter().zip(&pair[1]);
-                median(rounds.map(|(ours, bare)| part(ours) / part(bare)))
-            };
-            for (what, is) in [("p50", ratio(|one| one.p50)), ("p99", ratio(|one| one.p99))] {
-                let what = format!("**{name}, {what} over the bare handler's**");
-                figures.push(Figure(what, is, "×", Some(GOAL)));
+        for ((mode, ..), measured) in modes.iter().zip(&measured) {
+            for (pair, names) in measured.chunks(2).zip(asked.chunks(2)) {
+                figures.extend(shown(
+                    pair,
+                    [0, 1].map(|at| format!("{}{mode}", names[at].0)),
+                ));
             }
         }
         figures
     }
+}
+
+/// What a call took, what it took the bare handler, and the ratios.
+fn shown(pair: &[Vec<Series>], names: [String; 2]) -> Vec<Figure> {
+    let mut figures = Vec::new();
+    for (name, series) in names.iter().zip(pair) {
+        let of = |part: fn(&Series) -> f64| median(series.iter().map(part));
+        let figure = |what, is, unit| Figure(format!("{name}, {what}"), is, unit, None);
+        figures.push(figure("answered", of(|one| one.rate), "/s"));
+        figures.push(figure("p50", of(|one| one.p50), "ms"));
+        figures.push(figure("p99", of(|one| one.p99), "ms"));
+    }
+    let ratio = |part: fn(&Series) -> f64| {
+        let rounds = pair[0].iter().zip(&pair[1]);
+        median(rounds.map(|(ours, bare)| part(ours) / part(bare)))
+    };
+    for (what, is) in [("p50", ratio(|one| one.p50)), ("p99", ratio(|one| one.p99))] {
+        let what = format!("**{}, {what} over the bare handler's**", names[0]);
+        figures.push(Figure(what, is, "×", Some(GOAL)));
+    }
+    figures
 }

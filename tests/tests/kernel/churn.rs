@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -42,9 +43,11 @@ fn a_full_tenant_whose_users_take_turns_is_counted_right() {
         };
         lend_public(&kernel, TCP, &all, all);
         let listener = listen(PORT);
+        let held = Arc::new(Mutex::new(VecDeque::new()));
+        let holding = Arc::clone(&held);
         std::thread::spawn(move || {
-            let mut held = VecDeque::new();
             for stream in listener.incoming() {
+                let mut held = holding.lock().expect("held");
                 held.push_back(stream);
                 // The oldest has long ended: its user came back since.
                 if held.len() > 10 * USERS * EACH {
@@ -91,5 +94,7 @@ fn a_full_tenant_whose_users_take_turns_is_counted_right() {
         assert_eq!(kernel.recount().expect("recount"), 0);
         let left = [1, 9, 0].map(|of| kernel.counts(of).expect("counts").usage.conns);
         assert_eq!(left, [0; 3], "and comes to nothing");
+        // Who accepts is there as long as the test's program.
+        held.lock().expect("held").clear();
     });
 }

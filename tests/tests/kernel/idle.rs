@@ -81,10 +81,11 @@ fn idle_flows_make_room_without_a_daemon_and_live_ones_do_not() {
         assert_eq!(live(&kernel), [1, 1, 1]);
         assert_eq!(kernel.sweep().expect("sweep").drifted, 0, "all was right");
         let more = [(); 3].map(|()| served(&server).expect("room for four"));
-        // However long that took: all four live now.
+        // However long that took, all four live now: who was idle meanwhile is answered again.
         for user in more.iter().chain([&fifth]) {
             user.send_to(b"again", v4(PORT)).expect("send");
-            server.recv_from(&mut [0; 16]).expect("passes");
+            let (_, from) = server.recv_from(&mut [0; 16]).expect("passes");
+            server.send_to(b"answer", from).expect("answer");
         }
         assert!(served(&server).is_none(), "and for no more");
     });

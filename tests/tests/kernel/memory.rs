@@ -65,9 +65,11 @@ fn no_map_takes_more_than_the_page_says() {
                 }
                 _ => 0,
             };
-            // Before 6.4 the figure is a guess of all that may be there, whatever is.
+            // Before 6.4 the figure is a guess of all that may be there, whatever is; of what sockets
+            // have it is none.
             if !counts {
-                assert!(empty > 0, "{name}");
+                let is_sockets = info.map_type().expect("type") == aya::maps::MapType::SkStorage;
+                assert!(empty > 0 || is_sockets, "{name}");
                 continue;
             }
             let full = empty + (bytes + more) * u64::from(info.max_entries());

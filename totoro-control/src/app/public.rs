@@ -43,7 +43,7 @@ impl App {
         cursor: Option<&str>,
         limit: usize,
     ) -> Result<PublicNodePage, Failure> {
-        let all = self.public_list().await?;
+        let all = self.all_public_nodes().await?;
         let from = cursor.map_or(0, |cursor| {
             all.partition_point(|node| node.id.as_str() <= cursor)
         });
@@ -56,7 +56,9 @@ impl App {
 
     /// All public nodes in the order of their ids. Made for everyone who asks within a moment, by
     /// the first of them: it costs as much as there are nodes.
-    async fn public_list(self: &Arc<Self>) -> Result<Arc<Vec<PublicNode>>, Failure> {
+    pub(crate) async fn all_public_nodes(
+        self: &Arc<Self>,
+    ) -> Result<Arc<Vec<PublicNode>>, Failure> {
         let mut listed = self.listed.0.lock().await;
         if let Some(list) = &*listed
             && list.made.elapsed() < LIST_AGE

@@ -21,6 +21,10 @@ pub(super) fn default_heartbeat() -> Span {
     Span(Duration::from_secs(10))
 }
 
+pub(super) fn default_page() -> bool {
+    true
+}
+
 pub(super) fn default_ping() -> Span {
     Span(Duration::from_secs(30))
 }

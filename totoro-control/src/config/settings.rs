@@ -91,6 +91,9 @@ settings! {
     cache_mib: u32 = "cache_mib", "TOTORO_CONTROL_CACHE_MIB";
     /// Changes held in memory on their way to sled, KiB; the log takes twice as much.
     layer_kib: u32 = "layer_kib", "TOTORO_CONTROL_LAYER_KIB";
+    /// Serve a page for people at /: the public nodes, and a box for an invite's code.
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    page: bool = "page", "TOTORO_CONTROL_PAGE";
     /// Requests per minute and address on invites/resolve and invites/usage.
     rate_resolve: u32 = "rate.resolve", "TOTORO_CONTROL_RATE_RESOLVE";
     /// The same on oauth/token.

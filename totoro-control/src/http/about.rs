@@ -24,6 +24,8 @@ use super::problem::status_of;
 pub(super) enum Who {
     /// Nobody is asked who they are.
     Anyone,
+    /// The same, of people with a browser.
+    Person,
     /// The same, of programs that watch this one.
     Machine,
     /// Whoever has an invite's code, which travels in the body.

@@ -3,10 +3,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use ring::digest::{SHA256, digest};
 use utoipa::openapi::schema::ObjectBuilder;
 use warp::http::StatusCode;
 use warp::http::header::{
@@ -74,12 +71,7 @@ impl Pages {
     pub(super) fn write(&self, served: &[Served]) {
         let document = document::of(served);
         let json = Written::new(document.to_string(), "default-src 'none'".to_owned());
-        let style = STANDARD.encode(digest(&SHA256, page::STYLE.as_bytes()));
-        let policy = format!(
-            "default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; \
-             form-action 'none'; frame-ancestors 'none'"
-        );
-        let html = Written::new(page::of(&document).into_string(), policy);
+        let html = Written::new(page::of(&document).into_string(), totoro_web::policy(None));
         let _ = (self.json.set(json), self.html.set(html));
     }
 }

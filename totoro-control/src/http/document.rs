@@ -48,6 +48,7 @@ impl Who {
     /// The heading of its calls, and who that is.
     pub(super) const fn heading(self) -> (&'static str, &'static str) {
         match self {
+            Who::Person => ("People", "Pages, for a browser."),
             Who::Anyone => ("Anyone", "Nobody is asked who they are."),
             Who::Holder => ("Holders of a code", "The code travels in the body."),
             Who::Frpc => ("frpc", "A stock frpc, as an OAuth client."),
@@ -65,7 +66,7 @@ impl Who {
     fn credentials(self, method: &Method, path: &str) -> Vec<SecurityRequirement> {
         let of = |name: &str| SecurityRequirement::new(name, [""; 0]);
         match self {
-            Who::Anyone | Who::Holder | Who::Machine => Vec::new(),
+            Who::Person | Who::Anyone | Who::Holder | Who::Machine => Vec::new(),
             Who::Frpc => vec![of(CLIENT_SECRET), SecurityRequirement::default()],
             Who::Newcomer => vec![of(ENROLMENT)],
             Who::Node => vec![of(NODE_KEY)],
@@ -84,6 +85,10 @@ impl Who {
     /// What every call of theirs may be refused for.
     fn refusals(self, method: &Method) -> Vec<(StatusCode, Reason)> {
         let mut refusals = Vec::new();
+        // Theirs are pages too, and each says which.
+        if self == Who::Person {
+            return refusals;
+        }
         if matches!(self, Who::Newcomer | Who::Node | Who::Frps | Who::Admin) {
             refusals.push((StatusCode::UNAUTHORIZED, Reason::NotAuthorized));
             // Who guesses keys.
@@ -248,6 +253,9 @@ fn id(method: &Method, path: &str) -> String {
     for word in words {
         id.push('_');
         id.push_str(word);
+    }
+    if path == "/" {
+        id.push_str("_page");
     }
     id
 }

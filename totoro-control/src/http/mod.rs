@@ -13,6 +13,7 @@ mod document;
 mod forwarded;
 mod frps;
 mod health;
+mod home;
 mod incoming;
 mod invites;
 mod json;
@@ -116,12 +117,20 @@ impl Api {
 /// All routes, for one address that serves everyone.
 fn routes(api: &Arc<Api>) -> Routes {
     let v1 = [for_everyone(api), for_admins(api)];
-    whole(api, v1, [health::routes(api), metrics::guarded(api)])
+    whole(api, v1, [for_people(api), metrics::guarded(api)])
 }
 
 /// All but the admins', where those have an address of their own.
 fn public_routes(api: &Arc<Api>) -> Routes {
-    whole(api, [for_everyone(api)], [health::routes(api)])
+    whole(api, [for_everyone(api)], [for_people(api)])
+}
+
+/// The page, where the operator has one, and whether we are well.
+fn for_people(api: &Arc<Api>) -> Route {
+    match api.app.config.page {
+        true => route::any_of([home::routes(api), health::routes(api)]),
+        false => health::routes(api),
+    }
 }
 
 /// The admins' alone.

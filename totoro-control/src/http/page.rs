@@ -4,9 +4,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::Value;
 use totoro_api::Reason;
 use totoro_api::reason::Lang;
-
-/// Small, and part of the page: its hash is what the page's policy allows.
-pub(super) const STYLE: &str = include_str!("page.css");
+use totoro_web::STYLE;
 
 /// The page of a document.
 pub(super) fn of(document: &Value) -> Markup {

@@ -32,15 +32,15 @@ pub(super) struct At<F> {
 
 /// [`At`] a method and a path: `at!(get, "bans" / String)`.
 macro_rules! at {
-    ($method:ident, $($piece:tt)+) => {
+    ($method:ident, $($piece:tt)*) => {
         $crate::http::route::At {
             filter: warp::Filter::boxed(warp::Filter::and(
-                warp::path!($($piece)+),
+                warp::path!($($piece)*),
                 warp::$method(),
             )),
             of_method: warp::Filter::boxed(warp::$method()),
             method: $crate::http::route::at!(@method $method),
-            path: concat!($($crate::http::route::at!(@text $piece)),+),
+            path: concat!($($crate::http::route::at!(@text $piece)),*),
         }
     };
     (@method get) => { warp::http::Method::GET };
@@ -264,7 +264,8 @@ impl Table {
 
 /// Whether a path is one of a pattern's, as warp matches it: the last `/` may be there or not.
 fn fits(path: &str, pattern: &str) -> bool {
-    let path = path.strip_suffix('/').unwrap_or(path);
+    let cut = |path| str::strip_suffix(path, '/').unwrap_or(path);
+    let (path, pattern) = (cut(path), cut(pattern));
     let (mut path, mut pattern) = (path.split('/'), pattern.split('/'));
     loop {
         match (path.next(), pattern.next()) {
@@ -290,6 +291,8 @@ mod tests {
             ("/bans/b/c", "/bans/{id}", false),
             ("/nodes/n/token", "/nodes/{id}/token", true),
             ("/", "/healthz", false),
+            ("/", "/", true),
+            ("/healthz", "/", false),
         ] {
             assert_eq!(fits(path, pattern), is, "{path} {pattern}");
         }

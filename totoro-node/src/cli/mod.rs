@@ -27,9 +27,9 @@ use crate::config::{Config, Settings};
 use crate::control::{CallError, Control};
 use crate::health::Health;
 use crate::local::{Ask, NotRunning, ask};
+use crate::secret;
 use crate::session::stored_pool;
 use crate::store::Store;
-use crate::{memory, secret};
 
 /// Lends this machine's ports through frps, under limits that its kernel holds.
 #[derive(Debug, Parser)]
@@ -137,7 +137,6 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let health = Health::default();
     logs(matches!(cli.command, Command::Run { .. }), &health);
-    memory::give_large_blocks_back();
     let done = listener(&cli).and_then(|listener| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()

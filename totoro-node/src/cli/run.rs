@@ -24,7 +24,7 @@ use crate::session::ports::Patience;
 use crate::session::{Desk, Gate, Rules, Tools, stored_pool};
 use crate::spool::{self, Spool};
 use crate::store::Store;
-use crate::{local, machine, memory, privilege, reserve, secret, sync, tls};
+use crate::{local, machine, privilege, reserve, secret, sync, tls};
 
 /// Sessions whose connection was lost, and what expires, are looked for this often.
 const TICK: Duration = Duration::from_millis(250);
@@ -82,7 +82,6 @@ pub(super) async fn run(config: Config, health: Health, listener: TcpListener) -
         wake: Arc::clone(&wake),
     };
     let desk = Arc::new(Desk::open(tools, rules(&config, pool))?);
-    memory::give_back();
     let control = Arc::new(Control::with_key_file(&config.control, &config.key_file)?);
     let spool = Spool::of(Arc::clone(&store));
     let frps = Frps::new(&config)?;
@@ -265,10 +264,6 @@ async fn ticks(desk: Arc<Desk>, mut halted: watch::Receiver<()>) {
             }
             if count % (60 * second_every) == 0 {
                 desk.forget();
-            }
-            // Soon after the start, and what the first report and comparison took goes; then each minute.
-            if count % (60 * second_every) == 2 * second_every {
-                memory::give_back();
             }
         });
         match done.await {

@@ -164,22 +164,19 @@ pub(super) fn attach(
     Ok(stale)
 }
 
-/// The stream verdict of surplus sockets: attached to the map, which holds it. Once for each daemon:
-/// what aya keeps of an attachment has two descriptors, and it is never dropped.
+/// The stream verdict of surplus sockets: attached to the map, which holds it. Not by aya, which would
+/// undo it on drop.
 pub(super) fn surplus(ebpf: &mut Ebpf) -> Result<()> {
     let name = "totoro_surplus";
+    let loaded = program(ebpf, name)?;
+    load(loaded).map_err(|error| failed("load", name, error))?;
+    let loaded: &SkSkb = (&*loaded).try_into().on("use", name)?;
+    let loaded = loaded.fd().on("use", name)?.try_clone().on("use", name)?;
     let map = ebpf
         .map("SURPLUS")
         .ok_or_else(|| failed("find", "SURPLUS", "no such map"))?;
     let map: aya::maps::SockHash<_, u64> = map.try_into().on("use map", "SURPLUS")?;
-    let fd = map.fd().try_clone().on("use map", "SURPLUS")?;
-    let program = program(ebpf, name)?;
-    load(program).map_err(|error| failed("load", name, error))?;
-    let program: &mut SkSkb = program.try_into().on("use", name)?;
-    let id = program.attach(&fd).on("attach", name)?;
-    // Not a link but an attachment, which aya would undo on drop; the pinned map keeps it.
-    std::mem::forget(program.take_link(id).on("attach", name)?);
-    Ok(())
+    sys::attach_verdict(&loaded, map.fd()).on("attach", name)
 }
 
 /// The program of that name.

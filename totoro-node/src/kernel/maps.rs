@@ -152,7 +152,7 @@ pub(super) fn entries<K, V>(
 
 /// How often all the entries of one step are tried again that the kernel had no memory for, and
 /// after what time.
-const TRIES: (u32, Duration) = (50, Duration::from_millis(1));
+const TRIES: (u32, Duration) = (200, Duration::from_millis(1));
 
 /// A step that inserts, again until it is through: what it has done already it must find done.
 /// Entries come from a small stock that the kernel fills up in the background; who is faster than

@@ -17,9 +17,12 @@ const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_PROG_ATTACH: libc::c_long = 8;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_LINK_GET_FD_BY_ID: libc::c_long = 30;
 const BPF_LINK_GET_NEXT_ID: libc::c_long = 31;
+/// `enum bpf_attach_type` (include/uapi/linux/bpf.h).
+const BPF_SK_SKB_STREAM_VERDICT: u32 = 5;
 /// `enum bpf_link_type` (include/uapi/linux/bpf.h).
 const BPF_LINK_TYPE_CGROUP: u32 = 3;
 const BPF_LINK_TYPE_XDP: u32 = 6;
@@ -79,6 +82,24 @@ pub(super) fn update_link(link: impl AsFd, program: impl AsFd) -> io::Result<()>
         old_program: 0,
     };
     bpf(BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Has a stream verdict judge what comes to the sockets of a map, in place of the one before.
+pub(super) fn attach_verdict(program: impl AsFd, map: impl AsFd) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        map: u32,
+        program: u32,
+        kind: u32,
+        flags: u32,
+    }
+    let mut attr = Attr {
+        map: map.as_fd().as_raw_fd() as u32,
+        program: program.as_fd().as_raw_fd() as u32,
+        kind: BPF_SK_SKB_STREAM_VERDICT,
+        flags: 0,
+    };
+    bpf(BPF_PROG_ATTACH, &mut attr).map(drop)
 }
 
 /// What the map commands take; `value` is the next key's place for one of them.

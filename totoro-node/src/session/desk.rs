@@ -21,7 +21,7 @@ use super::gate::Gate;
 use super::index::{Tickets, tickets};
 use super::kept;
 use super::mended::Mended;
-use super::model::{FIRST_TENANT, Tenant};
+use super::model::{FIRST_TENANT, Tenant, Ticket};
 use super::policy::Policy;
 use super::ports::{Patience, PortId, Ports, parse_key};
 use super::refused::{TOLD, Told};
@@ -166,7 +166,12 @@ impl Desk {
         store.each(SESSIONS, |run_id, session| {
             sessions.insert(run_id, session);
         })?;
-        store.each(TICKETS, |hash, ticket| {
+        store.each(TICKETS, |hash, mut ticket: Ticket| {
+            // Most sessions have what their only ticket vouches for: kept once.
+            let session = sessions.get(&ticket.run_id);
+            if let Some(of) = session.filter(|session| session.voucher == ticket.voucher) {
+                ticket.voucher = Arc::clone(&of.voucher);
+            }
             tickets.insert(hash, ticket);
         })?;
         let mut ports = Ports::default();

@@ -46,7 +46,7 @@ impl From<Reason> for Denied {
 /// The credential as it was brought: checked (or recognised), with what it says.
 pub(super) struct Credential {
     pub(super) hash: String,
-    pub(super) voucher: Voucher,
+    pub(super) voucher: Arc<Voucher>,
     /// The claims of one that was never seen, and whether it is past its time.
     pub(super) fresh: Option<(Claims, bool)>,
 }
@@ -113,14 +113,14 @@ impl Desk {
         let hash = blake3::Hash::from_bytes(ticket::hash(token))
             .to_hex()
             .to_string();
-        let (keys, seen) = {
+        let (policy, seen) = {
             let inner = self.lock();
             inner.enforces()?;
             if inner.policy.banned(client.ip(), now) || inner.banned_here(client.ip(), now) {
                 return Err(Reason::ClientBanned.into());
             }
             let seen = inner.tickets.get(&hash).cloned();
-            (inner.policy.keys.clone(), seen)
+            (Arc::clone(&inner.policy), seen)
         };
         // Outside the lock: a signature takes a while. A ticket that was seen is recognised by its
         // hash; its key may be gone since.
@@ -131,10 +131,10 @@ impl Desk {
                 fresh: None,
             },
             None => {
-                let verified = ticket::verify(token, &self.rules.node, &keys, now)?;
+                let verified = ticket::verify(token, &self.rules.node, &policy.keys, now)?;
                 Credential {
                     hash,
-                    voucher: Voucher::from(&verified.claims),
+                    voucher: Arc::new(Voucher::from(&verified.claims)),
                     fresh: Some((verified.claims, verified.expired)),
                 }
             }
@@ -145,7 +145,7 @@ impl Desk {
             (admitted, self.decided(desk))
         };
         let durable = decided.settled().await;
-        let grant = credential.voucher.grant;
+        let grant = credential.voucher.grant.clone();
         admitted
             .and_then(|granted| durable.map(|()| granted))
             .map_err(|refusal| Denied {

@@ -2,6 +2,7 @@
 //! control plane's clock unless said otherwise.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use totoro_api::decide::Voucher;
@@ -37,7 +38,7 @@ pub struct Session {
     /// The tenant's id.
     pub tenant: String,
     /// What the newest ticket vouches for.
-    pub voucher: Voucher,
+    pub voucher: Arc<Voucher>,
     /// Changes with each Login, and comes back in every later request: tells a late request of a
     /// replaced connection from one of its successor.
     pub nonce: String,

@@ -141,13 +141,13 @@ mod tests {
         Session {
             id: String::new(),
             tenant: format!("t{}", cookie % 3),
-            voucher: Voucher {
+            voucher: Arc::new(Voucher {
                 grant: Grant::Public(true),
                 epoch: 1,
                 limits: Limits::default(),
                 revision,
                 session_until: 0,
-            },
+            }),
             nonce: String::new(),
             user: String::new(),
             client: ([192, 0, 2, 1], 1).into(),

@@ -60,6 +60,9 @@ impl Desk {
             Ok(refused) => self.gather_refused(inner, refused, now_ms),
             Err(error) => tracing::error!(error = error.whole(), "refusals can't be read"),
         }
+        // Who has asked nothing for so long may ask as if for the first time.
+        let now_ns = boot_ns();
+        inner.asks.retain(|_, asked| *asked > now_ns);
         self.tidy(inner, &mut changes, now_ms);
         let sums_up = Desk::sums_up(inner, now_ms);
         self.flush(inner, changes);

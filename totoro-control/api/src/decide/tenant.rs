@@ -1,6 +1,7 @@
 //! Whose a login is, and the tickets that were seen.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -28,8 +29,8 @@ pub struct SeenTicket {
     pub run_id: String,
     /// Whose it is.
     pub tenant: String,
-    /// What it vouches for.
-    pub voucher: Voucher,
+    /// What it vouches for; its session has the same.
+    pub voucher: Arc<Voucher>,
     /// Until when it opens sessions, Unix seconds.
     pub exp: i64,
     /// Where it was last used from.

@@ -1,6 +1,7 @@
 //! What stands in the store of a node at grade `callback`.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use totoro_api::decide::{PortId, Voucher, invite_of, record_key};
@@ -80,7 +81,7 @@ pub(in crate::app) struct Session {
     /// The tenant's id.
     pub(super) tenant: String,
     /// What the newest ticket vouches for.
-    pub(super) voucher: Voucher,
+    pub(super) voucher: Arc<Voucher>,
     /// Changes with each Login, and comes back in every later request: tells a late request of a
     /// replaced connection from one of its successor.
     pub(super) nonce: String,

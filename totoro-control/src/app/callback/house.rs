@@ -209,6 +209,7 @@ fn past(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
     use totoro_api::decide::Voucher;
     use totoro_api::limits::Limits;
     use totoro_api::ticket::{Grant, Revision};
@@ -219,13 +220,13 @@ mod tests {
             jti: String::new(),
             run_id: run_id.to_owned(),
             tenant: "inv".to_owned(),
-            voucher: Voucher {
+            voucher: Arc::new(Voucher {
                 grant: Grant::Invite("inv".to_owned()),
                 epoch: 1,
                 limits: Limits::default(),
                 revision: Revision::default(),
                 session_until: 0,
-            },
+            }),
             exp,
             client: [127, 0, 0, 1].into(),
             ended: false,

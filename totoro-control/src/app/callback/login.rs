@@ -1,6 +1,7 @@
 //! A frpc logs in.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -29,7 +30,7 @@ const MAX_REMEMBERED: usize = 1000;
 /// The credential as it was brought: checked (or recognised), with what it says.
 struct Credential {
     hash: String,
-    voucher: Voucher,
+    voucher: Arc<Voucher>,
     /// The claims of one that was never seen, and whether it is past its time.
     fresh: Option<(Claims, bool)>,
 }
@@ -93,7 +94,7 @@ impl App {
                 let verified = ticket::verify(token, node, &self.ticket_keys(), self.now())?;
                 Credential {
                     hash,
-                    voucher: Voucher::from(&verified.claims),
+                    voucher: Arc::new(Voucher::from(&verified.claims)),
                     fresh: Some((verified.claims, verified.expired)),
                 }
             }

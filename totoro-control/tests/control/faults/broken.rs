@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{becomes, recorder, until_it_ends, waiting};
+use totoro_power::recorder;
+
+use super::{becomes, until_it_ends, waiting};
 use crate::ledger::Ledger;
 use crate::support::{Control, PATIENCE, quiet};
 

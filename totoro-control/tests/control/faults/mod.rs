@@ -5,7 +5,6 @@ mod broken;
 mod full;
 mod small_disk;
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use serde_json::Value;
@@ -15,14 +14,6 @@ use crate::support::{Control, Node, PATIENCE, answer};
 
 /// What the server ends with when its store has failed.
 const STORE_FAILED: i32 = 74;
-
-/// The recorder, which cargo builds beside this program since it is one of its dependencies.
-pub(crate) fn recorder() -> PathBuf {
-    let program = std::env::current_exe().unwrap();
-    let path = program.with_file_name("libtotoro_recorder.so");
-    assert!(path.is_file(), "{} is not there", path.display());
-    path
-}
 
 /// `/readyz`: its status and what it says.
 async fn readiness(control: &Control) -> (u16, Value) {

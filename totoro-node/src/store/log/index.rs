@@ -1,6 +1,6 @@
 //! Where in the log everything stands that lives. Values stay on the disk.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use super::format::{Kind, Op};
 use crate::spool::{Entry, Waiting};
@@ -100,7 +100,8 @@ impl Space {
 /// Where everything stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Index {
-    tables: BTreeMap<u8, HashMap<Hash, Spot>>,
+    /// Trees: a hash table's doubling takes twice the memory from one entry to the next.
+    tables: BTreeMap<u8, BTreeMap<Hash, Spot>>,
     pub(super) waiting: Waiting,
     pub(super) space: Space,
     /// The oldest file that is needed.
@@ -197,7 +198,7 @@ impl Index {
         let table = self.tables.get(&table);
         let mut spots: Vec<Spot> = table
             .into_iter()
-            .flat_map(HashMap::values)
+            .flat_map(BTreeMap::values)
             .copied()
             .collect();
         spots.sort_unstable();

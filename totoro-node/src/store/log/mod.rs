@@ -18,6 +18,8 @@ mod format;
 #[cfg(test)]
 mod full_tests;
 mod index;
+#[cfg(test)]
+mod power_tests;
 mod read;
 mod replay;
 #[cfg(test)]

@@ -70,7 +70,7 @@ impl Model {
 pub(super) const NEXT_SEQ: &str = "spool_next";
 
 #[derive(Clone, Debug)]
-enum Change {
+pub(super) enum Change {
     Put(u8, u8, usize),
     Remove(u8, u8),
     Event(usize),
@@ -112,7 +112,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// The ops of some changes, and what a log holds after them.
-fn ops(changes: &[Change], model: &Model, count: &mut u8) -> (Ops, Model) {
+pub(super) fn ops(changes: &[Change], model: &Model, count: &mut u8) -> (Ops, Model) {
     let (mut ops, mut model) = (Ops::default(), model.clone());
     for change in changes {
         *count = count.wrapping_add(1);

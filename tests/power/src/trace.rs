@@ -1,6 +1,6 @@
 //! Reading what the recorder wrote.
 
-#[path = "../../../../tests/recorder/src/format.rs"]
+#[path = "../../recorder/src/format.rs"]
 mod format;
 
 use std::ffi::OsString;
@@ -10,34 +10,51 @@ use std::path::{Path, PathBuf};
 use format::{HEADER, kind};
 
 /// One call, and where its record ends in the trace.
-pub(super) struct Record {
-    pub(super) end: u64,
-    pub(super) name: PathBuf,
-    pub(super) call: Call,
+pub struct Record {
+    /// Bytes.
+    pub end: u64,
+    /// Of the file or directory, below the recorded one.
+    pub name: PathBuf,
+    /// What was done to it.
+    pub call: Call,
 }
 
 /// What was done to the named file or directory.
-pub(super) enum Call {
+pub enum Call {
     /// Made if missing, and cut to nothing where `cut`.
     Open {
+        /// Whether it was.
         cut: bool,
     },
+    /// Written to.
     Write {
+        /// Where, bytes from its beginning.
         at: u64,
+        /// What.
         data: Vec<u8>,
     },
+    /// Made longer or shorter.
     Truncate {
+        /// How long, bytes.
         length: u64,
     },
+    /// Called otherwise from now on.
     Rename {
+        /// Its name below the recorded directory.
         to: PathBuf,
     },
+    /// Its name went.
     Unlink,
+    /// A directory was made.
     MakeDir,
+    /// A sync that makes durable what came before.
     SyncBegun {
+        /// Which one ends by [`Call::SyncEnded`].
         which: u64,
     },
+    /// That sync has succeeded.
     SyncEnded {
+        /// Which one it is.
         which: u64,
     },
     /// Makes nothing durable.
@@ -45,7 +62,7 @@ pub(super) enum Call {
 }
 
 /// The whole trace.
-pub(super) fn read(path: &Path) -> Vec<Record> {
+pub fn read(path: &Path) -> Vec<Record> {
     let bytes = std::fs::read(path).unwrap();
     let mut records = Vec::new();
     let mut at = 0;

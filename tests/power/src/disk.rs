@@ -9,8 +9,7 @@ use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::trace::{Call, Record};
-use crate::ledger::Dice;
+use crate::trace::{Call, Record};
 
 /// What a disk writes whole or not at all, bytes.
 const SECTOR: u64 = 512;
@@ -46,7 +45,7 @@ type Names = BTreeMap<PathBuf, Node>;
 
 /// The disk below one directory.
 #[derive(Default)]
-pub(super) struct Disk {
+pub struct Disk {
     files: Vec<File>,
     /// As the process sees them.
     seen: Names,
@@ -60,7 +59,7 @@ pub(super) struct Disk {
 
 /// What becomes of what was not synced.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Unsynced {
+pub enum Unsynced {
     /// Nothing is kept.
     Lost,
     /// Each change is kept, lost or torn.
@@ -71,7 +70,7 @@ pub(super) enum Unsynced {
 
 impl Disk {
     /// What stands in a directory: all of it durable.
-    pub(super) fn of(dir: &Path) -> Self {
+    pub fn of(dir: &Path) -> Self {
         let mut disk = Disk::default();
         disk.seen.insert(PathBuf::new(), Node::Dir);
         disk.load(dir, Path::new(""));
@@ -98,7 +97,7 @@ impl Disk {
     }
 
     /// Does what a record says.
-    pub(super) fn apply(&mut self, record: &Record) {
+    pub fn apply(&mut self, record: &Record) {
         let (number, name) = (self.records, &record.name);
         self.records += 1;
         match &record.call {
@@ -171,7 +170,7 @@ impl Disk {
     }
 
     /// Whether something was written to a file whose name begins like this, and is not synced.
-    pub(super) fn is_unsynced(&self, name: &str) -> bool {
+    pub fn is_unsynced(&self, name: &str) -> bool {
         self.seen.iter().any(|(path, node)| {
             let named = path.to_str().is_some_and(|path| path.starts_with(name));
             match node {
@@ -183,7 +182,8 @@ impl Disk {
 
     /// The power goes: from now on there is only what the disk has. Answers how many changes of
     /// content were not synced, and how many of them the disk had nevertheless, whole or in part.
-    pub(super) fn cut(&mut self, unsynced: Unsynced, dice: &mut Dice) -> (usize, usize) {
+    /// `below` answers a random number below the one that it is given.
+    pub fn cut(&mut self, unsynced: Unsynced, below: &mut dyn FnMut(u64) -> u64) -> (usize, usize) {
         let (mut pending, mut kept) = (0, 0);
         for file in &mut self.files {
             for (_, change) in file.pending.drain(..) {
@@ -191,7 +191,7 @@ impl Disk {
                 let whole = match unsynced {
                     Unsynced::Lost => continue,
                     Unsynced::Kept => true,
-                    Unsynced::ByChance => match dice.below(3) {
+                    Unsynced::ByChance => match below(3) {
                         0 => continue,
                         choice => choice == 1,
                     },
@@ -200,7 +200,7 @@ impl Disk {
                 if whole {
                     change.apply(&mut file.durable);
                 } else {
-                    change.tear(&mut file.durable, dice);
+                    change.tear(&mut file.durable, below);
                 }
             }
         }
@@ -208,7 +208,7 @@ impl Disk {
         let names = match unsynced {
             Unsynced::Lost => 0,
             Unsynced::Kept => names,
-            Unsynced::ByChance => dice.below(names + 1),
+            Unsynced::ByChance => below(names + 1),
         };
         for (_, _, naming) in self.pending.drain(..).take(names as usize) {
             apply_naming(&mut self.durable, &naming);
@@ -217,7 +217,7 @@ impl Disk {
     }
 
     /// Writes what is durable to an empty directory.
-    pub(super) fn build(&self, dir: &Path) {
+    pub fn build(&self, dir: &Path) {
         for (name, node) in &self.durable {
             let path = dir.join(name);
             match node {
@@ -238,7 +238,7 @@ impl Disk {
     }
 
     /// The durable files, to compare with others.
-    pub(super) fn contents(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+    pub fn contents(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let file = |(name, node): (&PathBuf, &Node)| match node {
             Node::Dir => None,
             Node::File(file) => Some((name.clone(), self.files[*file].durable.clone())),
@@ -272,7 +272,7 @@ impl Change {
     }
 
     /// Applies some of its sectors.
-    fn tear(&self, bytes: &mut Vec<u8>, dice: &mut Dice) {
+    fn tear(&self, bytes: &mut Vec<u8>, below: &mut dyn FnMut(u64) -> u64) {
         let Change::Write { at, data } = self else {
             return self.apply(bytes);
         };
@@ -280,7 +280,7 @@ impl Change {
         let mut from = *at;
         while from < end {
             let to = end.min((from / SECTOR + 1) * SECTOR);
-            if dice.below(2) == 0 {
+            if below(2) == 0 {
                 let part = usize::try_from(from - at).unwrap()..usize::try_from(to - at).unwrap();
                 put(bytes, from, &data[part]);
             }

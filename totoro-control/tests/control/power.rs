@@ -2,16 +2,11 @@
 //! cuts at random moments, its directory is built from what had been synced by then and some of what
 //! had not, and a real server starts on it.
 
-mod disk;
-mod trace;
-
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use disk::{Disk, Unsynced};
-use trace::{Call, Record};
+use totoro_power::{Call, Disk, Record, Unsynced, recorder};
 
-use crate::faults::recorder;
 use crate::ledger::{Acknowledged, Dice, Ledger, Scale};
 use crate::support::{Control, Node, change, quiet};
 
@@ -125,7 +120,7 @@ impl Recording {
         let recording = Recording {
             _dir: dir,
             base,
-            records: trace::read(&to),
+            records: totoro_power::read(&to),
             node,
             ready,
             known: ledger.acknowledged(),
@@ -137,7 +132,7 @@ impl Recording {
     /// Whether the trace holds all that was done to the files: done again, it gives the same ones.
     fn is_complete(&self, at: &Path) {
         let mut disk = self.until(u64::MAX, |_| true);
-        disk.cut(Unsynced::Kept, &mut Dice::from_env());
+        disk.cut(Unsynced::Kept, &mut |_| 0);
         let (is, told) = (Disk::of(at).contents(), disk.contents());
         let names = |files: &std::collections::BTreeMap<PathBuf, Vec<u8>>| {
             files.keys().cloned().collect::<Vec<_>>()
@@ -151,7 +146,7 @@ impl Recording {
     /// Whether a missing sync would be found: without any the whole node is lost.
     async fn needs_its_syncs(&self, dice: &mut Dice) {
         let mut disk = self.until(u64::MAX, |call| !matches!(call, Call::SyncEnded { .. }));
-        disk.cut(Unsynced::Lost, dice);
+        disk.cut(Unsynced::Lost, &mut |end| dice.below(end));
         let control = start(&disk);
         let answer = control.get("/nodes/invites", &self.node.key).await;
         assert_eq!(answer.status.as_u16(), 401, "{}", answer.text);
@@ -172,7 +167,7 @@ impl Recording {
         };
         let mut disk = self.until(at, |_| true);
         tally.mid_log += usize::from(disk.is_unsynced("data/wal."));
-        let (pending, kept) = disk.cut(unsynced, dice);
+        let (pending, kept) = disk.cut(unsynced, &mut |end| dice.below(end));
         println!("{dice}: cut at {at} of {last}, {unsynced:?}: {kept} of {pending} kept");
         let known = self.known.until(at);
         let control = start(&disk);
