@@ -29,6 +29,16 @@ pub(crate) enum Bench {
         #[arg(last = true)]
         more: Vec<String>,
     },
+    /// The client: from its start to the first byte, and what gets through, against a stock frpc
+    /// started by hand. As root.
+    Client {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        /// Rounds, downloads: see `-- --help`.
+        #[arg(last = true)]
+        more: Vec<String>,
+    },
     /// The control plane with 10,000 nodes that watch and report, and 1,000,000 invites: processor
     /// time, memory, cold start, the way of a change to its node; without TLS and with it.
     Scale {
@@ -56,6 +66,16 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
             })?;
             let mut bench = cargo(&["bench", "--locked", "--package", "totoro-tests"]);
             bench.args(["--bench", "node", "--"]);
+            ended(bench.args(json.then_some("--json")).args(more))
+        }
+        Bench::Client { json, more } => {
+            let args = dist::Args {
+                revision: 1,
+                dev: false,
+            };
+            dist::build(&args, &[dist::CLIENT])?;
+            let mut bench = cargo(&["bench", "--locked", "--package", "totoro-tests"]);
+            bench.args(["--bench", "client", "--"]);
             ended(bench.args(json.then_some("--json")).args(more))
         }
         Bench::Scale { json, more } => {

@@ -15,7 +15,7 @@ const CARGO_DEB: &str = "3.8.0";
 /// What runs as a service.
 pub(crate) const DAEMONS: [&str; 2] = ["totoro-node", "totoro-control"];
 /// What people run.
-const CLIENT: &str = "totoro-client";
+pub(crate) const CLIENT: &str = "totoro-client";
 
 /// Options of `dist`.
 #[derive(Debug, clap::Args)]
@@ -91,7 +91,7 @@ pub(crate) fn daemons(args: &Args) -> Result<()> {
 }
 
 /// The same, and more.
-fn build(args: &Args, more: &[&str]) -> Result<()> {
+pub(crate) fn build(args: &Args, more: &[&str]) -> Result<()> {
     bpf::build()?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);

@@ -3,6 +3,7 @@
 
 mod begin;
 mod breaks;
+pub mod speed;
 
 use std::path::Path;
 use std::process::ExitStatus;

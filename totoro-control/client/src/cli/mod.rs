@@ -2,6 +2,7 @@
 
 mod ask;
 mod doctor;
+mod help;
 mod live;
 mod nodes;
 mod output;
@@ -9,11 +10,12 @@ mod status;
 mod test;
 mod tunnel;
 mod usage;
+mod words;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use crate::error::Error;
 use crate::lang::{Lang, of_system};
@@ -115,7 +117,8 @@ pub fn command() -> clap::Command {
 
 /// Parses, runs, and turns the outcome into an exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let command = help::spoken(command(), help::asked(std::env::args_os()));
+    let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
     let output = Output::new(cli.common.lang(), cli.common.json);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -6,8 +6,8 @@ use totoro_api::limits::Limits;
 use totoro_api::ports::Protocol;
 
 use super::Common;
-use super::live::limits_text;
 use super::output::{Output, Table};
+use super::words::limits_text;
 use crate::error::Error;
 use crate::lang::say;
 use crate::nodes::{Ranked, measured};

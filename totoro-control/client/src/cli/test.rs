@@ -10,13 +10,13 @@ use totoro_api::ports::Protocol;
 
 use super::Common;
 use super::output::{Output, bytes};
-use super::tunnel::Signals;
+use super::tunnel::{Signals, open};
 use crate::canary::{Echo, Figures};
 use crate::error::Error;
 use crate::frpc::Frpc;
 use crate::lang::say;
 use crate::target::{Wanted, machine, proxies};
-use crate::tunnel::{Event, Spec, Tunnel};
+use crate::tunnel::Event;
 
 /// How long the tunnel may take to come up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -43,7 +43,7 @@ struct Measured {
 impl Test {
     pub(super) async fn run(self, common: &Common, output: Output) -> Result<u8, Error> {
         let lang = output.lang;
-        let frpc = Frpc::find(common.frpc.as_deref()).await?;
+        Frpc::locate(common.frpc.as_deref())?;
         let mut answers = common.answers(self.node.as_deref(), output).await?;
         let echo = Echo::start().await?;
         let wanted = Wanted {
@@ -52,13 +52,8 @@ impl Test {
             ..Wanted::new(Protocol::Tcp, &echo.port.to_string(), self.remote_port)
         };
         let mut signals = Signals::new()?;
-        let spec = Spec {
-            control: answers.control.clone(),
-            source: answers.source.clone(),
-            proxies: proxies(&[wanted], "", lang)?,
-            frpc,
-        };
-        let (mut tunnel, mut events) = Tunnel::open(spec).await?;
+        let proxies = proxies(&[wanted], "", lang)?;
+        let (mut tunnel, mut events) = open(&answers, common.frpc.as_deref(), proxies).await?;
         answers.keep(output)?;
         let measured = tokio::select! {
             measured = measure(&echo, &mut events, output) => measured,

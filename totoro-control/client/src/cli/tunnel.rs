@@ -1,10 +1,10 @@
 //! `tcp`, `udp`, `connect`: a tunnel until it is stopped.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::{self, error::RecvError};
 use totoro_api::Reason;
 use totoro_api::ports::Protocol;
 
@@ -17,7 +17,7 @@ use crate::frpc::Frpc;
 use crate::lang::say;
 use crate::settings;
 use crate::target::{Wanted, machine, proxies};
-use crate::tunnel::{Spec, Tunnel};
+use crate::tunnel::{Event, Spec, Tunnel};
 use crate::{nodes, running};
 
 /// So many other nodes are offered where one does not take us.
@@ -71,9 +71,9 @@ impl Expose {
             .collect();
         // Before a person is asked for anything.
         let proxies = proxies(&wanted, &machine(), output.lang)?;
-        let frpc = Frpc::find(common.frpc.as_deref()).await?;
+        Frpc::locate(common.frpc.as_deref())?;
         let answers = common.answers(self.node.as_deref(), output).await?;
-        keep_open(answers, frpc, proxies, output).await
+        keep_open(answers, common.frpc.as_deref(), proxies, output).await
     }
 }
 
@@ -81,30 +81,24 @@ impl Connect {
     pub(super) async fn run(self, common: &Common, output: Output) -> Result<u8, Error> {
         let asked = settings::read_file(&self.file, output.lang)?;
         let proxies = proxies(&asked.wanted, &machine(), output.lang)?;
-        let frpc = Frpc::find(common.frpc.as_deref()).await?;
+        Frpc::locate(common.frpc.as_deref())?;
         let source = self.node.map(crate::Source::Public).or(asked.source);
         let (control, file) = (asked.control.as_deref(), asked.invite_file.as_deref());
         let answers = common.answers_with(source, control, file, output).await?;
-        keep_open(answers, frpc, proxies, output).await
+        keep_open(answers, common.frpc.as_deref(), proxies, output).await
     }
 }
 
 /// Opens a tunnel, shows it, and ends it when a signal or a refusal says so.
 async fn keep_open(
     mut answers: Answers,
-    frpc: Frpc,
+    frpc: Option<&Path>,
     proxies: Vec<totoro_api::frpc::Proxy>,
     output: Output,
 ) -> Result<u8, Error> {
     let mut signals = Signals::new()?;
-    let spec = Spec {
-        control: answers.control.clone(),
-        source: answers.source.clone(),
-        proxies,
-        frpc,
-    };
     let opened = tokio::select! {
-        opened = Tunnel::open(spec) => opened,
+        opened = open(&answers, frpc, proxies) => opened,
         () = signals.any() => return Ok(0),
     };
     let (mut tunnel, mut events) = match opened {
@@ -151,6 +145,25 @@ async fn keep_open(
     Ok(code)
 }
 
+/// Looks at frpc while the control plane is asked.
+pub(super) async fn open(
+    answers: &Answers,
+    frpc: Option<&Path>,
+    proxies: Vec<totoro_api::frpc::Proxy>,
+) -> Result<(Tunnel, broadcast::Receiver<Event>), Error> {
+    let Answers {
+        control, source, ..
+    } = answers;
+    let (frpc, access) = tokio::try_join!(Frpc::find(frpc), source.access(control))?;
+    let spec = Spec {
+        control: control.clone(),
+        source: source.clone(),
+        proxies,
+        frpc,
+    };
+    Tunnel::with_access(spec, access)
+}
+
 /// Where another node would do, says which.
 async fn offering_others(error: Error, answers: &Answers, output: Output) -> Error {
     let Error::Refused(told) = &error else {
@@ -174,7 +187,7 @@ async fn offering_others(error: Error, answers: &Answers, output: Output) -> Err
         };
         let others = nodes::others(&answers.control, than, OTHERS).await;
         if !others.is_empty() {
-            output.line(&super::live::offer(&others, output.lang));
+            output.line(&super::words::offer(&others, output.lang));
         }
     }
     error

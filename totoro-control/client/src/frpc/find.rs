@@ -28,15 +28,23 @@ pub struct Frpc {
 }
 
 impl Frpc {
+    /// Where the given one is, or the first in `PATH`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn locate(given: Option<&Path>) -> Result<PathBuf, Error> {
+        match given {
+            Some(path) => Ok(path.to_owned()),
+            None => in_path().ok_or(Error::FrpcMissing),
+        }
+    }
+
     /// The given one, or the first in `PATH`.
     ///
     /// # Errors
     /// There is none, it does not run, or it is too old.
     pub async fn find(given: Option<&Path>) -> Result<Self, Error> {
-        let path = match given {
-            Some(path) => path.to_owned(),
-            None => in_path().ok_or(Error::FrpcMissing)?,
-        };
+        let path = Frpc::locate(given)?;
         let fails = |said: &str| Error::FrpcFails {
             path: path.clone(),
             said: clean(said),
