@@ -42,6 +42,8 @@ impl Driver {
             .env("HOME", home.path())
             .env("XDG_CONFIG_HOME", home.path())
             .env("XDG_CACHE_HOME", home.path())
+            // Killed, it leaves directories behind.
+            .env("TMPDIR", home.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
