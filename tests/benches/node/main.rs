@@ -15,6 +15,10 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 
+// The daemon's, so that the bare handler has no other.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Options.
 #[derive(Debug, Parser)]
 struct Args {
