@@ -34,6 +34,25 @@ pub fn play() -> Result<()> {
         "frps is killed and started: said, and the same port again",
         || node_again(&mut world, &mut totoro, port),
     );
+    report.check(
+        "another in the node's place: not trusted, and no login",
+        || impostor(&mut world, &mut totoro, port),
+    );
+    report.check("paused: it waits, and is back when the invite is", || {
+        paused(&world, &mut totoro, &tenant.invite.id, port)
+    });
+    report.check("the same again: it runs already", || {
+        let said = run(
+            &world,
+            &["tcp", &service, "--lang", "en"],
+            Some(&tenant.code),
+        )?;
+        ensure!(
+            said.code == 1 && said.err.contains("runs already"),
+            "{said:?}"
+        );
+        Ok(said.err.trim().to_owned())
+    });
     report.check("frpc is killed: said, and started again", || {
         kill(Pid::from_raw(totoro.frpc()?), Signal::SIGKILL)?;
         back(&world, &mut totoro, "frpc_ended", port)
@@ -94,6 +113,61 @@ fn node_again(world: &mut World, totoro: &mut Totoro, port: u16) -> Result<Strin
     ensure!(now == port, "it was {port} and is {now}");
     fetch(world, port)?;
     Ok(format!("back at {port}"))
+}
+
+/// frps with a certificate that it made up itself.
+fn impostor(world: &mut World, totoro: &mut Totoro, port: u16) -> Result<String> {
+    let file = world.lab.file("node/frps.toml");
+    let true_text = std::fs::read_to_string(&file)?;
+    let lines = true_text
+        .lines()
+        .filter(|line| !line.contains("certFile") && !line.contains("keyFile"));
+    let false_text = lines.collect::<Vec<_>>().join("\n");
+    ensure!(
+        false_text.len() < true_text.len(),
+        "no certificate in {true_text}"
+    );
+    std::fs::write(&file, false_text)?;
+    world.frps.take().context("no frps")?.kill();
+    bring_up::run_frps(world)?;
+    let event = loop {
+        let event = totoro.event("reconnecting")?;
+        // frpc tells the one or the other, as its multiplexer is quick.
+        if event["why"] == "not_trusted" || event["why"] == "cut_off" {
+            break event;
+        }
+    };
+    let log = world.frps.as_ref().context("no frps")?.log_after(0);
+    let logins = log.rsplit("frps started successfully").next();
+    ensure!(
+        !logins.unwrap_or_default().contains("client login"),
+        "{log}"
+    );
+    std::fs::write(&file, true_text)?;
+    world.frps.take().context("no frps")?.kill();
+    bring_up::run_frps(world)?;
+    let now = totoro.port()?;
+    ensure!(now == port, "it was {port} and is {now}");
+    fetch(world, port)?;
+    Ok(event["detail"].to_string())
+}
+
+fn paused(world: &World, totoro: &mut Totoro, invite: &str, port: u16) -> Result<String> {
+    let path = format!("/nodes/invites/{invite}");
+    let lender = world.lender()?;
+    lender.patch::<Value>(&path, &json!({ "state": "paused" }))?;
+    kill(Pid::from_raw(totoro.frpc()?), Signal::SIGKILL)?;
+    loop {
+        let event = totoro.event("reconnecting")?;
+        if event["code"] == "invite_paused" {
+            break;
+        }
+    }
+    lender.patch::<Value>(&path, &json!({ "state": "active" }))?;
+    let now = totoro.port()?;
+    ensure!(now == port, "it was {port} and is {now}");
+    fetch(world, port)?;
+    Ok(format!("invite_paused, then back at {port}"))
 }
 
 fn killed(world: &World, code: &str) -> Result<String> {

@@ -63,6 +63,13 @@ pub enum Error {
     },
     /// A secret's file can be read by others.
     Loose(PathBuf),
+    /// A program of this user's exposes the same already.
+    Runs {
+        /// Its process id.
+        pid: u32,
+        /// The proxy's name.
+        proxy: String,
+    },
     /// The tunnel's public address does not do what it should.
     Canary(String),
 }
@@ -157,6 +164,11 @@ impl Error {
                 "{} 可被其他用户读取",
                 path.display()
             ),
+            Error::Runs { pid, proxy } => say!(
+                lang,
+                "{proxy} runs already, in process {pid}",
+                "{proxy} 已在进程 {pid} 中运行"
+            ),
             Error::Canary(problem) => problem.clone(),
         }
     }
@@ -218,6 +230,11 @@ impl Error {
                 "keep it to yourself: chmod 600 {}",
                 "请仅限自己读取：chmod 600 {}",
                 path.display()
+            ),
+            Error::Runs { .. } => say!(
+                lang,
+                "totoro status shows it; stop it first, or give this one another name in a file of totoro connect",
+                "totoro status 可查看；请先停止它，或在 totoro connect 的文件中另取名称"
             ),
             Error::Canary(_) => say!(
                 lang,
@@ -297,6 +314,13 @@ mod tests {
                 1,
             ),
             (Error::Loose(path.clone()), 1),
+            (
+                Error::Runs {
+                    pid: 1,
+                    proxy: text.clone(),
+                },
+                1,
+            ),
         ] {
             assert_eq!(error.exit_code(), code, "{error}");
             assert_ne!(error.what(Lang::En), error.what(Lang::Zh), "{error}");

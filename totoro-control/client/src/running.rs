@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -31,6 +32,8 @@ pub struct Entry {
 pub struct Shown {
     base: PathBuf,
     task: JoinHandle<()>,
+    /// Held while the file is written: nothing is written once it says that this is over.
+    over: Arc<Mutex<bool>>,
     /// Locked: whoever can lock it knows that we are gone.
     _lock: File,
 }
@@ -52,10 +55,16 @@ fn show_in(dir: &Path, mut state: watch::Receiver<Snapshot>) -> Result<Shown, Er
     let lock = File::create(&path).map_err(|error| Error::file(&path, error))?;
     lock.try_lock().map_err(|error| Error::file(&path, error))?;
     let json = base.with_extension("json");
+    let over = Arc::new(Mutex::new(false));
+    let ended = Arc::clone(&over);
     let task = tokio::spawn(async move {
         loop {
             let tunnel = state.borrow_and_update().clone();
             if let Ok(text) = serde_json::to_string(&Entry { pid, tunnel }) {
+                let over = ended.lock().unwrap_or_else(PoisonError::into_inner);
+                if *over {
+                    return;
+                }
                 // A full disk is no reason to end a tunnel.
                 private::write(&json, &text).ok();
             }
@@ -67,6 +76,7 @@ fn show_in(dir: &Path, mut state: watch::Receiver<Snapshot>) -> Result<Shown, Er
     Ok(Shown {
         base,
         task,
+        over,
         _lock: lock,
     })
 }
@@ -74,6 +84,9 @@ fn show_in(dir: &Path, mut state: watch::Receiver<Snapshot>) -> Result<Shown, Er
 impl Drop for Shown {
     fn drop(&mut self) {
         self.task.abort();
+        // Aborted, it may still be in the middle of a write.
+        let mut over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
+        *over = true;
         forget(&self.base);
     }
 }
@@ -156,6 +169,24 @@ mod tests {
         assert!(!left.with_extension("json").exists(), "of a dead program");
         drop(shown);
         assert!(list_in(dir.path()).is_empty());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    /// A write that had begun came after the removal.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nothing_is_written_after_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = watch::Sender::new(snapshot());
+        for round in 0..1000 {
+            let shown = show_in(dir.path(), state.subscribe()).unwrap();
+            state.send_modify(|state| state.since = round);
+            // Another moment of its write each time.
+            let until = std::time::Instant::now() + std::time::Duration::from_micros(round % 200);
+            while std::time::Instant::now() < until {
+                std::hint::spin_loop();
+            }
+            drop(shown);
+        }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -155,6 +155,7 @@ pub(super) async fn open(
         control, source, ..
     } = answers;
     let (frpc, access) = tokio::try_join!(Frpc::find(frpc), source.access(control))?;
+    runs_already(access.invite.as_deref(), &proxies)?;
     let spec = Spec {
         control: control.clone(),
         source: source.clone(),
@@ -162,6 +163,26 @@ pub(super) async fn open(
         frpc,
     };
     Tunnel::with_access(spec, access)
+}
+
+/// The same of one invite twice is refused by the node, which can't say where the other one is.
+fn runs_already(invite: Option<&str>, proxies: &[totoro_api::frpc::Proxy]) -> Result<(), Error> {
+    for entry in running::list().unwrap_or_default() {
+        let names = || entry.tunnel.proxies.iter().map(|proxy| &proxy.name);
+        let same = proxies
+            .iter()
+            .find(|one| names().any(|name| *name == one.name));
+        if let Some(same) = same
+            && invite.is_some()
+            && entry.tunnel.invite.as_deref() == invite
+        {
+            return Err(Error::Runs {
+                pid: entry.pid,
+                proxy: same.name.clone(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Where another node would do, says which.

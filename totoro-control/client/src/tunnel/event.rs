@@ -98,6 +98,12 @@ pub enum Why {
         /// frpc's words.
         detail: String,
     },
+    /// Whoever answers at the node's address ends the connection at once. frpc's multiplexer mostly
+    /// says no more than this of a certificate that does not fit, too.
+    CutOff {
+        /// frpc's words.
+        detail: String,
+    },
     /// frpc ended by itself.
     FrpcEnded {
         /// Its status and last words.
@@ -133,6 +139,11 @@ impl Why {
                 "whoever answers at the node's address can't prove to be the node ({detail})",
                 "在节点地址应答者无法证明自己是该节点（{detail}）"
             ),
+            Why::CutOff { detail } => say!(
+                lang,
+                "whoever answers at the node's address ends the connection at once ({detail}): frps is starting, or it is not the node, whose certificate this one can't show",
+                "在节点地址应答者立即断开了连接（{detail}）：frps 正在启动，或对方并非该节点、无法出示其证书"
+            ),
             Why::FrpcEnded { detail } => say!(
                 lang,
                 "frpc ended by itself ({detail})",
@@ -160,6 +171,9 @@ impl Why {
         }
         if text.contains("x509: ") || text.contains("tls: ") {
             return Why::NotTrusted { detail };
+        }
+        if text.contains("session shutdown") || text.ends_with("EOF") {
+            return Why::CutOff { detail };
         }
         Why::NodeUnreachable { detail }
     }
@@ -223,6 +237,7 @@ mod tests {
         let wrong =
             of("tls: failed to verify certificate: x509: certificate signed by unknown authority");
         assert!(matches!(wrong, Why::NotTrusted { .. }));
+        assert!(matches!(of("session shutdown"), Why::CutOff { .. }));
         assert!(matches!(
             of("dial tcp 1.2.3.4:7000: i/o timeout"),
             Why::NodeUnreachable { .. }
