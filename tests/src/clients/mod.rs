@@ -3,6 +3,7 @@
 
 mod begin;
 mod breaks;
+mod page;
 
 use std::path::Path;
 use std::process::ExitStatus;
@@ -15,6 +16,7 @@ use serde_json::Value;
 
 pub use begin::play as begin;
 pub use breaks::play as breaks;
+pub use page::play as page;
 
 use crate::lab::{Place, Process};
 use crate::story::{CONTROL, World};
