@@ -74,14 +74,20 @@ pub(crate) fn install() -> Result<()> {
     Ok(())
 }
 
-/// Runs the tests that need a browser.
-pub(crate) fn run() -> Result<()> {
+/// Runs the tests that need a browser; under a tag those that need the kernel, too.
+pub(crate) fn run(tag: Option<&str>) -> Result<()> {
     let Some(script) = find() else {
         bail!("there is no browser, or no axe-core: cargo xtask setup");
     };
-    let env = [("TOTORO_AXE", script.display().to_string())];
+    let mut env = vec![("TOTORO_AXE", script.display().to_string())];
     // A browser has several processes: more at once only wait for each other.
-    soak::control("pages::browser", &["--ignored", "--test-threads=2"], &env)
+    soak::control("pages::browser", &["--ignored", "--test-threads=2"], &env)?;
+    let Some(tag) = tag else {
+        return Ok(());
+    };
+    env.push(("TOTORO_REQUIRE_KERNEL", "1".to_owned()));
+    env.push(("TOTORO_TEST_TAG", tag.to_owned()));
+    soak::test(["totoro-tests", "client", "the_page"], &["--ignored"], &env)
 }
 
 /// What is installed, in its own words.

@@ -134,7 +134,7 @@ pub(crate) fn control(name: &str, words: &[&str], env: &[(&str, String)]) -> Res
 const LIB: &str = "";
 
 /// A test by its package, binary and name.
-fn test(of: [&str; 3], words: &[&str], env: &[(&str, String)]) -> Result<()> {
+pub(crate) fn test(of: [&str; 3], words: &[&str], env: &[(&str, String)]) -> Result<()> {
     let [package, binary, test] = of;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);

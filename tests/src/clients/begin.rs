@@ -225,7 +225,7 @@ fn pasted(world: &World) -> Result<String> {
         "\n[[proxies]]\nname = \"web\"\ntype = \"tcp\"\nlocalIP = \"127.0.0.1\"\nlocalPort = {}\nremotePort = 20034\n",
         world.backend.tcp
     );
-    let path = world.write_secret("frpc-pasted.toml", &(generated + &more))?;
+    let path = world.write_secret("frpc-pasted.toml", &format!("{generated}{more}"))?;
     let path = path.to_str().context("its path")?;
     let mut totoro = Totoro::start(world, "cl-pasted", &["connect", path], None, None)?;
     totoro.event("running")?;

@@ -3,6 +3,7 @@
 
 mod begin;
 mod breaks;
+mod page;
 pub mod speed;
 
 use std::path::Path;
@@ -16,6 +17,7 @@ use serde_json::Value;
 
 pub use begin::play as begin;
 pub use breaks::play as breaks;
+pub use page::play as page;
 
 use crate::lab::{Place, Process};
 use crate::story::{CONTROL, World};

@@ -13,6 +13,7 @@ pub mod lang;
 pub mod nodes;
 pub mod private;
 pub mod running;
+pub mod serve;
 pub mod settings;
 pub mod target;
 pub mod told;

@@ -1,19 +1,22 @@
 "use strict";
 // Copies the text of an element; where the clipboard is not ours to write, marks it for the person.
-for (const button of document.querySelectorAll("[data-copy]")) {
-  const text = document.getElementById(button.dataset.copy);
-  const label = button.textContent;
-  button.hidden = false;
-  button.addEventListener("click", async () => {
-    try {
-      await navigator.clipboard.writeText(text.textContent);
-      button.textContent = button.dataset.done;
-      setTimeout(() => { button.textContent = label; }, 2000);
-    } catch {
-      getSelection().selectAllChildren(text);
-    }
-  });
+function offerCopies(within) {
+  for (const button of within.querySelectorAll("[data-copy]")) {
+    const text = document.getElementById(button.dataset.copy);
+    const label = button.textContent;
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      try {
+        await navigator.clipboard.writeText(text.textContent);
+        button.textContent = button.dataset.done;
+        setTimeout(() => { button.textContent = label; }, 2000);
+      } catch {
+        getSelection().selectAllChildren(text);
+      }
+    });
+  }
 }
+offerCopies(document);
 
 // Says while a code is typed whether it can be one: `tn1`, 20 symbols of Crockford's base32, and the
 // number that they are modulo 37 as a check symbol; a QR code writes the last five of those U0 to U4.

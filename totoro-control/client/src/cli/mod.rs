@@ -6,6 +6,7 @@ mod help;
 mod live;
 mod nodes;
 mod output;
+mod serve;
 mod status;
 mod test;
 mod tunnel;
@@ -32,6 +33,7 @@ Examples:
   totoro tcp 22 --remote-port 20005      at a port of your choice
   totoro connect tunnels.toml            what a file says; an frpc.toml of the control plane, too
   totoro nodes                           the public nodes, best first
+  totoro serve                           a page for all of it, at http://127.0.0.1:7400/
   totoro doctor                          what is wrong, and what to do
   totoro doctor max_proxies              what a reason means
 
@@ -63,6 +65,8 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Open a tunnel to a built-in echo and measure it through its public address.
     Test(test::Test),
+    /// Serve a page for the browser, and an API, on this machine: tunnels by a few clicks.
+    Serve(serve::Serve),
 }
 
 /// What all commands share.
@@ -161,6 +165,7 @@ async fn run(cli: Cli, output: Output) -> Result<u8, Error> {
         Command::Usage(usage) => usage.run(&common, output).await,
         Command::Doctor(doctor) => doctor.run(&common, output).await,
         Command::Test(test) => test.run(&common, output).await,
+        Command::Serve(serve) => serve.run(&common, output).await,
     }
 }
 

@@ -1,0 +1,28 @@
+
+// The running tunnels as they change: the server says that something did, and has the part of the page
+// ready. What has the focus keeps it, what was open stays open.
+const live = document.querySelector("[data-live]");
+if (live) {
+  let busy = false, again = false, first = true;
+  const refresh = async () => {
+    if (busy) { again = true; return; }
+    busy = true;
+    try {
+      const answer = await fetch(live.dataset.part, { headers: { accept: "text/html" } });
+      if (answer.ok) {
+        const focused = document.activeElement?.id;
+        const open = [...live.querySelectorAll("details[open]")].map((one) => one.id);
+        live.innerHTML = await answer.text();
+        for (const id of open) { if (id) document.getElementById(id)?.setAttribute("open", ""); }
+        offerCopies(live);
+        if (focused && live.querySelector(`#${CSS.escape(focused)}`)) document.getElementById(focused).focus();
+      }
+    } catch { /* The server is away: the event source comes back with it. */ }
+    busy = false;
+    if (again) { again = false; refresh(); }
+  };
+  const source = new EventSource(live.dataset.live);
+  // The first is what the page has already.
+  source.addEventListener("connections", () => { if (first) first = false; else refresh(); });
+  source.addEventListener("error", () => { first = false; });
+}
