@@ -5,6 +5,8 @@ mod api;
 mod connections;
 mod guard;
 pub mod listeners;
+mod login;
+mod looked;
 mod pages;
 mod saved;
 mod server;
@@ -60,7 +62,7 @@ pub(crate) struct Serve {
     guard: Guard,
     options: Options,
     connections: Connections,
-    looked: pages::Looked,
+    looked: looked::Looked,
     nodes: tokio::sync::Mutex<Option<(Instant, Vec<Ranked>)>>,
 }
 
@@ -93,7 +95,7 @@ impl Server {
             guard,
             connections: Connections::new(options.frpc.clone(), saved)?,
             options,
-            looked: pages::Looked::default(),
+            looked: looked::Looked::default(),
             nodes: tokio::sync::Mutex::default(),
         };
         Ok(Server {
@@ -178,7 +180,7 @@ fn router(serve: &Arc<Serve>) -> Router {
         .route("/api/v1/frp/events", get(api::events))
         .layer(from_fn_with_state(Arc::clone(serve), guarded))
         // Asked before there is a cookie; who may ask is looked at there.
-        .route("/login", get(pages::login).post(pages::logging_in))
+        .route("/login", get(login::form).post(login::logging_in))
         .layer(DefaultBodyLimit::max(BODY))
         .with_state(Arc::clone(serve))
 }

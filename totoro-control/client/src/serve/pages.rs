@@ -1,82 +1,47 @@
 //! The page: a way in is looked up first, and shown with what holds; then it is used. A code comes in
 //! a form's body and is not written into any page.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
 
 use askama::Template;
 use axum::extract::{Form, Path, Query, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use totoro_api::ports::Protocol;
 use totoro_web::Frame;
 
+use super::looked::Way;
 use super::saved::Asked;
-use super::views::{
-    Choice, Chosen, Home, Login, Node, Nodes, Qr, Refusal, SCRIPT, Tunnel, Tunnels,
-};
-use super::{Serve, guard, harden, listeners};
+use super::views::{Choice, Chosen, Home, Node, Nodes, Qr, Refusal, SCRIPT, Tunnel, Tunnels};
+use super::{Serve, listeners};
 use crate::access::{Access, Source};
-use crate::control::Control;
 use crate::error::Error;
 use crate::invite;
 use crate::lang::{Lang, say};
 use crate::target::Wanted;
 
-/// Ways in that were looked up and not used, at most, and for how long.
-const LOOKED: (usize, Duration) = (16, Duration::from_secs(600));
 /// The most nodes on a page.
 const NODES: usize = 60;
 /// How long a person waits for what becomes of a tunnel.
 const SETTLES: Duration = Duration::from_secs(5);
 
-type Fields = BTreeMap<String, String>;
+pub(super) type Fields = BTreeMap<String, String>;
 type Many = Vec<(String, String)>;
 
-/// Ways in that wait to be used: the page has a number in place of the code.
-#[derive(Default)]
-pub(super) struct Looked(Mutex<VecDeque<(String, Instant, Way)>>);
-
-#[derive(Clone)]
-struct Way {
-    control: Control,
-    source: Source,
-    access: Access,
-}
-
-impl Looked {
-    fn keep(&self, way: Way) -> String {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|(_, at, _)| at.elapsed() < LOOKED.1);
-        while all.len() >= LOOKED.0 {
-            all.pop_front();
-        }
-        let id = format!("{:016x}", fastrand::u64(..));
-        all.push_back((id.clone(), Instant::now(), way));
-        id
-    }
-
-    fn find(&self, id: &str) -> Option<Way> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = |(_, at, _): &&(String, Instant, Way)| at.elapsed() < LOOKED.1;
-        let found = all.iter().filter(fresh).find(|(known, ..)| known == id);
-        found.map(|(.., way)| way.clone())
-    }
-}
-
 /// In which language, by the query or the browser.
-fn lang_of(query: &Fields, headers: &HeaderMap) -> Lang {
+pub(super) fn lang_of(query: &Fields, headers: &HeaderMap) -> Lang {
     let accepted = headers.get(header::ACCEPT_LANGUAGE);
     let accepted = accepted.and_then(|value| value.to_str().ok());
     totoro_web::choose(query.get("lang").map(String::as_str), accepted)
 }
 
-fn frame(lang: Lang, path: &str) -> Frame {
+pub(super) fn frame(lang: Lang, path: &str) -> Frame {
     Frame::new(lang, Some(SCRIPT), path, &[])
 }
 
-fn render(status: StatusCode, page: &impl Template) -> Response {
+pub(super) fn render(status: StatusCode, page: &impl Template) -> Response {
     match page.render() {
         Ok(html) => (status, Html(html)).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
@@ -84,7 +49,7 @@ fn render(status: StatusCode, page: &impl Template) -> Response {
 }
 
 /// Back to the page: a reload then asks for nothing again.
-fn back(lang: Lang) -> Response {
+pub(super) fn back(lang: Lang) -> Response {
     let to = totoro_web::say(lang, "/?lang=en", "/?lang=zh");
     (StatusCode::SEE_OTHER, [(header::LOCATION, to)]).into_response()
 }
@@ -415,47 +380,4 @@ pub(super) async fn qr(
         svg,
     };
     render(StatusCode::OK, &page)
-}
-
-pub(super) async fn login(Query(query): Query<Fields>, headers: HeaderMap) -> Response {
-    let page = Login {
-        page: frame(lang_of(&query, &headers), "/login"),
-        wrong: false,
-    };
-    let mut response = render(StatusCode::OK, &page);
-    harden(&mut response);
-    response
-}
-
-pub(super) async fn logging_in(
-    State(serve): State<Arc<Serve>>,
-    Query(query): Query<Fields>,
-    headers: HeaderMap,
-    Form(form): Form<Fields>,
-) -> Response {
-    let lang = lang_of(&query, &headers);
-    let token = form
-        .get("token")
-        .map(|text| text.trim())
-        .unwrap_or_default();
-    let mut response = if serve.guard.is_token(token) {
-        let mut response = back(lang);
-        let cookie = format!(
-            "{}={token}; Path=/; HttpOnly; SameSite=Strict",
-            guard::COOKIE
-        );
-        if let Ok(cookie) = HeaderValue::from_str(&cookie) {
-            response.headers_mut().insert(header::SET_COOKIE, cookie);
-        }
-        response
-    } else {
-        // 192 random bits: guessing needs no other hindrance.
-        let page = Login {
-            page: frame(lang, "/login"),
-            wrong: true,
-        };
-        render(StatusCode::FORBIDDEN, &page)
-    };
-    harden(&mut response);
-    response
 }

@@ -1,0 +1,56 @@
+//! Who comes from beyond loopback shows the run's token once.
+
+use std::sync::Arc;
+
+use axum::extract::{Form, Query, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::Response;
+
+use super::pages::{Fields, back, frame, lang_of, render};
+use super::views::Login;
+use super::{Serve, guard, harden};
+
+/// The form.
+pub(super) async fn form(Query(query): Query<Fields>, headers: HeaderMap) -> Response {
+    let page = Login {
+        page: frame(lang_of(&query, &headers), "/login"),
+        wrong: false,
+    };
+    let mut response = render(StatusCode::OK, &page);
+    harden(&mut response);
+    response
+}
+
+/// The run's token for its cookie.
+pub(super) async fn logging_in(
+    State(serve): State<Arc<Serve>>,
+    Query(query): Query<Fields>,
+    headers: HeaderMap,
+    Form(form): Form<Fields>,
+) -> Response {
+    let lang = lang_of(&query, &headers);
+    let token = form
+        .get("token")
+        .map(|text| text.trim())
+        .unwrap_or_default();
+    let mut response = if serve.guard.is_token(token) {
+        let mut response = back(lang);
+        let cookie = format!(
+            "{}={token}; Path=/; HttpOnly; SameSite=Strict",
+            guard::COOKIE
+        );
+        if let Ok(cookie) = HeaderValue::from_str(&cookie) {
+            response.headers_mut().insert(header::SET_COOKIE, cookie);
+        }
+        response
+    } else {
+        // 192 random bits: guessing needs no other hindrance.
+        let page = Login {
+            page: frame(lang, "/login"),
+            wrong: true,
+        };
+        render(StatusCode::FORBIDDEN, &page)
+    };
+    harden(&mut response);
+    response
+}
