@@ -106,6 +106,10 @@ async fn calls_with_bodies(control: &Control) -> Vec<Taking> {
     let document = control.get("/openapi.json", "").await.with(200);
     let mut calls = Vec::new();
     for (path, methods) in document["paths"].as_object().unwrap() {
+        // A page says what is wrong as a page: see `pages`.
+        if path == "/" {
+            continue;
+        }
         for (method, call) in methods.as_object().unwrap() {
             let Some(said) = call["requestBody"]["description"].as_str() else {
                 continue;

@@ -23,6 +23,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("usage", "邀请的上限、已用与剩余"),
     ("doctor", "检查从本机到隧道的每一环，或解释一个原因"),
     ("test", "建立通往内置回显的隧道，并经其公网地址测量"),
+    ("serve", "在本机提供网页与 API：点几下即可建立隧道"),
 ];
 
 /// What an option or argument is for, by its name; the same in all commands that have it.
@@ -57,6 +58,15 @@ const ARGUMENTS: &[(&str, &str)] = &[
         "reason",
         "要解释的原因：代码（max_proxies）、编号，或 frpc 输出的那一行",
     ),
+    (
+        "listen",
+        "监听地址；若超出回环，来者须出示令牌，且令牌以明文传输",
+    ),
+    (
+        "name",
+        "除地址与 localhost 外，可用以访问的名称；可多次给出",
+    ),
+    ("restore", "立即打开上次的隧道，不再询问"),
 ];
 
 /// After the help of all commands together.
@@ -68,6 +78,7 @@ const AFTER: &str = "\
   totoro connect tunnels.toml            按文件暴露；控制面的 frpc.toml 亦可
   totoro nodes                           公共节点，优者在前
   totoro doctor                          哪里有问题、该怎么办
+  totoro serve                           以上一切的网页，位于 http://127.0.0.1:7400/
 
 邀请码来自 TOTORO_INVITE、--invite-file 或不回显的输入，绝不来自命令行。
 
