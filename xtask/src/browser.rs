@@ -74,20 +74,24 @@ pub(crate) fn install() -> Result<()> {
     Ok(())
 }
 
-/// Runs the tests that need a browser; under a tag those that need the kernel, too.
-pub(crate) fn run(tag: Option<&str>) -> Result<()> {
+/// Runs the stories of the control plane's page.
+pub(crate) fn run() -> Result<()> {
+    // A browser has several processes: more at once only wait for each other.
+    let words = ["--ignored", "--test-threads=2"];
+    soak::control("pages::browser", &words, &[env()?])
+}
+
+/// Runs the story of the client's page, which takes minutes: with a real node, frps and frpc.
+pub(crate) fn run_in_the_lab() -> Result<()> {
+    let env = [env()?, ("TOTORO_REQUIRE_KERNEL", "1".to_owned())];
+    soak::test(["totoro-tests", "client", "the_page"], &["--ignored"], &env)
+}
+
+fn env() -> Result<(&'static str, String)> {
     let Some(script) = find() else {
         bail!("there is no browser, or no axe-core: cargo xtask setup");
     };
-    let mut env = vec![("TOTORO_AXE", script.display().to_string())];
-    // A browser has several processes: more at once only wait for each other.
-    soak::control("pages::browser", &["--ignored", "--test-threads=2"], &env)?;
-    let Some(tag) = tag else {
-        return Ok(());
-    };
-    env.push(("TOTORO_REQUIRE_KERNEL", "1".to_owned()));
-    env.push(("TOTORO_TEST_TAG", tag.to_owned()));
-    soak::test(["totoro-tests", "client", "the_page"], &["--ignored"], &env)
+    Ok(("TOTORO_AXE", script.display().to_string()))
 }
 
 /// What is installed, in its own words.

@@ -96,7 +96,7 @@ pub(crate) fn run(args: &Args) -> Result<u8> {
     }
     if args.filter.is_empty() {
         api(&mut table, args.quick);
-        pages(&mut table, args.quick, &tag);
+        pages(&mut table, args.quick);
     }
     if !args.quick {
         table.stage("nothing left behind", || {
@@ -121,12 +121,12 @@ fn api(table: &mut Table, quick: bool) {
 }
 
 /// The pages in a real browser; set-up has what it takes.
-fn pages(table: &mut Table, quick: bool, tag: &str) {
+fn pages(table: &mut Table, quick: bool) {
     if quick && browser::find().is_none() {
         eprintln!("\n── pages\nnot run: there is no browser or no axe-core (cargo xtask setup)");
         return;
     }
-    table.stage("pages", || browser::run((!quick).then_some(tag)));
+    table.stage("pages", browser::run);
 }
 
 /// Runs cargo's tests under a tag; a signal that ended them is told apart from their failing.

@@ -17,7 +17,7 @@ use thirtyfour::{By, ChromiumLikeCapabilities as _, DesiredCapabilities, WebDriv
 use process::Driver;
 
 /// How long anything on a page may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A browser with a profile of its own; it ends when dropped.
 pub struct Browser {
