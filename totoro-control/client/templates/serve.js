@@ -3,7 +3,7 @@
 // ready. What has the focus keeps it, what was open stays open.
 const live = document.querySelector("[data-live]");
 if (live) {
-  let busy = false, again = false, first = true;
+  let busy = false, again = false;
   const refresh = async () => {
     if (busy) { again = true; return; }
     busy = true;
@@ -21,8 +21,6 @@ if (live) {
     busy = false;
     if (again) { again = false; refresh(); }
   };
-  const source = new EventSource(live.dataset.live);
-  // The first is what the page has already.
-  source.addEventListener("connections", () => { if (first) first = false; else refresh(); });
-  source.addEventListener("error", () => { first = false; });
+  // The first, too: something may have changed since the page was made.
+  new EventSource(live.dataset.live).addEventListener("connections", refresh);
 }
