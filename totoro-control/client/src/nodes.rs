@@ -59,10 +59,7 @@ impl Ranked {
     #[must_use]
     pub fn verdict(&self) -> Verdict {
         let node = &self.node;
-        let free: u32 = node
-            .free_ports
-            .values()
-            .fold(0, |all, free| all.saturating_add(*free));
+        let free = node.free();
         match node.state {
             NodeState::Offline | NodeState::Disabled => Verdict::Off,
             _ if self.latency_ms.is_none() => Verdict::Unreachable,
@@ -173,16 +170,22 @@ fn cleaned(mut node: PublicNode) -> Ranked {
     }
 }
 
-/// How long a connection to the first address that answers takes, milliseconds.
-pub async fn latency(addresses: &[String]) -> Option<f64> {
+/// The first address that answers, and how long a connection to it takes.
+pub async fn reached(addresses: &[String]) -> Option<(&str, Duration)> {
     for address in addresses {
         let begun = Instant::now();
         let connect = tokio::net::TcpStream::connect(address.as_str());
         if matches!(timeout(PATIENCE, connect).await, Ok(Ok(_))) {
-            return Some(begun.elapsed().as_secs_f64() * 1000.0);
+            return Some((address, begun.elapsed()));
         }
     }
     None
+}
+
+/// How long a connection to the first address that answers takes, milliseconds.
+pub async fn latency(addresses: &[String]) -> Option<f64> {
+    let (_, took) = reached(addresses).await?;
+    Some(took.as_secs_f64() * 1000.0)
 }
 
 #[cfg(test)]

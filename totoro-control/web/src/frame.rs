@@ -24,14 +24,14 @@ impl Frame {
         path: &str,
         query: &[(&str, &str)],
     ) -> Self {
-        let mut other = form_urlencoded::Serializer::for_suffix(format!("{path}?"), path.len() + 1);
-        other.append_pair("lang", say(lang, "zh", "en"));
-        let kept = query.iter().filter(|(_, value)| !value.is_empty());
-        other.extend_pairs(kept);
+        let other = match lang {
+            Lang::En => Lang::Zh,
+            Lang::Zh => Lang::En,
+        };
         Frame {
             lang,
             script,
-            other: other.finish(),
+            other: link(other, path, query),
         }
     }
 
@@ -76,6 +76,15 @@ impl Frame {
     pub const fn style(&self) -> &'static str {
         STYLE
     }
+}
+
+/// A page at this path in a language, with what of its query says something.
+#[must_use]
+pub fn link(lang: Lang, path: &str, query: &[(&str, &str)]) -> String {
+    let mut link = form_urlencoded::Serializer::for_suffix(format!("{path}?"), path.len() + 1);
+    link.append_pair("lang", say(lang, "en", "zh"));
+    link.extend_pairs(query.iter().filter(|(_, value)| !value.is_empty()));
+    link.finish()
 }
 
 #[cfg(test)]

@@ -11,9 +11,9 @@ mod frame;
 mod lang;
 mod shown;
 
-pub use frame::Frame;
+pub use frame::{Frame, link};
 pub use lang::{choose, say};
-pub use shown::{bytes, duration, rate, state};
+pub use shown::{bytes, class, duration, rate, state};
 pub use totoro_api::reason::Lang;
 
 use base64::Engine as _;

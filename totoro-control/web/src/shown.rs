@@ -63,6 +63,18 @@ pub const fn state(lang: Lang, state: NodeState) -> &'static str {
     }
 }
 
+/// The stylesheet's class for it.
+#[must_use]
+pub const fn class(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Online => "online",
+        NodeState::Degraded => "degraded",
+        NodeState::Offline => "offline",
+        NodeState::Draining => "draining",
+        NodeState::Disabled => "disabled",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -378,3 +378,18 @@ pub struct PublicNode {
     /// Whom to write to.
     pub abuse_contact: String,
 }
+
+impl PublicNode {
+    /// Free ports of a protocol.
+    #[must_use]
+    pub fn free_of(&self, protocol: &str) -> u32 {
+        self.free_ports.get(protocol).copied().unwrap_or(0)
+    }
+
+    /// Free ports of all protocols.
+    #[must_use]
+    pub fn free(&self) -> u32 {
+        let all = self.free_ports.values();
+        all.fold(0, |sum, free| sum.saturating_add(*free))
+    }
+}

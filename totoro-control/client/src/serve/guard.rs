@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use axum::http::{HeaderMap, Method, header};
+use subtle::ConstantTimeEq as _;
 
 /// The cookie of who has logged in from elsewhere.
 pub(super) const COOKIE: &str = "totoro";
@@ -52,20 +53,13 @@ impl Guard {
 
     /// Whether this is it. Compared in constant time: others may try.
     pub(super) fn is_token(&self, text: &str) -> bool {
-        let differ = self.token.bytes().zip(text.bytes());
-        let differ = differ.fold(0, |differ, (a, b)| differ | (a ^ b));
-        !self.token.is_empty() && self.token.len() == text.len() && differ == 0
+        !self.token.is_empty() && bool::from(self.token.as_bytes().ct_eq(text.as_bytes()))
     }
 
     /// Whether a request has the token in its head: only a program or our own script puts it there.
     pub(super) fn has_token(&self, headers: &HeaderMap) -> bool {
-        let text = |name| {
-            headers
-                .get(name)
-                .and_then(|value: &axum::http::HeaderValue| value.to_str().ok())
-        };
-        let bearer = text(header::AUTHORIZATION.as_str()).and_then(|it| it.strip_prefix("Bearer "));
-        [text(HEADER), bearer]
+        let bearer = text(headers, "authorization").and_then(|it| it.strip_prefix("Bearer "));
+        [text(headers, HEADER), bearer]
             .into_iter()
             .flatten()
             .any(|text| self.is_token(text))
@@ -78,21 +72,14 @@ impl Guard {
         headers: &HeaderMap,
         peer: SocketAddr,
     ) -> Result<(), Refused> {
-        let text = |name| {
-            headers
-                .get(name)
-                .and_then(|value: &axum::http::HeaderValue| value.to_str().ok())
-        };
-        let host = text(header::HOST).filter(|host| self.is_ours(host));
+        let host = text(headers, "host").filter(|host| self.is_ours(host));
         let host = host.ok_or(Refused::Host)?;
         // A browser says whose page asks wherever that could matter.
         let ours = |origin: &str| origin.strip_prefix("http://") == Some(host);
-        if text(header::ORIGIN).is_some_and(|origin| !ours(origin)) {
+        if text(headers, "origin").is_some_and(|origin| !ours(origin)) {
             return Err(Refused::Origin);
         }
-        let site = headers
-            .get("sec-fetch-site")
-            .and_then(|site| site.to_str().ok());
+        let site = text(headers, "sec-fetch-site");
         let reads = matches!(*method, Method::GET | Method::HEAD);
         // A link from elsewhere may open the page; nothing else may come from there.
         let follows = reads
@@ -135,6 +122,11 @@ impl Guard {
                 .any(|known| known.eq_ignore_ascii_case(name));
         known && port == Some(self.at.port())
     }
+}
+
+/// A header's text.
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
 }
 
 /// Whether who is connected to us is this user (or root) on this machine: the kernel tells whose the

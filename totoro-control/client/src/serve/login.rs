@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Form, Query, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::extract::{Form, State};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 
-use super::pages::{Fields, back, frame, lang_of, render};
+use super::pages::{Fields, Spoken, back, frame, render};
 use super::views::Login;
 use super::{Serve, guard, harden};
 
 /// The form.
-pub(super) async fn form(Query(query): Query<Fields>, headers: HeaderMap) -> Response {
+pub(super) async fn form(Spoken(lang): Spoken) -> Response {
     let page = Login {
-        page: frame(lang_of(&query, &headers), "/login"),
+        page: frame(lang, "/login"),
         wrong: false,
     };
     let mut response = render(StatusCode::OK, &page);
@@ -24,11 +24,9 @@ pub(super) async fn form(Query(query): Query<Fields>, headers: HeaderMap) -> Res
 /// The run's token for its cookie.
 pub(super) async fn logging_in(
     State(serve): State<Arc<Serve>>,
-    Query(query): Query<Fields>,
-    headers: HeaderMap,
+    Spoken(lang): Spoken,
     Form(form): Form<Fields>,
 ) -> Response {
-    let lang = lang_of(&query, &headers);
     let token = form
         .get("token")
         .map(|text| text.trim())

@@ -14,7 +14,7 @@ mod views;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -218,6 +218,10 @@ fn no(refused: Refused) -> Response {
     (StatusCode::FORBIDDEN, text).into_response()
 }
 
+/// The pages' policy; its hashes are made once.
+static POLICY: LazyLock<Option<HeaderValue>> =
+    LazyLock::new(|| HeaderValue::from_str(&totoro_web::policy(Some(views::SCRIPT))).ok());
+
 /// The headers of every answer.
 fn harden(response: &mut Response) {
     let headers = response.headers_mut();
@@ -237,8 +241,8 @@ fn harden(response: &mut Response) {
         headers.insert(name, HeaderValue::from_static(value));
     }
     if !headers.contains_key(header::CONTENT_SECURITY_POLICY)
-        && let Ok(policy) = HeaderValue::from_str(&totoro_web::policy(Some(views::SCRIPT)))
+        && let Some(policy) = &*POLICY
     {
-        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+        headers.insert(header::CONTENT_SECURITY_POLICY, policy.clone());
     }
 }

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use askama::Template;
-use axum::extract::{Form, Path, Query, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Form, FromRequestParts, Path, Query, State};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use totoro_api::ports::Protocol;
 use totoro_web::Frame;
@@ -30,11 +32,25 @@ const SETTLES: Duration = Duration::from_secs(5);
 pub(super) type Fields = BTreeMap<String, String>;
 type Many = Vec<(String, String)>;
 
-/// In which language, by the query or the browser.
-pub(super) fn lang_of(query: &Fields, headers: &HeaderMap) -> Lang {
-    let accepted = headers.get(header::ACCEPT_LANGUAGE);
-    let accepted = accepted.and_then(|value| value.to_str().ok());
-    totoro_web::choose(query.get("lang").map(String::as_str), accepted)
+/// In which language a request is answered: by its query, or the browser.
+pub(super) struct Spoken(pub(super) Lang);
+
+impl<S: Send + Sync> FromRequestParts<S> for Spoken {
+    type Rejection = QueryRejection;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, QueryRejection> {
+        let Query(query) = Query::<Fields>::try_from_uri(&parts.uri)?;
+        let accepted = parts.headers.get(header::ACCEPT_LANGUAGE);
+        let accepted = accepted.and_then(|value| value.to_str().ok());
+        let asked = query.get("lang").map(String::as_str);
+        Ok(Spoken(totoro_web::choose(asked, accepted)))
+    }
+}
+
+/// A field of a form that may have several of a name: the first.
+fn first<'a>(form: &'a Many, name: &str) -> Option<&'a str> {
+    let found = form.iter().find(|(field, _)| field == name);
+    found.map(|(_, value)| value.as_str())
 }
 
 pub(super) fn frame(lang: Lang, path: &str) -> Frame {
@@ -91,21 +107,12 @@ impl Serve {
     }
 }
 
-pub(super) async fn home(
-    State(serve): State<Arc<Serve>>,
-    Query(query): Query<Fields>,
-    headers: HeaderMap,
-) -> Response {
-    serve.page(lang_of(&query, &headers), None, None).await
+pub(super) async fn home(State(serve): State<Arc<Serve>>, Spoken(lang): Spoken) -> Response {
+    serve.page(lang, None, None).await
 }
 
 /// The tunnels alone, for the script.
-pub(super) async fn tunnels(
-    State(serve): State<Arc<Serve>>,
-    Query(query): Query<Fields>,
-    headers: HeaderMap,
-) -> Response {
-    let lang = lang_of(&query, &headers);
+pub(super) async fn tunnels(State(serve): State<Arc<Serve>>, Spoken(lang): Spoken) -> Response {
     let part = Tunnels {
         page: frame(lang, "/"),
         token: serve.guard.token().to_owned(),
@@ -116,10 +123,9 @@ pub(super) async fn tunnels(
 
 pub(super) async fn nodes(
     State(serve): State<Arc<Serve>>,
+    Spoken(lang): Spoken,
     Query(query): Query<Fields>,
-    headers: HeaderMap,
 ) -> Response {
-    let lang = lang_of(&query, &headers);
     let of = |name: &str| query.get(name).map(String::as_str).unwrap_or_default();
     let (region, isp) = (of("region"), of("isp"));
     let measured = serve.measured().await;
@@ -169,14 +175,12 @@ pub(super) async fn nodes(
 /// A code, a pasted frpc.toml or a public node: what it is good for, before anything begins.
 pub(super) async fn look(
     State(serve): State<Arc<Serve>>,
-    Query(query): Query<Fields>,
-    headers: HeaderMap,
+    Spoken(lang): Spoken,
     Form(form): Form<Fields>,
 ) -> Response {
     if let Some(refused) = serve.foreign(form.get("token").map(String::as_str)) {
         return refused;
     }
-    let lang = lang_of(&query, &headers);
     match serve.way(&form, lang).await {
         Ok(way) => {
             let access = way.access.clone();
@@ -214,19 +218,13 @@ impl Serve {
 
 pub(super) async fn connect(
     State(serve): State<Arc<Serve>>,
-    Query(query): Query<Fields>,
-    headers: HeaderMap,
+    Spoken(lang): Spoken,
     Form(form): Form<Many>,
 ) -> Response {
-    let of = |name: &str| {
-        form.iter()
-            .find(|(field, _)| field == name)
-            .map(|(_, value)| value.as_str())
-    };
+    let of = |name: &str| first(&form, name);
     if let Some(refused) = serve.foreign(of("token")) {
         return refused;
     }
-    let lang = lang_of(&query, &headers);
     let Some(way) = of("way").and_then(|id| serve.looked.find(id)) else {
         let again = say!(
             lang,
@@ -260,11 +258,7 @@ pub(super) async fn connect(
 
 /// What is to be exposed: the services that were ticked, and what was typed.
 fn wanted(form: &Many, lang: Lang) -> Result<Vec<Wanted>, Error> {
-    let of = |name: &str| {
-        form.iter()
-            .find(|(field, _)| field == name)
-            .map(|(_, value)| value.trim())
-    };
+    let of = |name: &str| first(form, name).map(str::trim);
     let unreadable = || {
         Error::Usage(say!(
             lang,
@@ -304,14 +298,12 @@ fn wanted(form: &Many, lang: Lang) -> Result<Vec<Wanted>, Error> {
 
 pub(super) async fn stop(
     State(serve): State<Arc<Serve>>,
-    Query(query): Query<Fields>,
-    headers: HeaderMap,
+    Spoken(lang): Spoken,
     Form(form): Form<Fields>,
 ) -> Response {
     if let Some(refused) = serve.foreign(form.get("token").map(String::as_str)) {
         return refused;
     }
-    let lang = lang_of(&query, &headers);
     let id = form.get("id").map(String::as_str).unwrap_or_default();
     match serve.connections.stop(id).await {
         Ok(_) => back(lang),
@@ -322,14 +314,12 @@ pub(super) async fn stop(
 /// The tunnels from before: opens them, or forgets them.
 pub(super) async fn restore(
     State(serve): State<Arc<Serve>>,
-    Query(query): Query<Fields>,
-    headers: HeaderMap,
+    Spoken(lang): Spoken,
     Form(form): Form<Fields>,
 ) -> Response {
     if let Some(refused) = serve.foreign(form.get("token").map(String::as_str)) {
         return refused;
     }
-    let lang = lang_of(&query, &headers);
     let failed = if form.contains_key("forget") {
         serve.connections.forget().await.err()
     } else {
@@ -351,8 +341,7 @@ pub(super) async fn restore(
 pub(super) async fn qr(
     State(serve): State<Arc<Serve>>,
     Path((id, proxy)): Path<(String, String)>,
-    Query(query): Query<Fields>,
-    headers: HeaderMap,
+    Spoken(lang): Spoken,
 ) -> Response {
     let found = serve.connections.one(&id).await;
     let proxies = found.map(|found| found.tunnel.proxies).unwrap_or_default();
@@ -375,7 +364,7 @@ pub(super) async fn qr(
         .map_or(svg.as_str(), |(_, svg)| svg)
         .to_owned();
     let page = Qr {
-        page: frame(lang_of(&query, &headers), ""),
+        page: frame(lang, ""),
         address,
         svg,
     };

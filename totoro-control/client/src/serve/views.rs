@@ -2,7 +2,6 @@
 
 use askama::Template;
 use totoro_api::limits::{Effective, Limits};
-use totoro_api::wire::node::NodeState;
 use totoro_web::Frame;
 
 use super::connections::Connection;
@@ -243,23 +242,17 @@ fn bars(limits: &Effective, left: Left, lang: Lang) -> Vec<Bar> {
 
 impl Node {
     pub(super) fn new(ranked: &Ranked, lang: Lang) -> Self {
-        let free = |protocol: &str| ranked.node.free_ports.get(protocol).copied().unwrap_or(0);
         Node {
             usable: ranked.usable(),
             why: ranked.why(lang),
-            class: match ranked.node.state {
-                NodeState::Online => "online",
-                NodeState::Degraded => "degraded",
-                NodeState::Draining => "draining",
-                NodeState::Offline | NodeState::Disabled => "offline",
-            },
+            class: totoro_web::class(ranked.node.state),
             state: totoro_web::state(lang, ranked.node.state),
             latency: ranked
                 .latency_ms
                 .map_or("–".to_owned(), |ms| format!("{ms:.0} ms")),
             limits: ranked.node.public_limits.over(&Limits::default()),
-            tcp: free("tcp"),
-            udp: free("udp"),
+            tcp: ranked.node.free_of("tcp"),
+            udp: ranked.node.free_of("udp"),
             ranked: ranked.clone(),
         }
     }

@@ -15,6 +15,7 @@ use crate::access::Access;
 use crate::error::Error;
 use crate::frpc::admin::Admin;
 use crate::frpc::{config, log, process::Process};
+use crate::nodes::reached;
 use crate::private::PrivateDir;
 use crate::told::{Told, clean};
 
@@ -30,8 +31,6 @@ const WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 const GOOD_RUN: Duration = Duration::from_secs(60);
 /// An frpc that ends sooner than this, never having tried to connect, does not work here at all.
 const MAX_STILLBORN: u32 = 3;
-/// How long a probe of one of the node's addresses may take.
-const PROBE: Duration = Duration::from_secs(2);
 
 /// Everything that a tunnel's task has.
 pub(super) struct Runner {
@@ -200,13 +199,7 @@ impl Runner {
                         });
                     }
                 },
-                () = sleep(SOON), if soon => {
-                    if let Some(listed) = admin.status().await {
-                        answered = Instant::now();
-                        let events = self.machine.status(&listed);
-                        self.tell(events);
-                    }
-                }
+                () = sleep(SOON), if soon => self.ask(admin, &mut answered).await,
                 _ = tick.tick() => {
                     // A control plane that takes its time must not keep whoever wants to stop.
                     let away = tokio::select! {
@@ -223,16 +216,20 @@ impl Runner {
 
     /// What is looked at from time to time; why frpc has to be started anew.
     async fn tick(&mut self, admin: &Admin, answered: &mut Instant) -> Option<Why> {
-        match admin.status().await {
-            Some(listed) => {
-                *answered = Instant::now();
-                let events = self.machine.status(&listed);
-                self.tell(events);
-            }
-            None if answered.elapsed() > HANGS => return Some(Why::FrpcHangs),
-            None => {}
+        self.ask(admin, answered).await;
+        if answered.elapsed() > HANGS {
+            return Some(Why::FrpcHangs);
         }
         self.look().await.then_some(Why::Lost)
+    }
+
+    /// Asks frpc how its proxies stand.
+    async fn ask(&mut self, admin: &Admin, answered: &mut Instant) {
+        if let Some(listed) = admin.status().await {
+            *answered = Instant::now();
+            let events = self.machine.status(&listed);
+            self.tell(events);
+        }
     }
 
     fn heard(&mut self, line: log::Line) {
@@ -252,13 +249,10 @@ impl Runner {
         if addresses.len() < 2 {
             return first;
         }
-        for address in addresses {
-            let connect = tokio::net::TcpStream::connect(address.as_str());
-            if matches!(timeout(PROBE, connect).await, Ok(Ok(_))) {
-                return address.clone();
-            }
+        match reached(addresses).await {
+            Some((address, _)) => address.to_owned(),
+            None => first,
         }
-        first
     }
 
     /// frpc's words without the secret, should it ever quote its file.

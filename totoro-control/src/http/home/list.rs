@@ -62,10 +62,8 @@ impl Wanted {
     /// What a query says. A page is looked at by people, who come with all kinds of links: what cannot
     /// be read says nothing.
     pub(super) fn of(incoming: &Incoming) -> Self {
-        let take = |name: &str| {
-            let query = incoming.query().ok();
-            query.and_then(|mut query| query.take(name))
-        };
+        let mut query = incoming.query().ok();
+        let mut take = |name: &str| query.as_mut().and_then(|query| query.take(name));
         let sort = take("sort").unwrap_or_default();
         let sort = Sort::EACH.into_iter().find(|known| known.as_str() == sort);
         Wanted {
@@ -87,11 +85,9 @@ impl Wanted {
     }
 
     fn link(&self, page: usize) -> String {
-        let mut link = form_urlencoded::Serializer::for_suffix("?".to_owned(), 1);
-        link.append_pair("lang", totoro_web::say(self.lang, "en", "zh"));
-        link.extend_pairs(self.query().iter().filter(|(_, value)| !value.is_empty()));
-        link.append_pair("page", &page.to_string());
-        link.finish()
+        let [region, isp, sort] = self.query();
+        let page = page.to_string();
+        totoro_web::link(self.lang, "", &[region, isp, sort, ("page", &page)])
     }
 }
 
@@ -134,12 +130,6 @@ pub(super) struct Row {
 /// Whether a node takes something new.
 const fn serves(node: &PublicNode) -> bool {
     matches!(node.state, NodeState::Online | NodeState::Degraded)
-}
-
-fn free(node: &PublicNode) -> u32 {
-    node.free_ports
-        .values()
-        .fold(0, |sum, free| sum.saturating_add(*free))
 }
 
 impl List {
@@ -185,13 +175,13 @@ fn sort(nodes: &mut [&PublicNode], by: Sort) {
     };
     let key = |node: &PublicNode| match by {
         // Without a free port nothing begins.
-        Sort::Best => (state(node), u32::from(free(node) == 0), load(node)),
+        Sort::Best => (state(node), u32::from(node.free() == 0), load(node)),
         // What does not report has no load that is known.
         Sort::Load => (u32::from(!serves(node)), load(node), 0),
         Sort::Ports | Sort::Name => (0, 0, 0),
     };
     let ports = |node: &PublicNode| match by {
-        Sort::Ports => free(node),
+        Sort::Ports => node.free(),
         _ => 0,
     };
     nodes.sort_by(|a, b| {
@@ -231,19 +221,12 @@ fn choices<'a>(
 
 impl Row {
     fn new(node: &PublicNode, lang: Lang) -> Self {
-        let free = |protocol: &str| node.free_ports.get(protocol).copied().unwrap_or(0);
         Row {
             serves: serves(node),
-            class: match node.state {
-                NodeState::Online => "online",
-                NodeState::Degraded => "degraded",
-                NodeState::Offline => "offline",
-                NodeState::Draining => "draining",
-                NodeState::Disabled => "disabled",
-            },
+            class: totoro_web::class(node.state),
             state: totoro_web::state(lang, node.state),
-            tcp: free("tcp"),
-            udp: free("udp"),
+            tcp: node.free_of("tcp"),
+            udp: node.free_of("udp"),
             limits: node.public_limits.over(&Limits::default()),
             node: node.clone(),
         }

@@ -4,7 +4,7 @@
 mod list;
 mod view;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use askama::Template as _;
 use totoro_api::Reason;
@@ -153,6 +153,10 @@ async fn access(api: &Arc<Api>, incoming: &mut Incoming) -> Result<Access, ApiEr
     }
 }
 
+/// The page's policy; its hashes are made once.
+static POLICY: LazyLock<Option<HeaderValue>> =
+    LazyLock::new(|| HeaderValue::from_str(&totoro_web::policy(Some(SCRIPT))).ok());
+
 /// What is above the list.
 enum Panel {
     None,
@@ -212,8 +216,8 @@ async fn show(api: &Arc<Api>, wanted: Wanted, panel: Panel) -> Response {
             headers.insert(name, value);
         }
     }
-    if let Ok(policy) = HeaderValue::from_str(&totoro_web::policy(Some(SCRIPT))) {
-        headers.insert(CONTENT_SECURITY_POLICY, policy);
+    if let Some(policy) = &*POLICY {
+        headers.insert(CONTENT_SECURITY_POLICY, policy.clone());
     }
     if let Some(seconds) = retry_after {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
