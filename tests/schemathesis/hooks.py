@@ -111,19 +111,30 @@ def is_mutated_body_alone(case):
     return [place.value for place, part in parts if part.mode.is_negative] == ["body"]
 
 
+# By path and method: there is one document.
+VALIDATORS = {}
+
+
+def validator_of(document, path, method):
+    """What tells right JSON bodies of a call; None where it takes none."""
+    call = document["paths"][path][method]
+    content = call.get("requestBody", {}).get("content", {}).get("application/json")
+    if content is None:
+        return None
+    schema = {**content["schema"], "components": document["components"]}
+    return jsonschema_rs.Draft202012Validator(schema, formats=FORMS, validate_formats=True)
+
+
 def is_valid_body(case):
     """Whether a body that was made to be wrong is right after all: schemathesis takes every text of a
     form with a name for wrong, wherever in the body it has mutated something, and a number without its
     `format` is as good as with it."""
-    document = case.operation.schema.raw_schema
-    call = document["paths"][case.operation.path][case.method.lower()]
-    content = call.get("requestBody", {}).get("content", {}).get("application/json")
-    if content is None:
-        return False
-    schema = {**content["schema"], "components": document["components"]}
-    validator = jsonschema_rs.Draft202012Validator(schema, formats=FORMS, validate_formats=True)
+    place = (case.operation.path, case.method.lower())
+    if place not in VALIDATORS:
+        VALIDATORS[place] = validator_of(case.operation.schema.raw_schema, *place)
+    validator = VALIDATORS[place]
     try:
-        return validator.is_valid(case.body)
+        return validator is not None and validator.is_valid(case.body)
     except ValueError:
         # No body at all, or one that is no JSON.
         return False

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
+use thirtyfour::error::{WebDriverError, WebDriverErrorInner, WebDriverResult};
 use thirtyfour::{By, ChromiumLikeCapabilities as _, DesiredCapabilities, WebDriver, WebElement};
 
 use process::Driver;
@@ -21,9 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A browser with a profile of its own; it ends when dropped.
 pub struct Browser {
-    /// Before the process: it ends first.
-    page: WebDriver,
+    /// Ends first: what it closes is gone with it, and is not waited for.
     _driver: Driver,
+    page: WebDriver,
 }
 
 /// How a page is looked at.
@@ -162,7 +163,32 @@ impl Browser {
     /// # Errors
     /// There is nothing to click.
     pub async fn click(&self, css: &str) -> Result<()> {
-        Ok(self.find(css).await?.click().await?)
+        self.on(css, async |element| element.click().await).await
+    }
+
+    /// The text of an element as it is shown, once it is there.
+    ///
+    /// # Errors
+    /// It does not come.
+    pub async fn shown(&self, css: &str) -> Result<String> {
+        self.on(css, async |element| element.text().await).await
+    }
+
+    /// Does something with an element; again where the page replaced it in between.
+    async fn on<T>(
+        &self,
+        css: &str,
+        work: impl AsyncFn(WebElement) -> WebDriverResult<T>,
+    ) -> Result<T> {
+        let began = std::time::Instant::now();
+        loop {
+            let done = work(self.find(css).await?).await;
+            match done.as_ref().map_err(WebDriverError::as_inner) {
+                Err(WebDriverErrorInner::StaleElementReference(_))
+                    if began.elapsed() < PATIENCE => {}
+                _ => return Ok(done?),
+            }
+        }
     }
 
     /// The text of an element as it is shown.

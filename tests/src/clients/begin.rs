@@ -305,9 +305,8 @@ fn typo(world: &World) -> Result<String> {
 fn exhausted(world: &World) -> Result<String> {
     let limits = json!({ "max_proxies": 1, "max_clients": 2 });
     let tenant = world.invite("exhausted", limits)?;
-    let (one, two) = (world.backend.tcp.to_string(), world.backend.udp.to_string());
-    let mut has = Totoro::start(world, "cl-has", &["tcp", &one], Some(&tenant.code), None)?;
-    has.event("running")?;
+    let two = world.backend.udp.to_string();
+    let has = runs(world, "cl-has", &tenant.code)?;
     let wants = Totoro::start(world, "cl-wants", &["tcp", &two], Some(&tenant.code), None)?;
     wants.refused("max_proxies", 1)?;
     fetch_through(world, has)
@@ -326,17 +325,17 @@ fn fetch_through(world: &World, has: Totoro) -> Result<String> {
     Ok("max_proxies, exit 1; the first goes on".to_owned())
 }
 
+/// A tunnel that runs.
+fn runs(world: &World, name: &str, code: &str) -> Result<Totoro> {
+    let service = world.backend.tcp.to_string();
+    let mut totoro = Totoro::start(world, name, &["tcp", &service], Some(code), None)?;
+    totoro.event("running")?;
+    Ok(totoro)
+}
+
 fn revoked(world: &World) -> Result<String> {
     let tenant = invite(world, "revoked")?;
-    let service = world.backend.tcp.to_string();
-    let mut totoro = Totoro::start(
-        world,
-        "cl-revoked",
-        &["tcp", &service],
-        Some(&tenant.code),
-        None,
-    )?;
-    totoro.event("running")?;
+    let totoro = runs(world, "cl-revoked", &tenant.code)?;
     world
         .lender()?
         .delete(&format!("/nodes/invites/{}", tenant.invite.id))?;
@@ -346,15 +345,7 @@ fn revoked(world: &World) -> Result<String> {
 
 fn expired(world: &World) -> Result<String> {
     let tenant = invite(world, "expired")?;
-    let service = world.backend.tcp.to_string();
-    let mut totoro = Totoro::start(
-        world,
-        "cl-expired",
-        &["tcp", &service],
-        Some(&tenant.code),
-        None,
-    )?;
-    totoro.event("running")?;
+    let totoro = runs(world, "cl-expired", &tenant.code)?;
     let soon = std::time::SystemTime::now() + std::time::Duration::from_secs(2);
     let soon = i64::try_from(soon.duration_since(std::time::UNIX_EPOCH)?.as_secs())?;
     let change = json!({ "expires_at": totoro_api::ticket::rfc3339(soon) });

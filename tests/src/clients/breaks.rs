@@ -12,7 +12,7 @@ use totoro_api::wire::node::{Enroll, NodeCreated};
 use super::{Totoro, run};
 use crate::api::Api;
 use crate::hostile::world;
-use crate::lab::{NODE_CLIENT_V4, NODE_USER_V4, Place};
+use crate::lab::{Finished, NODE_CLIENT_V4, NODE_USER_V4, Place};
 use crate::net::user;
 use crate::report::Report;
 use crate::story::{FRPS_PORT, World, bring_up};
@@ -42,16 +42,7 @@ pub fn play() -> Result<()> {
         paused(&world, &mut totoro, &tenant.invite.id, port)
     });
     report.check("the same again: it runs already", || {
-        let said = run(
-            &world,
-            &["tcp", &service, "--lang", "en"],
-            Some(&tenant.code),
-        )?;
-        ensure!(
-            said.code == 1 && said.err.contains("runs already"),
-            "{said:?}"
-        );
-        Ok(said.err.trim().to_owned())
+        comes(&world, &service, &tenant.code, "runs already").map(told)
     });
     report.check("frpc is killed: said, and started again", || {
         kill(Pid::from_raw(totoro.frpc()?), Signal::SIGKILL)?;
@@ -69,23 +60,26 @@ pub fn play() -> Result<()> {
         drained(&world, &mut totoro, port)
     });
     report.check("who comes is refused", || {
-        let said = run(
-            &world,
-            &["tcp", &service, "--lang", "en"],
-            Some(&tenant.code),
-        )?;
-        ensure!(
-            said.code == 1 && said.err.contains("node_draining"),
-            "{said:?}"
-        );
+        let said = comes(&world, &service, &tenant.code, "node_draining")?;
         ensure!(said.out.contains("spare"), "no other is offered: {said:?}");
-        Ok(said.err.trim().to_owned())
+        Ok(told(said))
     });
     report.check("Ctrl-C", || {
         totoro.interrupt().map(|()| "exit 0".to_owned())
     });
     ensure!(report.finish(), "see above");
     Ok(())
+}
+
+/// Another who comes is refused with these words.
+fn comes(world: &World, service: &str, code: &str, words: &str) -> Result<Finished> {
+    let said = run(world, &["tcp", service, "--lang", "en"], Some(code))?;
+    ensure!(said.code == 1 && said.err.contains(words), "{said:?}");
+    Ok(said)
+}
+
+fn told(said: Finished) -> String {
+    said.err.trim().to_owned()
 }
 
 fn fetch(world: &World, port: u16) -> Result<()> {

@@ -131,7 +131,7 @@ async fn expose(world: &World, browser: &Browser) -> Result<()> {
 
 /// The address of the tunnel that is shown, with bytes through it.
 async fn address(world: &World, browser: &Browser) -> Result<u16> {
-    let url = browser.find(".address code").await?.text().await?;
+    let url = browser.shown(".address code").await?;
     let port = url.rsplit(':').next().unwrap_or_default().parse()?;
     user::fetch(world.lab.ns(Place::User), user::at(NODE_USER_V4, port)?)?;
     Ok(port)
