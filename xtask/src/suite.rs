@@ -126,7 +126,7 @@ fn pages(table: &mut Table, quick: bool) {
         eprintln!("\n── pages\nnot run: there is no browser or no axe-core (cargo xtask setup)");
         return;
     }
-    table.stage("pages", browser::run);
+    table.stage("pages", || browser::run(!quick));
 }
 
 /// Runs cargo's tests under a tag; a signal that ended them is told apart from their failing.

@@ -112,3 +112,11 @@ pub fn rfc3339(unix: i64) -> String {
         })
         .unwrap_or_default()
 }
+
+/// What [`rfc3339`] writes, and any other text of that kind, as Unix time.
+#[must_use]
+pub fn unix(rfc3339: &str) -> Option<i64> {
+    OffsetDateTime::parse(rfc3339, &time::format_description::well_known::Rfc3339)
+        .ok()
+        .map(OffsetDateTime::unix_timestamp)
+}
