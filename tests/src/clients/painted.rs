@@ -8,7 +8,7 @@ use super::page::{PAGE, end, on_its_machine, serve};
 use super::speed::median;
 use crate::hostile::world;
 use crate::lab::NODE_USER_V4;
-use crate::story::{CONTROL, World};
+use crate::story::{CONTROL, World, bring_up};
 
 /// Public nodes in the list.
 const NODES: usize = 1000;
@@ -69,8 +69,9 @@ impl Painted {
 /// # Errors
 /// The lab does not come up, or a page does not show the nodes.
 pub fn play(loads: usize) -> Result<Vec<Painted>> {
-    let world = world("cl-painted", &[])?;
+    let mut world = world("cl-painted", &[])?;
     many(&world)?;
+    unprobed(&mut world)?;
     let (totoro, _) = serve(&world, "cl-painted-1", &[])?;
     let pages = [
         ("the control plane's", format!("{CONTROL}/?lang=en")),
@@ -101,6 +102,17 @@ fn many(world: &World) -> Result<()> {
         admin.post::<Value>("/admin/nodes", &new)?;
     }
     Ok(())
+}
+
+/// Starts the control plane again, as one that lists what it has not reached.
+fn unprobed(world: &mut World) -> Result<()> {
+    world.control.take().context("no control plane")?.stop();
+    let path = world.lab.file("control/control.toml");
+    let config = std::fs::read_to_string(&path)?;
+    let (on, off) = ("probe = true", "probe = false");
+    ensure!(config.contains(on), "no {on} in {}", path.display());
+    std::fs::write(&path, config.replace(on, off))?;
+    bring_up::serve(world)
 }
 
 async fn one(browser: &Browser, page: &'static str, url: &str, loads: usize) -> Result<Painted> {
