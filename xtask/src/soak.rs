@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{demo, install, root, schemathesis, target};
+use crate::{bpf, demo, install, root, schemathesis, target};
 
 /// Long runs.
 #[derive(Debug, clap::Subcommand)]
@@ -69,6 +69,16 @@ pub(crate) enum Soak {
         #[arg(long, default_value_t = 10)]
         minutes: u64,
     },
+    /// Random packets in random maps through the kernel programs: is each judged, changed and counted as a
+    /// model of them does? As root.
+    Packets {
+        /// How many.
+        #[arg(long, default_value_t = 10_000_000)]
+        packets: u64,
+        /// Repeats the chance of a run.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// schemathesis against the control plane: does it answer what it documents, and nothing else?
     Api {
         /// Cases of each call and phase.
@@ -117,12 +127,32 @@ pub(crate) fn run(soak: &Soak) -> Result<u8> {
         Soak::Headless { minutes } => {
             return demo::lab("headless", &[format!("--seconds={}", 60 * minutes)]);
         }
+        Soak::Packets { packets, seed } => random_packets(*packets, *seed),
         Soak::Api { cases } => {
             schemathesis::install()?;
             schemathesis::run(*cases)
         }
     }
     .map(|()| 0)
+}
+
+/// Random packets, with the kernel object of this checkout.
+fn random_packets(packets: u64, seed: Option<u64>) -> Result<()> {
+    bpf::build()?;
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command
+        .current_dir(root())
+        .args(["run", "--locked", "--package", "totoro-packets", "--"])
+        .arg(format!("--packets={packets}"))
+        .args(seed.map(|seed| format!("--seed={seed}")))
+        .env("TOTORO_OBJECT", bpf::object())
+        .env("CARGO_TARGET_DIR", target());
+    let status = command.status().context("start the packets")?;
+    if !status.success() {
+        bail!("a packet is judged another way than the model does, or could not be run ({status})");
+    }
+    Ok(())
 }
 
 /// A test of the control plane under this environment; it prints what it counted.

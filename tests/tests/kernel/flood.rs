@@ -11,8 +11,8 @@ use nix::sys::socket::{
 };
 use totoro_ebpf::abi::TCP;
 use totoro_ebpf::packet::{ACK, RST, SYN};
+use totoro_packets::build::packet;
 
-use crate::frames::packet;
 use crate::support::Peer;
 use crate::wire::{NODE4, USER4};
 
@@ -56,28 +56,12 @@ fn send(socket: &OwnedFd, ended: &AtomicBool) -> u64 {
         }
         let from = 30_000 + (nth % 30_000) as u16;
         let frame = packet(USER4, NODE4, TCP, port).with(|packet| packet.ports.0 = from);
-        let mut bytes = frame.bytes().split_off(14);
-        // A right checksum: the stack answers whatever reaches it.
-        let sum = checksum(&bytes);
-        bytes[36..38].copy_from_slice(&sum.to_be_bytes());
+        let bytes = frame.bytes().split_off(14);
         let to = SockaddrIn::from(SocketAddrV4::new(node, 0));
         // A full queue is no end of it.
         sent += u64::from(sendto(socket.as_raw_fd(), &bytes, &to, MsgFlags::empty()).is_ok());
     }
     sent
-}
-
-/// TCP's checksum of an IPv4 packet without options.
-fn checksum(packet: &[u8]) -> u16 {
-    let (addresses, segment) = (&packet[12..20], &packet[20..]);
-    let words = addresses.chunks(2).chain(segment.chunks(2));
-    let sum: u32 = words
-        .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]))
-        .sum::<u32>()
-        + u32::from(TCP)
-        + segment.len() as u32;
-    let folded = (sum & 0xffff) + (sum >> 16);
-    !((folded & 0xffff) + (folded >> 16)) as u16
 }
 
 /// What is seen on the node's interfaces, behind XDP.

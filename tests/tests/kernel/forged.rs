@@ -6,8 +6,8 @@ use std::time::Duration;
 use totoro_api::Reason;
 use totoro_ebpf::abi::{HELD, Tenant, UDP};
 use totoro_node::kernel::Kernel;
+use totoro_packets::build::{Extension, packet};
 
-use crate::frames::packet;
 use crate::sockets::{PORT, five};
 use crate::support::{self, Node, Peer, ip};
 use crate::wire::{NODE_MAC, NODE4, NODE6, USER6, link_up};
@@ -131,31 +131,16 @@ fn a_datagram_behind_more_headers_than_are_followed_is_refused() {
         let server = server(&kernel);
         for (extensions, passes) in [(2, true), (8, false)] {
             let frame = packet(USER6, NODE6, UDP, PORT).with(|p| {
-                p.extensions = vec![60; extensions];
+                p.extensions = vec![Extension::new(60); extensions];
                 p.ports.0 = 4_000 + extensions as u16;
             });
-            let bytes = with_checksum(frame.bytes().split_off(14));
+            let bytes = frame.bytes().split_off(14);
             peer.run(move || send_raw(&bytes));
             let delivered = server.recv_from(&mut [0; 16]).is_ok();
             assert_eq!(delivered, passes, "{extensions} extension headers");
         }
         assert_eq!(refused(&kernel, Reason::Unsupported), 1);
     });
-}
-
-/// Fills in the checksum of the 12 bytes of UDP at the end of an IPv6 packet.
-fn with_checksum(mut bytes: Vec<u8>) -> Vec<u8> {
-    let udp = bytes.len() - 12;
-    let mut pseudo = bytes[8..40].to_vec();
-    pseudo.extend([0, 0, 0, 12, 0, 0, 0, UDP]);
-    pseudo.extend(&bytes[udp..]);
-    let sum: u32 = pseudo
-        .chunks(2)
-        .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]))
-        .sum();
-    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
-    bytes[udp + 6..udp + 8].copy_from_slice(&sum.to_be_bytes());
-    bytes
 }
 
 /// Sends an IPv6 packet as it is.

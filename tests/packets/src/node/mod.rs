@@ -1,0 +1,265 @@
+//! The kernel programs with maps of their own: pinned nowhere, attached nowhere, run by
+//! `BPF_PROG_TEST_RUN`.
+
+mod maps;
+mod state;
+mod sys;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use aya::programs::Program;
+use aya::{Ebpf, EbpfLoader};
+use totoro_ebpf::abi::{Addr, Event};
+use totoro_model::{Lookup, Span};
+
+use maps::Maps;
+pub use state::differences;
+
+/// The longest frame that the kernel takes for a test run is a page less its own.
+const LONGEST: usize = 4096;
+/// Cells of a row of `SKETCH`.
+const CELLS: u32 = 8192;
+
+/// A hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Hook {
+    /// The network driver's.
+    Xdp,
+    /// Traffic control, what comes in.
+    TcIn,
+    /// Traffic control, what goes out.
+    TcOut,
+    /// A cgroup's sockets, what they receive.
+    MeterIn,
+    /// A cgroup's sockets, what they send.
+    MeterOut,
+}
+
+impl Hook {
+    const ALL: [Hook; 5] = [
+        Hook::Xdp,
+        Hook::TcIn,
+        Hook::TcOut,
+        Hook::MeterIn,
+        Hook::MeterOut,
+    ];
+
+    const fn program(self) -> &'static str {
+        match self {
+            Hook::Xdp => "totoro_xdp",
+            Hook::TcIn => "totoro_tc_in",
+            Hook::TcOut => "totoro_tc_out",
+            Hook::MeterIn => "totoro_meter_in",
+            Hook::MeterOut => "totoro_meter_out",
+        }
+    }
+
+    /// Whether the kernel runs a frame through it: a whole Ethernet header, and for an skb a byte behind
+    /// it and (from Linux 6.18 on) the header of the IP that it says to be.
+    #[must_use]
+    pub fn takes(self, frame: &[u8]) -> bool {
+        let least = match frame.get(12..14) {
+            None => return false,
+            Some(_) if self == Hook::Xdp => 14,
+            Some([0x08, 0x00]) => 14 + 20,
+            Some([0x86, 0xdd]) => 14 + 40,
+            Some(_) => 15,
+        };
+        frame.len() >= least
+    }
+
+    /// What the program answers for "pass" and "drop".
+    const fn answers(self) -> (u32, u32) {
+        match self {
+            // XDP_PASS, XDP_DROP.
+            Hook::Xdp => (2, 1),
+            // TC_ACT_UNSPEC (the next program decides), TC_ACT_SHOT.
+            Hook::TcIn | Hook::TcOut => (u32::MAX, 2),
+            Hook::MeterIn | Hook::MeterOut => (1, 0),
+        }
+    }
+}
+
+/// What a run showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// Whether the packet goes on.
+    pub passed: bool,
+    /// When the program looked at its clock.
+    pub at: Span,
+}
+
+/// The programs and their maps.
+pub struct Node {
+    programs: [OwnedFd; Hook::ALL.len()],
+    lookup: OwnedFd,
+    maps: Maps,
+    out: Box<[u8; LONGEST]>,
+    length: usize,
+    // Lives as long as the programs are run.
+    _ebpf: Ebpf,
+}
+
+impl Node {
+    /// Loads the kernel object.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn load(object: &Path) -> Result<Node> {
+        let mut loader = EbpfLoader::new();
+        // Small ones are read and emptied faster: the kernel walks every bucket.
+        for name in maps::SMALL {
+            loader.map_max_entries(name, 1024);
+        }
+        let mut ebpf = loader
+            .load_file(object)
+            .with_context(|| format!("load {}", object.display()))?;
+        let mut program = |name: &str| -> Result<OwnedFd> {
+            let program = ebpf
+                .program_mut(name)
+                .with_context(|| format!("no {name}"))?;
+            match program {
+                Program::Xdp(one) => one.load(),
+                Program::SchedClassifier(one) => one.load(),
+                Program::SkLookup(one) => one.load(),
+                Program::CgroupSkb(one) => one.load(),
+                _ => bail!("{name} is of another type"),
+            }
+            .with_context(|| format!("load {name}"))?;
+            let fd = program.fd().with_context(|| format!("no {name}"))?;
+            Ok(fd.as_fd().try_clone_to_owned()?)
+        };
+        let [a, b, c, d, e] = Hook::ALL.map(|hook| program(hook.program()));
+        let programs = [a?, b?, c?, d?, e?];
+        let lookup = program("totoro_admit")?;
+        Ok(Node {
+            programs,
+            lookup,
+            maps: Maps::take(&mut ebpf)?,
+            out: Box::new([0; LONGEST]),
+            length: 0,
+            _ebpf: ebpf,
+        })
+    }
+
+    /// Runs a frame through a hook, once.
+    ///
+    /// # Errors
+    /// When the kernel does not take the frame ([`Hook::takes`]), or the program answers what no hook of
+    /// ours does.
+    pub fn run(&mut self, hook: Hook, frame: &[u8]) -> Result<Ran> {
+        let program = &self.programs[hook as usize];
+        let from = boot_ns();
+        let answer = sys::test_run(program, Some((frame, &mut self.out[..])), None, 1)
+            .with_context(|| format!("run {hook:?} with {} bytes", frame.len()))?;
+        let at = Span {
+            from,
+            to: boot_ns(),
+        };
+        self.length = answer.length;
+        let (pass, drop) = hook.answers();
+        let passed = match answer.returned {
+            returned if returned == pass => true,
+            returned if returned == drop => false,
+            other => bail!("{hook:?} answered {other}"),
+        };
+        Ok(Ran { passed, at })
+    }
+
+    /// The frame as the last run left it.
+    #[must_use]
+    pub fn frame(&self) -> &[u8] {
+        &self.out[..self.length]
+    }
+
+    /// Has a socket looked up.
+    ///
+    /// # Errors
+    /// When the kernel does not take it.
+    pub fn look_up(&mut self, who: &Lookup) -> Result<Ran> {
+        let context = context(who);
+        let from = boot_ns();
+        let answer = sys::test_run(&self.lookup, None, Some(&context), 1).context("look up")?;
+        let at = Span {
+            from,
+            to: boot_ns(),
+        };
+        // SK_PASS, SK_DROP.
+        let passed = match answer.returned {
+            1 => true,
+            0 => false,
+            other => bail!("the lookup answered {other}"),
+        };
+        Ok(Ran { passed, at })
+    }
+
+    /// How long a frame takes in a hook, ns: the mean of `repeat` runs in a row. What spends a budget is
+    /// refused in most of them.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn time(&mut self, hook: Hook, frame: &[u8], repeat: u32) -> Result<u32> {
+        let program = &self.programs[hook as usize];
+        let packet = Some((frame, &mut self.out[..]));
+        Ok(sys::test_run(program, packet, None, repeat)?.took_ns)
+    }
+
+    /// The same for a lookup.
+    ///
+    /// # Errors
+    /// As [`look_up`](Self::look_up).
+    pub fn time_lookup(&mut self, who: &Lookup, repeat: u32) -> Result<u32> {
+        let context = context(who);
+        Ok(sys::test_run(&self.lookup, None, Some(&context), repeat)?.took_ns)
+    }
+
+    /// What the daemon was told since it was last asked.
+    ///
+    /// # Errors
+    /// When something else than an event is in the ring.
+    pub fn told(&mut self) -> Result<Vec<Event>> {
+        let mut told = Vec::new();
+        while let Some(item) = self.maps.events.next() {
+            told.push(sys::event(&item).context("an event of another size")?);
+        }
+        Ok(told)
+    }
+}
+
+/// Now on the boot-time clock, ns.
+#[must_use]
+pub fn boot_ns() -> u64 {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map_or(0, |at| {
+        at.tv_sec() as u64 * 1_000_000_000 + at.tv_nsec() as u64
+    })
+}
+
+/// The cells of `SKETCH` that a source has, which are the kernel's own choice.
+#[must_use]
+pub fn cells(source: &Addr, seed: u64) -> [u32; 2] {
+    let cell = |seed| totoro_ebpf::logic::prefix::mix(source, seed) as u32 & (CELLS - 1);
+    [cell(seed), CELLS + cell(!seed)]
+}
+
+/// `struct bpf_sk_lookup` (include/uapi/linux/bpf.h). Addresses and the remote port are in network
+/// order, the local port is not.
+fn context(who: &Lookup) -> [u8; 72] {
+    const AF_INET: u32 = 2;
+    const AF_INET6: u32 = 10;
+    let mut context = [0; 72];
+    let mut put = |at: usize, bytes: &[u8]| context[at..at + bytes.len()].copy_from_slice(bytes);
+    put(8, &(if who.v6 { AF_INET6 } else { AF_INET }).to_ne_bytes());
+    put(12, &u32::from(who.proto).to_ne_bytes());
+    put(36, &who.remote_port.to_be_bytes());
+    if who.v6 {
+        put(20, &who.remote);
+        put(44, &who.local);
+    } else {
+        put(16, &who.remote[12..]);
+        put(40, &who.local[12..]);
+    }
+    put(60, &u32::from(who.port).to_ne_bytes());
+    context
+}
