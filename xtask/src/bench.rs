@@ -29,6 +29,16 @@ pub(crate) enum Bench {
         #[arg(last = true)]
         more: Vec<String>,
     },
+    /// How exact limits and counts are: bursts of connections, the end of a tunnel, counters beside a
+    /// capture, UDP flows. As root.
+    Accuracy {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        /// Rounds, bursts, limits: see `-- --help`.
+        #[arg(last = true)]
+        more: Vec<String>,
+    },
     /// The client: from its start to the first byte, and what gets through, against a stock frpc
     /// started by hand. As root.
     Client {
@@ -68,6 +78,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
             bench.args(["--bench", "node", "--"]);
             ended(bench.args(json.then_some("--json")).args(more))
         }
+        Bench::Accuracy { json, more } => suite("accuracy", *json, more),
         Bench::Client { json, more } => {
             let args = dist::Args {
                 revision: 1,
@@ -87,6 +98,21 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
             ended(load.args(json.then_some("--json")).args(more))
         }
     }
+}
+
+/// A suite of `tests/measure`, with the daemons and the lab's other programs in release builds.
+fn suite(name: &str, json: bool, more: &[String]) -> Result<()> {
+    let args = dist::Args {
+        revision: 1,
+        dev: false,
+    };
+    dist::build(&args, &[dist::CLIENT])?;
+    // A build of its own: what is measured has the features that it is shipped with.
+    let mut build = cargo(&["build", "--release", "--locked", "--bins"]);
+    ended(build.args(["--package", "totoro-measure"]))?;
+    let mut measure = Command::new(target().join("release/totoro-measure"));
+    measure.current_dir(root()).arg(name);
+    ended(measure.args(json.then_some("--json")).args(more))
 }
 
 fn cargo(args: &[&str]) -> Command {
