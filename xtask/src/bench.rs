@@ -39,6 +39,16 @@ pub(crate) enum Bench {
         #[arg(last = true)]
         more: Vec<String>,
     },
+    /// What the node costs who uses it: new connections beside nft and a plugin, throughput and latency
+    /// with and without XDP, what a flood leaves to a neighbour. As root.
+    Tunnel {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        /// Rounds, seconds, users: see `-- --help`.
+        #[arg(last = true)]
+        more: Vec<String>,
+    },
     /// The client: from its start to the first byte, and what gets through, against a stock frpc
     /// started by hand. As root.
     Client {
@@ -79,6 +89,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
             ended(bench.args(json.then_some("--json")).args(more))
         }
         Bench::Accuracy { json, more } => suite("accuracy", *json, more),
+        Bench::Tunnel { json, more } => suite("tunnel", *json, more),
         Bench::Client { json, more } => {
             let args = dist::Args {
                 revision: 1,

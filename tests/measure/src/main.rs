@@ -4,6 +4,7 @@
 
 mod accuracy;
 mod net;
+mod tunnel;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -31,6 +32,8 @@ struct Args {
 enum Suite {
     /// How exact the limits and the counts are. Parts: bursts, cut, traffic, flows.
     Accuracy(accuracy::Args),
+    /// What the node costs who uses it. Parts: conns, speed, flood.
+    Tunnel(tunnel::Args),
 }
 
 /// Says on stderr how far it is.
@@ -63,6 +66,7 @@ fn measure(args: &Args) -> Result<()> {
     let progress = Progress(Instant::now());
     let run = match &args.suite {
         Suite::Accuracy(of) => accuracy::measure(of, &args.only, &progress)?,
+        Suite::Tunnel(of) => tunnel::measure(of, &args.only, &progress)?,
     };
     run.finish(args.json)?;
     Ok(())
