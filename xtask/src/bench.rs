@@ -1,10 +1,23 @@
 //! `bench`: figures as ratios within one run, in a release build. `docs/benchmarks.md` keeps them.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
 use crate::{dist, root, target};
+
+/// Options of `bench`.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+pub(crate) struct Args {
+    /// Whether the second of two runs (directories below target/bench, or their run.json) is worse than
+    /// the first, by more than noise: the exit code is 1 then.
+    #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"])]
+    compare: Vec<PathBuf>,
+    #[command(subcommand)]
+    bench: Option<Bench>,
+}
 
 /// What is measured.
 #[derive(Debug, clap::Subcommand)]
@@ -51,8 +64,35 @@ pub(crate) enum Bench {
     },
 }
 
-/// Measures.
-pub(crate) fn run(bench: &Bench) -> Result<()> {
+/// Measures, or compares; the exit code.
+pub(crate) fn run(args: &Args) -> Result<u8> {
+    match &args.bench {
+        Some(bench) => measure(bench).map(|()| 0),
+        None => compare(&args.compare),
+    }
+}
+
+/// Whether a run is worse than another: what `totoro-report` says.
+fn compare(runs: &[PathBuf]) -> Result<u8> {
+    let mut report = cargo(&[
+        "run",
+        "--quiet",
+        "--locked",
+        "--package",
+        "totoro-report",
+        "--",
+    ]);
+    for run in runs {
+        report.arg(std::path::absolute(run).context("where we are")?);
+    }
+    let status = report.status().context("start cargo")?;
+    match status.code() {
+        Some(code @ (0 | 1)) => Ok(code as u8),
+        _ => bail!("the runs could not be compared ({status})"),
+    }
+}
+
+fn measure(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Control { json, more } => {
             let mut bench = cargo(&["bench", "--locked", "--package", "totoro-control"]);
