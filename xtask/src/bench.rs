@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{dist, root, target};
+use crate::{bpf, dist, machine, path, root, setup, step, target};
 
 /// Options of `bench`.
 #[derive(Debug, clap::Args)]
@@ -39,6 +39,16 @@ pub(crate) enum Bench {
         #[arg(long)]
         json: bool,
         /// Rounds, tenants, leases: see `-- --help`.
+        #[arg(last = true)]
+        more: Vec<String>,
+    },
+    /// The kernel programs: nanoseconds per packet and per connection beside empty programs and
+    /// xdp-filter, memory, load time. As root.
+    Dataplane {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        /// Rounds, runs per round, parts: see `-- --help`.
         #[arg(last = true)]
         more: Vec<String>,
     },
@@ -108,6 +118,15 @@ fn measure(bench: &Bench) -> Result<()> {
             bench.args(["--bench", "node", "--"]);
             ended(bench.args(json.then_some("--json")).args(more))
         }
+        Bench::Dataplane { json, more } => {
+            machine::require_kernel()?;
+            bpf::build()?;
+            bpf::build_baseline()?;
+            baselines();
+            let mut bench = cargo(&["bench", "--locked", "--package", "totoro-tests"]);
+            bench.args(["--bench", "dataplane", "--"]);
+            ended(bench.args(json.then_some("--json")).args(more))
+        }
         Bench::Client { json, more } => {
             let args = dist::Args {
                 revision: 1,
@@ -126,6 +145,17 @@ fn measure(bench: &Bench) -> Result<()> {
             load.current_dir(root());
             ended(load.args(json.then_some("--json")).args(more))
         }
+    }
+}
+
+/// Installs what Totoro is measured beside, where that can be had; the bench says what it lacks.
+fn baselines() {
+    if path::find("xdp-filter").is_some() {
+        return;
+    }
+    let why = "the bench measures beside xdp-filter";
+    if let Err(error) = setup::Apt::default().install(&["xdp-tools".to_owned()], why) {
+        step::skip("xdp-filter", &format!("not measured: {error:#}"));
     }
 }
 
