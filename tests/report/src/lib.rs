@@ -3,6 +3,7 @@
 //! and is printed as a table. Pure, but for [`Run::new`], which looks at the machine, and
 //! [`Run::finish`], which writes.
 
+mod compare;
 mod figure;
 mod goal;
 mod machine;
@@ -12,6 +13,7 @@ mod run;
 mod stats;
 mod table;
 
+pub use compare::{Change, Comparison, Outcome, Rules, compare};
 pub use figure::{Against, Better, Figure};
 pub use goal::{Bound, Goal, Relative, Verdict};
 pub use machine::Machine;
