@@ -43,6 +43,22 @@ fn every_truncation_of_every_row_is_judged_as_the_model_does() {
 }
 
 #[test]
+fn every_row_can_be_timed() {
+    let Some(object) = support::object("every_row_can_be_timed") else {
+        return;
+    };
+    let mut node = Node::load(&object).expect("load");
+    for section in table::sections(boot_ns()) {
+        for row in section.rows {
+            let took = table::time(&row, &mut node, 1_000).expect("run");
+            println!("{took:?} ns: {}", row.what);
+            // A lookup is in no hook.
+            assert_eq!(took.len(), row.hooks.len().max(1), "{}", row.what);
+        }
+    }
+}
+
+#[test]
 fn an_answer_to_an_outbound_flow_passes() {
     let Some(object) = support::object("an_answer_to_an_outbound_flow_passes") else {
         return;

@@ -95,3 +95,61 @@ fn decode(bytes: &[u8]) -> Option<Event> {
     // SAFETY: as many bytes as the type has, read unaligned; it is integers only.
     Some(unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast::<Event>()) })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use totoro_ebpf::abi::Event;
+
+    use super::decode;
+
+    /// An event as the kernel writes it, field by field of its layout.
+    fn written(words: &[u64; 6], ends: &[u8; 32], event: &Event) -> Vec<u8> {
+        let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        bytes.extend(ends);
+        bytes.extend(event.remote_port.to_ne_bytes());
+        bytes.extend(event.port.to_ne_bytes());
+        for word in [event.kind, event.reason, event.tenant] {
+            bytes.extend(word.to_ne_bytes());
+        }
+        bytes.extend([event.proto, 0, 0, 0]);
+        bytes.extend(event.ifindex.to_ne_bytes());
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn an_event_is_read_as_it_is_laid_out(
+            words in any::<[u64; 6]>(),
+            ends in any::<[u8; 32]>(),
+            ports in any::<(u16, u16)>(),
+            (kind, reason, tenant, ifindex) in any::<(u32, u32, u32, u32)>(),
+            proto in any::<u8>(),
+        ) {
+            let event = Event {
+                at_ns: words[0],
+                cookie: words[1],
+                lease: words[2],
+                duration_ns: words[3],
+                bytes_in: words[4],
+                bytes_out: words[5],
+                remote: *ends.first_chunk().expect("32 bytes"),
+                local: *ends.last_chunk().expect("32 bytes"),
+                remote_port: ports.0,
+                port: ports.1,
+                kind,
+                reason,
+                tenant,
+                proto,
+                pad: [0; 3],
+                ifindex,
+            };
+            prop_assert_eq!(decode(&written(&words, &ends, &event)), Some(event));
+        }
+
+        #[test]
+        fn nothing_of_another_size_is_one(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert_eq!(decode(&bytes).is_some(), bytes.len() == size_of::<Event>());
+        }
+    }
+}
