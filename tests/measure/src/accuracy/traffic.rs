@@ -95,7 +95,24 @@ pub(super) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result
          what comes after the node's socket is gone (one that is busy when a reset arrives still has some of the \
          next frames, whole ones). Unexplained is what is left of the difference.",
     );
-    let world = quiet_world("acc-traffic", &[("xdp", "\"auto\"")])?;
+    for (part, xdp) in [
+        ("traffic", "\"auto\""),
+        ("traffic, native XDP", "\"native\""),
+    ] {
+        compare(args, run, progress, part, xdp)?;
+    }
+    Ok(())
+}
+
+/// The scenarios, at a node that filters in this way.
+fn compare(
+    args: &Args,
+    run: &mut Run,
+    progress: &Progress,
+    part: &str,
+    xdp: &'static str,
+) -> Result<()> {
+    let world = quiet_world("acc-traffic", &[("xdp", xdp)])?;
     let limits = json!({ "max_conns": 200, "max_conns_per_source": 50_000, "conn_rate": 10_000,
         "max_flows": 50_000, "max_proxies": 2 });
     let stage = Stage::raise(world, limits)?;
@@ -109,10 +126,10 @@ pub(super) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result
             played.push(one);
         }
         datagrams.push(stage.datagrams().context("traffic: datagrams")?);
-        progress.says(&format!("traffic, round {round} of {}", args.rounds));
+        progress.says(&format!("{part}, round {round} of {}", args.rounds));
     }
     for ((name, _), played) in SCENARIOS.iter().zip(&played) {
-        tell(run, name, played);
+        tell(run, part, name, played);
     }
     let (bytes, packets): (Vec<_>, Vec<_>) = datagrams
         .iter()
@@ -122,7 +139,7 @@ pub(super) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result
         ("datagrams: bytes counted otherwise", bytes),
         ("datagrams: counted otherwise", packets),
     ] {
-        run.add(Figure::new("traffic", what, "", Better::Less, samples).goal(none()));
+        run.add(Figure::new(part, what, "", Better::Less, samples).goal(none()));
     }
     stage.end();
     Ok(())
@@ -132,13 +149,13 @@ fn none() -> Goal {
     Goal::at_most(0.0).each()
 }
 
-fn tell(run: &mut Run, name: &str, played: &[Played]) {
-    let of = |part: &dyn Fn(&Played) -> u64| -> Vec<f64> {
-        played.iter().map(|one| part(one) as f64).collect()
+fn tell(run: &mut Run, part: &str, name: &str, played: &[Played]) {
+    let of = |of: &dyn Fn(&Played) -> u64| -> Vec<f64> {
+        played.iter().map(|one| of(one) as f64).collect()
     };
     let mut add = |what: &str, unit: &'static str, goal: bool, samples: Vec<f64>| {
         let better = if goal { Better::Less } else { Better::Neither };
-        let mut figure = Figure::new("traffic", &format!("{name}: {what}"), unit, better, samples);
+        let mut figure = Figure::new(part, &format!("{name}: {what}"), unit, better, samples);
         if goal {
             figure = figure.goal(none());
         }

@@ -20,27 +20,24 @@ use super::service::WORD;
 
 /// How a user behaves, and ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+enum Kind {
     /// Asks, has its answer, says that it is done, and waits for the other side to say so.
     Normal,
     /// Asks, and ends by a reset.
     Reset,
     /// Asks, and closes.
     Fin,
-    /// Sends a SYN from an address that answers nothing.
-    HalfOpen,
     /// Holds the last ACK of its handshake back until its question goes with it.
     DataInAck,
     /// Never says a word, and closes.
     Idle,
 }
 
-/// All kinds; a crowd has as many of each.
-pub(crate) const KINDS: [Kind; 6] = [
+/// All kinds; a crowd has as many of each, and as many half-open handshakes beside them.
+const KINDS: [Kind; 5] = [
     Kind::Normal,
     Kind::Reset,
     Kind::Fin,
-    Kind::HalfOpen,
     Kind::DataInAck,
     Kind::Idle,
 ];
@@ -267,12 +264,12 @@ fn connect_all(way: &Way, users: &mut [User], first: usize) -> Result<()> {
                 Err(error) => return Err(error).context("connect"),
             }
         }
-        // A sixth comes from addresses that answer nothing.
+        // Half-open ones come from addresses that answer nothing, without a socket of ours.
         let Some(IpAddr::V4(door)) = way.doors.iter().find(|door| door.is_ipv4()) else {
             return Ok(());
         };
         let to = SocketAddrV4::new(*door, way.port);
-        for _ in 0..count / (KINDS.len() - 1) {
+        for _ in 0..count / KINDS.len() {
             let from = SocketAddrV4::new(syn::forged(fastrand::u32(..)), fastrand::u16(1024..));
             // One that is lost is one less.
             let raw = SockaddrIn::from(SocketAddrV4::new(*door, 0));
@@ -289,12 +286,7 @@ fn connect_all(way: &Way, users: &mut [User], first: usize) -> Result<()> {
 
 impl User {
     fn new(way: &Way, nth: usize, name: u32) -> Result<User> {
-        // Half-open ones have no socket, and stand for themselves among the SYNs.
-        let kinds: Vec<Kind> = KINDS
-            .into_iter()
-            .filter(|kind| *kind != Kind::HalfOpen)
-            .collect();
-        let kind = kinds[nth % kinds.len()];
+        let kind = KINDS[nth % KINDS.len()];
         let v4 = way.doors[nth % way.doors.len()].is_ipv4();
         let domain = if v4 { Domain::IPV4 } else { Domain::IPV6 };
         let socket = Socket::new(domain, Type::STREAM, None).context("a socket")?;
