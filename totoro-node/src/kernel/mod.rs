@@ -40,6 +40,8 @@ use totoro_api::ports::Pool;
 use totoro_ebpf::abi;
 
 pub use batch::Table;
+#[doc(hidden)]
+pub use events::decode as decode_event;
 pub use filter::{Planned, planned};
 pub use inspect::Inspector;
 pub use left::{attached_programs, still_loaded};
