@@ -33,6 +33,7 @@ mod table;
 mod tampered;
 mod tcp;
 mod theirs;
+mod told;
 mod total;
 mod udp;
 mod upgrade;
