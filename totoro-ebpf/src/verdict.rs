@@ -1,6 +1,7 @@
 //! The one exit of everything that is refused: it counts, and tells the daemon now and then.
 
-use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns};
+use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns, bpf_ringbuf_query};
 use totoro_ebpf::abi::{Addr, EVENT_REFUSED, Event, ReasonCount, ReasonKey};
 
 use crate::maps::{EVENTS, REASONS, TICK};
@@ -81,7 +82,7 @@ pub(crate) fn refuse(reason: u32, subject: &Subject) {
         }
     };
     if count & (count - 1) == 0 {
-        report(|event| {
+        report(Told::Later, |event| {
             event.at_ns = at_ns;
             event.lease = subject.lease;
             event.remote = subject.remote;
@@ -95,10 +96,23 @@ pub(crate) fn refuse(reason: u32, subject: &Subject) {
     }
 }
 
+/// When the daemon is woken for an event.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// At once: it must act. Forced, because the kernel by itself wakes who has read everything else only.
+    Now,
+    /// When it looks by itself, each second, or the ring fills up: to be woken costs a connection more than
+    /// all else that is done for it (an interrupt of this processor to itself, which a hypervisor makes).
+    Later,
+}
+
+/// Bytes in the ring from which on the daemon is woken in any case: a quarter of it.
+const MANY: u64 = 128 * 1024;
+
 /// Sends an event, filled in place (it is too large for the stack of nested calls). A full ring
 /// loses it: events are hints, the counters are the truth.
 #[inline(always)]
-pub(crate) fn report(fill: impl FnOnce(&mut Event)) {
+pub(crate) fn report(told: Told, fill: impl FnOnce(&mut Event)) {
     let Some(mut entry) = EVENTS.reserve(0) else {
         return;
     };
@@ -113,5 +127,20 @@ pub(crate) fn report(fill: impl FnOnce(&mut Event)) {
         }
         fill(&mut *entry.as_mut_ptr());
     }
-    entry.submit(0);
+    // SAFETY: the helper reads positions of the ring.
+    let waiting = || unsafe {
+        bpf_ringbuf_query(
+            (&raw const EVENTS).cast_mut().cast(),
+            BPF_RB_AVAIL_DATA.into(),
+        )
+    };
+    let wakes = told == Told::Now || waiting() > MANY;
+    entry.submit(
+        if wakes {
+            BPF_RB_FORCE_WAKEUP
+        } else {
+            BPF_RB_NO_WAKEUP
+        }
+        .into(),
+    );
 }

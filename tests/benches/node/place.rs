@@ -65,6 +65,10 @@ impl Paths {
         fs::write(self.cgroup.join("cgroup.kill"), "1").ok();
         // Busy until the last of them is gone, and pins are a live daemon's.
         for _ in 0..1000 {
+            // Those that a part has made in it go first.
+            for inner in fs::read_dir(&self.cgroup).into_iter().flatten().flatten() {
+                fs::remove_dir(inner.path()).ok();
+            }
             if fs::remove_dir(&self.cgroup).is_ok() || !self.cgroup.exists() {
                 break;
             }

@@ -31,6 +31,7 @@ mod surplus;
 mod tampered;
 mod tcp;
 mod theirs;
+mod told;
 mod total;
 mod udp;
 mod upgrade;

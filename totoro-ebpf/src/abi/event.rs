@@ -4,8 +4,7 @@ use super::{Addr, abi};
 
 /// [`Event::kind`]: something was refused (sampled).
 pub const EVENT_REFUSED: u32 = 1;
-/// [`Event::kind`]: a TCP user connection was established and admitted.
-pub const EVENT_OPENED: u32 = 2;
+// 2 was a TCP user connection that was admitted; nobody listened.
 /// [`Event::kind`]: a TCP user connection ended.
 pub const EVENT_CLOSED: u32 = 3;
 /// [`Event::kind`]: a connection was established one too many: destroy it by its cookie.

@@ -13,8 +13,8 @@ use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use totoro_api::Reason;
 use totoro_ebpf::abi::{
-    Addr, Config, Conn, Control, ControlKey, EVENT_OPENED, EVENT_SURPLUS, SOURCE_CONNS, SURPLUS,
-    SockTag, TCP, v4_mapped,
+    Addr, Config, Conn, Control, ControlKey, EVENT_SURPLUS, SOURCE_CONNS, SURPLUS, SockTag, TCP,
+    v4_mapped,
 };
 
 use super::charge::{BPF_NOEXIST, EEXIST, admit, charge_source, discharge, undo_source};
@@ -22,7 +22,7 @@ use super::ending::closed;
 use super::{config, is_control, is_guarded};
 use crate::atomic;
 use crate::maps::{CONNS, CONTROL, SOCKETS, SURPLUS as SURPLUS_SOCKETS, USAGE};
-use crate::verdict::{Subject, now, refuse, report};
+use crate::verdict::{Subject, Told, now, refuse, report};
 
 const AF_INET6: u32 = 10;
 const SOL_TCP: i32 = 6;
@@ -171,7 +171,6 @@ fn established(ops: *mut bpf_sock_ops) -> Option<()> {
         return surplus(ops, &mut tag, &both, cookie, Reason::NodeFull.number());
     }
     set_user_timeout(ops, config.user_timeout_ms);
-    tell(EVENT_OPENED, &tag, &both, cookie, 0);
     Some(())
 }
 
@@ -189,10 +188,10 @@ fn is_mptcp(ops: *mut bpf_sock_ops) -> bool {
     }
 }
 
-/// Tells the daemon of a connection.
+/// Tells the daemon of a connection that it must act upon.
 #[inline(never)]
 pub(super) fn tell(kind: u32, tag: &SockTag, ends: &Ends, cookie: u64, reason: u32) {
-    report(|event| {
+    report(Told::Now, |event| {
         event.at_ns = tag.opened_ns;
         event.cookie = cookie;
         event.lease = tag.lease;

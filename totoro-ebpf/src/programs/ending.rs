@@ -10,7 +10,7 @@ use super::charge::{discharge, discharge_source};
 use super::conns::{Ends, ends, tell};
 use super::{config, is_control};
 use crate::maps::{CONNS, CONTROL};
-use crate::verdict::{now, report};
+use crate::verdict::{Told, now, report};
 
 /// A connection ended.
 #[inline(never)]
@@ -47,7 +47,7 @@ pub(super) fn closed(ops: *mut bpf_sock_ops) -> Option<()> {
             core::ptr::read_volatile(&raw const (*ops).bytes_acked),
         )
     };
-    report(|event| {
+    report(Told::Later, |event| {
         event.at_ns = at;
         event.cookie = cookie;
         event.lease = conn.lease;

@@ -1,6 +1,7 @@
 //! The ring buffer: surplus connections are destroyed here, at once; the rest goes to the daemon.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
 use tokio::io::unix::AsyncFd;
@@ -12,6 +13,10 @@ use super::{Context, Event, Result};
 
 /// Events that wait for the daemon. They are hints: what does not fit is dropped.
 const QUEUE: usize = 4096;
+
+/// How often the ring is looked into unasked. The programs wake us for what we must act upon, and when
+/// much is there.
+const LOOKS: Duration = Duration::from_secs(1);
 
 /// Starts the reading task.
 pub(super) fn start(ring: RingBuf<MapData>, shared: Arc<Shared>) -> Result<mpsc::Receiver<Event>> {
@@ -34,28 +39,40 @@ async fn read(
     sender: mpsc::Sender<Event>,
 ) {
     loop {
-        let mut ready = match ring.readable_mut().await {
-            Ok(ready) => ready,
-            Err(error) => {
+        let read_on = match tokio::time::timeout(LOOKS, ring.readable_mut()).await {
+            Ok(Ok(mut ready)) => {
+                let read_on = drain(ready.get_inner_mut(), &shared, &sender);
+                ready.clear_ready();
+                read_on
+            }
+            Ok(Err(error)) => {
                 tracing::error!(%error, "the event ring can't be watched any more; the sweeps go on");
                 return;
             }
+            Err(_) => drain(ring.get_mut(), &shared, &sender),
         };
-        while let Some(item) = ready.get_inner_mut().next() {
-            let Some(event) = decode(&item) else {
-                tracing::warn!(bytes = item.len(), "an event of another size; skipped");
-                continue;
-            };
-            drop(item);
-            if event.kind == abi::EVENT_SURPLUS {
-                shared.destroy_surplus(&event);
-            }
-            if sender.try_send(event).is_err() && sender.is_closed() {
-                return;
-            }
+        if !read_on {
+            return;
         }
-        ready.clear_ready();
     }
+}
+
+/// Reads what is in the ring; whether anybody still listens.
+fn drain(ring: &mut RingBuf<MapData>, shared: &Shared, sender: &mpsc::Sender<Event>) -> bool {
+    while let Some(item) = ring.next() {
+        let Some(event) = decode(&item) else {
+            tracing::warn!(bytes = item.len(), "an event of another size; skipped");
+            continue;
+        };
+        drop(item);
+        if event.kind == abi::EVENT_SURPLUS {
+            shared.destroy_surplus(&event);
+        }
+        if sender.try_send(event).is_err() && sender.is_closed() {
+            return false;
+        }
+    }
+    true
 }
 
 /// Forwards what a debug build of the object logs (aya-log); does nothing for one that does not.
