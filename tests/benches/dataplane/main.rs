@@ -2,11 +2,14 @@
 //! per packet, per connection, in memory, until they are loaded. `cargo xtask bench dataplane`;
 //! `docs/benchmarks.md` has the figures.
 
+mod memory;
+mod node;
 mod packets;
 #[path = "../node/place.rs"]
 mod place;
 mod programs;
 mod shield;
+mod sockets;
 mod xdp;
 
 use std::path::{Path, PathBuf};
@@ -36,6 +39,9 @@ struct Args {
     /// Totoro's kernel object, instead of `target/bpf/totoro-ebpf.o`: an earlier one, say.
     #[arg(long)]
     object: Option<PathBuf>,
+    /// Serve these ports, with commas between them; how this program starts itself.
+    #[arg(long, hide = true, value_delimiter = ',')]
+    serve: Vec<u16>,
     /// What cargo gives every bench.
     #[arg(long, hide = true)]
     bench: bool,
@@ -76,6 +82,9 @@ impl Progress {
 
 fn main() {
     let args = Args::parse();
+    if !args.serve.is_empty() {
+        return sockets::serve(&args.serve);
+    }
     // Before there is a second thread: all that is started later lives in the same namespace.
     let place = place::Place::enter();
     let progress = Progress(Instant::now());
@@ -85,6 +94,19 @@ fn main() {
         let mut filter = place.0.pins.clone().into_os_string();
         filter.push("-filter");
         xdp::measure(&args, Path::new(&filter), &mut run, &progress);
+    }
+    let (pins, cgroup) = (&place.0.pins, &place.0.cgroup);
+    if args.wants("sockets") {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let _guard = runtime.enter();
+        sockets::measure(&args, pins, cgroup, &mut run, &progress);
+    }
+    if args.wants("memory") {
+        memory::measure(&args, pins, cgroup, &mut run, &progress);
     }
     drop(place);
     run.finish(args.json).expect("write the report");

@@ -78,6 +78,12 @@ pub(crate) fn totoro(object: &Path, baseline: &Path, node: Node) -> Program {
             .insert(to_addr(node), 1, 0)
             .expect("insert");
     }
+    for (place, node) in (0..).zip(nodes()) {
+        let near = totoro_ebpf::packet::words(&to_addr(node));
+        array::<totoro_ebpf::packet::Words>(&mut ebpf, "NEAR")
+            .set(place, near, 0)
+            .expect("set");
+    }
     lend(&mut ebpf, node.leases);
     ban(&mut ebpf, node.bans);
     flows(&mut ebpf);
@@ -102,6 +108,10 @@ fn lend(ebpf: &mut Ebpf, leases: u32) {
             ..abi::Lease::default()
         };
         hash(ebpf, "PORTS").insert(key, entry, 0).expect("insert");
+        let gate = abi::Gate::of(&entry);
+        array(ebpf, "GATES")
+            .set(pool::place(proto, port), gate, 0)
+            .expect("set");
         let usage = abi::PortUsage::default();
         hash(ebpf, "PORT_USAGE")
             .insert(key, usage, 0)

@@ -18,6 +18,7 @@ mod locals;
 mod maps;
 mod mend;
 mod migrate;
+mod near;
 mod neighbours;
 pub mod object;
 mod others;
