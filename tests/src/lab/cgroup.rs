@@ -47,6 +47,16 @@ pub(super) fn freeze(path: &Path, yes: bool) -> Result<()> {
     }
 }
 
+/// Processor time of all that was ever in one.
+pub(super) fn processor(path: &Path) -> Result<Duration> {
+    let text = fs::read_to_string(path.join("cpu.stat")).context("read cpu.stat")?;
+    let spent = text
+        .lines()
+        .find_map(|line| line.strip_prefix("usage_usec "));
+    let spent = spent.context("no usage_usec in cpu.stat")?.parse()?;
+    Ok(Duration::from_micros(spent))
+}
+
 /// Ends every process of the lab and removes its cgroups, as far as that goes at once. Whoever is
 /// in them was put there by us.
 pub(super) fn remove(root: &Path) {

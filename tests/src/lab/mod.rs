@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -177,6 +178,14 @@ impl Lab {
         let root = self.node_cgroup.parent().context("the lab's cgroup")?;
         self.frozen.store(yes, Ordering::SeqCst);
         cgroup::freeze(root, yes)
+    }
+
+    /// Processor time of all that ran on the node so far.
+    ///
+    /// # Errors
+    /// The cgroup does not tell.
+    pub fn processor(&self) -> Result<Duration> {
+        cgroup::processor(&self.node_cgroup)
     }
 
     /// Where the node pins.

@@ -52,7 +52,10 @@ pub(super) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result
     for round in 0..=args.rounds {
         let one = in_turn(&places, round, |place| {
             plugin.deny(false);
-            let served = plan(place, OPEN, Wants::Service, args)?.drive(time)?;
+            let before = place.lab().processor()?;
+            let mut served = plan(place, OPEN, Wants::Service, args)?.drive(time)?;
+            let spent = place.lab().processor()? - before;
+            served.cost = spent.as_secs_f64() * 1e6 / (served.rate * args.seconds);
             plugin.deny(true);
             let full = if place.name == NOTHING || place.name == TWIN {
                 CLOSED
@@ -177,6 +180,10 @@ fn tell(run: &mut Run, names: &[&str], [served, refused]: &[Vec<Vec<Series>>; 2]
             );
             run.add(figure.against(NOTHING, &of(NOTHING, served, part), None));
         }
+        let what = format!("{name}: processor of frps and what is beside it, each");
+        let cost: Part = |one| one.cost;
+        let figure = Figure::new("served", &what, "µs", Better::Less, of(name, served, cost));
+        run.add(figure.against(NOTHING, &of(NOTHING, served, cost), None));
     }
     for name in [TOTORO, NFT, PLUGIN] {
         let figure = Figure::new(

@@ -47,6 +47,8 @@ pub(super) struct Series {
     pub(super) p50: f64,
     /// 99 of 100 took no longer, ms.
     pub(super) p99: f64,
+    /// Processor time of the node's processes for each, µs; 0 where it was not looked at.
+    pub(super) cost: f64,
 }
 
 impl Plan {
@@ -65,7 +67,12 @@ impl Plan {
         ensure!(!took.is_empty(), "nobody was done in {time:?}");
         let rate = took.len() as f64 / time.as_secs_f64();
         let [p50, p99] = quantiles(took);
-        Ok(Series { rate, p50, p99 })
+        Ok(Series {
+            rate,
+            p50,
+            p99,
+            cost: 0.0,
+        })
     }
 
     async fn all(&self, time: Duration) -> Result<Vec<Duration>> {
