@@ -23,6 +23,8 @@ use totoro_api::wire::push::TicketKey;
 use totoro_control::store::{Commit, Op, SledStore, Store};
 use warp::Filter as _;
 
+use crate::tls;
+
 /// The bare server in a process of its own, ended when dropped.
 pub(crate) struct Bare {
     child: Child,
@@ -30,16 +32,16 @@ pub(crate) struct Bare {
 }
 
 impl Bare {
-    /// One that verifies with these keys, which are JSON, and writes to a store in this directory.
-    pub(crate) fn start(keys: &str, store: Option<&Path>) -> Self {
+    /// One that verifies with these keys, which are JSON, writes to a store in this directory, and
+    /// speaks TLS with the certificate in that one.
+    pub(crate) fn start(keys: &str, store: Option<&Path>, certificate: Option<&Path>) -> Self {
+        let dirs = [("--store", store), ("--certificate", certificate)];
+        let dirs = dirs
+            .into_iter()
+            .filter_map(|(name, dir)| Some([name.as_ref(), dir?.as_os_str()]));
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--serve-bare", keys])
-            .args(
-                store
-                    .map(|dir| ["--store".as_ref(), dir.as_os_str()])
-                    .iter()
-                    .flatten(),
-            )
+            .args(dirs.flatten())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -103,7 +105,7 @@ pub(crate) fn record(name: &dyn std::fmt::Display) -> Commit {
 }
 
 /// Serves until killed.
-pub(crate) async fn serve(keys: &str, store: Option<&Path>) {
+pub(crate) async fn serve(keys: &str, store: Option<&Path>, certificate: Option<&Path>) {
     let store = store.map(|dir| {
         let store: Arc<dyn Store> = Arc::new(SledStore::open(dir, 64 << 20).unwrap());
         (store, Arc::default())
@@ -204,8 +206,17 @@ pub(crate) async fn serve(keys: &str, store: Option<&Path>) {
     let routes = routes.or(handshake).unify().or(proxy).unify();
     let routes = routes.or(creation).boxed();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    println!("http://{}", listener.local_addr().unwrap());
-    warp::serve(routes).incoming(listener).run().await;
+    let address = listener.local_addr().unwrap();
+    match certificate {
+        None => {
+            println!("http://{address}");
+            warp::serve(routes).incoming(listener).run().await;
+        }
+        Some(dir) => {
+            println!("https://{address}");
+            tls::serve(listener, dir, routes).await;
+        }
+    }
 }
 
 fn ticket(key: &SigningKey, code: &str) -> String {

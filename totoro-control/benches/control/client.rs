@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 use crate::series::{Series, cpu_of};
+use crate::tls;
 
 /// What is asked of a server, as it goes over the wire.
 #[derive(Clone)]
 pub(crate) struct Request {
-    address: String,
+    server: String,
     bytes: Arc<Vec<Vec<u8>>>,
     order: Order,
     status: &'static str,
@@ -46,7 +46,7 @@ impl Request {
 
     fn of(server: &str, bytes: Vec<Vec<u8>>, order: Order, status: &'static str) -> Self {
         Request {
-            address: server.trim_start_matches("http://").to_owned(),
+            server: server.to_owned(),
             bytes: Arc::new(bytes),
             order,
             status,
@@ -89,9 +89,7 @@ impl Request {
     pub(crate) async fn measure(&self, clients: usize, length: Duration, server: i32) -> Series {
         let mut connections = Vec::new();
         for _ in 0..clients {
-            let stream = TcpStream::connect(&self.address).await.unwrap();
-            stream.set_nodelay(true).unwrap();
-            connections.push(stream);
+            connections.push(tls::connect(&self.server).await);
         }
         let (began, before) = (Instant::now(), cpu_of(server));
         let asking = connections
@@ -107,7 +105,7 @@ impl Request {
                             break;
                         };
                         let asked = Instant::now();
-                        request.ask(bytes, &mut stream, &mut buffer).await;
+                        request.ask(bytes, &mut *stream, &mut buffer).await;
                         took.push(asked.elapsed());
                     }
                     took
@@ -125,8 +123,9 @@ impl Request {
         matches!(self.order, Order::Own(own) if !asked.is_multiple_of(own))
     }
 
-    async fn ask(&self, bytes: &[u8], stream: &mut TcpStream, buffer: &mut [u8]) {
+    async fn ask(&self, bytes: &[u8], stream: &mut dyn tls::Stream, buffer: &mut [u8]) {
         stream.write_all(bytes).await.unwrap();
+        stream.flush().await.unwrap();
         let mut filled = 0;
         loop {
             let read = stream.read(&mut buffer[filled..]).await.unwrap();
@@ -157,7 +156,7 @@ pub(crate) fn bytes_of(
     kind: &str,
     body: &str,
 ) -> Vec<u8> {
-    let address = server.trim_start_matches("http://");
+    let (_, address) = tls::parts(server);
     let length = body.len();
     format!(
         "POST /api/v1{path} HTTP/1.1\r\nhost: {address}\r\nauthorization: {authorization}\r\n\

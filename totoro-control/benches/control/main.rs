@@ -11,6 +11,7 @@ mod server;
 #[expect(dead_code, reason = "the tests use all of it, these figures a part")]
 #[path = "../../tests/control/support/mod.rs"]
 mod support;
+mod tls;
 mod trail;
 
 use std::time::Duration;
@@ -42,6 +43,9 @@ struct Args {
     /// Only calls whose name has this in it, and their baselines.
     #[arg(long, default_value = "")]
     only: String,
+    /// All calls over TLS, to the bare handlers too.
+    #[arg(long)]
+    tls: bool,
     /// Events through the audit trail; 0 leaves it out.
     #[arg(long, default_value_t = 1_000_000)]
     events: usize,
@@ -51,6 +55,9 @@ struct Args {
     /// The bare handlers write to a store in this directory.
     #[arg(long, hide = true)]
     store: Option<std::path::PathBuf>,
+    /// The bare handlers speak TLS with the certificate in this directory.
+    #[arg(long, hide = true)]
+    certificate: Option<std::path::PathBuf>,
     /// What cargo gives every bench.
     #[arg(long, hide = true)]
     bench: bool,
@@ -60,13 +67,15 @@ struct Args {
 async fn main() {
     let args = Args::parse();
     if let Some(keys) = &args.serve_bare {
-        return bare::serve(keys, args.store.as_deref()).await;
+        let (store, certificate) = (args.store.as_deref(), args.certificate.as_deref());
+        return bare::serve(keys, store, certificate).await;
     }
     let rounds = Rounds {
         count: args.rounds,
         clients: args.clients,
         length: Duration::from_millis(args.millis),
         only: args.only.clone(),
+        tls: args.tls,
     };
     let calls = rounds.run().await;
     let trail = match args.events {
@@ -78,12 +87,19 @@ async fn main() {
             .iter()
             .map(|(what, figure, unit)| ((*what).to_owned(), json!({ "is": figure, "unit": unit })))
             .collect();
-        println!("{:#}", json!({ "calls": calls.json(), "trail": trail }));
+        let calls = calls.json();
+        println!(
+            "{:#}",
+            json!({ "tls": args.tls, "calls": calls, "trail": trail })
+        );
         return;
     }
     println!(
-        "{} clients, medians of {} rounds of {} ms\n\n{calls}",
-        args.clients, args.rounds, args.millis
+        "{} clients{}, medians of {} rounds of {} ms\n\n{calls}",
+        args.clients,
+        if args.tls { " over TLS" } else { "" },
+        args.rounds,
+        args.millis
     );
     if !trail.is_empty() {
         println!("\naudit trail, {} events\n", args.events);

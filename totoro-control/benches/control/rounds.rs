@@ -12,6 +12,7 @@ use crate::client::Request;
 use crate::frps::Nodes;
 use crate::series::{Series, cpu_of, median};
 use crate::server::Real;
+use crate::tls::Certificate;
 
 /// How the rounds are made.
 pub(crate) struct Rounds {
@@ -20,6 +21,8 @@ pub(crate) struct Rounds {
     pub(crate) length: Duration,
     /// Only calls whose name has this in it.
     pub(crate) only: String,
+    /// Over TLS.
+    pub(crate) tls: bool,
 }
 
 /// The name of a call's baseline.
@@ -56,13 +59,15 @@ const CALLS: [(&str, bool, Option<f64>, Option<f64>); 7] = [
 impl Rounds {
     /// Measures.
     pub(crate) async fn run(&self) -> Calls {
-        let real = Real::start().await;
+        let certificate = self.tls.then(Certificate::new);
+        let real = Real::start(certificate.as_ref()).await;
         // More than clients: on one node logins come one after the other, and tickets are remembered.
         let nodes = Nodes::start(real.control(), 4 * self.clients).await;
         let keys = nodes.keys(real.control()).await;
         let (dir, bare_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let bare = Bare::start(&keys, None);
-        let durable = Bare::start(&keys, Some(bare_dir.path()));
+        let certificate = certificate.as_ref().map(|made| made.dir.path());
+        let bare = Bare::start(&keys, None, certificate);
+        let durable = Bare::start(&keys, Some(bare_dir.path()), certificate);
         // Twice what was ever measured.
         let logins = 2 * 12 * usize::try_from(self.length.as_millis()).unwrap() * (self.count + 1);
         let wanted = |name: &str| name.contains(&self.only);

@@ -3,7 +3,9 @@
 use serde_json::json;
 
 use crate::client::{Request, bytes_of};
+use crate::support::ca::trusting;
 use crate::support::{Control, Node};
+use crate::tls::Certificate;
 
 const JSON: &str = "application/json";
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -20,9 +22,11 @@ pub(crate) struct Real {
 }
 
 impl Real {
-    pub(crate) async fn start() -> Self {
+    /// One that speaks TLS where there is a certificate.
+    pub(crate) async fn start(certificate: Option<&Certificate>) -> Self {
         let made = Control::init(&[]);
-        let file = made.path().join("control/control.toml");
+        let at = made.path().join("control");
+        let file = at.join("control.toml");
         let mut settings: toml::Table =
             toml::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
         // Everybody here is one address.
@@ -34,8 +38,20 @@ impl Real {
             toml::Value::Table(rate.into_iter().collect()),
         );
         settings.insert("invites_per_node".to_owned(), toml::Value::Integer(100_000));
+        if let Some(certificate) = certificate {
+            let mut tls = toml::Table::new();
+            for (name, file) in [("cert", "cert.pem"), ("key", "key.pem")] {
+                // With its mode.
+                std::fs::copy(certificate.dir.path().join(file), at.join(file)).unwrap();
+                tls.insert(name.to_owned(), toml::Value::String(file.to_owned()));
+            }
+            settings.insert("tls".to_owned(), toml::Value::Table(tls));
+        }
         std::fs::write(&file, settings.to_string()).unwrap();
-        let control = Control::over(made, &[("TOTORO_LOG", "warn".to_owned())]);
+        let mut control = Control::over(made, &[("TOTORO_LOG", "warn".to_owned())]);
+        if let Some(certificate) = certificate {
+            control.http = trusting(&certificate.authority);
+        }
         let node = control.node("n1").await;
         let (_, code) = control.invite(&node, json!({})).await;
         let mut makers = Vec::new();

@@ -49,6 +49,16 @@ impl<'a> Tx<'a> {
         self.commit.expect.push((key.as_bytes().to_vec(), expect));
     }
 
+    /// The preconditions so far.
+    pub(crate) fn expected(&self) -> &[(Vec<u8>, Expect)] {
+        &self.commit.expect
+    }
+
+    /// Makes these preconditions.
+    pub(crate) fn expect_all(&mut self, stand: &[(Vec<u8>, Expect)]) {
+        self.commit.expect.extend_from_slice(stand);
+    }
+
     /// Reads a record that may change meanwhile.
     ///
     /// # Errors

@@ -1,10 +1,14 @@
 //! What stands in the store of a node at grade `callback`.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use totoro_api::decide::{PortId, Voucher, invite_of, record_key};
+
+use crate::store::{Record, Store, StoreError, records};
 
 /// Under it: all that nodes at this grade have, node by node.
 pub(super) const ALL: &str = "callback/";
@@ -12,6 +16,7 @@ const SESSION: &str = "/session/";
 const TICKET: &str = "/ticket/";
 const LEASE: &str = "/lease/";
 const HELD: &str = "/held/";
+const IDLE: &str = "/idle/";
 
 /// The key that every change of the node's sessions and leases moves.
 pub(super) fn head(node: &str) -> String {
@@ -41,6 +46,17 @@ pub(super) fn held(node: &str) -> String {
 /// A session.
 pub(super) fn session(node: &str, run_id: &str) -> String {
     [ALL, node, SESSION, run_id].concat()
+}
+
+/// Under it: since when sessions are idle, Unix ms, by run_id. By themselves, since that changes with
+/// each proxy that is the only one, and a session with its voucher is long.
+pub(super) fn idles(node: &str) -> String {
+    [ALL, node, IDLE].concat()
+}
+
+/// Since when a session is idle.
+pub(super) fn idle(node: &str, run_id: &str) -> String {
+    [ALL, node, IDLE, run_id].concat()
 }
 
 /// A ticket.
@@ -96,9 +112,8 @@ pub(in crate::app) struct Session {
     /// When its pings stopped; its leases are given up, and it may come back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) lost_ms: Option<i64>,
-    /// Since when all its proxies are closed. frp tells no plugin that a session has ended, but then
-    /// it closes its proxies: such a session takes no room from others.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// [`Seat::idle_ms`] as an earlier version wrote it.
+    #[serde(default, skip_serializing)]
     pub(super) idle_ms: Option<i64>,
     /// Whether this login has pinged: only then do missing pings say anything.
     #[serde(default)]
@@ -115,9 +130,45 @@ impl Session {
     pub(super) fn invite(&self) -> Option<String> {
         invite_of(&self.voucher.grant)
     }
+}
 
+/// A session, and whether it does anything.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::app) struct Seat {
+    pub(super) session: Arc<Session>,
+    /// Since when all its proxies are closed, Unix ms. frp tells no plugin that a session has ended,
+    /// but then it closes its proxies: such a session takes no room from others.
+    pub(super) idle_ms: Option<i64>,
+}
+
+impl Deref for Seat {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.session
+    }
+}
+
+impl Seat {
     /// Whether it is on, as far as is known.
-    pub(super) const fn connected(&self) -> bool {
+    pub(super) fn connected(&self) -> bool {
         self.lost_ms.is_none() && self.idle_ms.is_none()
     }
+}
+
+/// A node's sessions by run_id.
+pub(super) fn seats(store: &dyn Store, node: &str) -> Result<BTreeMap<String, Seat>, StoreError> {
+    let sessions = records::<Session>(store, &sessions(node))?.into_iter();
+    let seat = |(run_id, found): (String, Record<Session>)| {
+        let idle_ms = found.value.idle_ms;
+        let session = Arc::new(found.value);
+        (run_id, Seat { session, idle_ms })
+    };
+    let mut seats: BTreeMap<String, Seat> = sessions.map(seat).collect();
+    for (run_id, found) in records::<i64>(store, &idles(node))? {
+        if let Some(seat) = seats.get_mut(&run_id) {
+            seat.idle_ms = Some(found.value);
+        }
+    }
+    Ok(seats)
 }

@@ -8,7 +8,7 @@ use totoro_api::wire::event::Subject;
 use totoro_api::wire::plugin::User;
 
 use super::Frps;
-use super::book::{self, Head, Session};
+use super::book::{self, Head, Seat, Session};
 use super::policy::Asker;
 use super::table::Table;
 use crate::app::{App, Failure};
@@ -29,7 +29,7 @@ pub(super) struct Left {
 pub(super) struct Desk<'a, 'tx> {
     pub(super) tx: &'a mut Tx<'tx>,
     pub(super) node: &'a str,
-    pub(super) sessions: BTreeMap<String, Arc<Session>>,
+    pub(super) sessions: BTreeMap<String, Seat>,
     pub(super) ports: Ports,
     pub(super) now_ms: i64,
     /// Which commit wrote the node's head last.
@@ -122,17 +122,58 @@ impl<'a, 'tx> Desk<'a, 'tx> {
         Ok(found.map(|found| found.value))
     }
 
-    /// Writes a session.
+    /// Writes a session. It stays idle if it is.
     pub(super) fn put_session(&mut self, run_id: &str, session: Session) -> Result<(), StoreError> {
         self.tx.put(&book::session(self.node, run_id), &session)?;
-        self.sessions.insert(run_id.to_owned(), Arc::new(session));
+        let before = self.sessions.get(run_id);
+        let idle_ms = before.and_then(|before| before.idle_ms);
+        // An earlier version wrote it there.
+        let moves = before.is_some_and(|before| before.session.idle_ms.is_some());
+        if let Some(idle_ms) = idle_ms.filter(|_| moves) {
+            self.tx.put(&book::idle(self.node, run_id), &idle_ms)?;
+        }
+        let session = Arc::new(Session {
+            idle_ms: None,
+            ..session
+        });
+        let seat = Seat { session, idle_ms };
+        self.sessions.insert(run_id.to_owned(), seat);
         self.wrote.push(run_id.to_owned());
         self.touch();
         Ok(())
     }
 
+    /// All proxies of a session are closed.
+    pub(super) fn rest(&mut self, run_id: &str) -> Result<(), StoreError> {
+        if let Some(seat) = self.sessions.get_mut(run_id) {
+            seat.idle_ms = Some(self.now_ms);
+            self.tx.put(&book::idle(self.node, run_id), &self.now_ms)?;
+            self.touch();
+        }
+        Ok(())
+    }
+
+    /// A session is idle no more, if it was.
+    pub(super) fn wake(&mut self, run_id: &str) -> Result<(), StoreError> {
+        let Some(seat) = self.sessions.get_mut(run_id) else {
+            return Ok(());
+        };
+        if seat.idle_ms.take().is_none() {
+            return Ok(());
+        }
+        // An earlier version wrote it there.
+        let there = seat.session.idle_ms.is_some();
+        let there = there.then(|| Session::clone(&seat.session));
+        self.tx.delete(&book::idle(self.node, run_id));
+        self.touch();
+        match there {
+            Some(session) => self.put_session(run_id, session),
+            None => Ok(()),
+        }
+    }
+
     /// The session that a request belongs to: by run_id, and by the nonce that its Login was given.
-    pub(super) fn session_of(&self, user: &User) -> Option<&Arc<Session>> {
+    pub(super) fn session_of(&self, user: &User) -> Option<&Seat> {
         let session = self.sessions.get(&user.run_id);
         session.filter(|session| is_its(session, user))
     }
@@ -151,8 +192,9 @@ impl<'a, 'tx> Desk<'a, 'tx> {
         // Another precondition beside the head: whatever happens, no port is leased twice.
         let at = book::lease(self.node, port);
         self.tx.expect(&at, None);
+        // What waited there stays until the lease ends, which writes it anew: it says nothing as long
+        // as there is a lease.
         self.tx.put(&at, &lease)?;
-        self.tx.delete(&book::waiting(self.node, port));
         self.ports.open(port, lease);
         self.touch();
         Ok(())
@@ -234,8 +276,8 @@ impl App {
     /// Keeps the sessions that a commit wrote: who asks next need not decode them.
     fn keep_sessions_of(&self, node: &str, left: &Left, revision: u64) {
         for run_id in &left.wrote {
-            if let Some(session) = left.table.sessions.get(run_id) {
-                let value = Arc::new(Asker::new(node, Arc::clone(session)));
+            if let Some(seat) = left.table.sessions.get(run_id) {
+                let value = Arc::new(Asker::new(node, Arc::clone(&seat.session)));
                 let record = Record { revision, value };
                 let at = book::session(node, run_id);
                 self.decoded.sessions.wrote(at, record);

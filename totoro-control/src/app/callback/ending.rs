@@ -71,6 +71,9 @@ impl Desk<'_, '_> {
             return Ok(());
         };
         self.tx.delete(&book::session(self.node, run_id));
+        if session.idle_ms.is_some() {
+            self.tx.delete(&book::idle(self.node, run_id));
+        }
         self.touch();
         if for_good {
             self.end_tickets(run_id)?;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use totoro_api::Reason;
 use totoro_api::decide::{SeenTicket, Waiting, parse_key};
 
-use super::book::{self, Session};
+use super::book::{self, Seat};
 use super::desk::Desk;
 use super::ending::word;
 use super::lock;
@@ -53,10 +53,9 @@ impl App {
     /// Ends what is over on all nodes.
     pub(in crate::app) async fn keep_sessions(&self) -> Result<(), Failure> {
         for node in self.callback_nodes()? {
-            let sessions = records::<Session>(&*self.store, &book::sessions(&node))?;
             let mut fates = Vec::new();
-            for (run_id, found) in sessions {
-                if let Some(fate) = self.fate(&node, &run_id, &found.value)? {
+            for (run_id, seat) in book::seats(&*self.store, &node)? {
+                if let Some(fate) = self.fate(&node, &run_id, &seat)? {
                     fates.push((run_id, fate));
                 }
             }
@@ -102,7 +101,7 @@ impl App {
         Ok(())
     }
 
-    fn fate(&self, node: &str, run_id: &str, session: &Session) -> Result<Option<Fate>, Failure> {
+    fn fate(&self, node: &str, run_id: &str, session: &Seat) -> Result<Option<Fate>, Failure> {
         let mut tx = Tx::new(&*self.store);
         match self.holding_of(&mut tx, node, session) {
             Ok(_) => {}

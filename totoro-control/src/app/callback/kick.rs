@@ -2,11 +2,11 @@
 
 use totoro_api::wire::session::SessionEntry;
 
-use super::book::{self, Session};
+use super::book;
 use super::desk::Desk;
 use crate::app::App;
 use crate::audit::{Author, rfc3339_ms};
-use crate::store::{StoreError, Tx, records};
+use crate::store::{StoreError, Tx};
 
 /// Under it: all that a node at this grade has.
 pub(in crate::app) fn all_of(node: &str) -> String {
@@ -19,18 +19,16 @@ impl App {
         &self,
         node: &str,
     ) -> Result<Vec<SessionEntry>, StoreError> {
-        let sessions = records::<Session>(&*self.store, &book::sessions(node))?.into_iter();
-        let on = sessions
-            .map(|(_, found)| found.value)
-            .filter(Session::connected);
+        let seats = book::seats(&*self.store, node)?;
+        let on = seats.values().filter(|seat| seat.connected());
         Ok(on
             .map(|session| SessionEntry {
-                id: session.id,
+                id: session.id.clone(),
                 node: node.to_owned(),
-                tenant: session.tenant,
+                tenant: session.tenant.clone(),
                 client: session.client.to_string(),
                 since: rfc3339_ms(session.opened_ms),
-                frpc_version: session.frpc_version,
+                frpc_version: session.frpc_version.clone(),
                 kicked: false,
                 age_s: 0,
             })

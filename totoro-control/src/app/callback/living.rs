@@ -10,7 +10,7 @@ use totoro_api::wire::event::{Subject, kind};
 use totoro_api::wire::plugin::{Answer, NewUserConn, User};
 use totoro_api::{Reason, Refusal};
 
-use super::book::Session;
+use super::book::{self, Session};
 use super::ending::word;
 use super::policy::over;
 use super::{Frps, answer_with, check_user, lock, read, refusal_of};
@@ -65,7 +65,11 @@ impl App {
         }
         let id = (node.to_owned(), user.run_id.clone());
         lock(&self.callback.pings).insert(id, Instant::now());
-        if !session.pinged || session.idle_ms.is_some() {
+        let is_idle = |run_id: &str| {
+            let idle = self.store.revision(book::idle(node, run_id).as_bytes())?;
+            Ok::<_, Failure>(idle.is_some())
+        };
+        if !session.pinged || session.idle_ms.is_some() || is_idle(&user.run_id)? {
             // Durable: after a restart it is still known that missing pings say something.
             self.at_desk(node, &frps.author(), |desk| {
                 let Some(session) = desk.session_of(user).cloned() else {
@@ -77,13 +81,15 @@ impl App {
                 let others = desk.connected_but(&user.run_id);
                 let max = &holding.node.public_max;
                 let placed = session_room(&session.tenant, most, max, &others).is_ok();
-                let now = Session {
-                    pinged: true,
-                    idle_ms: session.idle_ms.filter(|_| !placed),
-                    ..Session::clone(&session)
-                };
-                if now != *session {
+                if !session.pinged {
+                    let now = Session {
+                        pinged: true,
+                        ..Session::clone(&session)
+                    };
                     desk.put_session(&user.run_id, now)?;
+                }
+                if placed {
+                    desk.wake(&user.run_id)?;
                 }
                 Ok(())
             })

@@ -1,6 +1,6 @@
 //! A frpc logs in.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use serde::Deserialize as _;
@@ -32,6 +32,9 @@ const MAX_REMEMBERED: usize = 1000;
 struct Credential {
     hash: String,
     voucher: Arc<Voucher>,
+    /// What was known of it, as of this revision of the node's head, where that was at hand.
+    seen: Option<SeenTicket>,
+    stood: Option<u64>,
     /// The claims of one that was never seen, and whether it is past its time.
     fresh: Option<(Claims, bool)>,
 }
@@ -77,7 +80,7 @@ impl App {
         let client = client_of(&body.client_address).ok_or_else(|| {
             Failure::malformed("client_address is no address; frps itself writes it")
         })?;
-        if !self.callback.doors.take(&source(client.ip()), LOGINS) {
+        if !self.callback.doors.take(&door_of(client.ip()), LOGINS) {
             return Err(Reason::RateLimited.into());
         }
         let node = frps.node.id.as_str();
@@ -86,22 +89,24 @@ impl App {
         }
         let token = ticket_of(body);
         let hash = hex::encode(ticket::hash(token));
+        let stood = self.callback.tables.revision(node);
         let seen = store::read::<SeenTicket>(&*self.store, &book::ticket(node, &hash))?;
+        let seen = seen.map(|seen| seen.value);
         // A ticket that was seen is recognised by its hash; its key may be gone since.
-        let credential = match seen {
-            Some(seen) => Credential {
-                hash,
-                voucher: seen.value.voucher,
-                fresh: None,
-            },
+        let (voucher, fresh) = match &seen {
+            Some(seen) => (Arc::clone(&seen.voucher), None),
             None => {
                 let verified = ticket::verify(token, node, &self.ticket_keys(), self.now())?;
-                Credential {
-                    hash,
-                    voucher: Arc::new(Voucher::from(&verified.claims)),
-                    fresh: Some((verified.claims, verified.expired)),
-                }
+                let voucher = Arc::new(Voucher::from(&verified.claims));
+                (voucher, Some((verified.claims, verified.expired)))
             }
+        };
+        let credential = Credential {
+            hash,
+            voucher,
+            seen,
+            stood,
+            fresh,
         };
         let outcome = self
             .at_desk(node, &frps.author(), |desk| {
@@ -146,7 +151,11 @@ impl App {
             return Err(refusal.into());
         }
         let tenant = tenant_of(&voucher.grant, client.ip());
-        let seen = desk.ticket(&credential.hash)?;
+        // Whoever writes a ticket writes the head: where that stands, so does what was read behind it.
+        let seen = match credential.stood.is_some() && credential.stood == desk.revision {
+            true => credential.seen.clone(),
+            false => desk.ticket(&credential.hash)?,
+        };
         let found = find_session(desk, body, credential, seen.as_ref(), &tenant, client)?;
         let known = found.as_ref().map(|(run_id, _)| run_id.as_str());
         let old = known.and_then(|run_id| desk.sessions.get(run_id)).cloned();
@@ -269,6 +278,7 @@ impl App {
             }),
             ..Subject::default()
         })?;
+        desk.wake(&run_id)?;
         desk.put_session(&run_id, session)?;
         Ok(granted)
     }
@@ -321,6 +331,15 @@ impl App {
             detail = refusal.what(),
             "login refused"
         );
+    }
+}
+
+/// By what logins from there are counted.
+fn door_of(client: IpAddr) -> IpAddr {
+    const INTERFACE: u128 = u64::MAX as u128;
+    match client.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from(u128::from(ip) & !INTERFACE).into(),
+        ip => ip,
     }
 }
 

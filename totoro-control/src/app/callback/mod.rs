@@ -55,8 +55,8 @@ const ASKS: (u32, u32) = (10, 50);
 
 /// What is kept in memory of all nodes at grade `callback`. What must survive is in the store.
 pub(super) struct Callback {
-    /// Logins by source.
-    doors: Rates,
+    /// Logins by source: an IPv4 address, or the first of an IPv6 /64.
+    doors: Rates<IpAddr>,
     /// New user connections by node and tenant.
     conns: Rates,
     /// Requests by session.

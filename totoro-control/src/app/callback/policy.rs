@@ -13,7 +13,7 @@ use super::lock;
 use crate::app::{App, Failure};
 use crate::push;
 use crate::records::key;
-use crate::store::{Stamp, Tx};
+use crate::store::{Expect, Stamp, Tx};
 
 /// What holds, and under which node settings.
 pub(super) struct Holding {
@@ -26,15 +26,30 @@ pub(in crate::app) struct Asker {
     session: Arc<Session>,
     /// Its tenant, among those of all nodes.
     pub(super) of: String,
-    holds: Mutex<Option<Holds>>,
+    holds: Mutex<Option<(Stamps, Arc<Holds>)>>,
+}
+
+/// Of a node and its invite: as long as they are the same, so is what holds.
+#[derive(Clone, Copy)]
+struct Stamps {
+    node: Stamp,
+    invite: Option<Stamp>,
 }
 
 /// What holds as long as node and invite stand as they did, until a time, Unix seconds.
-struct Holds {
-    node: Stamp,
-    invite: Option<Stamp>,
+pub(super) struct Holds {
     until: i64,
-    holding: Arc<Holding>,
+    holding: Holding,
+    /// That they do, for a transaction.
+    stand: Vec<(Vec<u8>, Expect)>,
+}
+
+impl Deref for Holds {
+    type Target = Holding;
+
+    fn deref(&self) -> &Holding {
+        &self.holding
+    }
 }
 
 impl Asker {
@@ -44,6 +59,11 @@ impl Asker {
             session,
             holds: Mutex::default(),
         }
+    }
+
+    /// Whether this is the session that asked.
+    pub(super) fn is_of(&self, session: &Arc<Session>) -> bool {
+        Arc::ptr_eq(&self.session, session) || self.session == *session
     }
 }
 
@@ -60,40 +80,70 @@ impl App {
     ///
     /// # Errors
     /// As there.
-    pub(super) fn holding_now(&self, node: &str, asker: &Asker) -> Result<Arc<Holding>, Failure> {
-        let now = self.now();
-        let is_still = |stamp: Stamp| self.store.is_still(stamp);
-        let held = lock(&asker.holds)
-            .as_ref()
-            .filter(|holds| now < holds.until && is_still(holds.node))
-            .filter(|holds| holds.invite.is_none_or(is_still))
-            .map(|holds| Arc::clone(&holds.holding));
-        let holding = match held {
-            Some(holding) => holding,
-            None => self.look_what_holds(node, asker)?,
+    pub(super) fn holding_now(&self, node: &str, asker: &Asker) -> Result<Arc<Holds>, Failure> {
+        let holds = match self.still_holds(asker) {
+            Some(holds) => holds,
+            None => self.look_what_holds(&mut Tx::new(&*self.store), node, asker)?,
         };
-        self.check_session(node, asker, &holding.standing)?;
-        Ok(holding)
+        self.check_session(node, asker, &holds.standing)?;
+        Ok(holds)
     }
 
-    fn look_what_holds(&self, node: &str, asker: &Asker) -> Result<Arc<Holding>, Failure> {
+    /// As [`App::holding_of`], for the session of somebody who may have asked before.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn holding_held(
+        &self,
+        tx: &mut Tx<'_>,
+        node: &str,
+        asker: &Asker,
+    ) -> Result<Arc<Holds>, Failure> {
+        // Preconditions come first: a refusal stands on them, too.
+        let holds = match self.still_holds(asker) {
+            Some(holds) => {
+                tx.expect_all(&holds.stand);
+                holds
+            }
+            None => self.look_what_holds(tx, node, asker)?,
+        };
+        self.check_session(node, asker, &holds.standing)?;
+        Ok(holds)
+    }
+
+    fn still_holds(&self, asker: &Asker) -> Option<Arc<Holds>> {
+        let now = self.now();
+        let is_still = |stamp: Stamp| self.store.is_still(stamp);
+        lock(&asker.holds)
+            .as_ref()
+            .filter(|(stamps, holds)| now < holds.until && is_still(stamps.node))
+            .filter(|(stamps, _)| stamps.invite.is_none_or(is_still))
+            .map(|(_, holds)| Arc::clone(holds))
+    }
+
+    fn look_what_holds(
+        &self,
+        tx: &mut Tx<'_>,
+        node: &str,
+        asker: &Asker,
+    ) -> Result<Arc<Holds>, Failure> {
         // Asked first: what is read behind them is no older.
         let stamp = |key: String| self.store.stamp(key.as_bytes());
         let invite = invite_of(&asker.voucher.grant).map(|id| stamp(key::invite(&id)));
         let stamps = (stamp(key::node(node)), invite);
-        let holding = self.holding(&mut Tx::new(&*self.store), node, &asker.voucher)?;
-        let holding = Arc::new(holding);
-        let (Some(node), None | Some(Some(_))) = stamps else {
-            return Ok(holding);
-        };
-        *lock(&asker.holds) = Some(Holds {
-            node,
-            invite: stamps.1.flatten(),
+        let before = tx.expected().len();
+        let holding = self.holding(tx, node, &asker.voucher)?;
+        let holds = Arc::new(Holds {
             // The end of its invite is all that time alone brings.
             until: holding.standing.expires_at.unwrap_or(i64::MAX),
-            holding: Arc::clone(&holding),
+            holding,
+            stand: tx.expected()[before..].to_vec(),
         });
-        Ok(holding)
+        if let (Some(node), None | Some(Some(_))) = stamps {
+            let invite = stamps.1.flatten();
+            *lock(&asker.holds) = Some((Stamps { node, invite }, Arc::clone(&holds)));
+        }
+        Ok(holds)
     }
 
     /// What holds for whoever brings (or brought) a ticket. That it stays so becomes the

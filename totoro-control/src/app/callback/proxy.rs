@@ -1,5 +1,7 @@
 //! A session asks for a port, or gives it back.
 
+use std::sync::Arc;
+
 use serde_json::value::RawValue;
 use totoro_api::decide::{
     Lease, Plan, PortId, Standing, Wish, lease_room, read_proxy, session_room,
@@ -8,9 +10,9 @@ use totoro_api::wire::event::{Subject, kind};
 use totoro_api::wire::plugin::{Answer, CloseProxy, NewProxy, User};
 use totoro_api::{Reason, Refusal};
 
-use super::book::Session;
+use super::book::Seat;
 use super::desk::Desk;
-use super::policy::{Holding, over};
+use super::policy::{Asker, Holding, over};
 use super::{ASKS, Frps, SessionId, answer_with, check_user, lock, named, read, refusal_of};
 use crate::app::{App, Failure};
 use crate::keys::random;
@@ -30,7 +32,7 @@ impl App {
             }
         };
         let decided = match self.check_proxy(frps, &body) {
-            Ok(()) => self.try_proxy(frps, &body).await,
+            Ok(asker) => self.try_proxy(frps, &body, &asker).await,
             Err(failure) => Err(failure),
         };
         match decided {
@@ -45,21 +47,21 @@ impl App {
         }
     }
 
-    /// What costs nothing to refuse.
-    fn check_proxy(&self, frps: &Frps<'_>, body: &NewProxy) -> Result<(), Failure> {
+    /// What costs nothing to refuse. The session that asks, as it was a moment ago.
+    fn check_proxy(&self, frps: &Frps<'_>, body: &NewProxy) -> Result<Arc<Asker>, Failure> {
         self.check_daemon(frps)?;
         check_user(&body.user)?;
         let session = self.session_asking(frps, &body.user)?.ok_or_else(over)?;
         // What it holds is looked at where it matters.
         if self.may_ask(&body.user, 0) {
-            return Ok(());
+            return Ok(session);
         }
         let holding = self.holding_now(&frps.node.id, &session)?;
         let burst = holding.standing.limits.max_proxies.saturating_mul(2);
         if !self.may_ask(&body.user, burst) {
             return Err(Reason::RateLimited.into());
         }
-        Ok(())
+        Ok(session)
     }
 
     fn may_ask(&self, user: &User, more: u32) -> bool {
@@ -68,14 +70,22 @@ impl App {
         self.callback.asks.take(&user.run_id, allowed)
     }
 
-    async fn try_proxy(&self, frps: &Frps<'_>, body: &NewProxy) -> Result<u16, Failure> {
+    async fn try_proxy(
+        &self,
+        frps: &Frps<'_>,
+        body: &NewProxy,
+        asker: &Asker,
+    ) -> Result<u16, Failure> {
         // Until it is known how many closes are late, none may come. By node, whose changes come one
         // after the other anyway: a busy node must not fill the queues of others.
         let _turn = self.callback.turns.of(frps.node.id.as_bytes()).await;
-        let start = usize::from(u16::from_ne_bytes(random()));
+        let start = match body.remote_port {
+            0 => usize::from(u16::from_ne_bytes(random())),
+            _ => 0,
+        };
         let (port, plan) = self
             .at_desk(&frps.node.id, &frps.author(), |desk| {
-                self.lease(desk, body, start)
+                self.lease(desk, body, asker, start)
             })
             .await?;
         let more = match plan {
@@ -100,6 +110,7 @@ impl App {
         &self,
         desk: &mut Desk<'_, '_>,
         body: &NewProxy,
+        asker: &Asker,
         start: usize,
     ) -> Result<(u16, Plan), Failure> {
         let session = desk.session_of(&body.user).cloned().ok_or_else(over)?;
@@ -107,7 +118,14 @@ impl App {
             // frps may still have its other proxies; it must log in again to have them all anew.
             return Err(over().into());
         }
-        let Holding { node, standing } = self.holding_of(desk.tx, desk.node, &session)?;
+        let holds = match asker.is_of(&session.session) {
+            true => self.holding_held(desk.tx, desk.node, asker)?,
+            false => {
+                let asker = Asker::new(desk.node, Arc::clone(&session.session));
+                self.holding_held(desk.tx, desk.node, &asker)?
+            }
+        };
+        let Holding { node, standing } = &**holds;
         let asked = read_proxy(body, &session.user, &standing.limits)?;
         let wish = Wish {
             tenant: &session.tenant,
@@ -137,14 +155,7 @@ impl App {
             };
             return Ok((port, plan));
         };
-        room(
-            desk,
-            body,
-            &session,
-            &standing,
-            &node.public_max,
-            instead_of,
-        )?;
+        room(desk, body, &session, standing, &node.public_max, instead_of)?;
         if let Some(old) = instead_of {
             desk.release(old, "moved")?;
         }
@@ -154,13 +165,7 @@ impl App {
         let id = (asked.protocol, port);
         desk.tell(lease.opened(id, &session.id, session.invite(), session.client))?;
         desk.open_lease(id, lease)?;
-        if session.idle_ms.is_some() {
-            let session = Session {
-                idle_ms: None,
-                ..Session::clone(&session)
-            };
-            desk.put_session(&body.user.run_id, session)?;
-        }
+        desk.wake(&body.user.run_id)?;
         Ok((port, plan))
     }
 
@@ -193,19 +198,15 @@ impl App {
             return Ok(());
         }
         self.at_desk(&frps.node.id, &frps.author(), |desk| {
-            let Some(session) = desk.session_of(&body.user).cloned() else {
+            if desk.session_of(&body.user).is_none() {
                 return Ok(());
-            };
+            }
             let Some((port, _)) = desk.ports.of_proxy(run_id, &body.proxy_name) else {
                 return Ok(());
             };
             desk.release(port, "closed")?;
             if desk.ports.of_session(run_id).is_empty() {
-                let session = Session {
-                    idle_ms: Some(desk.now_ms),
-                    ..Session::clone(&session)
-                };
-                desk.put_session(run_id, session)?;
+                desk.rest(run_id)?;
             }
             Ok(())
         })
@@ -264,7 +265,7 @@ impl App {
 fn room(
     desk: &Desk<'_, '_>,
     body: &NewProxy,
-    session: &Session,
+    session: &Seat,
     standing: &Standing,
     max: &totoro_api::wire::push::PublicMax,
     instead_of: Option<PortId>,

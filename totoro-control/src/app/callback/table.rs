@@ -1,11 +1,11 @@
 //! What nodes at grade `callback` have, as memory remembers it between two changes.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Mutex;
 
-use totoro_api::decide::{Lease, Ports, Waiting, parse_key};
+use totoro_api::decide::{Lease, PortId, Ports, Waiting, parse_key};
 
-use super::book::{self, Head, Session};
+use super::book::{self, Head, Seat};
 use super::lock;
 use crate::store::{Store, StoreError, read, records};
 
@@ -19,7 +19,7 @@ pub(super) struct Table {
     /// The commit that wrote the head; `None` where nothing was ever written.
     pub(super) revision: Option<u64>,
     pub(super) head: Head,
-    pub(super) sessions: BTreeMap<String, Arc<Session>>,
+    pub(super) sessions: BTreeMap<String, Seat>,
     pub(super) ports: Ports,
 }
 
@@ -27,14 +27,10 @@ impl Table {
     /// As it stands. What is written while it is read may be in it: the head has moved then.
     fn read(store: &dyn Store, node: &str) -> Result<Self, StoreError> {
         let head = read::<Head>(store, &book::head(node))?;
-        let sessions = records::<Session>(store, &book::sessions(node))?;
-        let sessions = sessions
-            .into_iter()
-            .map(|(id, found)| (id, Arc::new(found.value)));
         Ok(Table {
             revision: head.as_ref().map(|head| head.revision),
             head: head.map(|head| head.value).unwrap_or_default(),
-            sessions: sessions.collect(),
+            sessions: book::seats(store, node)?,
             ports: ports(store, node)?,
         })
     }
@@ -59,14 +55,16 @@ impl Table {
 pub(super) struct Tables(Mutex<HashMap<String, Table>>);
 
 impl Tables {
-    /// A node's table as it stands.
+    /// A node's table as it stands, unless somebody has changed it elsewhere: that its head stands is
+    /// the precondition of whatever is decided on it, and who tries again after a conflict reads it.
     pub(super) fn take(&self, store: &dyn Store, node: &str) -> Result<Table, StoreError> {
-        let stands = store.revision(book::head(node).as_bytes())?;
         let kept = lock(&self.0).remove(node);
-        match kept.filter(|table| table.revision == stands) {
-            Some(table) => Ok(table),
-            None => Table::read(store, node),
-        }
+        kept.map_or_else(|| Table::read(store, node), Ok)
+    }
+
+    /// Which commit wrote the head of a node's table that is kept; `None` where none is.
+    pub(super) fn revision(&self, node: &str) -> Option<u64> {
+        lock(&self.0).get(node).and_then(|table| table.revision)
     }
 
     /// Keeps a node's table for the next who changes it.
@@ -83,12 +81,14 @@ impl Tables {
     }
 }
 
-/// The node's port table.
+/// The node's port table. A port may still have waited when it was leased.
 pub(super) fn ports(store: &dyn Store, node: &str) -> Result<Ports, StoreError> {
     let leases = records::<Lease>(store, &book::leases(node))?.into_iter();
     let waiting = records::<Waiting>(store, &book::held(node))?.into_iter();
-    Ok(Ports::new(
-        leases.filter_map(|(at, found)| Some((parse_key(&at)?, found.value))),
-        waiting.filter_map(|(at, found)| Some((parse_key(&at)?, found.value))),
-    ))
+    let leases = leases.filter_map(|(at, found)| Some((parse_key(&at)?, found.value)));
+    let leases: Vec<(PortId, Lease)> = leases.collect();
+    let leased: BTreeSet<PortId> = leases.iter().map(|(port, _)| *port).collect();
+    let waiting = waiting.filter_map(|(at, found)| Some((parse_key(&at)?, found.value)));
+    let waiting = waiting.filter(|(port, _)| !leased.contains(port));
+    Ok(Ports::new(leases, waiting))
 }

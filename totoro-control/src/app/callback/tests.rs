@@ -9,11 +9,12 @@ use totoro_api::wire::invite::{ChangeInvite, Invite};
 use totoro_api::wire::node::Enroll;
 use totoro_api::wire::plugin::Answer;
 
-use super::{Door, Frps};
+use super::{Door, Frps, book};
 use crate::app::holder::Visitor;
 use crate::app::invite_change::IfMatch;
 use crate::app::tests::Lab;
 use crate::keys::TokenKind;
+use crate::store::{Tx, read};
 
 const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -136,5 +137,56 @@ async fn a_kick_is_for_good() {
     for (op, content) in [("Ping", json!({ "user": user })), ("Login", login)] {
         let said = ask(&lab, &frps, op, content).await.reject_reason;
         assert!(said.starts_with("totoro[session_expired]"), "{op}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_is_idle_without_proxies_wherever_that_was_written() {
+    let lab = Lab::new().await;
+    let (node, key, invite, login) = logged_in(&lab).await;
+    let frps = frps(&lab, &node, &key);
+    let user = user_of(ask(&lab, &frps, "Login", login).await);
+    let run_id = user["run_id"].as_str().unwrap();
+    let proxy = json!({
+        "user": user, "proxy_name": format!("{}.web", invite.id), "proxy_type": "tcp",
+    });
+    let store = &*lab.app.store;
+    let on = || lab.app.callback_sessions(&node).unwrap().len();
+    let session = book::session(&node, run_id);
+    let as_written = || read::<Value>(store, &session).unwrap().unwrap();
+    assert_eq!(on(), 1);
+    for earlier in [false, true] {
+        assert!(!ask(&lab, &frps, "NewProxy", proxy.clone()).await.reject);
+        assert_eq!(on(), 1);
+        let before = as_written();
+        ask(&lab, &frps, "CloseProxy", proxy.clone()).await;
+        assert_eq!(on(), 0);
+        assert_eq!(as_written(), before, "it is long, and stays as it is");
+        if earlier {
+            // As the version before wrote it; the head, so that memory knows nothing of it.
+            let mut tx = Tx::new(store);
+            let idle = book::idle(&node, run_id);
+            let mut written = before.value;
+            written["idle_ms"] = read::<Value>(store, &idle).unwrap().unwrap().value;
+            tx.put(&session, &written).unwrap();
+            tx.delete(&idle);
+            let head = read::<Value>(store, &book::head(&node)).unwrap().unwrap();
+            tx.put(&book::head(&node), &head.value).unwrap();
+            store.commit(tx.into_commit()).await.unwrap();
+            assert_eq!(on(), 0);
+        }
+    }
+    // A ping finds the place free, and takes it.
+    for _ in ["as it was written", "as it is written"] {
+        assert!(
+            !ask(&lab, &frps, "Ping", json!({ "user": user }))
+                .await
+                .reject
+        );
+        assert_eq!(on(), 1);
+        assert!(as_written().value["idle_ms"].is_null());
+        assert!(!ask(&lab, &frps, "NewProxy", proxy.clone()).await.reject);
+        ask(&lab, &frps, "CloseProxy", proxy.clone()).await;
+        assert_eq!(on(), 0);
     }
 }
