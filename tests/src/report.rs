@@ -9,6 +9,7 @@ use serde_json::json;
 #[derive(Debug)]
 pub struct Report {
     json: bool,
+    quiet: bool,
     passed: usize,
     failed: usize,
     item: usize,
@@ -20,16 +21,26 @@ impl Report {
     pub const fn new(json: bool) -> Report {
         Report {
             json,
+            quiet: false,
             passed: 0,
             failed: 0,
             item: 0,
         }
     }
 
+    /// Lines on stderr for what fails, and nothing else.
+    #[must_use]
+    pub const fn quiet() -> Report {
+        Report {
+            quiet: true,
+            ..Report::new(false)
+        }
+    }
+
     /// Begins the next item of the story.
     pub fn item(&mut self, title: &str) {
         self.item += 1;
-        if !self.json {
+        if !self.json && !self.quiet {
             println!("\n{}. {title}", self.item);
         }
     }
@@ -46,7 +57,11 @@ impl Report {
             &mut self.failed
         }) += 1;
         let figure = made.unwrap_or_else(|error| format!("{error:#}"));
-        if self.json {
+        if self.quiet {
+            if !passed {
+                eprintln!("✘ {name}: {figure}");
+            }
+        } else if self.json {
             let line = json!({
                 "item": self.item, "check": name, "passed": passed, "figure": figure,
                 "took_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
@@ -67,6 +82,10 @@ impl Report {
     /// Prints the last line; whether everything passed (and anything was checked at all).
     #[must_use]
     pub fn finish(&self) -> bool {
+        let good = self.failed == 0 && self.passed > 0;
+        if self.quiet {
+            return good;
+        }
         if self.json {
             println!(
                 "{}",
@@ -76,6 +95,6 @@ impl Report {
             println!();
         }
         println!("{} passed, {} failed", self.passed, self.failed);
-        self.failed == 0 && self.passed > 0
+        good
     }
 }

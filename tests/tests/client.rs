@@ -17,7 +17,7 @@ fn what_breaks_is_told_and_comes_back() {
 }
 
 #[test]
-#[ignore = "needs a browser, and minutes: `cargo xtask soak pages`"]
+#[ignore = "needs a browser: stage `pages` of `cargo xtask test`"]
 fn the_page_leads_a_person_to_a_tunnel() {
     if lab::skip("the_page_leads_a_person").is_some() {
         clients::page().expect("a person gets a tunnel by the page");

@@ -229,3 +229,38 @@ fn two_labs_have_the_same_addresses_and_nothing_in_common() {
         .expect("connect");
     drop(listener);
 }
+
+#[test]
+fn a_frozen_lab_stands_still_and_goes_down() {
+    let Some(tools) = lab::skip("frozen") else {
+        return;
+    };
+    let (lab, tag) = raise(&tools, "frozen");
+    let count = lab.file("count");
+    let mut command = lab.command("sh");
+    let script = "while :; do echo >> \"$0\"; sleep 0.01; done";
+    command.args(["-c", script]).arg(&count);
+    let _counts = lab.start(Place::Node, "counts", command).expect("start");
+    let length = || std::fs::metadata(&count).map_or(0, |meta| meta.len());
+    let goes_on = |from: u64| {
+        let begun = Instant::now();
+        while length() <= from {
+            assert!(begun.elapsed() < Duration::from_secs(10), "it goes on");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    goes_on(0);
+    lab.freeze(true).expect("freeze");
+    let still = length();
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(length(), still, "it is frozen");
+    // Not a child that nobody ever hears of.
+    let refused = lab.run(Place::Node, lab.command("true"));
+    assert!(refused.is_err_and(|error| error.to_string().contains("frozen")));
+    lab.freeze(false).expect("go on");
+    goes_on(still);
+    lab.run(Place::Node, lab.command("true")).expect("it runs");
+    lab.freeze(true).expect("freeze again");
+    drop(lab);
+    assert_eq!(left(&tag), Vec::<PathBuf>::new());
+}

@@ -4,10 +4,11 @@
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{
-    Array, HashMap, LpmTrie, LruHashMap, PerCpuHashMap, RingBuf, SkStorage, SockHash,
+    Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage, SockHash,
 };
 use aya_ebpf::macros::btf_map;
 use totoro_ebpf::abi;
+use totoro_ebpf::packet::Words;
 
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 
@@ -26,6 +27,11 @@ pub(crate) static POOL: Array<u64, { abi::POOL_WORDS as usize }> = Array::new();
 #[btf_map]
 pub(crate) static LOCALS: HashMap<abi::Addr, u32, 4096, ON_DEMAND> = HashMap::new();
 
+/// One of these for each family, IPv4 first: nearly every packet goes to it, and no hash is needed to see
+/// that. Derived from `LOCALS`, not pinned; zeros: ask there.
+#[btf_map]
+pub(crate) static NEAR: Array<Words, 2> = Array::new();
+
 #[btf_map]
 pub(crate) static BANS: LpmTrie<abi::BanAddr, abi::Ban, 65536> = LpmTrie::new();
 
@@ -35,6 +41,14 @@ pub(crate) static PORTS: HashMap<abi::PortKey, abi::Lease, 65536, ON_DEMAND> = H
 #[btf_map]
 pub(crate) static PORT_USAGE: HashMap<abi::PortKey, abi::PortUsage, 65536, ON_DEMAND> =
     HashMap::new();
+
+/// What the shield must know of each port. Derived from `PORTS`, not pinned.
+#[btf_map]
+pub(crate) static GATES: Array<abi::Gate, { abi::PLACES as usize }> = Array::new();
+
+/// GCRA states of the SYN budgets of ports in `GATES`. Not pinned: with a new daemon they are full.
+#[btf_map]
+pub(crate) static SYN_TATS: Array<u64, { abi::PLACES as usize }> = Array::new();
 
 #[btf_map]
 pub(crate) static TENANTS: HashMap<u32, abi::Tenant, 65536, ON_DEMAND> = HashMap::new();
@@ -87,6 +101,17 @@ pub(crate) static SOCKETS: SkStorage<abi::SockTag> = SkStorage::new();
 /// never the first to be full.
 #[btf_map]
 pub(crate) static SURPLUS: SockHash<u64, 131072> = SockHash::new();
+
+/// When this CPU last read the clock. Not pinned.
+#[btf_map]
+pub(crate) static TICK: PerCpuArray<Tick, 1> = PerCpuArray::new();
+
+/// A tick that was seen, and what the boot-time clock said then, ns.
+#[repr(C)]
+pub(crate) struct Tick {
+    pub(crate) jiffies: u64,
+    pub(crate) boot_ns: u64,
+}
 
 /// Hints for the daemon. Not pinned: a new daemon brings its own.
 #[btf_map]

@@ -22,6 +22,8 @@ use crate::spool;
 
 pub use changes::Changes;
 pub use group::{Failed, Group, Place};
+#[doc(hidden)]
+pub use log::fuzz;
 pub(crate) use log::{Kind, Log, OP, Ops, Reader, Spot};
 
 /// The file in the state's directory that a daemon locks.

@@ -1,4 +1,4 @@
-//! Building the kernel object.
+//! Building the kernel objects: Totoro's, and what benches measure it beside.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,9 +8,18 @@ use anyhow::{Context, Result};
 use crate::toolchain::{self, Toolchain};
 use crate::{root, step, target};
 
+/// The package of Totoro's programs.
+const OURS: &str = "totoro-ebpf";
+/// The package of programs that do nothing.
+const BASELINE: &str = "totoro-baseline";
+
 /// Where the object lands.
 pub(crate) fn object() -> PathBuf {
-    target().join("bpf/totoro-ebpf.o")
+    object_of(OURS)
+}
+
+fn object_of(package: &str) -> PathBuf {
+    target().join(format!("bpf/{package}.o"))
 }
 
 /// Options of `build-ebpf`.
@@ -28,6 +37,16 @@ pub(crate) fn build() -> Result<()> {
 
 /// Builds `target/bpf/totoro-ebpf.o` with whichever toolchain is complete.
 pub(crate) fn build_with(args: &Args) -> Result<()> {
+    build_package(OURS, args)
+}
+
+/// Builds `target/bpf/totoro-baseline.o`, for benches.
+pub(crate) fn build_baseline() -> Result<()> {
+    build_package(BASELINE, &Args::default())
+}
+
+/// Builds the object of a package, whose program has the package's name.
+fn build_package(package: &str, args: &Args) -> Result<()> {
     let Toolchain { compiler, linker } = toolchain::find()?;
     // A target directory of its own: the host's builds have another rustc and would otherwise
     // wait for this one's lock.
@@ -43,14 +62,7 @@ pub(crate) fn build_with(args: &Args) -> Result<()> {
     let mut cargo = toolchain::bare(&compiler.cargo);
     cargo
         .current_dir(root())
-        .args([
-            "build",
-            "--locked",
-            "--package",
-            "totoro-ebpf",
-            "--bin",
-            "totoro-ebpf",
-        ])
+        .args(["build", "--locked", "--package", package, "--bin", package])
         .args([
             "--profile",
             "bpf",
@@ -70,10 +82,10 @@ pub(crate) fn build_with(args: &Args) -> Result<()> {
         cargo.args(["--features", "log"]);
     }
     let why = format!("{} on LLVM {}", compiler.name, compiler.llvm);
-    step::run("kernel object", &why, &mut cargo)?;
+    step::run(&format!("kernel object of {package}"), &why, &mut cargo)?;
 
-    let built = dir.join("bpfel-unknown-none/bpf/totoro-ebpf");
-    let object = object();
+    let built = dir.join("bpfel-unknown-none/bpf").join(package);
+    let object = object_of(package);
     let parent = object.parent().context("the object has no directory")?;
     fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
     // By rename: a daemon that starts meanwhile reads the old object or the new one.

@@ -74,24 +74,21 @@ pub(crate) fn install() -> Result<()> {
     Ok(())
 }
 
-/// Runs the stories of the control plane's page.
-pub(crate) fn run() -> Result<()> {
-    // A browser has several processes: more at once only wait for each other.
-    let words = ["--ignored", "--test-threads=2"];
-    soak::control("pages::browser", &words, &[env()?])
-}
-
-/// Runs the story of the client's page, which takes minutes: with a real node, frps and frpc.
-pub(crate) fn run_in_the_lab() -> Result<()> {
-    let env = [env()?, ("TOTORO_REQUIRE_KERNEL", "1".to_owned())];
-    soak::test(["totoro-tests", "client", "the_page"], &["--ignored"], &env)
-}
-
-fn env() -> Result<(&'static str, String)> {
+/// Runs the stories of the control plane's page; where kernel and root are, that of the client's, too,
+/// with a real node, frps and frpc.
+pub(crate) fn run(lab: bool) -> Result<()> {
     let Some(script) = find() else {
         bail!("there is no browser, or no axe-core: cargo xtask setup");
     };
-    Ok(("TOTORO_AXE", script.display().to_string()))
+    let axe = ("TOTORO_AXE", script.display().to_string());
+    // A browser has several processes: more at once only wait for each other.
+    let words = ["--ignored", "--test-threads=2"];
+    soak::control("pages::browser", &words, std::slice::from_ref(&axe))?;
+    if !lab {
+        return Ok(());
+    }
+    let env = [axe, ("TOTORO_REQUIRE_KERNEL", "1".to_owned())];
+    soak::test(["totoro-tests", "client", "the_page"], &["--ignored"], &env)
 }
 
 /// What is installed, in its own words.

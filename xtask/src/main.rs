@@ -74,8 +74,7 @@ enum Command {
     #[command(subcommand)]
     Soak(soak::Soak),
     /// How fast it is, in a release build.
-    #[command(subcommand)]
-    Bench(bench::Bench),
+    Bench(bench::Args),
     /// Release builds as packages (.deb) and as a tarball, with their checksums, in target/dist.
     Dist(dist::Args),
     /// Installs a package of target/dist on machines, over ssh; rolls back where it is not well then.
@@ -92,7 +91,7 @@ fn main() -> ExitCode {
         Command::Check => suite::check().map(|()| 0),
         Command::Tidy => tidy::run().map(|()| 0),
         Command::Deny => deny::all().map(|()| 0),
-        Command::Bench(which) => bench::run(&which).map(|()| 0),
+        Command::Bench(args) => bench::run(&args),
         Command::Dist(args) => dist::run(&args).map(|()| 0),
         Command::Deploy(args) => deploy::run(&args).map(|()| 0),
         Command::Soak(which) => soak::run(&which),

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{bpf, browser, demo, install, root, schemathesis, target};
+use crate::{bpf, demo, install, root, schemathesis, target};
 
 /// Long runs.
 #[derive(Debug, clap::Subcommand)]
@@ -85,8 +85,6 @@ pub(crate) enum Soak {
         #[arg(long, default_value_t = 500)]
         cases: u32,
     },
-    /// The client's page in a real browser, with a real control plane, node, frps and frpc.
-    Pages,
 }
 
 /// Runs one of them.
@@ -133,10 +131,6 @@ pub(crate) fn run(soak: &Soak) -> Result<u8> {
         Soak::Api { cases } => {
             schemathesis::install()?;
             schemathesis::run(*cases)
-        }
-        Soak::Pages => {
-            demo::build()?;
-            browser::run_in_the_lab()
         }
     }
     .map(|()| 0)

@@ -126,7 +126,7 @@ fn pages(table: &mut Table, quick: bool) {
         eprintln!("\n── pages\nnot run: there is no browser or no axe-core (cargo xtask setup)");
         return;
     }
-    table.stage("pages", browser::run);
+    table.stage("pages", || browser::run(!quick));
 }
 
 /// Runs cargo's tests under a tag; a signal that ended them is told apart from their failing.
@@ -134,7 +134,12 @@ fn tests(args: &Args, tag: &str, signal: &mut Option<Signal>) -> Result<()> {
     let mut words = vec!["test", "--workspace", "--locked", "--no-fail-fast"];
     if args.quick {
         // `control` talks over loopback only.
-        words.extend(["--lib", "--bins", "--test", "reasons", "--test", "control"]);
+        words.extend(["--lib", "--bins"]);
+        words.extend(
+            ["reasons", "control", "replay"]
+                .into_iter()
+                .flat_map(|name| ["--test", name]),
+        );
     }
     words.push("--");
     words.extend(args.filter.iter().map(String::as_str));

@@ -7,6 +7,7 @@
 mod axe;
 mod process;
 
+use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,14 +18,15 @@ use thirtyfour::{By, ChromiumLikeCapabilities as _, DesiredCapabilities, WebDriv
 
 use process::Driver;
 
-/// How long anything on a page may take.
+/// How long anything on a page may take: the client looks at a public node's state every 30 s.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A browser with a profile of its own; it ends when dropped.
 pub struct Browser {
-    /// Ends first: what it closes is gone with it, and is not waited for.
+    /// Not dropped: that would ask a driver to end its session and wait for long, in a thread of its
+    /// own. The session ends with the driver.
+    page: ManuallyDrop<WebDriver>,
     _driver: Driver,
-    page: WebDriver,
 }
 
 /// How a page is looked at.
@@ -81,7 +83,7 @@ impl Browser {
         page.set_script_timeout(PATIENCE).await?;
         page.set_page_load_timeout(PATIENCE).await?;
         Ok(Browser {
-            page,
+            page: ManuallyDrop::new(page),
             _driver: driver,
         })
     }
@@ -101,6 +103,18 @@ impl Browser {
             .goto(url)
             .await
             .with_context(|| format!("open {url}"))
+    }
+
+    /// Empties the browser's cache: what is opened next is loaded whole.
+    ///
+    /// # Errors
+    /// The browser does not.
+    pub async fn forget(&self) -> Result<()> {
+        let tools = self.page.cdp();
+        tools
+            .send_raw("Network.clearBrowserCache", json!({}))
+            .await?;
+        Ok(())
     }
 
     /// Changes the screen.
@@ -214,7 +228,10 @@ impl Browser {
     pub async fn until(&self, script: &str) -> Result<()> {
         let began = std::time::Instant::now();
         while self.script(script).await? != json!(true) {
-            anyhow::ensure!(began.elapsed() < PATIENCE, "never came true: {script}");
+            if began.elapsed() > PATIENCE {
+                let text = self.text("body").await.unwrap_or_default();
+                anyhow::bail!("never came true: {script}, in:\n{text}");
+            }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(())

@@ -348,9 +348,12 @@ fn expired(world: &World) -> Result<String> {
     let totoro = runs(world, "cl-expired", &tenant.code)?;
     let soon = std::time::SystemTime::now() + std::time::Duration::from_secs(2);
     let soon = i64::try_from(soon.duration_since(std::time::UNIX_EPOCH)?.as_secs())?;
-    let change = json!({ "expires_at": totoro_api::ticket::rfc3339(soon) });
+    let ends = totoro_api::ticket::rfc3339(soon);
+    let change = json!({ "expires_at": ends });
     let path = format!("/nodes/invites/{}", tenant.invite.id);
     world.lender()?.patch::<Value>(&path, &change)?;
+    let usage = run(world, &["usage", "--json"], Some(&tenant.code))?.ok()?;
+    ensure!(usage.contains(&ends), "the end is not told: {usage}");
     totoro.refused("invite_expired", 4)?;
     Ok("exit 4".to_owned())
 }

@@ -181,8 +181,13 @@ fn killed(world: &World, code: &str) -> Result<String> {
     Ok("gone".to_owned())
 }
 
-/// Another public node is up by then: a key, heartbeats, and an address where something listens.
 fn drained(world: &World, totoro: &mut Totoro, port: u16) -> Result<String> {
+    with_spare(world, || drain(world, totoro, port))
+}
+
+/// Another public node, `spare`, is up meanwhile: a key, heartbeats, and an address where something
+/// listens.
+pub(super) fn with_spare<T>(world: &World, story: impl FnOnce() -> Result<T>) -> Result<T> {
     let spare = spare(world)?;
     let (ended, beat) = (
         AtomicBool::new(false),
@@ -200,13 +205,14 @@ fn drained(world: &World, totoro: &mut Totoro, port: u16) -> Result<String> {
                 std::thread::sleep(Duration::from_millis(300));
             }
         });
-        let seen = drain(world, totoro, port);
+        let played = listed(world).and_then(|()| story());
         ended.store(true, Ordering::SeqCst);
-        seen
+        played
     })
 }
 
-fn drain(world: &World, totoro: &mut Totoro, port: u16) -> Result<String> {
+/// Waits until the spare node can be used.
+fn listed(world: &World) -> Result<()> {
     crate::story::within(super::PATIENCE, || {
         // An address may not ask for the list as often as it likes.
         std::thread::sleep(Duration::from_millis(700));
@@ -215,7 +221,10 @@ fn drain(world: &World, totoro: &mut Totoro, port: u16) -> Result<String> {
         let up = |node: &&Value| node["name"] == "spare" && node["usable"] == true;
         ensure!(listed.iter().any(|node| up(&node)), "{listed:?}");
         Ok(Some(()))
-    })?;
+    })
+}
+
+fn drain(world: &World, totoro: &mut Totoro, port: u16) -> Result<String> {
     let mut held = user::connect(world.lab.ns(Place::User), user::at(NODE_USER_V4, port)?)?;
     user::exchange(&mut held, b"before")?;
     world.node_cli(&["drain"])?.ok()?;

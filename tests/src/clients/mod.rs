@@ -4,6 +4,7 @@
 mod begin;
 mod breaks;
 mod page;
+pub mod painted;
 pub mod speed;
 
 use std::path::Path;
@@ -76,8 +77,8 @@ impl Totoro {
 
     /// Ends it as Ctrl-C does.
     fn interrupt(mut self) -> Result<()> {
-        self.signal(Signal::SIGINT)?;
         let frpc = self.frpc()?;
+        self.signal(Signal::SIGINT)?;
         let status = self.process.wait_exit(PATIENCE)?;
         ensure!(status.success(), "ended by Ctrl-C with {status}");
         ensure!(

@@ -1,7 +1,7 @@
 //! `totoro serve` in a person's hands: a real browser on the client's machine, the page, and what
 //! becomes of it on the way to a tunnel with bytes in it. Programs get the same by the API.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
@@ -10,12 +10,14 @@ use totoro_browser::Browser;
 
 use super::{Totoro, environment};
 use crate::hostile::world;
-use crate::lab::{NODE_USER_V4, Place};
+use crate::lab::{CLIENT_V4, NODE_USER_V4, Place};
 use crate::net::user;
 use crate::story::World;
 
 /// Where it serves: the machine is the lab's own.
-const PAGE: &str = "http://127.0.0.1:7400";
+pub(super) const PAGE: &str = "http://127.0.0.1:7400";
+/// Beyond loopback, too, when told.
+const EVERYWHERE: &str = "0.0.0.0:7400";
 
 /// Plays it.
 ///
@@ -23,7 +25,7 @@ const PAGE: &str = "http://127.0.0.1:7400";
 /// The lab does not come up, or a check failed.
 pub fn play() -> Result<()> {
     let world = world("cl-page", &[])?;
-    let (totoro, _) = serve(&world, "cl-page-1")?;
+    let (totoro, _) = serve(&world, "cl-page-1", &[])?;
     on_its_machine(&world, async |browser| {
         looks(browser).await.context("looks")?;
         by_a_code(&world, browser).await.context("by a code")?;
@@ -31,29 +33,34 @@ pub fn play() -> Result<()> {
         by_a_node(&world, browser).await.context("by a node")
     })?;
     end(totoro)?;
-    let (totoro, token) = serve(&world, "cl-page-2")?;
-    on_its_machine(&world, async |browser| {
-        again(&world, browser).await.context("after a restart")
-    })?;
+    let (totoro, token) = serve(&world, "cl-page-2", &["--listen", EVERYWHERE])?;
     by_the_api(&world, &token).context("by the API")?;
+    super::breaks::with_spare(&world, || {
+        on_its_machine(&world, async |browser| {
+            from_elsewhere(browser, &token)
+                .await
+                .context("from elsewhere")?;
+            again(&world, browser).await.context("after a restart")
+        })
+    })?;
     end(totoro)
 }
 
 /// Starts it; the file with its token.
-fn serve(world: &World, name: &str) -> Result<(Totoro, PathBuf)> {
+pub(super) fn serve(world: &World, name: &str, words: &[&str]) -> Result<(Totoro, PathBuf)> {
     let mut command = world.lab.command(&world.lab.tools.client);
     command
         .args(["serve", "--json"])
+        .args(words)
         .envs(environment(world, None));
     let process = world.lab.start(Place::Client, name, command)?;
     let mut totoro = Totoro { process, mark: 0 };
     let serving = totoro.event("serving")?;
-    ensure!(serving["url"] == format!("{PAGE}/"), "{serving}");
     let token = serving["token_file"].as_str().context("no token file")?;
     Ok((totoro, token.into()))
 }
 
-fn end(mut totoro: Totoro) -> Result<()> {
+pub(super) fn end(mut totoro: Totoro) -> Result<()> {
     totoro.signal(Signal::SIGTERM)?;
     let status = totoro.process.wait_exit(super::PATIENCE)?;
     ensure!(status.success(), "ended with {status}");
@@ -61,10 +68,10 @@ fn end(mut totoro: Totoro) -> Result<()> {
 }
 
 /// Plays with a browser on the client's machine.
-fn on_its_machine(
+pub(super) fn on_its_machine<T: Send>(
     world: &World,
-    story: impl AsyncFnOnce(&Browser) -> Result<()> + Send,
-) -> Result<()> {
+    story: impl AsyncFnOnce(&Browser) -> Result<T> + Send,
+) -> Result<T> {
     world.lab.ns(Place::Client).run(|| {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -140,9 +147,14 @@ async fn address(world: &World, browser: &Browser) -> Result<u16> {
 async fn by_a_code(world: &World, browser: &Browser) -> Result<()> {
     let limits = json!({ "max_conns": 5, "max_proxies": 2, "max_clients": 1 });
     let tenant = aside(|| world.invite("page", limits))?;
+    let path = format!("/nodes/invites/{}", tenant.invite.id);
+    let ends = json!({ "expires_at": "2100-01-01T00:00:00Z" });
+    aside(|| world.lender()?.patch::<Value>(&path, &ends))?;
     for lang in ["zh", "en"] {
         look_up(browser, lang, &tenant.code).await?;
         browser.find("#given").await?;
+        let shown = browser.shown("main").await?;
+        ensure!(shown.contains("2100-01-01 00:00 UTC"), "no end in {shown}");
         review_answer(browser, &format!("serve-chosen-{lang}")).await?;
     }
     let source = browser.page().source().await?;
@@ -166,7 +178,6 @@ async fn by_a_code(world: &World, browser: &Browser) -> Result<()> {
     address(world, browser).await?;
 
     // Revoked in use: the page says so by itself.
-    let path = format!("/nodes/invites/{}", tenant.invite.id);
     aside(|| world.lender()?.delete(&path).map(drop))?;
     browser
         .until("return document.body.innerText.includes('invite_revoked')")
@@ -207,15 +218,37 @@ async fn by_a_node(world: &World, browser: &Browser) -> Result<()> {
     address(world, browser).await.map(drop)
 }
 
-/// What ran before is asked for, and comes back at its address.
+/// Whoever is not this user on this machine shows the token, once.
+async fn from_elsewhere(browser: &Browser, token: &Path) -> Result<()> {
+    browser
+        .open(&format!("http://{CLIENT_V4}:7400/?lang=en"))
+        .await?;
+    review(browser, "serve-login").await?;
+    browser.type_into("#token", "a guess").await?;
+    browser.click("form button").await?;
+    browser.find("#token-says.bad").await?;
+    review_answer(browser, "serve-login-wrong-en").await?;
+    let token = std::fs::read_to_string(token)?;
+    browser.type_into("#token", token.trim()).await?;
+    browser.click("form button").await?;
+    browser.find("#running").await?;
+    Ok(())
+}
+
+/// What ran before is asked for, and comes back at its address. The node is drained then: the page says
+/// so, and what else there is.
 async fn again(world: &World, browser: &Browser) -> Result<()> {
-    browser.open(&format!("{PAGE}/?lang=en")).await?;
     browser.find("#before").await?;
     ensure!(!browser.has(".tunnel").await?, "opened without asking");
     review(browser, "serve-before").await?;
     browser.click("form[action^='/restore'] button").await?;
     address(world, browser).await?;
     ensure!(!browser.has("#before").await?, "asked again");
+    aside(|| world.node_cli(&["drain"])?.ok().map(drop))?;
+    browser
+        .until("return document.body.innerText.includes('spare')")
+        .await?;
+    review(browser, "serve-draining").await?;
     browser.click("#tunnels form button").await?;
     browser
         .until("return document.querySelectorAll('.tunnel').length === 0")
@@ -223,12 +256,12 @@ async fn again(world: &World, browser: &Browser) -> Result<()> {
 }
 
 /// Programs: the same, as JSON.
-fn by_the_api(world: &World, token: &std::path::Path) -> Result<()> {
+fn by_the_api(world: &World, token: &Path) -> Result<()> {
     let token = std::fs::read_to_string(token)?;
     let tenant = world.invite("api", json!({ "max_proxies": 1 }))?;
     let body = json!({
         "invite": tenant.code,
-        "proxies": [{ "type": "tcp", "local": world.backend.tcp, "remote_port": 20_044 }],
+        "proxies": [{ "type": "tcp", "local": world.backend.tcp }],
         "wait_s": 30,
     });
     let api = |method: reqwest::Method, path: String, body: Option<Value>| {
@@ -255,13 +288,17 @@ fn by_the_api(world: &World, token: &std::path::Path) -> Result<()> {
         status == 201 && made["phase"] == "running",
         "{status} {made}"
     );
-    ensure!(made["proxies"][0]["address"] == "10.77.1.1:20044", "{made}");
+    let address = made["proxies"][0]["address"].as_str().unwrap_or_default();
+    let port = address.strip_prefix("10.77.1.1:").context("its address")?;
     ensure!(made["limits"]["max_proxies"] == 1, "{made}");
     ensure!(
         !made.to_string().contains(&tenant.code),
         "the code is in the answer"
     );
-    user::fetch(world.lab.ns(Place::User), user::at(NODE_USER_V4, 20_044)?)?;
+    user::fetch(
+        world.lab.ns(Place::User),
+        user::at(NODE_USER_V4, port.parse()?)?,
+    )?;
     let (_, all) = api(Method::GET, "/connections".to_owned(), None)?;
     ensure!(
         all["items"].as_array().is_some_and(|all| all.len() == 1),

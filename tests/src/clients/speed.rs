@@ -214,7 +214,7 @@ fn download(world: &World, port: u16) -> Result<f64> {
     Ok(count as f64 / begun.elapsed().as_secs_f64())
 }
 
-fn median(values: &mut [f64]) -> Result<f64> {
+pub(super) fn median(values: &mut [f64]) -> Result<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.get(values.len() / 2);
     middle.copied().context("nothing was measured")

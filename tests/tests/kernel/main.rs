@@ -18,6 +18,7 @@ mod interfaces;
 mod lapse;
 mod memory;
 mod mending;
+mod near;
 mod neighbours;
 mod packets;
 mod page;

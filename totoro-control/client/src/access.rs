@@ -6,6 +6,7 @@ use totoro_api::Reason;
 use totoro_api::code::InviteCode;
 use totoro_api::frpc::host_port;
 use totoro_api::limits::Effective;
+use totoro_api::ticket::unix;
 use totoro_api::wire::heartbeat::{Grade, TenantUsage};
 use totoro_api::wire::invite::{PublicTicket, Resolved};
 
@@ -60,6 +61,8 @@ pub struct Access {
     pub secret: Secret,
     /// The invite's id; `None` for an anonymous visitor.
     pub invite: Option<String>,
+    /// When the invite ends, Unix time; `None` where it ends when somebody ends it.
+    pub ends: Option<i64>,
     /// The node's id.
     pub node: String,
     /// The node's name.
@@ -106,6 +109,7 @@ fn of_invite(resolved: Resolved, code: &InviteCode) -> Access {
         user: resolved.invite.clone(),
         secret: Secret(code.to_string()),
         invite: Some(resolved.invite),
+        ends: resolved.invite_expires_at.as_deref().and_then(unix),
         node: resolved.node,
         node_name: resolved.node_name,
         server_addr: resolved.server_addr,
@@ -123,6 +127,7 @@ fn of_public(ticket: PublicTicket) -> Access {
         user: format!("public-{:08x}", fastrand::u32(..)),
         secret: Secret(format!("public:{}", ticket.node)),
         invite: None,
+        ends: None,
         node: ticket.node,
         node_name: ticket.node_name,
         server_addr: ticket.server_addr,
@@ -199,17 +204,19 @@ pub const fn is_brief(reason: Reason) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn access() -> Access {
+    /// One that is good.
+    pub(crate) fn access() -> Access {
         Access {
             user: "inv-1".to_owned(),
             secret: Secret("s".to_owned()),
             invite: Some("inv-1".to_owned()),
+            ends: Some(1_800_000_000),
             node: "n-1".to_owned(),
-            node_name: "<b>\u{1b}[2J".to_owned(),
-            server_addr: vec!["x y:1".to_owned(), "n1.example.org:7000".to_owned()],
+            node_name: "n1".to_owned(),
+            server_addr: vec!["n1.example.org:7000".to_owned()],
             limits: Effective::fallback(),
             usage: None,
             tls_ca: String::new(),
@@ -220,7 +227,12 @@ mod tests {
 
     #[test]
     fn a_hostile_answer_is_cut_down_or_refused() {
-        let good = check(access()).unwrap();
+        let good = check(Access {
+            node_name: "<b>\u{1b}[2J".to_owned(),
+            server_addr: vec!["x y:1".to_owned(), "n1.example.org:7000".to_owned()],
+            ..access()
+        });
+        let good = good.unwrap();
         assert_eq!(good.node_name, "<b> [2J");
         assert_eq!(good.server_addr, ["n1.example.org:7000"]);
         assert_eq!(format!("{:?}", good.secret), "Secret(…)");

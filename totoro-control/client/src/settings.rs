@@ -102,7 +102,15 @@ pub fn read_file(path: &Path, lang: Lang) -> Result<Asked, Error> {
             wanted,
         });
     }
-    let file: File = read_toml(path, &text, lang)?;
+    read_text(path, &text, lang)
+}
+
+/// Reads the text of a file of ours.
+///
+/// # Errors
+/// It is none.
+pub fn read_text(path: &Path, text: &str, lang: Lang) -> Result<Asked, Error> {
+    let file: File = read_toml(path, text, lang)?;
     Ok(Asked {
         control: file.control,
         source: file.node.map(crate::Source::Public),

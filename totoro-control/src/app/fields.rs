@@ -46,9 +46,7 @@ pub(super) fn when(field: &str, text: &str) -> Result<Option<i64>, Failure> {
     if text.is_empty() {
         return Ok(None);
     }
-    time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339)
-        .ok()
-        .map(time::OffsetDateTime::unix_timestamp)
+    totoro_api::ticket::unix(text)
         .filter(|&at| at >= 0)
         .map(Some)
         .ok_or_else(|| {

@@ -70,6 +70,7 @@ impl App {
         Ok(Resolved {
             usage: self.tenant_usage(&node, &invite.id)?.1,
             invite: invite.id.clone(),
+            invite_expires_at: invite.expires_at.map(rfc3339),
             node: node.id.clone(),
             node_name: node.said.name.clone(),
             server_addr: node.said.server_addr.clone(),

@@ -1,5 +1,6 @@
 //! What a code's holder uses, as the node last reported it.
 
+use totoro_api::ticket::rfc3339;
 use totoro_api::wire::invite::Usage;
 use totoro_api::wire::node::TenantUsage;
 
@@ -25,6 +26,7 @@ impl App {
         Ok(Usage {
             node_state: Some(node_state),
             state: holder.invite.state_at(self.now()),
+            expires_at: holder.invite.expires_at.map(rfc3339),
             limits: holder.invite.limits.over(&holder.node.said.defaults),
             invite: holder.invite.id.clone(),
             usage,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::PREFIX;
 use crate::store::{
@@ -21,6 +21,9 @@ use crate::store::{
 const SLOW: usize = 100_000;
 /// Waiting events past which changes are refused when it is not. They are some hundred bytes each.
 pub(super) const MAX_WAITING: usize = 200_000;
+/// Waiting events at which they are moved, however little time has passed: what is passed on while it
+/// is new is still in the processor's cache, and takes little memory.
+pub(super) const MANY: usize = 1024;
 /// Between two looks of a change that waits.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -30,12 +33,29 @@ pub(super) struct Load {
     waiting: AtomicUsize,
     /// The mover is at work, and what waits gets less.
     moving: AtomicBool,
+    /// Told when many wait.
+    many: Notify,
 }
 
 impl Load {
     /// So many wait.
     pub(super) fn set(&self, waiting: usize) {
         self.waiting.store(waiting, Ordering::Relaxed);
+    }
+
+    /// So many more wait.
+    fn more(&self, events: usize) {
+        let before = self.waiting.fetch_add(events, Ordering::Relaxed);
+        if before < MANY && before + events >= MANY {
+            self.many.notify_one();
+        }
+    }
+
+    /// Until many wait.
+    pub(super) async fn many(&self) {
+        while self.waiting() < MANY {
+            self.many.notified().await;
+        }
     }
 
     /// So many were moved.
@@ -121,7 +141,7 @@ impl Store for Bounded {
         async move {
             load.admit().await?;
             // Before they are there: whoever sees them has them counted, or counts them.
-            load.waiting.fetch_add(events, Ordering::Relaxed);
+            load.more(events);
             let committed = inner.commit(commit).await;
             if committed.is_err() {
                 load.moved(events);
@@ -192,5 +212,10 @@ mod tests {
         assert_eq!(admitted().await, Some(true));
         load.moved(MAX_WAITING);
         assert_eq!(load.waiting(), 0);
+        let many = async || tokio::time::timeout(LOOK, load.many()).await.is_ok();
+        load.more(MANY - 1);
+        assert!(!many().await);
+        let (told, ()) = tokio::join!(many(), async { load.more(1) });
+        assert!(told && many().await, "as long as they wait");
     }
 }

@@ -22,9 +22,11 @@ use super::outbox::Stored;
 use super::{PREFIX, Trail, outbox};
 use crate::store::{Op, Position, StoreError, Tx};
 
-/// Events moved at once: enough to make its two syncs cheap, few enough that the deletion does not
-/// hold up the store's other commits.
-pub(super) const BATCH: usize = 1024;
+/// Events moved at once: more than usually wait, so that they cost two syncs, and few enough that the
+/// deletion does not hold up the store's other commits.
+pub(super) const BATCH: usize = 2048;
+/// The rest between two moves, at least: the least that the setting may be.
+const REST: Duration = Duration::from_millis(10);
 /// Between two looks at age and size.
 const UPKEEP: Duration = Duration::from_secs(600);
 /// The rest after a failure, and the longest.
@@ -89,7 +91,11 @@ impl Trail {
                     sleep(failing.rest).await;
                     return;
                 }
-                sleep(self.settings.move_every.0).await;
+                sleep(REST).await;
+                tokio::select! {
+                    () = sleep(self.settings.move_every.0.saturating_sub(REST)) => {}
+                    () = self.load.many() => return,
+                }
                 tokio::select! {
                     _ = changes.changed() => {}
                     () = sleep_until(upkeep_at) => {}

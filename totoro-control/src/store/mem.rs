@@ -75,8 +75,8 @@ impl MemStore {
             keys.push(key);
         }
         drop(state);
-        self.watchers
-            .tell(keys.iter().map(Vec::as_slice), head.revision);
+        let changed = keys.iter().map(|key| (key.as_slice(), head.revision));
+        self.watchers.tell(changed);
         Ok(head.revision)
     }
 }

@@ -12,6 +12,8 @@
 mod checkpoint;
 pub mod dump;
 mod examine;
+#[doc(hidden)]
+pub mod fuzz;
 mod ground;
 mod load;
 mod meter;

@@ -84,13 +84,13 @@ impl Target {
         create_whole(&dir.join(FILE), 0o600, self.text().as_bytes())
     }
 
-    fn text(self) -> String {
+    pub(super) fn text(self) -> String {
         let line = format!("{} {:032x}", self.revision, self.sum.0);
         let check = crc32fast::hash(line.as_bytes());
         format!("{line} {check:08x}\n")
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let (line, _) = text.rsplit_once(' ')?;
         let (revision, sum) = line.split_once(' ')?;
         let target = Target {

@@ -202,6 +202,17 @@ impl View {
 
     /// The revision of what stands under a key.
     pub(super) fn revision(&self, key: &[u8]) -> Result<Option<u64>, StoreError> {
+        self.look_revision(key, true)
+    }
+
+    /// As [`View::revision`], for a commit's precondition: what is changed again and again, like a
+    /// node's head, would be remembered for nothing.
+    pub(super) fn revision_once(&self, key: &[u8]) -> Result<Option<u64>, StoreError> {
+        self.look_revision(key, false)
+    }
+
+    /// `remember`: also what a layer has.
+    fn look_revision(&self, key: &[u8], remember: bool) -> Result<Option<u64>, StoreError> {
         if let Some(known) = self.known.get(key) {
             return Ok(Some(known));
         }
@@ -209,7 +220,9 @@ impl View {
             let layers = self.read();
             if let Some(slot) = layers.above(key) {
                 let found = slot.value.as_ref().map(|_| slot.revision);
-                found.inspect(|revision| self.known.insert(key.to_owned(), *revision));
+                if let Some(revision) = found.filter(|_| remember) {
+                    self.known.insert(key.to_owned(), revision);
+                }
                 return Ok(found);
             }
             layers.thaws

@@ -192,8 +192,12 @@ impl Writer {
             self.witness.note(self.head.revision);
             self.meter.batch(applied.len(), began.elapsed());
         }
-        for (keys, revision, done) in applied {
-            self.watchers.tell(record.keys(keys), revision);
+        let changed = applied
+            .iter()
+            .rev()
+            .flat_map(|(keys, revision, _)| record.keys(keys.clone()).map(|key| (key, *revision)));
+        self.watchers.tell(changed);
+        for (_, revision, done) in applied {
             // The asker may have gone away; what it asked for is done all the same.
             let _ = done.send(Ok(revision));
         }
@@ -242,7 +246,7 @@ impl Writer {
     /// Whether the commit is within limits and its preconditions hold.
     fn check(&self, commit: &Commit) -> Result<(), StoreError> {
         within_limits(commit)?;
-        match commit.holds(|key| self.view.revision(key))? {
+        match commit.holds(|key| self.view.revision_once(key))? {
             true => Ok(()),
             false => Err(StoreError::Conflict),
         }

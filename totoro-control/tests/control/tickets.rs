@@ -41,7 +41,10 @@ async fn a_code_resolves_to_all_that_its_holder_needs() {
     let (id, code) = control
         .invite(
             &node,
-            json!({ "limits": { "max_conns": 5, "ports": ["20010-20019"] } }),
+            json!({
+                "limits": { "max_conns": 5, "ports": ["20010-20019"] },
+                "expires_at": "2100-01-01T00:00:00Z",
+            }),
         )
         .await;
     let state = node.come_up(&control).await;
@@ -58,6 +61,7 @@ async fn a_code_resolves_to_all_that_its_holder_needs() {
         .await
         .with(200);
     assert_eq!(resolved["invite"], id.as_str());
+    assert_eq!(resolved["invite_expires_at"], "2100-01-01T00:00:00Z");
     assert_eq!(resolved["node"], node.id.as_str());
     assert_eq!(resolved["limits"]["max_conns"], 5);
     assert_eq!(resolved["limits"]["max_proxies"], 3, "the node's default");

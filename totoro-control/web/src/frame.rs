@@ -71,6 +71,12 @@ impl Frame {
         crate::duration(self.lang, *seconds)
     }
 
+    /// A moment, from Unix time.
+    #[must_use]
+    pub fn moment(&self, unix: &i64) -> String {
+        crate::moment(*unix)
+    }
+
     /// The stylesheet.
     #[must_use]
     pub const fn style(&self) -> &'static str {

@@ -13,7 +13,7 @@ mod shown;
 
 pub use frame::{Frame, link};
 pub use lang::{choose, say};
-pub use shown::{bytes, class, duration, rate, state};
+pub use shown::{bytes, class, duration, moment, rate, state};
 pub use totoro_api::reason::Lang;
 
 use base64::Engine as _;

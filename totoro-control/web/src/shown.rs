@@ -28,6 +28,17 @@ pub fn duration(lang: Lang, seconds: u64) -> String {
     }
 }
 
+/// A moment to the minute, in UTC, which is said; from Unix time.
+#[must_use]
+pub fn moment(unix: i64) -> String {
+    let text = totoro_api::ticket::rfc3339(unix);
+    match (text.get(..10), text.get(11..16)) {
+        (Some(day), Some(time)) => format!("{day} {time} UTC"),
+        // Of no year that a calendar has.
+        _ => text,
+    }
+}
+
 /// A size, 1024-based.
 #[must_use]
 pub fn bytes(count: u64) -> String {
@@ -94,6 +105,8 @@ mod tests {
             assert_eq!(duration(Lang::En, seconds), en);
         }
         assert_eq!(duration(Lang::Zh, 14_400), "4 小时");
+        assert_eq!(moment(1_800_000_000), "2027-01-15 08:00 UTC");
+        assert_eq!(moment(i64::MAX), "");
         for (count, text) in [
             (0, "0 B"),
             (1023, "1023 B"),

@@ -10,10 +10,12 @@
 //! grow by spare fields, or by a map of their own.
 
 mod event;
+mod gate;
 mod mend;
 mod state;
 
 pub use event::*;
+pub use gate::*;
 pub use mend::*;
 pub use state::*;
 

@@ -41,7 +41,8 @@ pub struct Lease {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PortUsage {
-    /// GCRA state (theoretical arrival time) of the SYN budget.
+    /// GCRA state (theoretical arrival time) of the SYN budget, where the port has no [`super::Gate`]; else
+    /// `SYN_TATS` has it.
     pub syn_tat_ns: u64,
     /// Live connections on the port.
     pub conns: u64,

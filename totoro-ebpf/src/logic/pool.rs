@@ -1,6 +1,6 @@
-//! The pool's bitmap: one bit per port, TCP in the first half, UDP in the second.
+//! Where a port stands in the arrays that have a place for each: TCP in the first half, UDP in the second.
 
-use crate::abi::{POOL_WORDS, TCP};
+use crate::abi::{PLACES, POOL_WORDS, TCP};
 
 /// Index of the word and mask of the bit of a port in `POOL`.
 #[inline(always)]
@@ -8,6 +8,14 @@ use crate::abi::{POOL_WORDS, TCP};
 pub const fn bit(proto: u8, port: u16) -> (u32, u64) {
     let half = if proto == TCP { 0 } else { POOL_WORDS / 2 };
     (half + port as u32 / 64, 1 << (port % 64))
+}
+
+/// A port's place in `GATES` and `SYN_TATS`.
+#[inline(always)]
+#[must_use]
+pub const fn place(proto: u8, port: u16) -> u32 {
+    let half = if proto == TCP { 0 } else { PLACES / 2 };
+    half + port as u32
 }
 
 #[cfg(test)]
@@ -27,5 +35,8 @@ mod tests {
             }
         }
         assert!(words.iter().all(|&word| word == u64::MAX));
+        let last = |proto| place(proto, u16::MAX);
+        assert_eq!((place(TCP, 0), last(TCP) + 1), (0, place(UDP, 0)));
+        assert_eq!(last(UDP) + 1, PLACES);
     }
 }

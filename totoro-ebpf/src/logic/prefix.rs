@@ -1,6 +1,7 @@
 //! What counts as one source: an IPv4 address, or an IPv6 /64.
 
 use crate::abi::Addr;
+use crate::packet::Words;
 
 /// Whether an address is v4-mapped (`::ffff:0:0/96`).
 #[inline(always)]
@@ -47,15 +48,29 @@ pub const fn is_loopback(addr: &Addr) -> bool {
     }
 }
 
+/// The second word of v4-mapped addresses, without the address.
+const MAPPED: u32 = 0xffff_0000;
+
+/// The source that an address in words belongs to.
+#[inline(always)]
+#[must_use]
+pub const fn source_words([first, second]: Words) -> Words {
+    if first == 0 && u64::from_le(second) as u32 == MAPPED {
+        [first, second]
+    } else {
+        [first, 0]
+    }
+}
+
 /// Mixes a source into 64 bits: rounds of multiply and fold, as wyhash's `mum` step without its
 /// 128-bit product. Good enough to spread a sketch for who does not know `seed`.
 #[inline(always)]
 #[must_use]
-pub const fn mix(addr: &Addr, seed: u64) -> u64 {
-    let mut x = u64_at(addr, 0) ^ seed;
+pub const fn mix([first, second]: Words, seed: u64) -> u64 {
+    let mut x = u64::from_be(first) ^ seed;
     x = x.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     x ^= x >> 29;
-    x ^= u64_at(addr, 8);
+    x ^= u64::from_be(second);
     x = x.wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x ^= x >> 32;
     // Once more, so that the low bits, which choose the cell, depend on all of the address.
@@ -85,6 +100,7 @@ mod tests {
     extern crate std;
     use super::*;
     use crate::abi::v4_mapped;
+    use crate::packet::words;
     use std::net::Ipv6Addr;
 
     #[test]
@@ -98,6 +114,9 @@ mod tests {
             source(&v6),
             "2001:db8:1:2::".parse::<Ipv6Addr>().unwrap().octets()
         );
+        for addr in [v4, v6, [0; 16]] {
+            assert_eq!(source_words(words(&addr)), words(&source(&addr)));
+        }
         // v4-compatible (::a.b.c.d) is plain IPv6.
         assert!(!is_v4(&"::c000:207".parse::<Ipv6Addr>().unwrap().octets()));
     }
@@ -146,7 +165,7 @@ mod tests {
     fn another_seed_is_another_spread() {
         let cell = |nth: u32, seed| {
             let [a, b, c, d] = nth.to_be_bytes();
-            mix(&v4_mapped([a, b, c, d]), seed) & 8191
+            mix(words(&v4_mapped([a, b, c, d])), seed) & 8191
         };
         let first = cell(0, 42);
         let together: std::vec::Vec<u32> =

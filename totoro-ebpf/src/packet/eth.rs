@@ -12,14 +12,14 @@ const ETH_P_8021AD: u16 = 0x88a8;
 /// The network header's family and offset, through up to two VLAN tags.
 #[inline(always)]
 pub fn network_offset(packet: &impl Packet) -> Option<(Family, usize)> {
-    let mut kind = u16::from_be_bytes(packet.read(ETH_LEN - 2)?);
+    let mut kind = packet.half(ETH_LEN - 2)?;
     let mut at = ETH_LEN;
     // Two tags written out: a loop here costs the verifier more than it saves the reader.
     if kind == ETH_P_8021Q || kind == ETH_P_8021AD {
-        kind = u16::from_be_bytes(packet.read(at + 2)?);
+        kind = packet.half(at + 2)?;
         at += VLAN_LEN;
         if kind == ETH_P_8021Q || kind == ETH_P_8021AD {
-            kind = u16::from_be_bytes(packet.read(at + 2)?);
+            kind = packet.half(at + 2)?;
             at += VLAN_LEN;
         }
     }

@@ -31,11 +31,11 @@ pub(super) fn transport_v4(packet: &impl Packet, at: usize) -> Option<(u8, usize
 /// Protocol and transport offset of an IPv6 packet.
 #[inline(always)]
 pub(super) fn transport_v6(packet: &impl Packet, at: usize) -> Option<(u8, usize)> {
-    let start: [u8; 7] = packet.read(at)?;
-    if start[0] >> 4 != 6 {
+    let [mut next] = packet.read(at + 6)?;
+    let [version] = packet.read(at)?;
+    if version >> 4 != 6 {
         return None;
     }
-    let mut next = start[6];
     let mut at = at + 40;
     for _ in 0..=MAX_EXTENSIONS {
         match next {

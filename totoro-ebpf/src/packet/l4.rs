@@ -14,21 +14,12 @@ pub const PSH: u8 = 0x08;
 /// TCP flag: the acknowledgement number counts.
 pub const ACK: u8 = 0x10;
 
-/// Source port, destination port, TCP flags (0 for UDP), length of the header.
+/// TCP flags (0 for UDP), length of the header.
 #[inline(always)]
-pub(super) fn ports(packet: &impl Packet, proto: u8, at: usize) -> Option<(u16, u16, u8, usize)> {
-    // The ports first: for most packets they end the matter.
-    let [a, b, c, d] = packet.read(at)?;
-    let (flags, header) = if proto == TCP {
-        let [offset, flags] = packet.read(at + 12)?;
-        (flags, usize::from(offset >> 4) * 4)
-    } else {
-        (0, 8)
-    };
-    Some((
-        u16::from_be_bytes([a, b]),
-        u16::from_be_bytes([c, d]),
-        flags,
-        header,
-    ))
+pub(super) fn rest(packet: &impl Packet, proto: u8, at: usize) -> Option<(u8, usize)> {
+    if proto != TCP {
+        return Some((0, 8));
+    }
+    let [offset, flags] = packet.read(at + 12)?;
+    Some((flags, usize::from(offset >> 4) * 4))
 }

@@ -10,9 +10,11 @@ mod eth;
 pub mod greeting;
 mod ip;
 mod l4;
+mod sides;
 
 pub use eth::network_offset;
 pub use l4::{ACK, FIN, PSH, RST, SYN};
+pub use sides::{Sides, Words, words};
 
 use crate::abi::Addr;
 
@@ -24,6 +26,25 @@ pub const MAX_OFFSET: usize = 1024;
 pub trait Packet {
     /// The `N` bytes at `at`; `None` when they are not all there.
     fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]>;
+
+    /// The two bytes at `at`, in network order.
+    #[inline(always)]
+    fn half(&self, at: usize) -> Option<u16> {
+        Some(u16::from_be_bytes(self.read(at)?))
+    }
+
+    /// The four bytes at `at`, as two in network order.
+    #[inline(always)]
+    fn halves(&self, at: usize) -> Option<(u16, u16)> {
+        let [a, b, c, d] = self.read(at)?;
+        Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
+    }
+
+    /// The eight bytes at `at`, as they stand in memory.
+    #[inline(always)]
+    fn word(&self, at: usize) -> Option<u64> {
+        Some(u64::from_ne_bytes(self.read(at)?))
+    }
 }
 
 impl Packet for &[u8] {
@@ -66,32 +87,79 @@ pub struct Headers {
     pub data: usize,
 }
 
-impl Headers {
+/// Where a packet goes to: as much of its headers as decides for nearly all that they concern nobody
+/// here. [`Target::headers`] has the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// As [`Headers::family`].
+    pub family: Family,
+    /// As [`Headers::network`].
+    pub network: usize,
+    /// As [`Headers::transport`].
+    pub transport: usize,
+    /// As [`Headers::proto`].
+    pub proto: u8,
+    /// As [`Headers::source_port`].
+    pub source_port: u16,
+    /// As [`Headers::destination_port`].
+    pub destination_port: u16,
+}
+
+impl Target {
     /// Parses from an Ethernet header at offset 0, through up to two VLAN tags.
     #[inline(always)]
-    pub fn from_ethernet(packet: &impl Packet) -> Option<Headers> {
+    pub fn from_ethernet(packet: &impl Packet) -> Option<Target> {
         let (family, network) = network_offset(packet)?;
-        Headers::from_network(packet, family, network)
+        Target::from_network(packet, family, network)
     }
 
     /// Parses from a network header at offset `network`.
     #[inline(always)]
-    pub fn from_network(packet: &impl Packet, family: Family, network: usize) -> Option<Headers> {
+    fn from_network(packet: &impl Packet, family: Family, network: usize) -> Option<Target> {
         let (proto, transport) = match family {
             Family::V4 => ip::transport_v4(packet, network)?,
             Family::V6 => ip::transport_v6(packet, network)?,
         };
-        let (source_port, destination_port, flags, header) = l4::ports(packet, proto, transport)?;
-        Some(Headers {
+        // Of either protocol.
+        let (source_port, destination_port) = packet.halves(transport)?;
+        Some(Target {
             family,
             network,
             transport,
             proto,
             source_port,
             destination_port,
-            flags,
-            data: transport + header,
         })
+    }
+
+    /// All of the headers.
+    #[inline(always)]
+    pub fn headers(&self, packet: &impl Packet) -> Option<Headers> {
+        let (flags, header) = l4::rest(packet, self.proto, self.transport)?;
+        Some(Headers {
+            family: self.family,
+            network: self.network,
+            transport: self.transport,
+            proto: self.proto,
+            source_port: self.source_port,
+            destination_port: self.destination_port,
+            flags,
+            data: self.transport + header,
+        })
+    }
+}
+
+impl Headers {
+    /// Parses from an Ethernet header at offset 0, through up to two VLAN tags.
+    #[inline(always)]
+    pub fn from_ethernet(packet: &impl Packet) -> Option<Headers> {
+        Target::from_ethernet(packet)?.headers(packet)
+    }
+
+    /// Parses from a network header at offset `network`.
+    #[inline(always)]
+    pub fn from_network(packet: &impl Packet, family: Family, network: usize) -> Option<Headers> {
+        Target::from_network(packet, family, network)?.headers(packet)
     }
 
     /// Parses an IP packet without a link header, as cgroup programs see it.

@@ -198,6 +198,11 @@ fn table() {
                 "{what}"
             );
             let (source, destination) = headers.addresses(&packet.as_slice()).unwrap();
+            let sides = headers.sides(&packet.as_slice()).unwrap();
+            assert_eq!(
+                (sides.remote, sides.local),
+                (words(&source), words(&destination))
+            );
             match headers.family {
                 Family::V4 => assert_eq!(
                     (source, destination),

@@ -9,7 +9,7 @@ use totoro_ebpf::logic::admit::{cut, lapsed, open};
 use super::meter::{Way, count, tag};
 use super::{config, flows, shield};
 use crate::maps::{PORTS, TENANTS};
-use crate::verdict::{Subject, now, refuse};
+use crate::verdict::{Subject, lately, refuse};
 
 const ALLOW: i32 = 1;
 const DENY: i32 = 0;
@@ -63,7 +63,7 @@ pub(super) fn datagram(subject: &mut Subject, ingress: u32, way: Way, bytes: u64
     let Some(tenant) = (unsafe { TENANTS.get(&lease.tenant) }) else {
         return Reason::InviteUnknown.number();
     };
-    let at = now();
+    let at = lately();
     let mut reason = cut(tenant, at);
     if reason == 0 {
         reason = lapsed(lease, bound, at);

@@ -14,7 +14,7 @@ use super::datagram::datagram;
 use super::tc::Skb;
 use crate::atomic;
 use crate::maps::{PORTS, SOCKETS, TENANTS, TRAFFIC};
-use crate::verdict::{Subject, now, refuse};
+use crate::verdict::{Subject, lately, refuse};
 
 const ALLOW: i32 = 1;
 const DENY: i32 = 0;
@@ -128,7 +128,7 @@ fn stream(tag: &SockTag, ends: bool, mute: bool, way: Way, bytes: u64) -> u32 {
     if tag.flags & SURPLUS != 0 {
         return if mute { Reason::Surplus.number() } else { 0 };
     }
-    let reason = standing(tag, now());
+    let reason = standing(tag, lately());
     if reason != 0 {
         return if ends { 0 } else { reason };
     }

@@ -3,73 +3,77 @@
 
 use totoro_api::Reason;
 use totoro_ebpf::abi::{Addr, Config, FlowKey, OutboundKey, PortKey, TCP};
-use totoro_ebpf::logic::{admit::is_over, bucket, prefix};
-use totoro_ebpf::packet::Headers;
+use totoro_ebpf::logic::{admit::is_over, bucket, pool, prefix};
+use totoro_ebpf::packet::{Family, Headers, Sides, Target, Words};
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 
 use super::greeting::{self, Wire};
 use super::{config, is_answer, is_control, is_guarded};
 use crate::atomic;
-use crate::maps::{BANS, CANDIDATES, FLOWS, LOCALS, PORT_USAGE, PORTS, SKETCH, SKETCH_CELLS};
-use crate::verdict::{Subject, now, refuse};
+use crate::maps::{
+    BANS, CANDIDATES, FLOWS, GATES, LOCALS, NEAR, PORT_USAGE, PORTS, SKETCH, SKETCH_CELLS, SYN_TATS,
+};
+use crate::verdict::{Subject, lately, refuse};
 
 /// Whether a packet may pass.
 #[inline(always)]
 pub(crate) fn passes(packet: &impl Wire) -> bool {
-    let Some(headers) = Headers::from_ethernet(packet) else {
+    let Some(target) = Target::from_ethernet(packet) else {
         return true;
     };
-    // For nearly every packet of a machine one of these two lines is the end.
-    if !is_guarded(headers.proto, headers.destination_port) {
+    // For nearly every packet of a machine this line is the end.
+    if !is_guarded(target.proto, target.destination_port) {
         return true;
     }
+    let Some(headers) = target.headers(packet) else {
+        return true;
+    };
     if headers.proto == TCP && !headers.is_tcp_open() {
         return greeting::passes(packet, &headers);
     }
-    let Some((remote, local)) = headers.addresses(packet) else {
+    let Some(sides) = headers.sides(packet) else {
         return true;
     };
-    opening(&headers, &remote, &local)
+    opening(&headers, &sides)
 }
 
 /// Whether a packet that opens a flow (or may: UDP) to a guarded port may pass.
 #[inline(never)]
-fn opening(headers: &Headers, remote: &Addr, local: &Addr) -> bool {
+fn opening(headers: &Headers, sides: &Sides) -> bool {
     let Some(config) = config() else { return true };
     // What is forwarded, or answers somebody behind this machine, is not ours to judge.
-    // SAFETY: a lookup whose value is not used.
-    if unsafe { LOCALS.get(local) }.is_none() {
+    if !is_local(headers.family, &sides.local) {
         return true;
     }
-    let port = headers.destination_port;
+    let (proto, port) = (headers.proto, headers.destination_port);
+    if is_control(config, proto, port) {
+        return !is_banned(&sides.remote) || drop(Reason::ClientBanned, headers, sides);
+    }
     let key = PortKey {
         port,
-        proto: headers.proto,
+        proto,
         pad: 0,
     };
-    let mut subject = Subject {
-        tenant: 0,
-        lease: 0,
-        remote: *remote,
-        remote_port: headers.source_port,
-        port,
-        proto: headers.proto,
+    let place = pool::place(proto, port);
+    let gate = GATES.get(place).filter(|gate| gate.tenant != 0);
+    let (interval_ns, burst_ns, tat) = if let Some(gate) = gate {
+        let interval_ns = u64::from(gate.syn_interval_ns);
+        (interval_ns, gate.syn_burst_ns, SYN_TATS.get_ptr_mut(place))
+    } else {
+        // SAFETY: the value is read once; the daemon replaces entries whole.
+        let Some(lease) = (unsafe { PORTS.get(&key) }) else {
+            return proto != TCP && is_answer(Outbound::new(headers, sides).key())
+                || drop(Reason::NoLease, headers, sides);
+        };
+        let usage = PORT_USAGE.get_ptr_mut(&key);
+        // SAFETY: a field of a live map value.
+        let tat = usage.map(|usage| unsafe { &raw mut (*usage).syn_tat_ns });
+        (lease.syn_interval_ns, lease.syn_burst_ns, tat)
     };
-    if is_control(config, headers.proto, port) {
-        return !banned(remote) || drop(Reason::ClientBanned, &subject);
-    }
-    // SAFETY: the value is read once; the daemon replaces entries whole.
-    let Some(lease) = (unsafe { PORTS.get(&key) }) else {
-        return headers.proto != TCP && is_answer(&outbound(headers, remote, local))
-            || drop(Reason::NoLease, &subject);
-    };
-    subject.tenant = lease.tenant;
-    subject.lease = lease.lease;
-    let (interval_ns, burst_ns) = (lease.syn_interval_ns, lease.syn_burst_ns);
-    if headers.proto != TCP {
-        let flow = FlowKey {
-            remote: *remote,
+    if proto != TCP {
+        let flow = Flow {
+            remote: sides.remote,
             remote_port: headers.source_port,
             port,
             pad: 0,
@@ -77,68 +81,165 @@ fn opening(headers: &Headers, remote: &Addr, local: &Addr) -> bool {
         // A flow that is known is no opening, answered or not (some are never answered); bans and
         // revocation remove it.
         // SAFETY: lookups whose values are not used.
-        if unsafe { FLOWS.get(&flow).is_some() || CANDIDATES.get(&flow).is_some() } {
+        if unsafe { FLOWS.get(flow.key()).is_some() || CANDIDATES.get(flow.key()).is_some() } {
             return true;
         }
     }
-    if banned(remote) {
-        return drop(Reason::ClientBanned, &subject);
+    if is_banned(&sides.remote) {
+        return drop(Reason::ClientBanned, headers, sides);
     }
-    let at = now();
-    if source_is_over(config, remote, at) {
-        return drop(Reason::RateLimited, &subject);
+    let at = lately();
+    if source_is_over(config, sides.remote, at) {
+        return drop(Reason::RateLimited, headers, sides);
     }
-    if interval_ns != 0 {
-        if let Some(usage) = PORT_USAGE.get_ptr_mut(&key) {
-            // SAFETY: an aligned u64 of a live map value.
-            let within = unsafe {
-                atomic::update(&raw mut (*usage).syn_tat_ns, |tat| {
-                    bucket::take(tat, at, interval_ns, burst_ns)
-                })
-            };
-            if !within {
-                return drop(Reason::ConnRate, &subject);
-            }
+    if interval_ns != 0
+        && let Some(tat) = tat
+    {
+        // SAFETY: an aligned u64 of a live map value.
+        let within =
+            unsafe { atomic::update(tat, |tat| bucket::take(tat, at, interval_ns, burst_ns)) };
+        if !within {
+            return drop(Reason::ConnRate, headers, sides);
         }
     }
     true
 }
 
-#[inline(always)]
-fn drop(reason: Reason, subject: &Subject) -> bool {
-    refuse(reason.number(), subject);
+/// Drops; always false. A call of its own, so that what passes makes nothing ready for it.
+#[inline(never)]
+fn drop(reason: Reason, headers: &Headers, sides: &Sides) -> bool {
+    let key = PortKey {
+        port: headers.destination_port,
+        proto: headers.proto,
+        pad: 0,
+    };
+    let mut whose = (0, 0);
+    if reason != Reason::NoLease {
+        // SAFETY: the value is read once; the daemon replaces entries whole.
+        whose = unsafe { PORTS.get(&key) }.map_or(whose, |lease| (lease.tenant, lease.lease));
+    }
+    let (tenant, lease) = whose;
+    let subject = Subject {
+        tenant,
+        lease,
+        remote: *bytes(&sides.remote),
+        remote_port: headers.source_port,
+        port: headers.destination_port,
+        proto: headers.proto,
+    };
+    refuse(reason.number(), &subject);
     false
+}
+
+/// An address as the maps have it.
+#[inline(always)]
+fn bytes(words: &Words) -> &Addr {
+    // SAFETY: as large, aligned for more, and any bytes are an address.
+    unsafe { &*core::ptr::from_ref(words).cast() }
+}
+
+/// Whether an address is the node's own.
+#[inline(always)]
+fn is_local(family: Family, local: &Words) -> bool {
+    let family = u32::from(family == Family::V6);
+    // Not where none is known: no address of a node ends in eight zeros.
+    let near = NEAR.get(family).is_some_and(|near| near == local) && local[1] != 0;
+    // SAFETY: a lookup whose value is not used.
+    near || unsafe { LOCALS.get(bytes(local)) }.is_some()
 }
 
 /// Whether a source is banned now.
 #[inline(always)]
 pub(crate) fn banned(remote: &Addr) -> bool {
-    BANS.get(&Key::new(128, *remote))
-        .is_some_and(|ban| !is_over(ban.until_ns, now()))
+    is_banned_now(&Key::new(128, *remote))
 }
 
-/// The flow that a datagram would answer.
+/// The same of an address in words: a key put together from bytes costs more than a look-up among a
+/// thousand bans.
 #[inline(always)]
-fn outbound(headers: &Headers, remote: &Addr, local: &Addr) -> OutboundKey {
-    OutboundKey {
-        remote: *remote,
-        local: *local,
-        remote_port: headers.source_port,
-        local_port: headers.destination_port,
-        pad: 0,
+fn is_banned(remote: &Words) -> bool {
+    #[repr(C)]
+    struct Aligned {
+        bits: u32,
+        halves: [u32; 4],
+    }
+    let [first, second] = remote.map(u64::to_le);
+    let key = Aligned {
+        bits: 128,
+        halves: [
+            first as u32,
+            (first >> 32) as u32,
+            second as u32,
+            (second >> 32) as u32,
+        ],
+    };
+    // SAFETY: as large as a key, which is packed, and any bytes are an address.
+    is_banned_now(unsafe { &*core::ptr::from_ref(&key).cast() })
+}
+
+#[inline(always)]
+fn is_banned_now(key: &Key<Addr>) -> bool {
+    BANS.get(key)
+        .is_some_and(|ban| !is_over(ban.until_ns, lately()))
+}
+
+/// A [`FlowKey`] in words.
+#[repr(C)]
+struct Flow {
+    remote: Words,
+    remote_port: u16,
+    port: u16,
+    pad: u32,
+}
+
+impl Flow {
+    #[inline(always)]
+    fn key(&self) -> &FlowKey {
+        const { assert!(size_of::<Flow>() == size_of::<FlowKey>()) };
+        // SAFETY: the same fields at the same places, aligned for more.
+        unsafe { &*core::ptr::from_ref(self).cast() }
+    }
+}
+
+/// An [`OutboundKey`] in words.
+#[repr(C)]
+struct Outbound {
+    sides: Sides,
+    remote_port: u16,
+    local_port: u16,
+    pad: u32,
+}
+
+impl Outbound {
+    /// The flow that a datagram would answer.
+    #[inline(always)]
+    fn new(headers: &Headers, sides: &Sides) -> Outbound {
+        Outbound {
+            sides: *sides,
+            remote_port: headers.source_port,
+            local_port: headers.destination_port,
+            pad: 0,
+        }
+    }
+
+    #[inline(always)]
+    fn key(&self) -> &OutboundKey {
+        const { assert!(size_of::<Outbound>() == size_of::<OutboundKey>()) };
+        // SAFETY: the same fields at the same places, aligned for more.
+        unsafe { &*core::ptr::from_ref(self).cast() }
     }
 }
 
 /// Spends one of a source's new flows; whether it had none left.
 #[inline(always)]
-fn source_is_over(config: &Config, remote: &Addr, at: u64) -> bool {
+fn source_is_over(config: &Config, remote: Words, at: u64) -> bool {
     if config.source_interval_ns == 0 {
         return false;
     }
     // Two hashes, so that sources which share a cell of one row don't in the other.
-    let source = prefix::source(remote);
-    let first = prefix::mix(&source, config.sketch_seed) as u32 & (SKETCH_CELLS - 1);
-    let second = prefix::mix(&source, !config.sketch_seed) as u32 & (SKETCH_CELLS - 1);
+    let source = prefix::source_words(remote);
+    let first = prefix::mix(source, config.sketch_seed) as u32 & (SKETCH_CELLS - 1);
+    let second = prefix::mix(source, !config.sketch_seed) as u32 & (SKETCH_CELLS - 1);
     let second = SKETCH_CELLS + second;
     let first = spend(config, first, at);
     let second = spend(config, second, at);

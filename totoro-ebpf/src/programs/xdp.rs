@@ -16,6 +16,22 @@ struct Frame {
 }
 
 impl Frame {
+    /// An integer, as it stands in memory.
+    #[inline(always)]
+    fn whole<T: Copy>(&self, at: usize) -> Option<T> {
+        if at > MAX_OFFSET {
+            return None;
+        }
+        let start = self.data + at;
+        if start + size_of::<T>() > self.end {
+            return None;
+        }
+        // SAFETY: the bounds were just compared with the packet's end, as the verifier wants it. What is
+        // in a packet is not aligned, and the kernel takes such reads of it wherever the processor does
+        // (x86-64, arm64). A plain one would be made byte by byte; a volatile one is one instruction.
+        Some(unsafe { core::ptr::read_volatile(start as *const T) })
+    }
+
     #[inline(always)]
     fn write<const N: usize>(&self, at: usize, bytes: &[u8; N]) -> Option<()> {
         if at > MAX_OFFSET {
@@ -44,6 +60,22 @@ impl Packet for Frame {
         }
         // SAFETY: the bounds were just compared with the packet's end, as the verifier wants it.
         Some(unsafe { *(start as *const [u8; N]) })
+    }
+
+    #[inline(always)]
+    fn half(&self, at: usize) -> Option<u16> {
+        self.whole(at).map(u16::from_be)
+    }
+
+    #[inline(always)]
+    fn halves(&self, at: usize) -> Option<(u16, u16)> {
+        let both = u32::from_be(self.whole(at)?);
+        Some(((both >> 16) as u16, both as u16))
+    }
+
+    #[inline(always)]
+    fn word(&self, at: usize) -> Option<u64> {
+        self.whole(at)
     }
 }
 

@@ -87,7 +87,8 @@ pub(super) fn start_logs(ebpf: &mut aya::Ebpf) {
 }
 
 /// Reads an event of exactly the ABI's size.
-fn decode(bytes: &[u8]) -> Option<Event> {
+#[must_use]
+pub fn decode(bytes: &[u8]) -> Option<Event> {
     if bytes.len() != size_of::<Event>() {
         return None;
     }

@@ -11,6 +11,7 @@ use totoro_ebpf::abi;
 use super::maps::{Maps, PINNED, found};
 use super::mend::Suspects;
 use super::migrate::{self, Predecessors};
+use super::near::Near;
 use super::pins::PinDir;
 use super::sockets::Destroyer;
 use super::stamps::Stamps;
@@ -33,6 +34,8 @@ const USER_TIMEOUT_MS: u32 = 60_000;
 /// What the event task and the daemon share.
 pub(super) struct Shared {
     maps: Mutex<Maps>,
+    /// Locked after `maps`, where both are.
+    near: Mutex<Near>,
     /// Read without the lock: whoever writes does not wait for them.
     pub(super) tables: Tables,
     destroyer: Mutex<Destroyer>,
@@ -53,6 +56,16 @@ impl Shared {
     /// The maps. A panic elsewhere leaves kernel memory as consistent as a kill would.
     pub(super) fn maps(&self) -> MutexGuard<'_, Maps> {
         self.maps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the shield has at hand.
+    pub(super) fn near(&self) -> MutexGuard<'_, Near> {
+        self.near.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks which addresses the node has; how many it got or lost.
+    pub(super) fn refresh_locals(&self) -> Result<usize> {
+        locals::refresh(&mut self.maps(), &mut self.near())
     }
 
     pub(super) fn destroyer(&self) -> MutexGuard<'_, Destroyer> {
@@ -116,10 +129,17 @@ impl Kernel {
         // Opened from the pins, so that the object keeps its own handles for the programs.
         let mut maps = Maps::from_pins(&pins.dir)?;
         configure(&mut maps, options)?;
-        locals::refresh(&mut maps)?;
+        let mut near = Near::take(&mut ebpf)?;
+        locals::refresh(&mut maps, &mut near)?;
+        let tables = Tables::from_pins(&pins.dir)?;
+        // Before the programs see a packet: those of an earlier daemon have arrays of their own.
+        for (key, lease) in tables.ports.all()? {
+            near.open(key, &lease, true)?;
+        }
         let shared = Arc::new(Shared {
             maps: Mutex::new(maps),
-            tables: Tables::from_pins(&pins.dir)?,
+            near: Mutex::new(near),
+            tables,
             destroyer: Mutex::new(Destroyer::open()?),
         });
         let loaded = Loaded::attach(ebpf, pins, options)?;
@@ -189,7 +209,7 @@ fn load_object(object: &[u8], pins: &PinDir) -> Result<Ebpf> {
     loader.load(object).on("load", "the kernel object")
 }
 
-fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map> {
+pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map> {
     ebpf.take_map(name)
         .ok_or_else(|| failed("find in the object", name, "no such map"))
 }

@@ -5,11 +5,12 @@ use std::collections::HashSet;
 use totoro_ebpf::abi;
 
 use super::maps::{Maps, entries, gone};
+use super::near::Near;
 use super::{Context, Result, to_addr};
 
-/// Writes the addresses of this network namespace into `LOCALS`, and removes what is no more; how
-/// many changed.
-pub(super) fn refresh(maps: &mut Maps) -> Result<usize> {
+/// Writes the addresses of this network namespace into `LOCALS`, and removes what is no more, here and
+/// from what the shield has at hand; how many changed.
+pub(super) fn refresh(maps: &mut Maps, near: &mut Near) -> Result<usize> {
     let now = addresses()?;
     let before: HashSet<abi::Addr> = entries(maps.locals.iter(), "LOCALS")?
         .into_iter()
@@ -18,6 +19,7 @@ pub(super) fn refresh(maps: &mut Maps) -> Result<usize> {
     for addr in now.difference(&before) {
         maps.locals.insert(addr, 1, 0).on("write", "LOCALS")?;
     }
+    near.choose(&now)?;
     for addr in before.difference(&now) {
         gone(maps.locals.remove(addr)).on("write", "LOCALS")?;
     }

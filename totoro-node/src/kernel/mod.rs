@@ -18,6 +18,7 @@ mod locals;
 mod maps;
 mod mend;
 mod migrate;
+mod near;
 mod neighbours;
 pub mod object;
 mod others;
@@ -39,6 +40,8 @@ use totoro_api::ports::Pool;
 use totoro_ebpf::abi;
 
 pub use batch::Table;
+#[doc(hidden)]
+pub use events::decode as decode_event;
 pub use filter::{Planned, planned};
 pub use inspect::Inspector;
 pub use left::{attached_programs, still_loaded};

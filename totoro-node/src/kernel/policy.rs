@@ -138,7 +138,12 @@ impl Kernel {
                     .is_some();
             (before, (!same, !counted))
         };
-        let written = patiently(|| write_lease(&mut self.shared.maps(), key, &lease, &mut fresh));
+        let new = fresh.0;
+        let written = patiently(|| {
+            let mut maps = self.shared.maps();
+            write_lease(&mut maps, key, &lease, &mut fresh)?;
+            self.shared.near().open(key, &lease, new)
+        });
         if written.is_err() && before.is_none() {
             // What made it into the maps before one was full must not stay.
             let mut maps = self.shared.maps();
@@ -157,7 +162,11 @@ impl Kernel {
     /// all the same, and the lease is closed to new connections in any case.
     pub fn remove_lease(&self, key: abi::PortKey) -> Result<()> {
         let mut first = First(None);
-        first.of(gone(self.shared.maps().ports.remove(&key)).on("write", "PORTS"));
+        {
+            let mut maps = self.shared.maps();
+            first.of(self.shared.near().close(key));
+            first.of(gone(maps.ports.remove(&key)).on("write", "PORTS"));
+        }
         if key.proto == abi::TCP {
             // A connection is counted before it is entered, and to look at all of them takes a while.
             // What was not admitted is not counted, and is about to be destroyed anyway.

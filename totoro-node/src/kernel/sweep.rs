@@ -7,7 +7,7 @@ use std::collections::hash_map::Entry;
 use totoro_ebpf::abi;
 
 use super::maps::{found, gone};
-use super::{Connection, Context, Kernel, KernelError, Result, Swept, bans, boot_ns, locals};
+use super::{Connection, Context, Kernel, KernelError, Result, Swept, bans, boot_ns};
 
 /// What is idle is looked for this often, ns, where there are neither users nor flows: only sources
 /// are to be forgotten then, and whoever comes first has the kernel look if that is overdue.
@@ -67,7 +67,7 @@ impl Kernel {
             idle_flows: first.of(idle_flows),
             ..Swept::default()
         };
-        swept.addresses = first.of(locals::refresh(&mut self.shared.maps()));
+        swept.addresses = first.of(self.shared.refresh_locals());
         // A second old: the event, if there was one, has been acted on, and so has a lease's end.
         // What was established in the very moment in which its lease ended is found here.
         let settled = |conn: &abi::Conn| conn.opened_ns + 1_000_000_000 < now;

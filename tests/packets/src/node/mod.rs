@@ -239,6 +239,7 @@ pub fn boot_ns() -> u64 {
 /// The cells of `SKETCH` that a source has, which are the kernel's own choice.
 #[must_use]
 pub fn cells(source: &Addr, seed: u64) -> [u32; 2] {
+    let source = totoro_ebpf::packet::words(source);
     let cell = |seed| totoro_ebpf::logic::prefix::mix(source, seed) as u32 & (CELLS - 1);
     [cell(seed), CELLS + cell(!seed)]
 }

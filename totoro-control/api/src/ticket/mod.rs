@@ -112,3 +112,33 @@ pub fn rfc3339(unix: i64) -> String {
         })
         .unwrap_or_default()
 }
+
+/// What [`rfc3339`] writes, and any other text of that kind, as Unix time. Beyond the years 0 to 9999
+/// in UTC, where an offset may lead, there is no text for one: it would be shown as no time at all.
+#[must_use]
+pub fn unix(text: &str) -> Option<i64> {
+    OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339)
+        .ok()
+        .map(OffsetDateTime::unix_timestamp)
+        .filter(|at| !rfc3339(*at).is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{rfc3339, unix};
+
+    #[test]
+    fn a_time_that_can_not_be_shown_is_none() {
+        for (text, at) in [
+            ("9999-12-31T23:59:59Z", Some(253_402_300_799)),
+            ("9999-12-31T23:59:59-00:01", None),
+            ("0000-01-01T00:00:00Z", Some(-62_167_219_200)),
+            ("0000-01-01T00:00:00+00:01", None),
+            ("1970-01-01T00:01:00.9Z", Some(60)),
+            ("1970-01-01", None),
+        ] {
+            assert_eq!(unix(text), at, "{text}");
+            assert_eq!(at.and_then(|at| unix(&rfc3339(at))), at, "{text}");
+        }
+    }
+}

@@ -122,6 +122,9 @@ pub struct Code {
 pub struct Resolved {
     /// The invite's id.
     pub invite: String,
+    /// When the invite ends, RFC 3339; absent where it ends when somebody ends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invite_expires_at: Option<String>,
     /// The node's id.
     pub node: String,
     /// Its name.
@@ -212,6 +215,9 @@ pub struct Usage {
     pub invite: String,
     /// Whether it admits.
     pub state: InviteState,
+    /// When it ends, RFC 3339; absent where it ends when somebody ends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
     /// What holds for the holder.
     pub limits: Effective,
     /// What is in use now, and what was refused.

@@ -216,6 +216,11 @@ impl Live {
             "  限额：{limits}\n  剩余：{left}\n  停止：Ctrl-C"
         );
         let state = self.state.borrow();
+        if let Some(ends) = state.ends {
+            let ends = totoro_web::moment(ends);
+            text.push('\n');
+            text.push_str(&say!(lang, "  until:  {ends}", "  到期：{ends}"));
+        }
         if !state.unenforced.is_empty() {
             let list = state.unenforced.join(", ");
             text.push('\n');
@@ -258,11 +263,17 @@ mod tests {
                     "limits: 100 connections",
                     "left:   7 connections",
                     "stop:   Ctrl-C",
+                    "until:  2027-01-15 08:00 UTC",
                 ],
             ),
             (
                 Lang::Zh,
-                ["限额：100 个连接", "剩余：7 个连接", "停止：Ctrl-C"],
+                [
+                    "限额：100 个连接",
+                    "剩余：7 个连接",
+                    "停止：Ctrl-C",
+                    "到期：2027-01-15 08:00 UTC",
+                ],
             ),
         ] {
             let mut live = live(lang);

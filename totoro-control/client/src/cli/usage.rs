@@ -2,6 +2,7 @@
 
 use clap::Args;
 use totoro_api::Reason;
+use totoro_api::ticket::unix;
 use totoro_api::wire::invite::Usage;
 use totoro_api::wire::push::InviteState;
 
@@ -36,6 +37,10 @@ impl UsageCommand {
             "invite {invite}: {state}; the node's figures are {age} old",
             "邀请 {invite}：{state}；节点数据为 {age}前"
         ));
+        if let Some(ends) = usage.expires_at.as_deref().and_then(unix) {
+            let ends = totoro_web::moment(ends);
+            output.line(&say!(lang, "it ends at {ends}", "到期时间：{ends}"));
+        }
         for line in figures(&usage, lang).lines() {
             output.line(&line);
         }

@@ -71,23 +71,15 @@ mod tests {
     use crate::access::Secret;
     use crate::lang::Lang;
     use crate::target::{Wanted, proxies};
-    use totoro_api::limits::Effective;
     use totoro_api::ports::Protocol;
 
     #[test]
     fn a_stock_frpc_can_read_it() {
         let access = Access {
-            user: "inv-1".to_owned(),
             secret: Secret::new("tn1-\"#*~$=".to_owned()),
-            invite: Some("inv-1".to_owned()),
-            node: "n-1".to_owned(),
-            node_name: "n1".to_owned(),
             server_addr: vec!["[2001:db8::1]:7000".to_owned()],
-            limits: Effective::fallback(),
-            usage: None,
-            tls_ca: String::new(),
             grade: Grade::Callback,
-            unenforced: Vec::new(),
+            ..crate::access::tests::access()
         };
         let wanted = [
             Wanted::new(Protocol::Tcp, "22", 20_005),

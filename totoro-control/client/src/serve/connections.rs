@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde::Serialize;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::saved::{Asked, Saved};
@@ -17,7 +17,7 @@ use crate::frpc::Frpc;
 use crate::lang::{Lang, say};
 use crate::running::{self, Shown};
 use crate::target::{machine, proxies};
-use crate::tunnel::{Event, Phase, Snapshot, Spec, Tunnel};
+use crate::tunnel::{Phase, Snapshot, Spec, Tunnel};
 
 /// The most tunnels at once: each is an frpc.
 const MOST: usize = 32;
@@ -32,12 +32,6 @@ pub struct Connection {
     /// How it stands.
     #[serde(flatten)]
     pub tunnel: Snapshot,
-    /// Why it ended, where it did by itself.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ended: Option<crate::told::Told>,
-    /// Other public nodes that would do, where this one drains; best first.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub others: Vec<String>,
 }
 
 /// One that is held.
@@ -46,15 +40,7 @@ struct Held {
     number: u32,
     tunnel: Tunnel,
     asked: Option<Asked>,
-    told: Arc<Mutex<Heard>>,
     _shown: Option<Shown>,
-}
-
-/// What only its events tell.
-#[derive(Default)]
-struct Heard {
-    ended: Option<crate::told::Told>,
-    others: Vec<String>,
 }
 
 /// All of them.
@@ -129,17 +115,11 @@ impl Connections {
         if self.held.lock().await.len() >= MOST {
             return Err(full());
         }
-        let (tunnel, events) = match access {
+        let (tunnel, _) = match access {
             Some(access) => Tunnel::with_access(spec, access)?,
             None => Tunnel::open(spec).await?,
         };
-        let told = Arc::<Mutex<Heard>>::default();
-        tokio::spawn(listen(
-            events,
-            tunnel.watch(),
-            Arc::clone(&told),
-            Arc::clone(&self.changes),
-        ));
+        tokio::spawn(pass_on(tunnel.watch(), Arc::clone(&self.changes)));
         let mut held = self.held.lock().await;
         if held.len() >= MOST {
             return Err(full());
@@ -153,7 +133,6 @@ impl Connections {
             _shown: running::show(tunnel.watch()).ok(),
             tunnel,
             asked: remember.then_some(asked),
-            told,
         };
         held.insert(new.id.clone(), new);
         self.keep(&held)?;
@@ -260,40 +239,16 @@ impl Connections {
 
 impl Held {
     fn view(&self) -> Connection {
-        let told = lock(&self.told);
         Connection {
             id: self.id.clone(),
             tunnel: self.tunnel.snapshot(),
-            ended: told.ended.clone(),
-            others: told.others.clone(),
         }
     }
 }
 
-/// Keeps what events alone tell, and says of every change that there was one.
-async fn listen(
-    mut events: broadcast::Receiver<Event>,
-    mut state: watch::Receiver<Snapshot>,
-    told: Arc<Mutex<Heard>>,
-    changes: Arc<watch::Sender<u64>>,
-) {
-    loop {
-        tokio::select! {
-            event = events.recv() => match event {
-                Ok(Event::Draining { others }) => lock(&told).others = others,
-                Ok(Event::Stopped { why }) => lock(&told).ended = why,
-                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
-                Err(broadcast::error::RecvError::Closed) => return,
-            },
-            changed = state.changed() => if changed.is_err() { return },
-        }
-        if !state.borrow().draining {
-            lock(&told).others.clear();
-        }
+/// Says of every change of a tunnel that there was one.
+async fn pass_on(mut state: watch::Receiver<Snapshot>, changes: Arc<watch::Sender<u64>>) {
+    while state.changed().await.is_ok() {
         changes.send_modify(|number| *number += 1);
     }
-}
-
-fn lock(told: &Mutex<Heard>) -> std::sync::MutexGuard<'_, Heard> {
-    told.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -8,7 +8,7 @@ use axum::response::Response;
 
 use super::pages::{Fields, Spoken, back, frame, render};
 use super::views::Login;
-use super::{Serve, guard, harden};
+use super::{Serve, guard};
 
 /// The form.
 pub(super) async fn form(Spoken(lang): Spoken) -> Response {
@@ -16,9 +16,7 @@ pub(super) async fn form(Spoken(lang): Spoken) -> Response {
         page: frame(lang, "/login"),
         wrong: false,
     };
-    let mut response = render(StatusCode::OK, &page);
-    harden(&mut response);
-    response
+    render(StatusCode::OK, &page)
 }
 
 /// The run's token for its cookie.
@@ -31,7 +29,7 @@ pub(super) async fn logging_in(
         .get("token")
         .map(|text| text.trim())
         .unwrap_or_default();
-    let mut response = if serve.guard.is_token(token) {
+    if serve.guard.is_token(token) {
         let mut response = back(lang);
         let cookie = format!(
             "{}={token}; Path=/; HttpOnly; SameSite=Strict",
@@ -48,7 +46,5 @@ pub(super) async fn logging_in(
             wrong: true,
         };
         render(StatusCode::FORBIDDEN, &page)
-    };
-    harden(&mut response);
-    response
+    }
 }

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Extension, Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 
@@ -181,11 +181,12 @@ fn router(serve: &Arc<Serve>) -> Router {
         .layer(from_fn_with_state(Arc::clone(serve), guarded))
         // Asked before there is a cookie; who may ask is looked at there.
         .route("/login", get(login::form).post(login::logging_in))
+        .layer(from_fn(hardened))
         .layer(DefaultBodyLimit::max(BODY))
         .with_state(Arc::clone(serve))
 }
 
-/// Lets a request through, or says why not; and has browsers keep to what a page is for.
+/// Lets a request through, or says why not.
 async fn guarded(
     State(serve): State<Arc<Serve>>,
     Extension(Peer(peer)): Extension<Peer>,
@@ -194,15 +195,13 @@ async fn guarded(
 ) -> Response {
     let checked = serve.guard.check(request.method(), request.headers(), peer);
     let is_page = !request.uri().path().starts_with("/api/");
-    let mut response = match checked {
+    match checked {
         Ok(()) => next.run(request).await,
         Err(Refused::Stranger) if is_page => {
             (StatusCode::SEE_OTHER, [(header::LOCATION, "/login")]).into_response()
         }
         Err(refused) => no(refused),
-    };
-    harden(&mut response);
-    response
+    }
 }
 
 fn no(refused: Refused) -> Response {
@@ -222,8 +221,13 @@ fn no(refused: Refused) -> Response {
 static POLICY: LazyLock<Option<HeaderValue>> =
     LazyLock::new(|| HeaderValue::from_str(&totoro_web::policy(Some(views::SCRIPT))).ok());
 
-/// The headers of every answer.
-fn harden(response: &mut Response) {
+/// Has browsers keep to what a page is for, by the headers of every answer.
+async fn hardened(
+    Extension(Peer(peer)): Extension<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let mut response = next.run(request).await;
     let headers = response.headers_mut();
     for (name, value) in [
         (header::CACHE_CONTROL, "no-store"),
@@ -233,16 +237,18 @@ fn harden(response: &mut Response) {
             HeaderName::from_static("cross-origin-resource-policy"),
             "same-origin",
         ),
-        (
-            HeaderName::from_static("cross-origin-opener-policy"),
-            "same-origin",
-        ),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
+    }
+    // Over plain HTTP browsers heed it on loopback alone, and complain elsewhere.
+    if peer.ip().to_canonical().is_loopback() {
+        let name = HeaderName::from_static("cross-origin-opener-policy");
+        headers.insert(name, HeaderValue::from_static("same-origin"));
     }
     if !headers.contains_key(header::CONTENT_SECURITY_POLICY)
         && let Some(policy) = &*POLICY
     {
         headers.insert(header::CONTENT_SECURITY_POLICY, policy.clone());
     }
+    response
 }

@@ -186,7 +186,7 @@ impl Tunnel {
         });
         Tunnel {
             why: state.why.as_ref().map(|why| why.text(lang)),
-            ended: it.ended.as_ref().map(|told| Refusal::of(told, lang)),
+            ended: it.tunnel.ended.as_ref().map(|told| Refusal::of(told, lang)),
             proxies: state
                 .proxies
                 .iter()

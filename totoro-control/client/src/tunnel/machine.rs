@@ -138,6 +138,7 @@ impl Machine {
             proxy.up = false;
         }
         self.set(Phase::Stopped, now);
+        self.snapshot.ended.clone_from(&self.fate);
         Event::Stopped {
             why: self.fate.clone(),
         }

@@ -63,6 +63,9 @@ pub struct Snapshot {
     pub server: String,
     /// The invite's id; absent for an anonymous visitor.
     pub invite: Option<String>,
+    /// When the invite ends, Unix time; absent where it ends when somebody ends it.
+    #[serde(default)]
+    pub ends: Option<i64>,
     /// What is exposed.
     pub proxies: Vec<ProxyState>,
     /// What holds.
@@ -77,8 +80,14 @@ pub struct Snapshot {
     pub verified: bool,
     /// Why it is not connected.
     pub why: Option<Why>,
+    /// Why it ended, where it did by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Told>,
     /// The node takes nothing new.
     pub draining: bool,
+    /// Public nodes that would do in its place while it drains; best first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<String>,
     /// The newest figures.
     pub stats: Option<Stats>,
     /// Since when it is as it is, Unix seconds.
@@ -112,6 +121,7 @@ impl Snapshot {
             node_name: String::new(),
             server: String::new(),
             invite: None,
+            ends: None,
             proxies: proxies.collect(),
             limits: access.limits.clone(),
             left: Left::default(),
@@ -119,7 +129,9 @@ impl Snapshot {
             unenforced: Vec::new(),
             verified: false,
             why: None,
+            ended: None,
             draining: false,
+            others: Vec::new(),
             stats: None,
             since: now,
             reconnects: 0,
@@ -133,6 +145,7 @@ impl Snapshot {
         self.node.clone_from(&access.node);
         self.node_name.clone_from(&access.node_name);
         self.invite.clone_from(&access.invite);
+        self.ends = access.ends;
         self.limits = access.limits.clone();
         self.grade = access.grade;
         self.unenforced.clone_from(&access.unenforced);

@@ -1,33 +1,16 @@
 //! The machine, in every order of frpc's words that matters.
 
-use totoro_api::limits::Effective;
 use totoro_api::ports::Protocol;
-use totoro_api::wire::heartbeat::{Grade, LeaseUsage, SessionUsage, TenantUsage};
+use totoro_api::wire::heartbeat::{LeaseUsage, SessionUsage, TenantUsage};
 
 use super::event::{Event, Why};
 use super::machine::Machine;
 use super::state::{Phase, Snapshot};
-use crate::access::{Access, Secret};
+use crate::access::tests::access;
 use crate::frpc::admin::Status;
 use crate::frpc::log::Line;
 use crate::lang::Lang;
 use crate::target::{Wanted, proxies};
-
-fn access() -> Access {
-    Access {
-        user: "inv-1".to_owned(),
-        secret: Secret::new("s".to_owned()),
-        invite: Some("inv-1".to_owned()),
-        node: "n-1".to_owned(),
-        node_name: "n1".to_owned(),
-        server_addr: vec!["n1.example.org:7000".to_owned()],
-        limits: Effective::fallback(),
-        usage: None,
-        tls_ca: String::new(),
-        grade: Grade::Kernel,
-        unenforced: Vec::new(),
-    }
-}
 
 pub(crate) fn snapshot() -> Snapshot {
     let wanted = [
@@ -117,6 +100,9 @@ fn what_ends_a_new_tunnel_may_not_end_an_old_one() {
         ran.line(Line::Connecting, 3);
         ran.line(login_refused(code), 3);
         assert_eq!(ran.fate.is_some(), old, "{code}");
+        // Whoever looks at the state alone sees why, too.
+        ran.stopped(4);
+        assert_eq!(ran.snapshot.ended.is_some(), old, "{code}");
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use totoro_api::ticket::unix;
 use totoro_api::wire::invite::Usage;
 use totoro_api::wire::node::NodeState;
 
@@ -111,6 +112,7 @@ impl Runner {
         };
         let drains = usage.node_state == Some(NodeState::Draining);
         self.machine.snapshot.limits = usage.limits.clone();
+        self.machine.snapshot.ends = usage.expires_at.as_deref().and_then(unix);
         let stats = self.stats(&usage);
         self.figures(stats);
         self.drains(drains).await;
@@ -166,6 +168,7 @@ impl Runner {
             return;
         }
         if !drains {
+            self.machine.snapshot.others.clear();
             self.tell([]);
             return;
         }
@@ -173,6 +176,7 @@ impl Runner {
         let others = tokio::time::timeout(PATIENCE, asked)
             .await
             .unwrap_or_default();
+        self.machine.snapshot.others.clone_from(&others);
         self.tell([Event::Draining { others }]);
     }
 }

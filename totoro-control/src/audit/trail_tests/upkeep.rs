@@ -1,7 +1,12 @@
 //! Sealing, dropping and cutting addresses as time passes.
 
+use std::time::Duration;
+
+use super::super::bound::MANY;
+use super::super::outbox;
 use super::*;
-use crate::store::Position;
+use crate::duration::Span;
+use crate::store::{Position, SledStore, Store};
 
 const DAY: i64 = 86_400;
 
@@ -26,6 +31,43 @@ fn of_day(world: &World, day: u32) -> usize {
         .iter()
         .filter(|name| name.starts_with(&prefix))
         .count()
+}
+
+#[tokio::test]
+async fn many_events_are_moved_before_their_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, segments) = (dir.path().join("data"), dir.path().join("audit"));
+    let raw: Arc<dyn Store> = Arc::new(SledStore::open(&data, 1 << 20).unwrap());
+    let minute = Duration::from_secs(60);
+    let settings = AuditSettings {
+        move_every: Span(minute),
+        ..AuditSettings::default()
+    };
+    let trail = Trail::open(Arc::clone(&raw), &segments, settings);
+    let trail = trail.await.unwrap();
+    let store = trail.store();
+    let recorded = async |count| {
+        let mut tx = Tx::new(&*store);
+        for _ in 0..count {
+            record(&mut tx, Author::system().event("x.y"), 0).unwrap();
+        }
+        store.commit(tx.into_commit()).await.unwrap();
+    };
+    let moved = async || {
+        while outbox::count(&*raw, 1).unwrap() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    recorded(1).await;
+    let (stop, stopping) = tokio::sync::watch::channel(false);
+    let keeping = tokio::spawn(Arc::clone(&trail).keep(stopping));
+    // What is there when it begins is no matter of numbers.
+    moved().await;
+    recorded(MANY).await;
+    let in_time = tokio::time::timeout(minute / 2, moved()).await;
+    assert!(in_time.is_ok(), "{:?}", trail.figures());
+    stop.send_replace(true);
+    keeping.await.unwrap();
 }
 
 #[tokio::test]

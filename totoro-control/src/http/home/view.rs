@@ -3,6 +3,7 @@
 use askama::Template;
 use totoro_api::Refusal;
 use totoro_api::limits::Effective;
+use totoro_api::ticket::unix;
 use totoro_api::wire::heartbeat::TenantUsage;
 use totoro_api::wire::invite::{PublicTicket, Resolved};
 use totoro_web::{Frame, Lang};
@@ -49,6 +50,8 @@ pub(super) struct Access {
     usage: Option<TenantUsage>,
     server_addr: Vec<String>,
     limits: Effective,
+    /// When the invite ends, Unix time.
+    ends: Option<i64>,
     unenforced: Vec<String>,
     /// With our client.
     command: String,
@@ -64,6 +67,7 @@ impl Access {
             usage: Some(resolved.usage),
             server_addr: resolved.server_addr,
             limits: resolved.limits,
+            ends: resolved.invite_expires_at.as_deref().and_then(unix),
             unenforced: resolved.unenforced,
             // The code is asked for: it stands in no command.
             command: format!("totoro --control {url} tcp 8080"),
@@ -82,6 +86,7 @@ impl Access {
             usage: None,
             server_addr: ticket.server_addr,
             limits: ticket.limits,
+            ends: None,
             unenforced: ticket.unenforced,
             frpc_toml: ticket.frpc_toml,
             tls_ca: ticket.tls_ca,

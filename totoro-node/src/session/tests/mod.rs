@@ -5,6 +5,7 @@ mod failing;
 mod fake;
 mod kicking;
 mod living;
+mod machine;
 mod offline;
 mod quiet;
 mod races;

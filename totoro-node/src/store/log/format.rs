@@ -42,7 +42,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const fn of(byte: u8) -> Option<Kind> {
+    pub(super) const fn of(byte: u8) -> Option<Kind> {
         Some(match byte {
             1 => Kind::Put,
             2 => Kind::Remove,

@@ -17,6 +17,8 @@ pub(super) mod faults;
 mod format;
 #[cfg(test)]
 mod full_tests;
+#[doc(hidden)]
+pub mod fuzz;
 mod index;
 #[cfg(test)]
 mod power_tests;

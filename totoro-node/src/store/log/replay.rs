@@ -76,7 +76,7 @@ pub(super) fn replay(disk: &Disk) -> Result<(Index, Option<Tail>)> {
 
 /// Why a log can't be gone on from.
 #[derive(Debug, thiserror::Error)]
-enum Damage {
+pub(super) enum Damage {
     #[error("is missing, and what follows needs it")]
     Missing,
     #[error("is needed, and what follows says that it is not")]
@@ -105,7 +105,8 @@ fn advice(damage: &Damage) -> &'static str {
     }
 }
 
-fn one(
+/// Takes in one file.
+pub(super) fn one(
     index: &mut Index,
     number: u32,
     bytes: &[u8],

@@ -1,0 +1,71 @@
+//! Memory and load time, by leases and tenants.
+
+use std::path::Path;
+use std::time::Instant;
+
+use totoro_report::{Better, Figure, Run};
+
+use crate::{Args, Progress, node};
+
+const MIB: f64 = 1024.0 * 1024.0;
+const SIZES: [u32; 4] = [0, 1, 1_000, node::FULL];
+/// Loads of each size: a load is no test run, and takes a tenth of a second.
+const LOADS: usize = 10;
+
+/// Measures, and adds the figures.
+pub(crate) fn measure(args: &Args, pins: &Path, cgroup: &Path, run: &mut Run, progress: &Progress) {
+    let mut options = node::options(args.object(), pins, cgroup);
+    // The shield is loaded for interfaces alone.
+    options.interfaces = vec!["lo".to_owned()];
+    let part = "Memory and load time";
+    run.note(
+        "Memory is what the kernel counts for the maps and programs of a node with one interface, in TC \
+         (memlock of fdinfo: entries that are there, not those that may be). Each lease is another \
+         tenant's. A first load begins without pins; a later one takes over what a daemon before it \
+         left, and puts its own programs in the place of the other's. Both are from the object on disk \
+         until every program is attached.",
+    );
+    let loads = args.rounds.min(LOADS);
+    let mut times = [Vec::new(), Vec::new()];
+    for _ in 0..loads {
+        let start = Instant::now();
+        let kernel = node::load(&options);
+        times[0].push(start.elapsed().as_secs_f64() * 1e3);
+        node::unload(kernel, pins);
+    }
+    let ms = |name: &str, samples| Figure::new(part, name, "ms", Better::Less, samples);
+    run.add(ms(
+        "first load, until attached",
+        std::mem::take(&mut times[0]),
+    ));
+    let mut kernel = node::load(&options);
+    let mut before = 0;
+    for leases in SIZES {
+        node::lend(&kernel, before..leases);
+        before = leases;
+        let memory = node::map_memory(&node::programs(pins)) as f64 / MIB;
+        let name = format!("maps, {leases} leases and tenants");
+        run.add(Figure::new(part, &name, "MiB", Better::Less, vec![memory]));
+        for _ in 0..loads {
+            drop(kernel);
+            let start = Instant::now();
+            kernel = node::load(&options);
+            times[1].push(start.elapsed().as_secs_f64() * 1e3);
+        }
+        let name = format!("later load, {leases} leases and tenants");
+        run.add(ms(&name, std::mem::take(&mut times[1])));
+        progress.says(&format!("memory: {leases} leases"));
+    }
+    let programs = node::programs(pins);
+    let bytes =
+        |info: &aya::programs::ProgramInfo| f64::from(info.memory_locked().expect("memlock"));
+    let memory = programs.iter().map(bytes).sum::<f64>() / MIB;
+    run.add(Figure::new(
+        part,
+        "programs that are attached",
+        "MiB",
+        Better::Less,
+        vec![memory],
+    ));
+    node::unload(kernel, pins);
+}

@@ -1,0 +1,207 @@
+//! Who is measured by XDP: Totoro with so many leases and bans, xdp-filter with so many rules, nothing.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use aya::{Ebpf, EbpfLoader};
+use totoro_baseline::SOURCE;
+use totoro_ebpf::abi::{self, TCP, UDP};
+use totoro_ebpf::logic::pool;
+use totoro_node::kernel::{boot_ns, to_addr};
+
+use crate::packets::{FREE, FROM, FRPS, LEASED, V6, nodes, users};
+use crate::programs::{Program, SOURCES, array, enter, hash};
+
+/// What takes part of each budget, and is never over: a nanosecond of a second. The programs do all that
+/// they do under a real one, and test runs are not refused by the thousandth.
+const INTERVAL_NS: u64 = 1;
+const BURST_NS: u64 = 1_000_000_000;
+/// A budget that is over after the first: one new flow an hour.
+const SPENT_NS: u64 = 3_600_000_000_000;
+
+/// The nth lease: TCP ports from [`LEASED`] on, then UDP ports.
+fn lease(nth: u32) -> (u8, u16) {
+    let tcp = u32::from(u16::MAX - LEASED) + 1;
+    let (proto, nth) = if nth < tcp {
+        (TCP, nth)
+    } else {
+        (UDP, nth - tcp)
+    };
+    (proto, LEASED + nth as u16)
+}
+
+/// What a node has.
+#[derive(Clone, Copy)]
+pub(crate) struct Node {
+    /// Leases, each another tenant's.
+    pub(crate) leases: u32,
+    /// Banned addresses.
+    pub(crate) bans: u32,
+    /// Whether every source's budget of new flows is spent.
+    pub(crate) spent: bool,
+}
+
+/// Totoro's XDP program with maps as a node has them that lends all ports from [`FREE`] on.
+pub(crate) fn totoro(object: &Path, baseline: &Path, node: Node) -> Program {
+    let mut ebpf = EbpfLoader::new()
+        .load_file(object)
+        .expect("Totoro's object");
+    let (source_interval_ns, source_burst_ns) = if node.spent {
+        (SPENT_NS, 0)
+    } else {
+        (INTERVAL_NS, BURST_NS)
+    };
+    let config = abi::Config {
+        abi: abi::VERSION,
+        bind_port: FRPS.into(),
+        source_interval_ns,
+        source_burst_ns,
+        sketch_seed: 0x7070_1070_7070_1070,
+        ..abi::Config::default()
+    };
+    array(&mut ebpf, "CONFIG").set(0, config, 0).expect("set");
+    let mut words = vec![0_u64; abi::POOL_WORDS as usize];
+    let lent = [TCP, UDP]
+        .into_iter()
+        .flat_map(|proto| (FREE..=u16::MAX).map(move |port| (proto, port)));
+    for (proto, port) in lent.chain([(TCP, FRPS)]) {
+        let (word, mask) = pool::bit(proto, port);
+        words[word as usize] |= mask;
+    }
+    let mut map = array(&mut ebpf, "POOL");
+    for (nth, word) in (0..).zip(words) {
+        map.set(nth, word, 0).expect("set");
+    }
+    for node in nodes() {
+        hash::<abi::Addr, u32>(&mut ebpf, "LOCALS")
+            .insert(to_addr(node), 1, 0)
+            .expect("insert");
+    }
+    for (place, node) in (0..).zip(nodes()) {
+        let near = totoro_ebpf::packet::words(&to_addr(node));
+        array::<totoro_ebpf::packet::Words>(&mut ebpf, "NEAR")
+            .set(place, near, 0)
+            .expect("set");
+    }
+    lend(&mut ebpf, node.leases);
+    ban(&mut ebpf, node.bans);
+    flows(&mut ebpf);
+    Program::new(ebpf, "totoro_xdp", baseline)
+}
+
+/// Makes leases, and all that the daemon makes with each.
+fn lend(ebpf: &mut Ebpf, leases: u32) {
+    for nth in 0..leases {
+        let (proto, port) = lease(nth);
+        let key = abi::PortKey {
+            port,
+            proto,
+            pad: 0,
+        };
+        let tenant = nth + 1;
+        let entry = abi::Lease {
+            tenant,
+            lease: nth.into(),
+            syn_interval_ns: INTERVAL_NS,
+            syn_burst_ns: BURST_NS,
+            ..abi::Lease::default()
+        };
+        hash(ebpf, "PORTS").insert(key, entry, 0).expect("insert");
+        let gate = abi::Gate::of(&entry);
+        array(ebpf, "GATES")
+            .set(pool::place(proto, port), gate, 0)
+            .expect("set");
+        let usage = abi::PortUsage::default();
+        hash(ebpf, "PORT_USAGE")
+            .insert(key, usage, 0)
+            .expect("insert");
+        let policy = abi::Tenant {
+            state: abi::ACTIVE,
+            ..abi::Tenant::default()
+        };
+        hash(ebpf, "TENANTS")
+            .insert(tenant, policy, 0)
+            .expect("insert");
+        let usage = abi::Usage::default();
+        hash(ebpf, "USAGE")
+            .insert(tenant, usage, 0)
+            .expect("insert");
+    }
+}
+
+/// Bans neighbours of the sources that packets come from: single addresses, spread over all of them, so
+/// that a look-up goes as deep as it can.
+fn ban(ebpf: &mut Ebpf, bans: u32) {
+    let mut banned = BTreeSet::new();
+    let mut at = 1_u64;
+    while banned.len() < bans as usize {
+        // Knuth's MMIX; the high bits are the good ones.
+        at = at
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let nth = (((at >> 32) * u64::from(SOURCES)) >> 32) as u32;
+        let address = (SOURCE + 2 * nth + 1).to_be_bytes();
+        banned.insert(abi::v4_mapped(address));
+    }
+    let banned: Vec<abi::Addr> = banned.into_iter().collect();
+    enter(ebpf, "BANS", 128, &banned, abi::Ban { until_ns: 0 });
+}
+
+/// A flow that is known, and one that has begun. The users' own: `datagram` in the other family is new.
+fn flows(ebpf: &mut Ebpf) {
+    let key = abi::FlowKey {
+        remote: to_addr(users()[V6]),
+        remote_port: FROM,
+        port: LEASED,
+        pad: 0,
+    };
+    let flow = abi::Flow {
+        state: abi::FLOW_CONFIRMED,
+        opened_ns: boot_ns(),
+        ..abi::Flow::default()
+    };
+    hash(ebpf, "FLOWS").insert(key, flow, 0).expect("insert");
+}
+
+/// A program that does nothing.
+pub(crate) fn nothing(baseline: &Path) -> Program {
+    let ebpf = EbpfLoader::new()
+        .load_file(baseline)
+        .expect("the baselines");
+    Program::new(ebpf, "nothing_xdp", baseline)
+}
+
+/// Ports of xdp-filter's rules, beside the one that is asked for.
+const RULES: std::ops::Range<u16> = 30_000..65_000;
+/// xdp-filter's flags of a rule (its `common_kern_user.h`).
+const RULE_SOURCE: u64 = 1;
+const RULE_DESTINATION: u64 = 2;
+const RULE_TCP: u64 = 4;
+
+/// xdp-filter's program that lets pass what no rule on TCP ports names, as `xdp-filter load -f tcp` chooses it but without libxdp's
+/// dispatcher in front, with so many rules: one drops what goes to [`FREE`]; the others drop by source
+/// port, so that nothing else is dropped.
+pub(crate) fn xdp_filter(object: &Path, baseline: &Path, pins: &Path, rules: u16) -> Program {
+    // Its maps want to be pinned by name; each instance has its own, and keeps them by their descriptors.
+    fs::create_dir(pins).expect("a directory on bpffs");
+    let loaded = EbpfLoader::new()
+        .default_map_pin_directory(pins)
+        .load_file(object);
+    fs::remove_dir_all(pins).expect("unpin");
+    let mut ebpf = loaded.unwrap_or_else(|error| panic!("xdp-filter: {error:?}"));
+    let cpus = aya::util::nr_cpus().expect("processors");
+    let map = ebpf.map_mut("filter_ports").expect("xdp-filter's map");
+    let mut map: aya::maps::PerCpuArray<_, u64> = map.try_into().expect("its kind");
+    let mut rule = |port: u16, flags: u64| {
+        let values = aya::maps::PerCpuValues::try_from(vec![flags; cpus]).expect("one each");
+        // In network order, as it stands in the packet.
+        map.set(u16::from_ne_bytes(port.to_be_bytes()).into(), values, 0)
+            .expect("set");
+    };
+    rule(FREE, RULE_DESTINATION | RULE_TCP);
+    for port in RULES.take(usize::from(rules - 1)) {
+        rule(port, RULE_SOURCE | RULE_TCP);
+    }
+    Program::new(ebpf, "xdpfilt_alw_tcp", baseline)
+}

@@ -1,0 +1,368 @@
+//! XDP, per packet: the same bytes through Totoro's program, an empty one and xdp-filter's, in turns.
+
+use std::path::Path;
+
+use totoro_report::{Better, Figure, Relative, Run};
+
+use crate::packets::{FREE, LEASED, OTHERS, V4, V6, arp, datagram, segment, syn};
+use crate::programs::{self, Packets, Program};
+use crate::shield::{self, Node};
+use crate::{Args, Progress};
+
+/// Parts of this one.
+pub(crate) const PARTS: [&str; 3] = ["xdp-same", "xdp-others", "xdp-growth"];
+
+/// XDP's verdicts.
+const DROP: u32 = 1;
+const PASS: u32 = 2;
+
+/// What the goals say, ns over the empty program, by class.
+const NOT_OURS: f64 = 10.0;
+const ESTABLISHED: f64 = 15.0;
+const SYN: f64 = 60.0;
+const SYN_WITH_BANS: f64 = 150.0;
+/// What 65,536 leases may cost of what one costs.
+const GROWTH: f64 = 1.2;
+
+const NOTHING: &str = "empty program";
+const ONE_RULE: &str = "xdp-filter, 1 rule";
+const MANY_RULES: &str = "xdp-filter, 10,000 rules";
+const ONE_LEASE: &str = "1 lease";
+
+/// The sizes of a node: leases, each of a tenant of its own.
+const SIZES: [u32; 3] = [1, 1_000, 65_536];
+const FULL: usize = 2;
+const BANS: u32 = 10_000;
+/// TCP ports that may be leased.
+const TCP_PORTS: u32 = u16::MAX as u32 - LEASED as u32 + 1;
+
+/// Who is measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Who {
+    Totoro(usize),
+    /// The full node, with bans.
+    Banning,
+    /// The full node, with all budgets spent.
+    Flooded,
+}
+
+/// Packets of one kind.
+struct Class {
+    name: &'static str,
+    packet: Vec<u8>,
+    who: Who,
+    verdict: u32,
+    goal: Option<f64>,
+    /// Whether xdp-filter looks at such packets as Totoro does, and comes to the same verdict.
+    filtered: bool,
+}
+
+fn classes() -> Vec<Class> {
+    let class = |name, packet, goal| Class {
+        name,
+        packet,
+        who: Who::Totoro(FULL),
+        verdict: PASS,
+        goal,
+        filtered: true,
+    };
+    let dropped = |name, packet, who| Class {
+        verdict: DROP,
+        filtered: false,
+        who,
+        ..class(name, packet, None)
+    };
+    let banning = |class| Class {
+        who: Who::Banning,
+        ..class
+    };
+    let unfiltered = |class| Class {
+        filtered: false,
+        ..class
+    };
+    vec![
+        class("not ours: ARP", arp(), Some(NOT_OURS)),
+        class("not ours: TCP, IPv4", segment(V4, OTHERS), Some(NOT_OURS)),
+        class("not ours: TCP, IPv6", segment(V6, OTHERS), Some(NOT_OURS)),
+        unfiltered(class(
+            "not ours: UDP, IPv4",
+            datagram(V4, OTHERS),
+            Some(NOT_OURS),
+        )),
+        class(
+            "established: TCP, IPv4",
+            segment(V4, LEASED),
+            Some(ESTABLISHED),
+        ),
+        class(
+            "established: TCP, IPv6",
+            segment(V6, LEASED),
+            Some(ESTABLISHED),
+        ),
+        unfiltered(class(
+            "established: UDP flow, IPv6",
+            datagram(V6, LEASED),
+            Some(ESTABLISHED),
+        )),
+        class("SYN to a lease, IPv4", syn(V4, LEASED), Some(SYN)),
+        class("SYN to a lease, IPv6", syn(V6, LEASED), Some(SYN)),
+        banning(class(
+            "SYN to a lease, 10,000 bans, IPv4",
+            syn(V4, LEASED),
+            Some(SYN_WITH_BANS),
+        )),
+        unfiltered(class("new UDP flow, IPv4", datagram(V4, LEASED), None)),
+        Class {
+            filtered: true,
+            ..dropped("SYN to no lease: dropped", syn(V4, FREE), Who::Totoro(FULL))
+        },
+        dropped(
+            "SYN over its source's budget: dropped",
+            syn(V4, LEASED),
+            Who::Flooded,
+        ),
+    ]
+}
+
+/// All that are measured.
+struct All {
+    nothing: Program,
+    filters: Vec<(&'static str, Program)>,
+    sizes: Vec<Program>,
+    banning: Program,
+    flooded: Program,
+}
+
+impl All {
+    fn load(args: &Args, pins: &Path, run: &mut Run) -> All {
+        let (object, baseline) = (args.object(), args.baseline());
+        let node = |leases| Node {
+            leases,
+            bans: 0,
+            spent: false,
+        };
+        let totoro = |node| shield::totoro(&object, &baseline, node);
+        let full = node(SIZES[FULL]);
+        let mut filters = Vec::new();
+        match programs::xdp_filter() {
+            Some(file) => {
+                let version = version_of("xdp-tools");
+                for (name, rules) in [(ONE_RULE, 1), (MANY_RULES, 10_000)] {
+                    filters.push((name, shield::xdp_filter(&file, &baseline, pins, rules)));
+                    let how = "xdpfilt_alw_tcp as the package has it, without libxdp's dispatcher";
+                    run.baseline(name, &format!("xdp-tools {version}: {how}"));
+                }
+            }
+            None => run.note(
+                "xdp-filter was not measured: its object (xdpfilt_alw_tcp.o of xdp-tools) is not on \
+                 this machine.",
+            ),
+        }
+        All {
+            nothing: shield::nothing(&baseline),
+            filters,
+            sizes: SIZES.into_iter().map(node).map(totoro).collect(),
+            banning: totoro(Node { bans: BANS, ..full }),
+            flooded: totoro(Node {
+                spent: true,
+                ..full
+            }),
+        }
+    }
+
+    fn of(&mut self, who: Who) -> &mut Program {
+        match who {
+            Who::Totoro(size) => &mut self.sizes[size],
+            Who::Banning => &mut self.banning,
+            Who::Flooded => &mut self.flooded,
+        }
+    }
+}
+
+/// The version of a Debian package.
+fn version_of(package: &str) -> String {
+    let mut query = std::process::Command::new("dpkg-query");
+    let said = query
+        .args(["--show", "--showformat=${Version}", package])
+        .output();
+    let version = said.ok().filter(|said| said.status.success());
+    version.map_or_else(
+        || "of unknown version".to_owned(),
+        |said| String::from_utf8_lossy(&said.stdout).into_owned(),
+    )
+}
+
+/// What one class took: one sample per round of each.
+#[derive(Default)]
+struct Samples {
+    ours: Vec<f64>,
+    nothing: Vec<f64>,
+    filters: Vec<Vec<f64>>,
+}
+
+/// Measures, and adds the figures.
+pub(crate) fn measure(args: &Args, pins: &Path, run: &mut Run, progress: &Progress) {
+    run.baseline(
+        NOTHING,
+        "returns XDP_PASS; aya-ebpf 0.2, the same compiler as Totoro's programs",
+    );
+    let mut all = All::load(args, pins, run);
+    progress.says("XDP: programs loaded, maps filled");
+    how(args, run);
+    let same = "XDP, one packet again and again";
+    let others = "XDP, each packet from another source to another port";
+    let full = Packets::Others {
+        first: LEASED,
+        count: TCP_PORTS,
+    };
+    let mut classes = classes();
+    classes.retain(|class| class.name.contains(&args.class));
+    let all_of: Vec<&Class> = classes.iter().collect();
+    if args.wants(PARTS[0]) {
+        by_class(args, same, &mut all, &all_of, Packets::Same, run);
+        progress.says("XDP: one packet");
+    }
+    // The driver makes IPv4 to leased ports; what is not ours stays at a port that is not ours.
+    let driven: Vec<&Class> = classes
+        .iter()
+        .filter(|class| class.name.contains("TCP, IPv4") || class.name.contains("SYN to a lease"))
+        .filter(|class| !class.name.contains("IPv6"))
+        .collect();
+    if args.wants(PARTS[1]) {
+        by_class(args, others, &mut all, &driven, full, run);
+        progress.says("XDP: other packets");
+    }
+    if args.wants(PARTS[2]) {
+        growth(args, &mut all, run);
+        progress.says("XDP: growth");
+    }
+}
+
+fn how(args: &Args, run: &mut Run) {
+    run.note(format!(
+        "XDP: {} rounds of {} runs by BPF_PROG_TEST_RUN for each program and class, all programs in \
+         turns within a round, in another order each; before those that count, the same packet runs \
+         5,000 times. A figure is this thread's processor time for one run, the kernel's loop around it \
+         included; all programs get the same bytes. Budgets never end (1 ns of 1 s), so that what is to \
+         pass passes; each verdict is checked. Where each packet is another, a driver (the same for \
+         all) writes source and port, and calls the program; the empty program is measured behind it \
+         too. The node has 65,536 leases, each of another tenant, on all TCP ports from {LEASED} on.",
+        args.rounds, args.repeat
+    ));
+}
+
+/// Measures classes, all who concern each in turns.
+fn by_class(
+    args: &Args,
+    part: &str,
+    all: &mut All,
+    classes: &[&Class],
+    packets: Packets,
+    run: &mut Run,
+) {
+    let mut samples: Vec<Samples> = classes.iter().map(|_| Samples::default()).collect();
+    for one in &mut samples {
+        one.filters.resize(all.filters.len(), Vec::new());
+    }
+    for round in 0..args.rounds {
+        for (class, samples) in classes.iter().zip(&mut samples) {
+            let packets = match packets {
+                Packets::Others { .. } if class.goal == Some(NOT_OURS) => Packets::Others {
+                    first: OTHERS,
+                    count: 1,
+                },
+                packets => packets,
+            };
+            let filters = if class.filtered { all.filters.len() } else { 0 };
+            let count = 2 + filters;
+            for nth in 0..count {
+                let nth = (nth + round) % count;
+                let (program, to, verdict) = match nth {
+                    0 => (all.of(class.who), &mut samples.ours, class.verdict),
+                    1 => (&mut all.nothing, &mut samples.nothing, PASS),
+                    nth => (
+                        &mut all.filters[nth - 2].1,
+                        &mut samples.filters[nth - 2],
+                        class.verdict,
+                    ),
+                };
+                let (ns, found) = program.run(&class.packet, packets, args.repeat);
+                assert_eq!(found, verdict, "{part}: {}, program {nth}", class.name);
+                to.push(ns);
+            }
+        }
+    }
+    for (class, samples) in classes.iter().zip(samples) {
+        let goal = class.goal.map(Relative::over);
+        let mut figure = Figure::new(part, class.name, "ns", Better::Less, samples.ours);
+        figure = figure.against(NOTHING, &samples.nothing, goal);
+        for ((name, _), theirs) in all.filters.iter().zip(&samples.filters) {
+            if !theirs.is_empty() {
+                figure = figure.against(name, theirs, Some(Relative::at_most(1.0)));
+            }
+        }
+        run.add(figure);
+    }
+}
+
+/// What a packet costs over the empty program, by how many leases there are.
+fn growth(args: &Args, all: &mut All, run: &mut Run) {
+    run.baseline(
+        ONE_LEASE,
+        "the same program and packet, on a node with one lease of one tenant",
+    );
+    let part = "XDP over the empty program, by leases and tenants";
+    for (name, packet) in [
+        ("established: TCP, IPv4", segment(V4, LEASED)),
+        ("SYN to a lease, IPv4", syn(V4, LEASED)),
+    ] {
+        if !name.contains(&args.class) {
+            continue;
+        }
+        for driven in [false, true] {
+            let mut over: Vec<Vec<f64>> = vec![Vec::new(); SIZES.len()];
+            for round in 0..args.rounds {
+                let mut took = [0.0; SIZES.len()];
+                let mut nothing = [0.0; SIZES.len()];
+                for nth in 0..2 * SIZES.len() {
+                    let nth = (nth + round) % (2 * SIZES.len());
+                    let size = nth % SIZES.len();
+                    let packets = if driven {
+                        Packets::Others {
+                            first: LEASED,
+                            count: SIZES[size].min(TCP_PORTS),
+                        }
+                    } else {
+                        Packets::Same
+                    };
+                    let (program, to) = if nth < SIZES.len() {
+                        (&mut all.sizes[size], &mut took)
+                    } else {
+                        (&mut all.nothing, &mut nothing)
+                    };
+                    let (ns, verdict) = program.run(&packet, packets, args.repeat);
+                    assert_eq!(verdict, PASS, "{name}");
+                    to[size] = ns;
+                }
+                for (size, over) in over.iter_mut().enumerate() {
+                    over.push(took[size] - nothing[size]);
+                }
+            }
+            let which = if driven {
+                "each to another lease"
+            } else {
+                "one packet"
+            };
+            let one = over[0].clone();
+            for (size, over) in SIZES.into_iter().zip(over) {
+                let called = format!("{name}, {which}, {size} leases");
+                let mut figure = Figure::new(part, &called, "ns", Better::Less, over);
+                if size > 1 {
+                    let goal = (size == SIZES[FULL]).then_some(Relative::at_most(GROWTH));
+                    figure = figure.against(ONE_LEASE, &one, goal);
+                }
+                run.add(figure);
+            }
+        }
+    }
+}

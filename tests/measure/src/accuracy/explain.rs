@@ -1,0 +1,253 @@
+//! What of captured frames the counters ought to have: all that a tagged socket receives and sends.
+//!
+//! A user's socket is tagged when its handshake ends, so the three frames of it are not counted, nor what
+//! the third one carries. It is gone when the user has acknowledged the node's FIN, or either side has
+//! reset; what comes after that is answered by the stack without a socket. What the node still sends of a
+//! stream then was on its way when the reset came: only a socket has data to send. And a socket that is busy
+//! when a reset arrives takes it up later: some of what follows the reset, frame by frame, is counted still.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use crate::net::capture::{FIN, Frame, RST, SYN};
+
+/// Bytes and packets, in and out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) bytes: [u64; 2],
+    pub(crate) packets: [u64; 2],
+}
+
+impl Totals {
+    pub(super) fn add(&mut self, frame: &Frame) {
+        let way = usize::from(frame.out);
+        self.bytes[way] += frame.bytes;
+        self.packets[way] += 1;
+    }
+
+    /// Bytes of both ways.
+    pub(crate) fn all(&self) -> u64 {
+        self.bytes.iter().sum()
+    }
+}
+
+/// A capture by what became of its frames.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Explained {
+    /// All of it.
+    pub(crate) captured: Totals,
+    /// Handshakes, with what their last frame carried.
+    pub(crate) handshakes: Totals,
+    /// After the end of the node's socket.
+    pub(crate) late: Totals,
+    /// How many frames of each size that is, in and out.
+    sizes: [BTreeMap<u64, u64>; 2],
+    /// What is left: the counters' part.
+    pub(crate) counted: Totals,
+    /// Handshakes that ended.
+    pub(crate) connections: u64,
+}
+
+impl Explained {
+    /// Bytes and packets, both ways together, that counters have and the capture does not explain, or the
+    /// other way round.
+    pub(crate) fn off(&self, counters: &Totals) -> (u64, u64) {
+        let mut off = (0, 0);
+        for way in [0, 1] {
+            let [told, counted] =
+                [&self.counted, counters].map(|of| (of.bytes[way], of.packets[way]));
+            let more = (counted.0.checked_sub(told.0), counted.1.checked_sub(told.1));
+            let busy = matches!(more, (Some(bytes), Some(packets))
+                if adds_up(&self.sizes[way], bytes, packets));
+            if !busy {
+                off.0 += told.0.abs_diff(counted.0);
+                off.1 += told.1.abs_diff(counted.1);
+            }
+        }
+        off
+    }
+}
+
+/// Whether `packets` of some frames, of which there are so many of each size, have exactly `bytes`.
+fn adds_up(sizes: &BTreeMap<u64, u64>, bytes: u64, packets: u64) -> bool {
+    let mut sums = vec![(0, 0)];
+    for (size, count) in sizes {
+        sums = sums
+            .into_iter()
+            .flat_map(|(b, p)| (0..=*count).map(move |n| (b + n * size, p + n)))
+            .filter(|(b, p)| *b <= bytes && *p <= packets)
+            .collect();
+        sums.sort_unstable();
+        sums.dedup();
+    }
+    sums.contains(&(bytes, packets))
+}
+
+/// Where a connection stands on the node.
+#[derive(Clone, Copy, Default)]
+struct Standing {
+    established: bool,
+    /// The sequence number after the node's FIN.
+    fin: Option<u32>,
+    /// The user's FIN came together with the last acknowledgement: the node's socket answers it.
+    owes: bool,
+    gone: bool,
+}
+
+/// Explains the TCP frames of a capture.
+pub(crate) fn explain(frames: &[Frame]) -> Explained {
+    let mut told = Explained::default();
+    let mut standing: HashMap<(IpAddr, u16, u16), Standing> = HashMap::new();
+    for frame in frames {
+        told.captured.add(frame);
+        let (ip, port) = frame.user;
+        let its = standing.entry((ip, port, frame.port)).or_default();
+        if frame.flags & SYN != 0 && !frame.out {
+            *its = Standing::default();
+        }
+        if !its.established {
+            told.handshakes.add(frame);
+            if !frame.out && frame.flags & (SYN | RST) == 0 {
+                its.established = true;
+                told.connections += 1;
+            }
+            continue;
+        }
+        if its.gone && !(frame.out && frame.payload > 0) {
+            told.late.add(frame);
+            let sizes = &mut told.sizes[usize::from(frame.out)];
+            *sizes.entry(frame.bytes).or_default() += 1;
+            continue;
+        }
+        told.counted.add(frame);
+        its.follow(frame);
+    }
+    told
+}
+
+impl Standing {
+    fn follow(&mut self, frame: &Frame) {
+        let fin = frame.flags & FIN != 0;
+        if frame.flags & RST != 0 {
+            self.gone = true;
+        } else if frame.out {
+            if fin {
+                self.fin = Some(frame.seq.wrapping_add(frame.payload).wrapping_add(1));
+            }
+            self.gone |= self.owes;
+        } else if self.fin == Some(frame.ack) {
+            self.owes = fin;
+            self.gone = !fin;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Explained, Frame, Totals, explain};
+    use crate::net::capture::{ACK, FIN, RST, SYN};
+
+    fn frame(out: bool, flags: u8, seq: u32, ack: u32, payload: u32) -> Frame {
+        Frame {
+            out,
+            user: ([10, 0, 0, 2].into(), 4000),
+            port: 20_000,
+            bytes: 40 + u64::from(payload),
+            proto: 6,
+            flags,
+            seq,
+            ack,
+            payload,
+        }
+    }
+
+    fn handshake() -> Vec<Frame> {
+        vec![
+            frame(false, SYN, 0, 0, 0),
+            frame(true, SYN | ACK, 100, 1, 0),
+            frame(false, ACK, 1, 101, 5),
+        ]
+    }
+
+    fn packets(told: &Explained) -> [[u64; 2]; 3] {
+        [told.handshakes, told.counted, told.late].map(|totals| totals.packets)
+    }
+
+    #[test]
+    fn a_user_who_ends_first_leaves_nothing_uncounted_but_its_handshake() {
+        let mut frames = handshake();
+        frames.push(frame(true, ACK, 101, 6, 0));
+        frames.push(frame(false, FIN | ACK, 6, 101, 0));
+        frames.push(frame(true, FIN | ACK, 101, 7, 0));
+        frames.push(frame(false, ACK, 7, 102, 0));
+        let told = explain(&frames);
+        assert_eq!(packets(&told), [[2, 1], [2, 2], [0, 0]]);
+        assert_eq!(told.handshakes.bytes, [40 + 45, 40]);
+        assert_eq!(
+            told.captured.all(),
+            frames.iter().map(|frame| frame.bytes).sum::<u64>()
+        );
+        assert_eq!(told.connections, 1);
+    }
+
+    #[test]
+    fn what_follows_the_end_of_the_nodes_socket_is_late() {
+        let mut frames = handshake();
+        frames.push(frame(true, FIN | ACK, 101, 6, 10));
+        // The FIN is after ten bytes.
+        frames.push(frame(false, ACK, 6, 112, 0));
+        frames.push(frame(false, FIN | ACK, 6, 112, 0));
+        frames.push(frame(true, ACK, 112, 7, 0));
+        assert_eq!(packets(&explain(&frames)), [[2, 1], [1, 1], [1, 1]]);
+        // The user's FIN in the same frame as its acknowledgement finds the socket.
+        frames.truncate(4);
+        frames.push(frame(false, FIN | ACK, 6, 112, 0));
+        frames.push(frame(true, ACK, 112, 7, 0));
+        frames.push(frame(false, ACK, 7, 112, 0));
+        assert_eq!(packets(&explain(&frames)), [[2, 1], [1, 2], [1, 0]]);
+    }
+
+    #[test]
+    fn counters_differ_by_whole_late_frames_or_it_is_told() {
+        let mut frames = handshake();
+        frames.push(frame(false, RST, 6, 0, 0));
+        frames.push(frame(false, RST, 6, 0, 0));
+        frames.push(frame(false, RST, 6, 0, 20));
+        let told = explain(&frames);
+        let off = |bytes: u64, packets: u64| {
+            let mut counters = told.counted;
+            counters.bytes[0] += bytes;
+            counters.packets[0] += packets;
+            told.off(&counters)
+        };
+        for (bytes, packets) in [(0, 0), (40, 1), (60, 1), (100, 2)] {
+            assert_eq!(off(bytes, packets), (0, 0));
+        }
+        for (bytes, packets) in [(40, 0), (1, 0), (40, 2), (80, 2), (140, 3)] {
+            assert_eq!(off(bytes, packets), (bytes, packets));
+        }
+        let fewer = Totals::default();
+        assert_eq!(told.off(&fewer), (40, 1));
+    }
+
+    #[test]
+    fn a_reset_ends_and_a_new_handshake_begins_again() {
+        let mut frames = handshake();
+        frames.push(frame(false, RST, 6, 0, 0));
+        frames.push(frame(true, ACK, 101, 6, 0));
+        // Data was on its way.
+        frames.push(frame(true, ACK, 101, 6, 1000));
+        frames.extend(handshake());
+        frames.push(frame(true, ACK, 101, 6, 0));
+        let told = explain(&frames);
+        assert_eq!(packets(&told), [[4, 2], [1, 2], [0, 1]]);
+        assert_eq!(told.connections, 2);
+        // Refused: nothing of it was a connection.
+        let refused = [frame(false, SYN, 0, 0, 0), frame(true, RST | ACK, 0, 1, 0)];
+        let told = explain(&refused);
+        assert_eq!(
+            (packets(&told), told.connections),
+            ([[1, 1], [0, 0], [0, 0]], 0)
+        );
+    }
+}

@@ -1,0 +1,102 @@
+//! UDP flows: as many as may be, each counted once, and none left when all are idle.
+
+use std::net::UdpSocket;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use totoro_report::{Better, Figure, Goal, Run};
+use totoro_tests::hostile::client::USERS_DOOR;
+use totoro_tests::hostile::quiet_world;
+use totoro_tests::lab::{NODE_USER_V6, Place};
+use totoro_tests::net::user;
+use totoro_tests::story::within;
+
+use super::Args;
+use super::stage::{PORT, Stage};
+use crate::Progress;
+
+/// What the invite may have of flows, and how many users come.
+const MOST: usize = 50;
+const USERS: usize = 200;
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long an answer may take to come.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// Measures.
+///
+/// # Errors
+/// The lab can't be had, or flows do not end.
+pub(super) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result<()> {
+    let world = quiet_world("acc-flows", &[("xdp", "\"auto\""), ("flow_idle", "\"1s\"")])?;
+    let limits = json!({ "max_flows": MOST, "max_conns_per_source": MOST, "max_proxies": 2 });
+    let stage = Stage::raise(world, limits)?;
+    let mut over = Vec::new();
+    let mut unused = Vec::new();
+    let mut leaked = Vec::new();
+    let mut otherwise = Vec::new();
+    for round in 1..=args.rounds {
+        let (_, opened) = stage.flows()?;
+        let answered = stage.come()?;
+        let (live, after) = stage.flows()?;
+        let most = answered.max(live);
+        over.push(most.saturating_sub(MOST as u64) as f64);
+        unused.push((MOST as u64).saturating_sub(answered) as f64);
+        otherwise.push((after - opened).abs_diff(answered) as f64);
+        let left = within(PATIENCE, || {
+            let left = stage.flows()?.0;
+            Ok((left == 0).then_some(left))
+        });
+        leaked.push(left.or_else(|_| stage.flows().map(|(live, _)| live))? as f64);
+        progress.says(&format!("flows, round {round} of {}", args.rounds));
+    }
+    let name = |what: &str| format!("max_flows {MOST}, {USERS} users: {what}");
+    for (what, samples) in [
+        ("overshoot", over),
+        ("places left free", unused),
+        ("flows counted otherwise than answered", otherwise),
+        ("leaked when all were idle", leaked),
+    ] {
+        let figure = Figure::new("flows", &name(what), "", Better::Less, samples);
+        run.add(figure.goal(Goal::at_most(0.0).each()));
+    }
+    stage.end();
+    Ok(())
+}
+
+impl Stage {
+    /// Live flows, and those that were ever answered.
+    fn flows(&self) -> Result<(u64, u64)> {
+        let all = self.kernel.tenants()?;
+        let row = all.iter().find(|(number, ..)| *number == self.tenant);
+        let (_, _, counts) = row.context("the tenant is not in the kernel")?;
+        Ok((counts.flows, counts.usage.flows_opened))
+    }
+
+    /// Users write all at once; how many are answered.
+    fn come(&self) -> Result<u64> {
+        let ns = self.world.lab.ns(Place::User);
+        let sockets = (0..USERS).map(|nth| {
+            let door = [USERS_DOOR, NODE_USER_V6][usize::from(nth % 4 == 0)];
+            let socket = user::datagrams(ns, user::at(door, PORT)?)?;
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        });
+        let sockets: Vec<UdpSocket> = sockets.collect::<Result<_>>()?;
+        for socket in &sockets {
+            // What is refused by ICMP is an error of some later call.
+            let _ = socket.send(b"word");
+        }
+        let begun = Instant::now();
+        let mut heard = vec![false; sockets.len()];
+        while begun.elapsed() < ANSWER {
+            for (socket, heard) in sockets.iter().zip(&mut heard) {
+                *heard |= socket.recv(&mut [0; 16]).is_ok();
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let answered = heard.iter().filter(|heard| **heard).count() as u64;
+        ensure!(answered > 0, "nobody was answered");
+        Ok(answered)
+    }
+}

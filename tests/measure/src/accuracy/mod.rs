@@ -1,0 +1,49 @@
+//! How exact: limits under bursts, the end of a tunnel, counters beside a capture, UDP flows.
+
+mod bursts;
+mod cut;
+mod explain;
+mod flows;
+mod stage;
+mod traffic;
+
+use anyhow::Result;
+use totoro_report::Run;
+
+use crate::Progress;
+
+/// Options of the suite.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// How often each part is played.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) rounds: usize,
+    /// Users of a burst.
+    #[arg(long, value_delimiter = ',', default_values_t = [10, 100, 1_000, 5_000])]
+    pub(crate) bursts: Vec<usize>,
+    /// What an invite may have of connections.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 5, 100, 1_000])]
+    pub(crate) limits: Vec<u32>,
+}
+
+/// Measures.
+///
+/// # Errors
+/// A lab can't be had, or something does not answer.
+pub(crate) fn measure(args: &Args, only: &str, progress: &Progress) -> Result<Run> {
+    let mut run = Run::new("accuracy");
+    let wanted = |part: &str| part.contains(only);
+    if wanted("bursts") {
+        bursts::measure(args, &mut run, progress)?;
+    }
+    if wanted("cut") {
+        cut::measure(args, &mut run, progress)?;
+    }
+    if wanted("traffic") {
+        traffic::measure(args, &mut run, progress)?;
+    }
+    if wanted("flows") {
+        flows::measure(args, &mut run, progress)?;
+    }
+    Ok(run)
+}

@@ -1,0 +1,7 @@
+//! Users, services and witnesses on plain sockets.
+
+pub(crate) mod capture;
+pub(crate) mod crowd;
+mod packet;
+pub(crate) mod service;
+pub(crate) mod truth;

@@ -1,0 +1,73 @@
+//! What the node costs who uses it: connections, throughput and latency, and what a flood leaves to a
+//! neighbour.
+
+mod conns;
+mod drive;
+mod flood;
+mod place;
+mod plugin;
+mod rules;
+mod speed;
+
+use anyhow::Result;
+use totoro_report::Run;
+
+use crate::Progress;
+
+/// The columns that every part has.
+const NOTHING: &str = "nothing";
+const TWIN: &str = "nothing again";
+const TOTORO: &str = "Totoro";
+
+/// Options of the suite.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Rounds in which all are measured in turn; the first one more warms up.
+    #[arg(long, default_value_t = 6)]
+    pub(crate) rounds: usize,
+    /// How long each is measured in a round, seconds.
+    #[arg(long, default_value_t = 0.7)]
+    pub(crate) seconds: f64,
+    /// Users who connect at once.
+    #[arg(long, default_value_t = 32)]
+    pub(crate) users: usize,
+    /// SYNs per second of the flood beside a neighbour.
+    #[arg(long, default_value_t = 50_000)]
+    pub(crate) rate: u32,
+}
+
+/// Measures.
+///
+/// # Errors
+/// A lab can't be had, or what is measured does not work.
+pub(crate) fn measure(args: &Args, only: &str, progress: &Progress) -> Result<Run> {
+    let mut run = Run::new("tunnel");
+    run.baseline(
+        NOTHING,
+        "frps and frpc 0.70.1 with the same settings, without Totoro",
+    );
+    run.note(
+        "Each column is a node of its own in its own namespaces; all but the one that is measured are frozen. \
+         \"Nothing again\" is a second one of the first kind: how far its ratio is from 1 is what the \
+         machine's noise is worth.",
+    );
+    let wanted = |part: &str| part.contains(only);
+    if wanted("conns") {
+        conns::measure(args, &mut run, progress)?;
+    }
+    if wanted("speed") {
+        speed::measure(args, &mut run, progress)?;
+    }
+    if wanted("flood") {
+        flood::measure(args, &mut run, progress)?;
+    }
+    Ok(run)
+}
+
+/// A column's samples: rounds are rows.
+fn samples<T>(names: &[&str], name: &str, all: &[Vec<T>], part: impl Fn(&T) -> f64) -> Vec<f64> {
+    let column = names.iter().position(|known| *known == name);
+    all.iter()
+        .filter_map(|round| round.get(column?).map(&part))
+        .collect()
+}

@@ -1,0 +1,201 @@
+//! What is measured: frps and frpc in a lab of their own, alone or with something at the node's door. Who
+//! is not being measured is frozen, so that it takes no processor from who is.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use totoro_api::Reason;
+use totoro_node::kernel::Inspector;
+use totoro_tests::hostile::client::{Client, Way};
+use totoro_tests::hostile::quiet_world;
+use totoro_tests::lab::{self, Lab, NODE_CLIENT_V4, Options, Process, Tools};
+use totoro_tests::story::World;
+use totoro_tests::story::frpc::{self, PATIENCE, Proxy};
+
+use crate::net::service::Service;
+
+/// Ports under one limit.
+pub(super) struct Tenant {
+    /// Its name.
+    pub(super) name: &'static str,
+    /// Where Totoro is: its limits.
+    pub(super) limits: Value,
+    /// Its pool ports.
+    pub(super) ports: Vec<u16>,
+}
+
+/// A column of a table.
+pub(super) struct Place {
+    /// Its name.
+    pub(super) name: &'static str,
+    ground: Ground,
+    _service: Service,
+    _running: Vec<Process>,
+    _clients: Vec<Client>,
+}
+
+enum Ground {
+    /// With control plane and node.
+    World(Box<World>),
+    /// Without.
+    Lab(Box<Lab>),
+}
+
+impl Place {
+    /// frps and frpc of the tools, with the settings that Totoro gives its own, and none of Totoro.
+    ///
+    /// # Errors
+    /// The lab can't be had, or a proxy does not run.
+    pub(super) fn stock(name: &'static str, tenants: &[Tenant], more: &str) -> Result<Place> {
+        let tools = Tools::locate()?;
+        tools.require()?;
+        let tag = format!("{}-{}", lab::run_tag(), ground());
+        let lab = Lab::raise(tools, Options { tag, keep: false })?;
+        let service = Service::start(lab.ns(lab::Place::Client), false)?;
+        let settings = "bindPort = 7000\nuserConnTimeout = 10\ntransport.tls.force = true\n\
+                        log.disablePrintColor = true\n";
+        std::fs::write(lab.file("frps.toml"), format!("{settings}{more}"))?;
+        let mut frps = lab.command(&lab.tools.frps);
+        frps.arg("-c").arg(lab.file("frps.toml"));
+        frps.env("GODEBUG", "multipathtcp=0");
+        let mut frps = lab.start(lab::Place::Node, "frps", frps)?;
+        frps.wait_line("frps started successfully", PATIENCE)?;
+        let mut running = vec![frps];
+        for tenant in tenants {
+            let head = format!("serverAddr = \"{NODE_CLIENT_V4}\"\nserverPort = 7000\n");
+            let proxies = proxies(tenant, service.tcp);
+            let file = lab.file(&format!("{}.toml", tenant.name));
+            std::fs::write(&file, frpc::with_proxies(&head, &proxies))?;
+            let mut frpc = lab.command(&lab.tools.frpc);
+            frpc.arg("-c").arg(file);
+            let mut frpc = lab.start(lab::Place::Client, tenant.name, frpc)?;
+            for proxy in &proxies {
+                let line = format!("[{}] start proxy success", proxy.name);
+                frpc.wait_line(&line, PATIENCE)?;
+            }
+            running.push(frpc);
+        }
+        Ok(Place {
+            name,
+            ground: Ground::Lab(Box::new(lab)),
+            _service: service,
+            _running: running,
+            _clients: Vec::new(),
+        })
+    }
+
+    /// The same below Totoro, whose node has this `xdp` setting.
+    ///
+    /// # Errors
+    /// The lab can't be had, or a proxy does not run.
+    pub(super) fn guarded(
+        name: &'static str,
+        tenants: &[Tenant],
+        xdp: &'static str,
+    ) -> Result<Place> {
+        let world = quiet_world(&ground(), &[("xdp", xdp)])?;
+        let service = Service::start(world.lab.ns(lab::Place::Client), false)?;
+        let clients = tenants.iter().map(|tenant| {
+            let (limits, proxies) = (tenant.limits.clone(), proxies(tenant, service.tcp));
+            Client::start(&world, tenant.name, limits, Way::PLAIN, &proxies)
+        });
+        let clients = clients.collect::<Result<_>>()?;
+        Ok(Place {
+            name,
+            ground: Ground::World(Box::new(world)),
+            _service: service,
+            _running: Vec::new(),
+            _clients: clients,
+        })
+    }
+
+    /// Its namespaces.
+    pub(super) fn lab(&self) -> &Lab {
+        match &self.ground {
+            Ground::World(world) => &world.lab,
+            Ground::Lab(lab) => lab,
+        }
+    }
+
+    /// How its node filters an interface, by the kernel's links: `xdp-native`, `xdp-generic`, `tc-in`, or
+    /// `None` where Totoro is not.
+    ///
+    /// # Errors
+    /// There is a node, and no link.
+    pub(super) fn filter(&self, interface: &str) -> Result<Option<String>> {
+        let Ground::World(world) = &self.ground else {
+            return Ok(None);
+        };
+        let links = world.lab.pin_root().join("v1/links");
+        let kinds = ["xdp-native", "xdp-generic", "tc-in"];
+        let names = std::fs::read_dir(&links).context("the links")?.flatten();
+        let names: Vec<String> = names
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect();
+        let kind = kinds.into_iter().find(|kind| {
+            let of = |name: &String| name.starts_with(kind) && name.ends_with(interface);
+            names.iter().any(of)
+        });
+        let kind = kind.with_context(|| format!("no filter on {interface} among {names:?}"))?;
+        Ok(Some(kind.to_owned()))
+    }
+
+    /// Runs something with this place alone not frozen.
+    ///
+    /// # Errors
+    /// It fails, or the place can't be frozen.
+    pub(super) fn alone<T>(&self, work: impl FnOnce(&Place) -> Result<T>) -> Result<T> {
+        self.lab().freeze(false)?;
+        let done = work(self).with_context(|| self.name.to_owned());
+        self.lab().freeze(true)?;
+        done
+    }
+
+    /// How many packets Totoro has refused, because nobody has their port; `None` where it is not.
+    ///
+    /// # Errors
+    /// The maps can't be read.
+    pub(super) fn refused(&self) -> Result<Option<u64>> {
+        let Ground::World(world) = &self.ground else {
+            return Ok(None);
+        };
+        let all = Inspector::open(&world.lab.pin_root())?.refused()?;
+        let closed = all.iter().filter(|row| row.reason == Reason::NoLease);
+        Ok(Some(closed.map(|row| row.count).sum()))
+    }
+}
+
+/// Runs something at each place, in turn and in another order each round; what it gave, by place.
+///
+/// # Errors
+/// It fails somewhere.
+pub(super) fn in_turn<T>(
+    places: &[Place],
+    round: usize,
+    mut work: impl FnMut(&Place) -> Result<T>,
+) -> Result<Vec<T>> {
+    let mut done: Vec<Option<T>> = places.iter().map(|_| None).collect();
+    for turn in 0..places.len() {
+        // Every other round goes the other way, so that nobody always comes after the same one.
+        let turn = if round.is_multiple_of(2) {
+            turn
+        } else {
+            places.len() - 1 - turn
+        };
+        let nth = (turn + round / 2) % places.len();
+        done[nth] = Some(places[nth].alone(&mut work)?);
+    }
+    Ok(done.into_iter().flatten().collect())
+}
+
+/// A name for the next lab.
+fn ground() -> String {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    format!("tunnel{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn proxies(tenant: &Tenant, service: u16) -> Vec<Proxy> {
+    let of = |port: &u16| Proxy::new(&format!("p{port}"), "tcp", service, *port);
+    tenant.ports.iter().map(of).collect()
+}

@@ -1,0 +1,205 @@
+//! What gets through a tunnel without limits, and how long a word takes there and back: with nothing at the
+//! node's door, below Totoro without XDP, below an XDP program that does nothing, and below Totoro's.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use totoro_report::{Better, Figure, Relative, Run};
+use totoro_tests::hostile::client::{USERS_DOOR, ample};
+use totoro_tests::lab;
+use totoro_tests::net::user;
+
+use super::drive::quantiles;
+use super::place::{Place, Tenant, in_turn};
+use super::rules::{Mode, Verdict, xdp};
+use super::{Args, NOTHING, TOTORO, TWIN, samples};
+use crate::Progress;
+
+/// The tunnel's port.
+pub(super) const PORT: u16 = 20_000;
+
+pub(super) const NATIVE: &str = "Totoro, native";
+pub(super) const GENERIC: &str = "Totoro, generic";
+const EMPTY_NATIVE: &str = "empty XDP, native";
+const EMPTY_GENERIC: &str = "empty XDP, generic";
+
+/// Words of a round.
+const WORDS: usize = 2_000;
+
+/// One measurement.
+#[derive(Clone, Copy)]
+struct Speed {
+    /// MiB per second.
+    throughput: f64,
+    /// ms.
+    p50: f64,
+    p99: f64,
+}
+
+/// Measures.
+///
+/// # Errors
+/// A lab can't be had, or a tunnel does not carry.
+pub(super) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result<()> {
+    let places = places()?;
+    progress.says("tunnels: seven nodes");
+    let chosen = places
+        .iter()
+        .find(|place| place.name == TOTORO)
+        .context("there is a Totoro")?
+        .filter("us0")?
+        .context("Totoro filters")?;
+    for place in &places {
+        place.lab().freeze(true)?;
+    }
+    let mut all: Vec<Vec<Speed>> = Vec::new();
+    for round in 0..=args.rounds {
+        let one = in_turn(&places, round, |place| speed(place, args))?;
+        if round > 0 {
+            all.push(one);
+        }
+        progress.says(&format!("tunnels, round {round} of {}", args.rounds));
+    }
+    run.baseline(
+        EMPTY_NATIVE,
+        "two instructions, on both interfaces, in the driver",
+    );
+    run.baseline(EMPTY_GENERIC, "the same, after the driver");
+    run.baseline(NATIVE, "this commit's, with xdp = native");
+    run.baseline(GENERIC, "this commit's, with xdp = generic");
+    run.note(format!(
+        "Tunnels: one connection through frps and frpc, {} s of download after a quarter of it as a run-up, \
+         and {WORDS} words of 8 bytes there and back. Totoro's row has xdp = auto, which chose {chosen} on \
+         the lab's veth: no XDP; the rows native and generic are set to it.",
+        args.seconds
+    ));
+    let names: Vec<&str> = places.iter().map(|place| place.name).collect();
+    tell(run, &names, &all);
+    Ok(())
+}
+
+fn places() -> Result<Vec<Place>> {
+    let stock = |name| Place::stock(name, &[tenant(PORT)], "");
+    let empty = |name, mode| {
+        let place = stock(name)?;
+        xdp(place.lab(), &["cl0", "us0"], Verdict::Pass, mode)?;
+        anyhow::Ok(place)
+    };
+    let ours = |name, xdp| Place::guarded(name, &[tenant(PORT)], xdp);
+    let places = vec![
+        stock(NOTHING)?,
+        stock(TWIN)?,
+        ours(TOTORO, "\"auto\"")?,
+        empty(EMPTY_NATIVE, Mode::Native)?,
+        ours(NATIVE, "\"native\"")?,
+        empty(EMPTY_GENERIC, Mode::Generic)?,
+        ours(GENERIC, "\"generic\"")?,
+    ];
+    for (name, kind) in [(NATIVE, "xdp-native"), (GENERIC, "xdp-generic")] {
+        let place = places.iter().find(|place| place.name == name);
+        let filter = place.context("the place")?.filter("us0")?;
+        ensure!(
+            filter.as_deref() == Some(kind),
+            "{name} filters by {filter:?}"
+        );
+    }
+    Ok(places)
+}
+
+/// An invite with one port, and limits in nobody's way.
+pub(super) fn tenant(port: u16) -> Tenant {
+    let mut limits = ample();
+    limits["conn_rate"] = json!(100_000);
+    Tenant {
+        name: "tenant",
+        limits,
+        ports: vec![port],
+    }
+}
+
+fn speed(place: &Place, args: &Args) -> Result<Speed> {
+    let to = user::at(USERS_DOOR, PORT)?;
+    place.lab().ns(lab::Place::User).run(|| {
+        let throughput = download(to, Duration::from_secs_f64(args.seconds))?;
+        let [p50, p99] = words(to)?;
+        Ok(Speed {
+            throughput,
+            p50,
+            p99,
+        })
+    })
+}
+
+/// MiB per second that a user reads.
+pub(super) fn download(to: SocketAddr, time: Duration) -> Result<f64> {
+    let mut stream = pour(to)?;
+    let mut buffer = vec![0; 256 << 10];
+    let mut read = |time: Duration| -> Result<f64> {
+        let (begun, mut bytes) = (Instant::now(), 0);
+        while begun.elapsed() < time {
+            let read = stream.read(&mut buffer).context("read the download")?;
+            ensure!(read > 0, "the download ended");
+            bytes += read;
+        }
+        Ok(bytes as f64 / f64::from(1 << 20) / begun.elapsed().as_secs_f64())
+    };
+    read(time / 4)?;
+    read(time)
+}
+
+/// Asks for as much as is taken.
+fn pour(to: SocketAddr) -> Result<TcpStream> {
+    let mut stream = user::connect_here(to)?;
+    stream.write_all(b"P")?;
+    Ok(stream)
+}
+
+/// Half of the words took no longer, and 99 of 100, ms.
+fn words(to: SocketAddr) -> Result<[f64; 2]> {
+    let mut stream = user::connect_here(to)?;
+    stream.write_all(b"E")?;
+    let took = (0..WORDS).map(|_| user::exchange(&mut stream, b"8 bytes!"));
+    Ok(quantiles(took.collect::<Result<_>>()?))
+}
+
+fn tell(run: &mut Run, names: &[&str], all: &[Vec<Speed>]) {
+    let beside = [
+        (TOTORO, NOTHING),
+        (NATIVE, EMPTY_NATIVE),
+        (GENERIC, EMPTY_GENERIC),
+    ];
+    type Part = (&'static str, &'static str, Better, fn(&Speed) -> f64);
+    let parts: [Part; 3] = [
+        ("throughput", "MiB/s", Better::More, |one| one.throughput),
+        ("a word's way, p50", "ms", Better::Less, |one| one.p50),
+        ("a word's way, p99", "ms", Better::Less, |one| one.p99),
+    ];
+    for (what, unit, better, part) in parts {
+        let of = |name: &str| samples(names, name, all, part);
+        for name in names.iter().filter(|name| **name != NOTHING) {
+            let figure = Figure::new(what, name, unit, better, of(name));
+            let base = beside.iter().find(|(ours, _)| ours == name);
+            let goal = match better {
+                Better::More => Relative::at_least(0.98),
+                _ => Relative::at_most(1.02),
+            };
+            let figure = match base {
+                Some((_, base)) => figure.against(base, &of(base), Some(goal)),
+                None => figure,
+            };
+            let figure = match base {
+                Some((_, base)) if *base == NOTHING => figure,
+                _ => figure.against(NOTHING, &of(NOTHING), None),
+            };
+            run.add(figure);
+        }
+    }
+    // What auto chose, beside what it did not choose.
+    let of = |name: &str| samples(names, name, all, |one| one.throughput);
+    let figure = Figure::new("what auto chose", TOTORO, "MiB/s", Better::More, of(TOTORO));
+    let figure = figure.against(NATIVE, &of(NATIVE), Some(Relative::at_least(1.0)));
+    run.add(figure.against(GENERIC, &of(GENERIC), Some(Relative::at_least(0.98))));
+}

@@ -1,0 +1,345 @@
+//! Whether one run is worse than another, by more than noise.
+//!
+//! A figure's samples of both runs are put through a one-sided Mann-Whitney U test: it asks how likely
+//! chance alone puts the later samples so far on the worse side, whatever their distribution. Where both
+//! runs measured a figure beside the same baseline, the rounds' ratios are compared, so that a slower
+//! machine is no regression. Many figures are asked at once, so each gets its part of the whole chance of
+//! a false alarm (Bonferroni). What a test finds may still be too small to matter, and rounds of one run
+//! know nothing of what differs between two (memory's layout, say): below the smallest effect nothing is
+//! a regression.
+
+use std::fmt::{self, Write};
+
+use statrs::stats_tests::Alternative;
+use statrs::stats_tests::mannwhitneyu::{MannWhitneyUMethod, mannwhitneyu};
+
+use crate::figure::{Better, Figure};
+use crate::goal::Verdict;
+use crate::run::Run;
+use crate::stats::median;
+use crate::table::number;
+
+/// What counts.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// The smallest change of a median that matters, as a part of what it was.
+    pub effect: f64,
+    /// The chance of a false alarm, over all figures together.
+    pub chance: f64,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Rules {
+            effect: 0.05,
+            chance: 0.05,
+        }
+    }
+}
+
+/// What became of a figure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Worse, by more than noise and more than the smallest effect.
+    Regression,
+    /// A goal that each sample must keep was kept, and is not: no noise excuses that.
+    GoalLost,
+    /// Better, likewise.
+    Better,
+    /// Neither.
+    Same,
+    /// Too few repeats: no result of theirs could be told from chance.
+    TooFew,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Outcome::Regression => "**worse**",
+            Outcome::GoalLost => "**goal lost**",
+            Outcome::Better => "better",
+            Outcome::Same => "",
+            Outcome::TooFew => "too few repeats",
+        })
+    }
+}
+
+/// A figure in both runs.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// Part and name.
+    pub figure: String,
+    /// The baseline whose ratios were compared; `None`: the figures themselves.
+    pub beside: Option<String>,
+    /// Its median before and after.
+    pub medians: (f64, f64),
+    /// The chance that it is worse (or, if it looks better, better) by chance alone; 1 where it can't
+    /// be either.
+    pub p: f64,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// All that both runs have.
+#[derive(Clone, Debug)]
+pub struct Comparison {
+    /// The figures of both.
+    pub changes: Vec<Change>,
+    /// Figures that only one has.
+    pub alone: Vec<String>,
+    /// Why the runs may not be comparable.
+    pub warnings: Vec<String>,
+    rules: Rules,
+}
+
+/// The samples of one figure in both runs, as they are compared.
+struct Pair<'a> {
+    before: &'a Figure,
+    after: &'a Figure,
+    beside: Option<String>,
+    samples: [Vec<f64>; 2],
+}
+
+/// Compares two runs.
+#[must_use]
+pub fn compare(before: &Run, after: &Run, rules: Rules) -> Comparison {
+    let same = |one: &Figure, other: &Figure| {
+        one.part == other.part && one.name == other.name && one.unit == other.unit
+    };
+    let called = |figure: &Figure| format!("{}: {}", figure.part, figure.name);
+    let mut alone = Vec::new();
+    let mut pairs = Vec::new();
+    for figure in &before.figures {
+        match after.figures.iter().find(|other| same(figure, other)) {
+            Some(other) if figure.better != Better::Neither => pairs.push(pair(figure, other)),
+            Some(_) => {}
+            None => alone.push(format!("{} (before)", called(figure))),
+        }
+    }
+    let new = |figure: &&Figure| !before.figures.iter().any(|other| same(figure, other));
+    let new = after.figures.iter().filter(new);
+    alone.extend(new.map(|figure| format!("{} (after)", called(figure))));
+    let chance = rules.chance / pairs.len().max(1) as f64;
+    let changes = pairs.iter().map(|pair| Change {
+        figure: called(pair.before),
+        ..judge(pair, rules.effect, chance)
+    });
+    Comparison {
+        changes: changes.collect(),
+        alone,
+        warnings: warnings(before, after),
+        rules,
+    }
+}
+
+/// Whatever both runs measured a figure beside first; else the figure itself.
+fn pair<'a>(before: &'a Figure, after: &'a Figure) -> Pair<'a> {
+    let ratios = |figure: &Figure, baseline: &str| -> Option<Vec<f64>> {
+        let mut against = figure.against.iter();
+        let against = against.find(|one| one.baseline == baseline)?;
+        let rounds = figure.samples.iter().zip(&against.samples);
+        let ratios: Vec<f64> = rounds.map(|(ours, theirs)| ours / theirs).collect();
+        let usable = against.samples.len() == figure.samples.len()
+            && ratios.iter().all(|ratio| ratio.is_finite());
+        usable.then_some(ratios)
+    };
+    for against in &before.against {
+        let name = &against.baseline;
+        if let (Some(first), Some(second)) = (ratios(before, name), ratios(after, name)) {
+            return Pair {
+                before,
+                after,
+                beside: Some(name.clone()),
+                samples: [first, second],
+            };
+        }
+    }
+    Pair {
+        before,
+        after,
+        beside: None,
+        samples: [before.samples.clone(), after.samples.clone()],
+    }
+}
+
+fn judge(pair: &Pair, effect: f64, chance: f64) -> Change {
+    let [first, second] = &pair.samples;
+    let medians = (median(first), median(second));
+    let up = medians.1 > medians.0;
+    let worse = match pair.before.better {
+        Better::Less => up,
+        Better::More => medians.1 < medians.0,
+        Better::Neither => false,
+    };
+    let size = (medians.1 - medians.0).abs();
+    let matters = size > 0.0 && size >= effect * medians.0.abs();
+    let p = if size > 0.0 {
+        tested(second, first, up)
+    } else {
+        1.0
+    };
+    let outcome = if lost(pair) {
+        Outcome::GoalLost
+    } else if least_p(first.len(), second.len()) > chance {
+        Outcome::TooFew
+    } else if !matters || p > chance {
+        Outcome::Same
+    } else if worse {
+        Outcome::Regression
+    } else {
+        Outcome::Better
+    };
+    Change {
+        figure: String::new(),
+        beside: pair.beside.clone(),
+        medians,
+        p,
+        outcome,
+    }
+}
+
+/// Whether a goal that each sample must keep was met before, and is missed.
+fn lost(pair: &Pair) -> bool {
+    let kept = |figure: &Figure, bound| {
+        let mut goals = figure.goals.iter().filter(|goal| goal.each);
+        let goal = goals.find(|goal| goal.bound == bound)?;
+        Some(goal.verdict(&figure.samples))
+    };
+    let each = pair.before.goals.iter().filter(|goal| goal.each);
+    each.map(|goal| goal.bound).any(|bound| {
+        kept(pair.before, bound) == Some(Verdict::Met)
+            && kept(pair.after, bound) == Some(Verdict::Missed)
+    })
+}
+
+/// The chance that samples lie so far above (or below) others without being of another kind. By the
+/// normal approximation, which is the stricter one for few samples: statrs 0.19's exact one gives the
+/// complement of it when the first has no more samples than the second.
+fn tested(samples: &[f64], others: &[f64], above: bool) -> f64 {
+    let side = if above {
+        Alternative::Greater
+    } else {
+        Alternative::Less
+    };
+    let method = MannWhitneyUMethod::AsymptoticInclContinuityCorrection;
+    let tested = mannwhitneyu(samples, others, method, side);
+    // Samples that are all alike have no variance to test with.
+    tested.map_or(1.0, |(_, p)| if p.is_nan() { 1.0 } else { p })
+}
+
+/// The least chance that the test can name: all of one side below all of the other. Below four samples
+/// the approximation is too bold.
+fn least_p(first: usize, second: usize) -> f64 {
+    if first.min(second) < 4 {
+        return 1.0;
+    }
+    let ranks: Vec<f64> = (0..first + second).map(|rank| rank as f64).collect();
+    let (low, high) = ranks.split_at(first);
+    tested(high, low, true)
+}
+
+fn warnings(before: &Run, after: &Run) -> Vec<String> {
+    let (one, other) = (&before.machine, &after.machine);
+    let mut warnings = Vec::new();
+    for (what, first, second) in [
+        ("suite", &before.suite, &after.suite),
+        ("processor", &one.cpu, &other.cpu),
+        ("kernel", &one.kernel, &other.kernel),
+        ("compiler", &one.rustc, &other.rustc),
+    ] {
+        if first != second {
+            warnings.push(format!("another {what}: {first}, then {second}"));
+        }
+    }
+    if one.release != other.release {
+        warnings.push("only one is a release build".to_owned());
+    }
+    for baseline in &before.baselines {
+        let mut others = after.baselines.iter();
+        if let Some(other) = others.find(|other| other.name == baseline.name)
+            && other.version != baseline.version
+        {
+            warnings.push(format!(
+                "another {}: {}, then {}",
+                baseline.name, baseline.version, other.version
+            ));
+        }
+    }
+    warnings
+}
+
+impl Comparison {
+    /// Whether anything became worse.
+    #[must_use]
+    pub fn is_worse(&self) -> bool {
+        let bad = [Outcome::Regression, Outcome::GoalLost];
+        self.changes
+            .iter()
+            .any(|change| bad.contains(&change.outcome))
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for warning in &self.warnings {
+            writeln!(f, "Not quite comparable: {warning}.")?;
+        }
+        writeln!(
+            f,
+            "\n| figure | before | after | change | p | |\n|---|---:|---:|---:|---:|---|"
+        )?;
+        for change in &self.changes {
+            let (before, after) = change.medians;
+            let mut name = change.figure.clone();
+            if let Some(beside) = &change.beside {
+                write!(name, ", over {beside}")?;
+            }
+            let by = match before {
+                0.0 => String::new(),
+                before => format!("{:+.1} %", (after - before) / before.abs() * 100.0),
+            };
+            writeln!(
+                f,
+                "| {name} | {} | {} | {by} | {} | {} |",
+                number(before),
+                number(after),
+                number(change.p),
+                change.outcome
+            )?;
+        }
+        for one in &self.alone {
+            writeln!(f, "\nOnly in one run: {one}.")?;
+        }
+        let worse = if self.is_worse() {
+            "Worse"
+        } else {
+            "Not worse"
+        };
+        write!(
+            f,
+            "\n{worse}: Mann-Whitney U, one-sided, a chance of {} of a false alarm over all figures, \
+             changes of {} % or more.",
+            self.rules.chance,
+            self.rules.effect * 100.0
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{least_p, tested};
+
+    /// Of all 252 ways to deal ten samples to two runs, one has all of the first below the second; the
+    /// approximation must not be below that, or it would see regressions that are none.
+    #[test]
+    fn p_is_never_below_the_exact_one() {
+        let (low, high) = ([1.0, 2.0, 3.0, 4.0, 5.0], [6.0, 7.0, 8.0, 9.0, 10.0]);
+        let p = tested(&high, &low, true);
+        assert!((1.0 / 252.0..0.01).contains(&p), "{p}");
+        assert!(tested(&high, &low, false) > 0.99);
+        assert!((1.0 / 184_756.0..1e-4).contains(&least_p(10, 10)));
+        assert!((1.0 / 70.0..0.02).contains(&least_p(4, 4)));
+        assert_eq!(least_p(3, 9), 1.0);
+        assert_eq!(tested(&[1.0; 5], &[1.0; 5], true), 1.0);
+    }
+}

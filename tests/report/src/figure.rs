@@ -1,0 +1,129 @@
+//! One figure.
+
+use serde::{Deserialize, Serialize};
+
+use crate::goal::{Goal, Relative, Verdict};
+use crate::stats::paired;
+
+/// Which of two figures is the better one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Better {
+    /// The lower one: times, memory, errors.
+    Less,
+    /// The higher one: rates.
+    More,
+    /// Neither: it is told, and never a regression.
+    Neither,
+}
+
+/// What was measured, once per repeat.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Figure {
+    /// The part of the suite; with the name it is what two runs know the figure by.
+    pub part: String,
+    /// What.
+    pub name: String,
+    /// Its unit, as printed: `ns`, `/s`, `MiB`, or nothing.
+    pub unit: String,
+    /// Which side is good.
+    pub better: Better,
+    /// One value per repeat, in the order in which they were measured.
+    pub samples: Vec<f64>,
+    /// Goals of the figure by itself.
+    #[serde(default)]
+    pub goals: Vec<Goal>,
+    /// What it is measured against, in the same run.
+    #[serde(default)]
+    pub against: Vec<Against>,
+}
+
+/// A baseline's samples beside a figure's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Against {
+    /// The baseline's name.
+    pub baseline: String,
+    /// One value per repeat, in the figure's unit.
+    pub samples: Vec<f64>,
+    /// What the figure must be beside it.
+    #[serde(default)]
+    pub goal: Option<Relative>,
+}
+
+impl Figure {
+    /// A figure without a baseline and without a goal.
+    ///
+    /// # Panics
+    /// There is no sample, or one is no number: a bench that measured nothing must not look as if it
+    /// had.
+    #[must_use]
+    pub fn new(part: &str, name: &str, unit: &str, better: Better, samples: Vec<f64>) -> Self {
+        usable(name, &samples);
+        Figure {
+            part: part.to_owned(),
+            name: name.to_owned(),
+            unit: unit.to_owned(),
+            better,
+            samples,
+            goals: Vec::new(),
+            against: Vec::new(),
+        }
+    }
+
+    /// With one more goal of its own.
+    #[must_use]
+    pub fn goal(mut self, goal: Goal) -> Self {
+        self.goals.push(goal);
+        self
+    }
+
+    /// With one more baseline. Samples of the same rounds, as many as the figure's, are compared
+    /// round by round.
+    ///
+    /// # Panics
+    /// There is no sample, or one is no number.
+    #[must_use]
+    pub fn against(mut self, baseline: &str, samples: &[f64], goal: Option<Relative>) -> Self {
+        usable(baseline, samples);
+        self.against.push(Against {
+            baseline: baseline.to_owned(),
+            samples: samples.to_vec(),
+            goal,
+        });
+        self
+    }
+
+    /// All verdicts: of its own goals, then of those beside baselines.
+    pub fn verdicts(&self) -> impl Iterator<Item = Verdict> {
+        let own = self.goals.iter().map(|goal| goal.verdict(&self.samples));
+        own.chain(self.against.iter().filter_map(|one| one.verdict(self)))
+    }
+}
+
+impl Against {
+    /// How many times the baseline the figure is; `None` where the baseline is nothing.
+    #[must_use]
+    pub fn ratio(&self, figure: &Figure) -> Option<f64> {
+        Some(paired(&figure.samples, &self.samples, |a, b| a / b)).filter(|ratio| ratio.is_finite())
+    }
+
+    /// How much more than the baseline it is, in the figure's unit.
+    #[must_use]
+    pub fn over(&self, figure: &Figure) -> f64 {
+        paired(&figure.samples, &self.samples, |a, b| a - b)
+    }
+
+    /// Whether the goal beside this baseline is reached; `None` without one.
+    #[must_use]
+    pub fn verdict(&self, figure: &Figure) -> Option<Verdict> {
+        let goal = self.goal.as_ref()?;
+        Some(goal.verdict(&figure.samples, &self.samples))
+    }
+}
+
+fn usable(name: &str, samples: &[f64]) {
+    assert!(
+        !samples.is_empty() && samples.iter().all(|one| one.is_finite()),
+        "{name} was not measured: {samples:?}"
+    );
+}

@@ -1,0 +1,144 @@
+//! What the shield has at hand follows the maps that it is derived from, and outlives no daemon.
+
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use aya::maps::{HashMap, MapData};
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::{TestRun, TestRunOptions, Xdp, loaded_programs};
+use aya_obj::programs::XdpAttachType;
+use totoro_ebpf::abi::{self, ACTIVE, TCP, Tenant};
+use totoro_ebpf::packet::SYN;
+use totoro_node::kernel::{Kernel, KernelOptions, XdpMode};
+
+use crate::support::{self, Node, chain, ip, key, lease};
+
+const LEASED: u16 = 20_000;
+const FREE: u16 = 20_001;
+const NODE4: &str = "10.77.14.1";
+
+/// The program that is attached to the only interface.
+fn attached(pin_root: &Path) -> Xdp {
+    let links = pin_root.join(format!("v{}/links", abi::VERSION));
+    let pin = std::fs::read_dir(links)
+        .expect("links")
+        .map(|entry| entry.expect("entry").path())
+        .find(|path| path.to_string_lossy().contains("xdp"))
+        .expect("XDP is attached");
+    let link: FdLink = PinnedLink::from_pin(pin).expect("pinned link").into();
+    let id = link.info().expect("info").program_id();
+    let info = loaded_programs()
+        .filter_map(Result::ok)
+        .find(|program| program.id() == id)
+        .expect("the program");
+    Xdp::from_program_info(info, "totoro_xdp".into(), XdpAttachType::Interface).expect("XDP")
+}
+
+/// A SYN of a user's, IPv4.
+fn syn(to: Ipv4Addr, port: u16) -> Vec<u8> {
+    let mut bytes = vec![2; 12];
+    bytes.extend([
+        8, 0, 0x45, 0, 0, 40, 0, 1, 0, 0, 64, TCP, 0, 0, 198, 51, 100, 7,
+    ]);
+    bytes.extend(to.octets());
+    bytes.extend(40_000_u16.to_be_bytes());
+    bytes.extend(port.to_be_bytes());
+    bytes.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, SYN, 0xff, 0xff, 0, 0, 0, 0]);
+    bytes
+}
+
+/// Whether a SYN to a port of an address passes what is attached.
+fn passes(pin_root: &Path, to: &str, port: u16) -> bool {
+    let bytes = syn(to.parse().expect("an address"), port);
+    let options = TestRunOptions {
+        data_in: Some(&bytes),
+        ..TestRunOptions::new()
+    };
+    let run = attached(pin_root).test_run(options).expect("run");
+    run.return_value == 2
+}
+
+/// Budgets that were spent in `PORT_USAGE`: none where the shield had the lease at hand.
+fn spent_by_hash(pin_root: &Path) -> HashSet<u16> {
+    let map: HashMap<MapData, abi::PortKey, abi::PortUsage> =
+        support::pinned(pin_root, "PORT_USAGE")
+            .try_into()
+            .expect("a hash");
+    map.iter()
+        .map(|entry| entry.expect("entry"))
+        .filter(|(_, usage)| usage.syn_tat_ns != 0)
+        .map(|(key, _)| key.port)
+        .collect()
+}
+
+fn restarted(kernel: Kernel, options: &KernelOptions) -> Kernel {
+    drop(kernel);
+    Kernel::load(options).unwrap_or_else(|error| panic!("{}", chain(&error)))
+}
+
+#[test]
+fn the_shield_follows_leases_and_addresses() {
+    let Some(node) = Node::new("near") else {
+        return;
+    };
+    let node = node.on(&["near0"], XdpMode::Native);
+    let options = node.options();
+    let root = options.pin_root.clone();
+    let veth = || {
+        ip(&[
+            "link", "add", "near0", "type", "veth", "peer", "name", "near1",
+        ]);
+        ip(&["addr", "add", &format!("{NODE4}/24"), "dev", "near0"]);
+        for end in ["near0", "near1"] {
+            ip(&["link", "set", end, "up"]);
+        }
+    };
+    node.run_after(veth, |kernel, ()| {
+        let tenant = Tenant {
+            state: ACTIVE,
+            ..Tenant::default()
+        };
+        kernel.put_tenant(1, &tenant).expect("tenant");
+        kernel
+            .put_lease(key(TCP, LEASED), &lease(1, 1))
+            .expect("lease");
+        assert!(passes(&root, NODE4, LEASED));
+        assert!(!passes(&root, NODE4, FREE));
+
+        // Another daemon's programs have arrays of their own: filled before they see a packet.
+        let kernel = restarted(kernel, &options);
+        assert!(passes(&root, NODE4, LEASED));
+        assert_eq!(
+            spent_by_hash(&root),
+            HashSet::new(),
+            "the lease was at hand"
+        );
+
+        // A rate that fits into no gate is the hash's.
+        let slow = abi::Lease {
+            syn_interval_ns: 3_600_000_000_000,
+            syn_burst_ns: 3_600_000_000_000,
+            ..lease(1, 2)
+        };
+        kernel.put_lease(key(TCP, FREE), &slow).expect("lease");
+        assert!(passes(&root, NODE4, FREE));
+        assert!(!passes(&root, NODE4, FREE), "one an hour");
+        assert_eq!(spent_by_hash(&root), HashSet::from([FREE]));
+
+        for port in [LEASED, FREE] {
+            kernel.remove_lease(key(TCP, port)).expect("remove");
+            assert!(!passes(&root, NODE4, port), "{port} is lent no more");
+        }
+
+        // An address that the node has no more is somebody else's, and what goes there passes.
+        ip(&["addr", "del", &format!("{NODE4}/24"), "dev", "near0"]);
+        kernel.sweep().expect("sweep");
+        assert!(passes(&root, NODE4, LEASED));
+        // Nor is what has no address at all.
+        assert!(passes(&root, "0.0.0.0", LEASED));
+        ip(&["addr", "add", "10.77.14.2/24", "dev", "near0"]);
+        kernel.sweep().expect("sweep");
+        assert!(!passes(&root, "10.77.14.2", LEASED));
+    });
+}

@@ -1,0 +1,37 @@
+//! What the shield has at hand of each lease.
+
+use super::{Lease, abi};
+
+/// Number of places of `GATES` and `SYN_TATS`: one for each port of both protocols.
+pub const PLACES: u32 = 2 * 65_536;
+
+/// `GATES`: what the shield must know of a leased port, where no hash is needed to find it
+/// ([`crate::logic::pool::place`]). Derived from `PORTS` by the daemon that loads the programs, and not
+/// pinned. Zeros: nothing is known, and `PORTS` is asked.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gate {
+    /// The tenant; 0 = nothing is known.
+    pub tenant: u32,
+    /// As in [`Lease`].
+    pub syn_interval_ns: u32,
+    /// As in [`Lease`].
+    pub syn_burst_ns: u64,
+}
+
+impl Gate {
+    /// The gate of a lease, where it fits into one; else zeros.
+    #[must_use]
+    pub fn of(lease: &Lease) -> Gate {
+        match u32::try_from(lease.syn_interval_ns) {
+            Ok(syn_interval_ns) => Gate {
+                tenant: lease.tenant,
+                syn_interval_ns,
+                syn_burst_ns: lease.syn_burst_ns,
+            },
+            Err(_) => Gate::default(),
+        }
+    }
+}
+
+abi! { Gate: 16 }
