@@ -17,13 +17,11 @@ fn the_table_holds() {
     };
     let mut node = Node::load(&object).expect("load");
     let mut wrong = Vec::new();
-    for section in table::sections(boot_ns()) {
-        for row in section.rows {
-            if let Err(error) = row.check(&mut node) {
-                wrong.push(format!("{}: {}: {error:#}", section.title, row.what));
-            }
+    table::for_each(|section, row| {
+        if let Err(error) = row.check(&mut node) {
+            wrong.push(format!("{}: {}: {error:#}", section.title, row.what));
         }
-    }
+    });
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -34,12 +32,10 @@ fn every_truncation_of_every_row_is_judged_as_the_model_does() {
         return;
     };
     let mut node = Node::load(&object).expect("load");
-    for section in table::sections(boot_ns()) {
-        for row in section.rows {
-            let judged = row.check_truncations(&mut node);
-            judged.unwrap_or_else(|error| panic!("{}: {error:#}", row.what));
-        }
-    }
+    table::for_each(|_, row| {
+        let judged = row.check_truncations(&mut node);
+        judged.unwrap_or_else(|error| panic!("{}: {error:#}", row.what));
+    });
 }
 
 #[test]
@@ -48,14 +44,12 @@ fn every_row_can_be_timed() {
         return;
     };
     let mut node = Node::load(&object).expect("load");
-    for section in table::sections(boot_ns()) {
-        for row in section.rows {
-            let took = table::time(&row, &mut node, 1_000).expect("run");
-            println!("{took:?} ns: {}", row.what);
-            // A lookup is in no hook.
-            assert_eq!(took.len(), row.hooks.len().max(1), "{}", row.what);
-        }
-    }
+    table::for_each(|_, row| {
+        let took = table::time(row, &mut node, 1_000).expect("run");
+        println!("{took:?} ns: {}", row.what);
+        // A lookup is in no hook.
+        assert_eq!(took.len(), row.hooks.len().max(1), "{}", row.what);
+    });
 }
 
 #[test]

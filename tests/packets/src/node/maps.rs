@@ -160,6 +160,7 @@ impl Node {
     /// When a map does not take it.
     pub fn install(&mut self, world: &World, spent: Option<&World>) -> Result<()> {
         self.told()?;
+        self.near.fill(world, self.is_near)?;
         let maps = &mut self.maps;
         maps.config.set(0, world.config, 0)?;
         maps.fill_pool(&world.pool)?;
@@ -264,6 +265,7 @@ impl Node {
         for (cell, at) in &mut state.sketch {
             *at = Span::exactly(maps.sketch.get(cell, 0)?);
         }
+        self.near.read(&mut state)?;
         state.reasons.clear();
         for entry in maps.reasons.iter() {
             let (key, rows) = entry?;

@@ -2,6 +2,7 @@
 //! `BPF_PROG_TEST_RUN`.
 
 mod maps;
+mod near;
 mod state;
 mod sys;
 
@@ -15,6 +16,7 @@ use totoro_ebpf::abi::{Addr, Event};
 use totoro_model::{Lookup, Span};
 
 use maps::Maps;
+use near::Near;
 pub use state::differences;
 
 /// The longest frame that the kernel takes for a test run is a page less its own.
@@ -96,6 +98,8 @@ pub struct Node {
     programs: [OwnedFd; Hook::ALL.len()],
     lookup: OwnedFd,
     maps: Maps,
+    near: Near,
+    is_near: bool,
     out: Box<[u8; LONGEST]>,
     length: usize,
     // Lives as long as the programs are run.
@@ -138,10 +142,17 @@ impl Node {
             programs,
             lookup,
             maps: Maps::take(&mut ebpf)?,
+            near: Near::take(&mut ebpf)?,
+            is_near: false,
             out: Box::new([0; LONGEST]),
             length: 0,
             _ebpf: ebpf,
         })
+    }
+
+    /// Whether worlds that are installed from now on are at hand in arrays too, as on a node.
+    pub fn keep_near(&mut self, wanted: bool) {
+        self.is_near = wanted;
     }
 
     /// Runs a frame through a hook, once.
@@ -150,6 +161,7 @@ impl Node {
     /// When the kernel does not take the frame ([`Hook::takes`]), or the program answers what no hook of
     /// ours does.
     pub fn run(&mut self, hook: Hook, frame: &[u8]) -> Result<Ran> {
+        self.near.forget_tick()?;
         let program = &self.programs[hook as usize];
         let from = boot_ns();
         let answer = sys::test_run(program, Some((frame, &mut self.out[..])), None, 1)
@@ -179,6 +191,7 @@ impl Node {
     /// # Errors
     /// When the kernel does not take it.
     pub fn look_up(&mut self, who: &Lookup) -> Result<Ran> {
+        self.near.forget_tick()?;
         let context = context(who);
         let from = boot_ns();
         let answer = sys::test_run(&self.lookup, None, Some(&context), 1).context("look up")?;

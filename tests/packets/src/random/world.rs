@@ -231,7 +231,9 @@ impl Scene {
 
     fn leases(&mut self, dice: &mut Rng, now: u64) {
         let ports: Vec<(u8, u16)> = {
-            let mut pool: Vec<_> = self.world.pool.iter().copied().collect();
+            // A policy that lends frps's own port is refused by the daemon.
+            let lent = |port: &&(u8, u16)| **port != (TCP, self.frps);
+            let mut pool: Vec<_> = self.world.pool.iter().filter(lent).copied().collect();
             pool.sort_unstable();
             pool
         };

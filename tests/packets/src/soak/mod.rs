@@ -266,6 +266,8 @@ impl Game {
         watch: Watch,
         done: &AtomicU64,
     ) -> Result<Stop> {
+        // Every other world is at hand in arrays, as on a node.
+        node.keep_near(self.number.is_multiple_of(2));
         node.install(&self.world, spent)?;
         let mut packets = Packets::default();
         for _ in 0..PACKETS {

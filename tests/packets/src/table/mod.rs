@@ -16,7 +16,7 @@ use totoro_ebpf::abi::{self, Addr, NODE, TCP, UDP, UNLIMITED, v4_mapped};
 use totoro_model::{Lookup, Span, Timed, World};
 
 use crate::build::Packet;
-use crate::node::{Hook, Node, cells};
+use crate::node::{Hook, Node, boot_ns, cells};
 use crate::step::{Owned, Step};
 pub use row::Row;
 
@@ -90,6 +90,20 @@ pub fn sections(now: u64) -> Vec<Section> {
     ]
 }
 
+/// Runs something for each row of each section. The row is made at that moment, so that none grows old
+/// while those before it run.
+pub fn for_each(mut run: impl FnMut(&Section, &Row)) {
+    for nth in 0..sections(boot_ns()).len() {
+        for row in 0.. {
+            let section = sections(boot_ns()).swap_remove(nth);
+            let Some(row) = section.rows.get(row) else {
+                break;
+            };
+            run(&section, row);
+        }
+    }
+}
+
 /// What the maps hold where a row says nothing else.
 #[must_use]
 pub fn base(now: u64) -> World {
@@ -130,9 +144,9 @@ pub fn base(now: u64) -> World {
     world.tenants.insert(TENANT, tenant);
     world.usage.insert(TENANT, Timed::default());
     world.flows_closed.insert(TENANT, 0);
-    // Idle ones were looked for just now.
+    // When idle ones were looked for: never overdue, however slow the machine.
     let looked = Timed {
-        at: Span::exactly(now),
+        at: Span::exactly(now + HOUR),
         ..Timed::default()
     };
     world.usage.insert(NODE, looked);

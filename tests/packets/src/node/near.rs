@@ -1,0 +1,89 @@
+//! What the filter has at hand in front of the hashes (docs/bpf-maps.md): filled as the daemon does, or
+//! left empty; the verdicts are the same.
+
+use std::collections::HashMap;
+use std::net::Ipv6Addr;
+
+use anyhow::{Context, Result};
+use aya::Ebpf;
+use aya::maps::{Array, MapData, PerCpuArray, PerCpuValues};
+use totoro_ebpf::abi;
+use totoro_ebpf::logic::pool;
+use totoro_ebpf::packet::words;
+use totoro_model::{Span, World};
+
+/// The arrays, and the clock's tick.
+pub(super) struct Near {
+    gates: Array<MapData, abi::Gate>,
+    tats: Array<MapData, u64>,
+    locals: Array<MapData, [u64; 2]>,
+    tick: PerCpuArray<MapData, [u64; 2]>,
+    cpus: usize,
+    /// Ports whose gates are filled.
+    filled: HashMap<u32, abi::PortKey>,
+}
+
+impl Near {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Near> {
+        macro_rules! take {
+            ($name:literal) => {
+                ebpf.take_map($name)
+                    .context(concat!("there is no map ", $name))?
+                    .try_into()
+                    .context(concat!("the map ", $name))?
+            };
+        }
+        Ok(Near {
+            gates: take!("GATES"),
+            tats: take!("SYN_TATS"),
+            locals: take!("NEAR"),
+            tick: take!("TICK"),
+            cpus: aya::util::nr_cpus().map_err(|(_, error)| error)?,
+            filled: HashMap::new(),
+        })
+    }
+
+    /// Empties the arrays, and fills them from a world where that is `wanted`.
+    pub(super) fn fill(&mut self, world: &World, wanted: bool) -> Result<()> {
+        for place in std::mem::take(&mut self.filled).into_keys() {
+            self.gates.set(place, abi::Gate::default(), 0)?;
+        }
+        for (family, is_v4) in [(0, true), (1, false)] {
+            let is_its =
+                |addr: &&abi::Addr| Ipv6Addr::from(**addr).to_ipv4_mapped().is_some() == is_v4;
+            let chosen = world.locals.iter().filter(is_its).min().filter(|_| wanted);
+            self.locals.set(family, chosen.map_or([0; 2], words), 0)?;
+        }
+        if !wanted {
+            return Ok(());
+        }
+        for (key, lease) in &world.ports {
+            let gate = abi::Gate::of(lease);
+            // One whose rate does not fit has none; one without a state would have a budget by its gate.
+            let Some(usage) = world.port_usage.get(key).filter(|_| gate.tenant != 0) else {
+                continue;
+            };
+            let place = pool::place(key.proto, key.port);
+            self.gates.set(place, gate, 0)?;
+            self.tats.set(place, usage.at.from, 0)?;
+            self.filled.insert(place, *key);
+        }
+        Ok(())
+    }
+
+    /// Where budgets stand that are counted here.
+    pub(super) fn read(&self, world: &mut World) -> Result<()> {
+        for (place, key) in &self.filled {
+            if let Some(usage) = world.port_usage.get_mut(key) {
+                usage.at = Span::exactly(self.tats.get(place, 0)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the next run read the clock, which is otherwise as of the processor's last tick.
+    pub(super) fn forget_tick(&mut self) -> Result<()> {
+        let never: PerCpuValues<_> = vec![[0; 2]; self.cpus].try_into()?;
+        Ok(self.tick.set(0, never, 0)?)
+    }
+}
