@@ -236,7 +236,7 @@ fn a_full_ring_loses_hints_and_no_count() {
         // The next daemon reads a ring of its own.
         let mut kernel = Kernel::load(&options).expect("adopts");
         let mut events = kernel.start_events().expect("events");
-        let _held = (connect(v4(PORT)).expect("admitted"), listener.accept());
+        drop((connect(v4(PORT)).expect("admitted"), listener.accept()));
         eventually("it hears of what is new", || events.try_recv().is_ok());
     });
 }
