@@ -4,6 +4,8 @@
 mod changes;
 mod group;
 mod log;
+#[cfg(test)]
+mod spool_tests;
 mod take_over;
 #[cfg(test)]
 mod tests;

@@ -1,9 +1,8 @@
 //! Fuzz targets: readers of bytes that come from outside, and what each must keep to whatever the
 //! bytes are. A target panics where something does not hold.
 //!
-//! Three ways to run them: the tests replay the corpus and change it at random (`tests/replay.rs`),
-//! libFuzzer looks for new code (`cargo xtask soak fuzz`), and a crash's file is an input like any
-//! other from then on.
+//! The tests replay the corpus and change it at random (`tests/replay.rs`). What breaks a target becomes
+//! a file of its corpus, an input like any other from then on.
 
 pub mod corpus;
 pub mod mutate;

@@ -18,7 +18,7 @@ const SMALL: Sizes = Sizes {
 };
 
 /// A store on such a disk.
-fn on(dir: &Path, faults: &Faults) -> Store {
+pub(super) fn on(dir: &Path, faults: &Faults) -> Store {
     Store::open_by(dir, |dir| Log::flaky(dir, SMALL, faults)).unwrap()
 }
 

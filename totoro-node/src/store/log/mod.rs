@@ -25,7 +25,7 @@ mod power_tests;
 mod read;
 mod replay;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::fs::File;
 use std::path::Path;

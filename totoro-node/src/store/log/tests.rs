@@ -196,12 +196,12 @@ fn torn(
 }
 
 /// A directory in memory: what is tried is what is written and in which order.
-pub(super) fn dir() -> tempfile::TempDir {
+pub(crate) fn dir() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
 }
 
 /// `TOTORO_CASES` asks for more.
-pub(super) fn cases(of: u32) -> ProptestConfig {
+pub(crate) fn cases(of: u32) -> ProptestConfig {
     let asked = std::env::var("TOTORO_CASES").ok();
     ProptestConfig::with_cases(asked.map_or(of, |cases| cases.parse().expect("a number")))
 }
