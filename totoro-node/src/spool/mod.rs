@@ -142,6 +142,11 @@ impl Spool {
     /// The same as they were written.
     fn oldest(&self) -> Result<Oldest> {
         self.store.on_log(|log| {
+            // What gives way in a full spool spares the oldest batch alone, which may have arrived unheard
+            // of. If a crash brought back what came before it, more than that would have arrived: what
+            // tells of the loss could stand where the control plane has another event, and be taken
+            // for one that came twice.
+            log.settle()?;
             let waiting = log.waiting();
             let mut reader = log.reader();
             let oldest = waiting.from(0).take(MAX_BATCH);
@@ -154,8 +159,8 @@ impl Spool {
         })
     }
 
-    /// Forgets what the control plane has: everything up to `seq`. On the disk it may be forgotten only
-    /// with what is written next; what a crash brings back is delivered again.
+    /// Forgets what the control plane has: everything up to `seq`. On the disk it is forgotten with what is
+    /// written next, before the next batch at the latest; what a crash brings back is delivered again.
     ///
     /// # Errors
     /// None yet.

@@ -157,3 +157,18 @@ proptest! {
         run(steps);
     }
 }
+
+#[test]
+fn a_loss_is_told_where_nothing_has_arrived() {
+    use Step::{Deliver, Restart, Tell};
+    // The second batch arrives unheard of. After the restart what is lost begins behind it, for the
+    // first is forgotten on the disk by then.
+    run(vec![
+        Tell(0, 175),
+        Tell(0, 326),
+        Deliver(true),
+        Deliver(false),
+        Restart,
+        Tell(0, 334),
+    ]);
+}

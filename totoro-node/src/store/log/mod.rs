@@ -235,6 +235,17 @@ impl Log {
         }
     }
 
+    /// Has what is forgotten be so on the disk, too.
+    ///
+    /// # Errors
+    /// The disk.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        match self.forgotten {
+            Some(_) => self.commit(&Ops::default()),
+            None => Ok(()),
+        }
+    }
+
     fn append(&mut self, ops: &Ops) -> Result<()> {
         if self.reserve == 0 {
             // Its room is not for this.
