@@ -132,9 +132,10 @@ impl Kernel {
         let mut near = Near::take(&mut ebpf)?;
         locals::refresh(&mut maps, &mut near)?;
         let tables = Tables::from_pins(&pins.dir)?;
-        // Before the programs see a packet: those of an earlier daemon have arrays of their own.
+        // Before the programs see a packet: those of an earlier daemon have arrays of their own. The
+        // budgets in these are whole, for they are new.
         for (key, lease) in tables.ports.all()? {
-            near.open(key, &lease, true)?;
+            near.open(key, &lease, false)?;
         }
         let shared = Arc::new(Shared {
             maps: Mutex::new(maps),

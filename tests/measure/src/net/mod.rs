@@ -1,5 +1,6 @@
 //! Users, services and witnesses on plain sockets.
 
+pub(crate) mod aside;
 pub(crate) mod capture;
 pub(crate) mod crowd;
 mod packet;

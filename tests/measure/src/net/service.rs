@@ -11,11 +11,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::watch;
 use totoro_tests::lab::Netns;
+
+use super::aside::Aside;
 
 /// What it says first when it is to greet: one byte, by which a user knows that it was admitted.
 pub(crate) const GREETING: u8 = b'!';
@@ -29,8 +30,7 @@ pub(crate) struct Service {
     /// Its UDP port on 127.0.0.1.
     pub(crate) udp: u16,
     shared: Arc<Shared>,
-    ended: watch::Sender<()>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    _aside: Aside,
 }
 
 #[derive(Default)]
@@ -67,22 +67,13 @@ impl Service {
         let (tcp, udp) = (listener.local_addr()?.port(), socket.local_addr()?.port());
         let shared = Arc::new(Shared::default());
         shared.greets.store(greets, Ordering::SeqCst);
-        let (ended, end) = watch::channel(());
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("a runtime")?;
         let its = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("service".to_owned())
-            .spawn(move || runtime.block_on(serve(listener, socket, its, end)))
-            .context("a thread")?;
+        let aside = Aside::start("service", move || serve(listener, socket, its))?;
         Ok(Service {
             tcp,
             udp,
             shared,
-            ended,
-            thread: Some(thread),
+            _aside: aside,
         })
     }
 
@@ -101,21 +92,7 @@ impl Service {
     }
 }
 
-impl Drop for Service {
-    fn drop(&mut self) {
-        self.ended.send_replace(());
-        if let Some(thread) = self.thread.take() {
-            thread.join().ok();
-        }
-    }
-}
-
-async fn serve(
-    listener: std::net::TcpListener,
-    socket: std::net::UdpSocket,
-    shared: Arc<Shared>,
-    mut end: watch::Receiver<()>,
-) {
+async fn serve(listener: std::net::TcpListener, socket: std::net::UdpSocket, shared: Arc<Shared>) {
     let (Ok(listener), Ok(socket)) = (TcpListener::from_std(listener), UdpSocket::from_std(socket))
     else {
         return;
@@ -128,15 +105,11 @@ async fn serve(
             }
         }
     });
-    // The runtime ends with this, and its tasks with it.
-    loop {
-        tokio::select! {
-            _ = end.changed() => return,
-            Ok((stream, _)) = listener.accept() => {
-                tokio::spawn(answer(stream, Arc::clone(&shared)));
-            }
-        }
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(answer(stream, Arc::clone(&shared)));
     }
+    // Whoever is connected stays so.
+    std::future::pending().await
 }
 
 async fn answer(mut stream: TcpStream, shared: Arc<Shared>) -> std::io::Result<()> {

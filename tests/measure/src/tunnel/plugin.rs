@@ -6,13 +6,14 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::sync::watch;
 use totoro_tests::lab::Netns;
+
+use crate::net::aside::Aside;
 
 /// Its port.
 const PORT: u16 = 9000;
@@ -26,8 +27,7 @@ const DENY: &[u8] = br#"{"reject":true,"reject_reason":"no"}"#;
 pub(super) struct Plugin {
     /// Whether it denies.
     denies: Arc<AtomicBool>,
-    ended: watch::Sender<()>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    _aside: Aside,
 }
 
 impl Plugin {
@@ -39,19 +39,11 @@ impl Plugin {
         let listener = ns.run(|| Ok(std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, PORT))?))?;
         listener.set_nonblocking(true)?;
         let denies = Arc::new(AtomicBool::new(false));
-        let (its, (ended, end)) = (Arc::clone(&denies), watch::channel(()));
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("a runtime")?;
-        let thread = std::thread::Builder::new()
-            .name("plugin".to_owned())
-            .spawn(move || runtime.block_on(serve(listener, its, end)))
-            .context("a thread")?;
+        let its = Arc::clone(&denies);
+        let aside = Aside::start("plugin", move || serve(listener, its))?;
         Ok(Plugin {
             denies,
-            ended,
-            thread: Some(thread),
+            _aside: aside,
         })
     }
 
@@ -61,28 +53,11 @@ impl Plugin {
     }
 }
 
-impl Drop for Plugin {
-    fn drop(&mut self) {
-        self.ended.send_replace(());
-        if let Some(thread) = self.thread.take() {
-            thread.join().ok();
-        }
-    }
-}
-
-async fn serve(
-    listener: std::net::TcpListener,
-    denies: Arc<AtomicBool>,
-    mut end: watch::Receiver<()>,
-) {
+async fn serve(listener: std::net::TcpListener, denies: Arc<AtomicBool>) {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else {
         return;
     };
-    loop {
-        let stream = tokio::select! {
-            _ = end.changed() => return,
-            Ok((stream, _)) = listener.accept() => stream,
-        };
+    while let Ok((stream, _)) = listener.accept().await {
         stream.set_nodelay(true).ok();
         let denies = Arc::clone(&denies);
         tokio::spawn(async move {
@@ -94,6 +69,8 @@ async fn serve(
                 .ok();
         });
     }
+    // Whoever is connected stays so.
+    std::future::pending().await
 }
 
 async fn answer(

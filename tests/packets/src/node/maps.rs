@@ -59,32 +59,24 @@ pub(super) struct Maps {
 
 impl Maps {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Maps> {
-        macro_rules! take {
-            ($name:literal) => {
-                ebpf.take_map($name)
-                    .context(concat!("there is no map ", $name))?
-                    .try_into()
-                    .context(concat!("the map ", $name))?
-            };
-        }
         Ok(Maps {
-            config: take!("CONFIG"),
-            pool: take!("POOL"),
-            locals: take!("LOCALS"),
-            bans: take!("BANS"),
-            ports: take!("PORTS"),
-            port_usage: take!("PORT_USAGE"),
-            tenants: take!("TENANTS"),
-            usage: take!("USAGE"),
-            flows_closed: take!("FLOWS_CLOSED"),
-            sources: take!("SOURCES"),
-            flows: take!("FLOWS"),
-            candidates: take!("CANDIDATES"),
-            outbound: take!("OUTBOUND"),
-            control: take!("CONTROL"),
-            sketch: take!("SKETCH"),
-            reasons: take!("REASONS"),
-            events: take!("EVENTS"),
+            config: take!(ebpf, "CONFIG"),
+            pool: take!(ebpf, "POOL"),
+            locals: take!(ebpf, "LOCALS"),
+            bans: take!(ebpf, "BANS"),
+            ports: take!(ebpf, "PORTS"),
+            port_usage: take!(ebpf, "PORT_USAGE"),
+            tenants: take!(ebpf, "TENANTS"),
+            usage: take!(ebpf, "USAGE"),
+            flows_closed: take!(ebpf, "FLOWS_CLOSED"),
+            sources: take!(ebpf, "SOURCES"),
+            flows: take!(ebpf, "FLOWS"),
+            candidates: take!(ebpf, "CANDIDATES"),
+            outbound: take!(ebpf, "OUTBOUND"),
+            control: take!(ebpf, "CONTROL"),
+            sketch: take!(ebpf, "SKETCH"),
+            reasons: take!(ebpf, "REASONS"),
+            events: take!(ebpf, "EVENTS"),
             pool_words: HashSet::new(),
         })
     }

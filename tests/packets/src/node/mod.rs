@@ -1,6 +1,17 @@
 //! The kernel programs with maps of their own: pinned nowhere, attached nowhere, run by
 //! `BPF_PROG_TEST_RUN`.
 
+/// A map of the object by its name, as the type that is wanted.
+macro_rules! take {
+    ($ebpf:ident, $name:literal) => {
+        $ebpf
+            .take_map($name)
+            .context(concat!("there is no map ", $name))?
+            .try_into()
+            .context(concat!("the map ", $name))?
+    };
+}
+
 mod maps;
 mod near;
 mod state;

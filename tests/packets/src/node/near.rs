@@ -25,19 +25,11 @@ pub(super) struct Near {
 
 impl Near {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Near> {
-        macro_rules! take {
-            ($name:literal) => {
-                ebpf.take_map($name)
-                    .context(concat!("there is no map ", $name))?
-                    .try_into()
-                    .context(concat!("the map ", $name))?
-            };
-        }
         Ok(Near {
-            gates: take!("GATES"),
-            tats: take!("SYN_TATS"),
-            locals: take!("NEAR"),
-            tick: take!("TICK"),
+            gates: take!(ebpf, "GATES"),
+            tats: take!(ebpf, "SYN_TATS"),
+            locals: take!(ebpf, "NEAR"),
+            tick: take!(ebpf, "TICK"),
             cpus: aya::util::nr_cpus().map_err(|(_, error)| error)?,
             filled: HashMap::new(),
         })

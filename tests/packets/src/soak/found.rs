@@ -13,6 +13,27 @@ use crate::node::{Node, boot_ns};
 use crate::step::{Owned, aftermath};
 use crate::words;
 
+/// Has a macro do something with each of a world's maps that have keys and values.
+macro_rules! each_map {
+    ($each:ident) => {
+        $each!(
+            bans,
+            ports,
+            port_usage,
+            tenants,
+            usage,
+            flows_closed,
+            sources,
+            flows,
+            candidates,
+            outbound,
+            control,
+            sketch,
+            reasons
+        )
+    };
+}
+
 /// Model and kernel differ.
 #[derive(Clone, Debug)]
 pub struct Mismatch {
@@ -79,21 +100,7 @@ fn shrink(node: &mut Node, step: &Owned, world: &mut World) -> Result<()> {
             })*
         };
     }
-    each!(
-        bans,
-        ports,
-        port_usage,
-        tenants,
-        usage,
-        flows_closed,
-        sources,
-        flows,
-        candidates,
-        outbound,
-        control,
-        sketch,
-        reasons
-    );
+    each_map!(each);
     for port in world.pool.clone() {
         let mut less = world.clone();
         less.pool.remove(&port);
@@ -187,21 +194,7 @@ fn row(step: &Owned, before: &World, now: u64) -> String {
             })*
         };
     }
-    each!(
-        bans,
-        ports,
-        port_usage,
-        tenants,
-        usage,
-        flows_closed,
-        sources,
-        flows,
-        candidates,
-        outbound,
-        control,
-        sketch,
-        reasons
-    );
+    each_map!(each);
     text.push_str("    }) // .refused(tenant, Reason::…), .changes(&[…])\n");
     text
 }
