@@ -23,20 +23,22 @@ use crate::story::{self, World};
 /// # Errors
 /// The lab can't be had, or something does not start.
 pub fn world(name: &str, settings: &[(&'static str, &'static str)]) -> Result<World> {
-    raise(name, settings, Report::new(false))
+    raise(name, settings, Some("1s"), Report::new(false))
 }
 
-/// The same, of which nothing is printed but what fails, on stderr.
+/// The same to be measured: it reports as often as in life, and nothing is printed but what fails, on
+/// stderr.
 ///
 /// # Errors
 /// As [`world`].
 pub fn quiet_world(name: &str, settings: &[(&'static str, &'static str)]) -> Result<World> {
-    raise(name, settings, Report::quiet())
+    raise(name, settings, None, Report::quiet())
 }
 
 fn raise(
     name: &str,
     settings: &[(&'static str, &'static str)],
+    heartbeat: Option<&'static str>,
     mut report: Report,
 ) -> Result<World> {
     let tools = Tools::locate()?;
@@ -49,6 +51,7 @@ fn raise(
     let lab = Lab::raise(tools, Options { tag, keep: false })?;
     let mut world = World::new(lab, crate::story::world::TICKET_TTL_S)?;
     world.settings.extend(settings);
+    world.heartbeat = heartbeat;
     story::bring_up(&mut world, &mut report);
     ensure!(report.finish(), "the lab did not come up");
     Ok(world)

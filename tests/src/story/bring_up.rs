@@ -43,12 +43,10 @@ pub(crate) fn control(world: &mut World) -> Result<String> {
         CONTROL,
         "--insecure-http",
     ]);
-    init.args([
-        "--ticket-ttl",
-        &format!("{}s", world.ticket_ttl_s),
-        "--heartbeat-interval",
-        "1s",
-    ]);
+    init.args(["--ticket-ttl", &format!("{}s", world.ticket_ttl_s)]);
+    if let Some(interval) = world.heartbeat {
+        init.args(["--heartbeat-interval", interval]);
+    }
     world
         .lab
         .run(Place::Node, {

@@ -47,6 +47,8 @@ pub struct World {
     pub frps: Option<Process>,
     /// Life of a ticket, seconds.
     pub(crate) ticket_ttl_s: u64,
+    /// How often the node reports, where it is not the product's own choice.
+    pub(crate) heartbeat: Option<&'static str>,
     pub(crate) node_id: String,
     /// The node's enrolment token, after its use.
     pub(crate) spent_token: String,
@@ -80,6 +82,7 @@ impl World {
             node: None,
             frps: None,
             ticket_ttl_s,
+            heartbeat: Some("1s"),
             node_id: String::new(),
             spent_token: String::new(),
             tenant: None,

@@ -23,10 +23,10 @@ const TOTORO: &str = "Totoro";
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Rounds in which all are measured in turn; the first one more warms up.
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 20)]
     pub(crate) rounds: usize,
     /// How long each is measured in a round, seconds.
-    #[arg(long, default_value_t = 0.7)]
+    #[arg(long, default_value_t = 0.4)]
     pub(crate) seconds: f64,
     /// Users who connect at once.
     #[arg(long, default_value_t = 32)]
@@ -44,7 +44,7 @@ pub(crate) fn measure(args: &Args, only: &str, progress: &Progress) -> Result<Ru
     let mut run = Run::new("tunnel");
     run.baseline(
         NOTHING,
-        "frps and frpc 0.70.1 with the same settings, without Totoro",
+        "frps and frpc 0.70.1 without Totoro; frps has no web server, which Totoro asks",
     );
     run.note(
         "Each column is a node of its own in its own namespaces; all but the one that is measured are frozen. \
