@@ -35,6 +35,10 @@ pub(crate) static NEAR: Array<Words, 2> = Array::new();
 #[btf_map]
 pub(crate) static BANS: LpmTrie<abi::BanAddr, abi::Ban, 65536> = LpmTrie::new();
 
+/// In front of it: who need not be asked for. Derived from `BANS`, not pinned; zeros: ask there.
+#[btf_map]
+pub(crate) static BANNED: Array<u64, { abi::BANNED_PLACES as usize }> = Array::new();
+
 #[btf_map]
 pub(crate) static PORTS: HashMap<abi::PortKey, abi::Lease, 65536, ON_DEMAND> = HashMap::new();
 

@@ -1,12 +1,12 @@
 //! Who is measured by XDP: Totoro with so many leases and bans, and nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use aya::{Ebpf, EbpfLoader};
 use totoro_baseline::SOURCE;
 use totoro_ebpf::abi::{self, TCP, UDP};
-use totoro_ebpf::logic::pool;
+use totoro_ebpf::logic::{banned, pool};
 use totoro_node::kernel::{boot_ns, to_addr};
 
 use crate::packets::{FREE, FROM, FRPS, LEASED, V6, nodes, users};
@@ -149,6 +149,19 @@ pub(crate) fn banned(count: u32) -> Vec<[u8; 4]> {
 fn ban(ebpf: &mut Ebpf, bans: u32) {
     let banned: Vec<abi::Addr> = self::banned(bans).into_iter().map(abi::v4_mapped).collect();
     enter(ebpf, "BANS", 128, &banned, abi::Ban { until_ns: 0 });
+    // An earlier object has none.
+    if ebpf.map("BANNED").is_none() {
+        return;
+    }
+    let mut marks = HashMap::<u32, u64>::new();
+    let keys = banned.into_iter().map(|addr| (128, addr));
+    let head = banned::fill(0x1234_5678_9abc_def0, keys, |place, bit| {
+        *marks.entry(place).or_default() |= bit;
+    });
+    let mut map = array(ebpf, "BANNED");
+    for (place, word) in marks.into_iter().chain([(0, head)]) {
+        map.set(place, word, 0).expect("set");
+    }
 }
 
 /// A flow that is known, and one that has begun. The users' own: `datagram` in the other family is new.

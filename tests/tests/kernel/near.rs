@@ -126,6 +126,24 @@ fn the_shield_follows_leases_and_addresses() {
         assert!(!passes(&root, NODE4, FREE), "one an hour");
         assert_eq!(spent_by_hash(&root), HashSet::from([FREE]));
 
+        // Of a single address, of a group that has a bit, and of more than that; the user is 198.51.100.7.
+        let ban = |kernel: &Kernel, prefixes: &[&str]| {
+            let wanted = prefixes
+                .iter()
+                .map(|prefix| (prefix.parse().expect("a prefix"), 0));
+            kernel.set_bans(&wanted.collect()).expect("bans");
+        };
+        for prefix in ["198.51.100.7/32", "198.51.100.0/29", "198.51.0.0/16"] {
+            ban(&kernel, &["192.0.2.1/32", prefix]);
+            assert!(!passes(&root, NODE4, LEASED), "{prefix} is banned");
+            ban(&kernel, &["192.0.2.1/32", "203.0.113.0/24"]);
+            assert!(passes(&root, NODE4, LEASED), "{prefix} is banned no more");
+        }
+        ban(&kernel, &["198.51.100.7/32"]);
+        let kernel = restarted(kernel, &options);
+        assert!(!passes(&root, NODE4, LEASED), "the ban outlives the daemon");
+        ban(&kernel, &[]);
+
         for port in [LEASED, FREE] {
             kernel.remove_lease(key(TCP, port)).expect("remove");
             assert!(!passes(&root, NODE4, port), "{port} is lent no more");

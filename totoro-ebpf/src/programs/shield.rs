@@ -3,8 +3,8 @@
 
 use totoro_api::Reason;
 use totoro_ebpf::abi::{Addr, Config, FlowKey, OutboundKey, PortKey, TCP};
-use totoro_ebpf::logic::{admit::is_over, bucket, pool, prefix};
-use totoro_ebpf::packet::{Family, Headers, Sides, Target, Words};
+use totoro_ebpf::logic::{admit::is_over, banned, bucket, pool, prefix};
+use totoro_ebpf::packet::{Family, Headers, Sides, Target, Words, words};
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 
@@ -12,7 +12,8 @@ use super::greeting::{self, Wire};
 use super::{config, is_answer, is_control, is_guarded};
 use crate::atomic;
 use crate::maps::{
-    BANS, CANDIDATES, FLOWS, GATES, LOCALS, NEAR, PORT_USAGE, PORTS, SKETCH, SKETCH_CELLS, SYN_TATS,
+    BANNED, BANS, CANDIDATES, FLOWS, GATES, LOCALS, NEAR, PORT_USAGE, PORTS, SKETCH, SKETCH_CELLS,
+    SYN_TATS,
 };
 use crate::verdict::{Subject, lately, refuse};
 
@@ -151,20 +152,30 @@ fn is_local(family: Family, local: &Words) -> bool {
 /// Whether a source is banned now.
 #[inline(always)]
 pub(crate) fn banned(remote: &Addr) -> bool {
-    is_banned_now(&Key::new(128, *remote))
+    is_banned(&words(remote))
 }
 
 /// The same of an address in words: a key put together from bytes costs more than a look-up among a
 /// thousand bans.
 #[inline(always)]
 fn is_banned(remote: &Words) -> bool {
-    #[repr(C)]
-    struct Aligned {
-        bits: u32,
-        halves: [u32; 4],
-    }
+    let word = |place| BANNED.get(place).copied();
+    let head = word(0).unwrap_or(banned::UNKNOWN);
+    banned::may_be(head, *remote, |place| word(place).unwrap_or(u64::MAX)) && is_banned_now(remote)
+}
+
+/// A key of `BANS`, in words.
+#[repr(C)]
+struct Whole {
+    bits: u32,
+    halves: [u32; 4],
+}
+
+/// What `BANS` says.
+#[inline(always)]
+fn is_banned_now(remote: &Words) -> bool {
     let [first, second] = remote.map(u64::to_le);
-    let key = Aligned {
+    let key = Whole {
         bits: 128,
         halves: [
             first as u32,
@@ -174,11 +185,7 @@ fn is_banned(remote: &Words) -> bool {
         ],
     };
     // SAFETY: as large as a key, which is packed, and any bytes are an address.
-    is_banned_now(unsafe { &*core::ptr::from_ref(&key).cast() })
-}
-
-#[inline(always)]
-fn is_banned_now(key: &Key<Addr>) -> bool {
+    let key: &Key<Addr> = unsafe { &*core::ptr::from_ref(&key).cast() };
     BANS.get(key)
         .is_some_and(|ban| !is_over(ban.until_ns, lately()))
 }
