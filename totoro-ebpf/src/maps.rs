@@ -76,6 +76,10 @@ pub(crate) static SOURCES: HashMap<abi::SourceKey, abi::Source, 131072, ON_DEMAN
 #[btf_map]
 pub(crate) static FLOWS: HashMap<abi::FlowKey, abi::Flow, 65536, ON_DEMAND> = HashMap::new();
 
+/// In front of it: marks of flows that are known. Not pinned: whoever finds none asks `FLOWS`.
+#[btf_map]
+pub(crate) static KNOWN: Array<u64, { abi::KNOWN_PLACES as usize }> = Array::new();
+
 /// New UDP flows, recycled oldest first. Who floods one lease is held by that lease's budget in
 /// XDP, so that its neighbours' new flows outlive the round trip that confirms them.
 #[btf_map]

@@ -1,4 +1,4 @@
-//! What the shield has at hand of each lease, and of bans.
+//! What the shield has at hand of leases, bans and flows.
 
 use super::{Lease, abi};
 
@@ -11,6 +11,10 @@ pub const BANNED_BITS: u32 = 1 << 20;
 
 /// Places of `BANNED`.
 pub const BANNED_PLACES: u32 = 1 + BANNED_BITS / 64;
+
+/// Places of `KNOWN` ([`crate::logic::known`]), a power of two: as many as there may be flows, 512 KiB. Written
+/// by the kernel, not pinned.
+pub const KNOWN_PLACES: u32 = 65_536;
 
 /// `GATES`: what the shield must know of a leased port, where no hash is needed to find it
 /// ([`crate::logic::pool::place`]). Derived from `PORTS` by the daemon that loads the programs, and not

@@ -4,6 +4,7 @@ pub mod admit;
 pub mod banned;
 pub mod bucket;
 pub mod checksum;
+pub mod known;
 pub mod pool;
 pub mod prefix;
 pub mod stamp;

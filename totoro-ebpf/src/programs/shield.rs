@@ -2,14 +2,14 @@
 //! without a lease, and floods. Whatever it lets through, the socket lookup judges again.
 
 use totoro_api::Reason;
-use totoro_ebpf::abi::{Addr, Config, FlowKey, OutboundKey, PortKey, TCP};
+use totoro_ebpf::abi::{Addr, Config, FLOW_CONFIRMED, FlowKey, OutboundKey, PortKey, TCP, UDP};
 use totoro_ebpf::logic::{admit::is_over, banned, bucket, pool, prefix};
 use totoro_ebpf::packet::{Family, Headers, Sides, Target, Words, words};
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 
 use super::greeting::{self, Wire};
-use super::{config, is_answer, is_control, is_guarded};
+use super::{config, is_answer, is_control, is_guarded, known};
 use crate::atomic;
 use crate::maps::{
     BANNED, BANS, CANDIDATES, FLOWS, GATES, LOCALS, NEAR, PORT_USAGE, PORTS, SKETCH, SKETCH_CELLS,
@@ -27,6 +27,9 @@ pub(crate) fn passes(packet: &impl Wire) -> bool {
     if !is_guarded(target.proto, target.destination_port) {
         return true;
     }
+    if target.proto == UDP && is_known(packet, &target) {
+        return true;
+    }
     let Some(headers) = target.headers(packet) else {
         return true;
     };
@@ -37,6 +40,14 @@ pub(crate) fn passes(packet: &impl Wire) -> bool {
         return true;
     };
     opening(&headers, &sides)
+}
+
+/// Whether a datagram is of a flow that has its mark. Such a one passes whomever it is addressed to.
+#[inline(always)]
+fn is_known(packet: &impl Wire, target: &Target) -> bool {
+    target
+        .remote(packet)
+        .is_some_and(|remote| known::is_marked(remote, target.source_port, target.destination_port))
 }
 
 /// Whether a packet that opens a flow (or may: UDP) to a guarded port may pass.
@@ -81,8 +92,16 @@ fn opening(headers: &Headers, sides: &Sides) -> bool {
         };
         // A flow that is known is no opening, answered or not (some are never answered); bans and
         // revocation remove it.
-        // SAFETY: lookups whose values are not used.
-        if unsafe { FLOWS.get(flow.key()).is_some() || CANDIDATES.get(flow.key()).is_some() } {
+        // SAFETY: the value is read once.
+        if let Some(known) = unsafe { FLOWS.get(flow.key()) } {
+            // The others are about to be: they end sooner.
+            if known.state == FLOW_CONFIRMED {
+                known::mark(flow.key());
+            }
+            return true;
+        }
+        // SAFETY: a lookup whose value is not used.
+        if unsafe { CANDIDATES.get(flow.key()).is_some() } {
             return true;
         }
     }

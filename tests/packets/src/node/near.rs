@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use aya::Ebpf;
 use aya::maps::{Array, MapData, PerCpuArray, PerCpuValues};
 use totoro_ebpf::abi;
-use totoro_ebpf::logic::{banned, pool};
+use totoro_ebpf::logic::{banned, known, pool};
 use totoro_ebpf::packet::words;
 use totoro_model::{Span, World};
 
@@ -18,6 +18,7 @@ pub(super) struct Near {
     tats: Array<MapData, u64>,
     locals: Array<MapData, [u64; 2]>,
     banned: Array<MapData, u64>,
+    known: Array<MapData, u64>,
     tick: PerCpuArray<MapData, [u64; 2]>,
     cpus: usize,
     /// Ports whose gates are filled.
@@ -33,6 +34,7 @@ impl Near {
             tats: take!(ebpf, "SYN_TATS"),
             locals: take!(ebpf, "NEAR"),
             banned: take!(ebpf, "BANNED"),
+            known: take!(ebpf, "KNOWN"),
             tick: take!(ebpf, "TICK"),
             cpus: aya::util::nr_cpus().map_err(|(_, error)| error)?,
             filled: HashMap::new(),
@@ -79,6 +81,16 @@ impl Near {
             self.gates.set(place, gate, 0)?;
             self.tats.set(place, usage.at.from, 0)?;
             self.filled.insert(place, *key);
+        }
+        Ok(())
+    }
+
+    /// Clears the marks of flows that are about to be taken away behind the kernel's back.
+    pub(super) fn forget(&mut self, flows: &[abi::FlowKey], seed: u64) -> Result<()> {
+        for flow in flows {
+            let remote = words(&flow.remote);
+            let (place, _) = known::mark(remote, flow.remote_port, flow.port, seed);
+            self.known.set(place, 0, 0)?;
         }
         Ok(())
     }
