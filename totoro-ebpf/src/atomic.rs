@@ -1,7 +1,7 @@
 //! Atomics on map memory. `core::sync::atomic` has no read-modify-write for the BPF target, so
 //! these are the compiler's intrinsics, which target-cpu v3 turns into single instructions.
 
-use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd, atomic_xsub};
+use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd, atomic_xchg, atomic_xsub};
 
 /// Tries of a compare-and-swap before the caller takes the safe side. A try fails only when
 /// another CPU succeeded in between.
@@ -25,6 +25,16 @@ pub(crate) unsafe fn add(at: *mut u64, n: u64) -> u64 {
 pub(crate) unsafe fn sub(at: *mut u64, n: u64) -> u64 {
     // SAFETY: the caller's.
     unsafe { atomic_xsub::<u64, u64, { AtomicOrdering::SeqCst }>(at, n) }
+}
+
+/// Replaces; the value before.
+///
+/// # Safety
+/// As [`add`].
+#[inline(always)]
+pub(crate) unsafe fn swap(at: *mut u64, new: u64) -> u64 {
+    // SAFETY: the caller's.
+    unsafe { atomic_xchg::<u64, { AtomicOrdering::SeqCst }>(at, new) }
 }
 
 /// Takes one back, never below zero, and never gives up: a bounded compare-and-swap would lose the

@@ -35,6 +35,10 @@ pub(crate) static NEAR: Array<Words, 2> = Array::new();
 #[btf_map]
 pub(crate) static BANS: LpmTrie<abi::BanAddr, abi::Ban, 65536> = LpmTrie::new();
 
+/// In front of it: who need not be asked for. Derived from `BANS`, not pinned; zeros: ask there.
+#[btf_map]
+pub(crate) static BANNED: Array<u64, { abi::BANNED_PLACES as usize }> = Array::new();
+
 #[btf_map]
 pub(crate) static PORTS: HashMap<abi::PortKey, abi::Lease, 65536, ON_DEMAND> = HashMap::new();
 
@@ -71,6 +75,10 @@ pub(crate) static SOURCES: HashMap<abi::SourceKey, abi::Source, 131072, ON_DEMAN
 
 #[btf_map]
 pub(crate) static FLOWS: HashMap<abi::FlowKey, abi::Flow, 65536, ON_DEMAND> = HashMap::new();
+
+/// In front of it: marks of flows that are known. Not pinned: whoever finds none asks `FLOWS`.
+#[btf_map]
+pub(crate) static KNOWN: Array<u64, { abi::KNOWN_PLACES as usize }> = Array::new();
 
 /// New UDP flows, recycled oldest first. Who floods one lease is held by that lease's budget in
 /// XDP, so that its neighbours' new flows outlive the round trip that confirms them.

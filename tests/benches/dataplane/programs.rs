@@ -1,7 +1,6 @@
 //! The programs that are measured, and how long one takes.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use aya::maps::{Array, HashMap, LpmTrie, MapData, ProgramArray, lpm_trie::Key};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
@@ -128,16 +127,4 @@ pub(crate) fn enter<K: Pod, V: Pod>(ebpf: &mut Ebpf, name: &str, bits: u32, keys
     for key in keys {
         map.insert(&Key::new(bits, *key), value, 0).expect("insert");
     }
-}
-
-/// xdp-filter's object for TCP ports that are to be dropped, where xdp-tools are installed.
-pub(crate) fn xdp_filter() -> Option<PathBuf> {
-    let mut dirs = ["/usr/lib/bpf", "/usr/lib64/bpf", "/usr/local/lib/bpf"]
-        .map(PathBuf::from)
-        .to_vec();
-    for arch in fs::read_dir("/usr/lib").into_iter().flatten().flatten() {
-        dirs.push(arch.path().join("bpf"));
-    }
-    let files = dirs.iter().map(|dir| dir.join("xdpfilt_alw_tcp.o"));
-    files.into_iter().find(|file| file.is_file())
 }

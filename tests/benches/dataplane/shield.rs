@@ -1,13 +1,12 @@
-//! Who is measured by XDP: Totoro with so many leases and bans, xdp-filter with so many rules, nothing.
+//! Who is measured by XDP: Totoro with so many leases and bans, and nothing.
 
-use std::collections::BTreeSet;
-use std::fs;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use aya::{Ebpf, EbpfLoader};
 use totoro_baseline::SOURCE;
 use totoro_ebpf::abi::{self, TCP, UDP};
-use totoro_ebpf::logic::pool;
+use totoro_ebpf::logic::{banned, pool};
 use totoro_node::kernel::{boot_ns, to_addr};
 
 use crate::packets::{FREE, FROM, FRPS, LEASED, V6, nodes, users};
@@ -130,22 +129,39 @@ fn lend(ebpf: &mut Ebpf, leases: u32) {
     }
 }
 
-/// Bans neighbours of the sources that packets come from: single addresses, spread over all of them, so
-/// that a look-up goes as deep as it can.
-fn ban(ebpf: &mut Ebpf, bans: u32) {
+/// Neighbours of the sources that packets come from, who are banned: single addresses, spread over all of
+/// them, so that a look-up in a trie goes as deep as it can.
+pub(crate) fn banned(count: u32) -> Vec<[u8; 4]> {
     let mut banned = BTreeSet::new();
     let mut at = 1_u64;
-    while banned.len() < bans as usize {
+    while banned.len() < count as usize {
         // Knuth's MMIX; the high bits are the good ones.
         at = at
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
         let nth = (((at >> 32) * u64::from(SOURCES)) >> 32) as u32;
-        let address = (SOURCE + 2 * nth + 1).to_be_bytes();
-        banned.insert(abi::v4_mapped(address));
+        banned.insert((SOURCE + 2 * nth + 1).to_be_bytes());
     }
-    let banned: Vec<abi::Addr> = banned.into_iter().collect();
+    banned.into_iter().collect()
+}
+
+/// Bans them.
+fn ban(ebpf: &mut Ebpf, bans: u32) {
+    let banned: Vec<abi::Addr> = self::banned(bans).into_iter().map(abi::v4_mapped).collect();
     enter(ebpf, "BANS", 128, &banned, abi::Ban { until_ns: 0 });
+    // An earlier object has none.
+    if ebpf.map("BANNED").is_none() {
+        return;
+    }
+    let mut marks = HashMap::<u32, u64>::new();
+    let keys = banned.into_iter().map(|addr| (128, addr));
+    let head = banned::fill(0x1234_5678_9abc_def0, keys, |place, bit| {
+        *marks.entry(place).or_default() |= bit;
+    });
+    let mut map = array(ebpf, "BANNED");
+    for (place, word) in marks.into_iter().chain([(0, head)]) {
+        map.set(place, word, 0).expect("set");
+    }
 }
 
 /// A flow that is known, and one that has begun. The users' own: `datagram` in the other family is new.
@@ -170,38 +186,4 @@ pub(crate) fn nothing(baseline: &Path) -> Program {
         .load_file(baseline)
         .expect("the baselines");
     Program::new(ebpf, "nothing_xdp", baseline)
-}
-
-/// Ports of xdp-filter's rules, beside the one that is asked for.
-const RULES: std::ops::Range<u16> = 30_000..65_000;
-/// xdp-filter's flags of a rule (its `common_kern_user.h`).
-const RULE_SOURCE: u64 = 1;
-const RULE_DESTINATION: u64 = 2;
-const RULE_TCP: u64 = 4;
-
-/// xdp-filter's program that lets pass what no rule on TCP ports names, as `xdp-filter load -f tcp` chooses it but without libxdp's
-/// dispatcher in front, with so many rules: one drops what goes to [`FREE`]; the others drop by source
-/// port, so that nothing else is dropped.
-pub(crate) fn xdp_filter(object: &Path, baseline: &Path, pins: &Path, rules: u16) -> Program {
-    // Its maps want to be pinned by name; each instance has its own, and keeps them by their descriptors.
-    fs::create_dir(pins).expect("a directory on bpffs");
-    let loaded = EbpfLoader::new()
-        .default_map_pin_directory(pins)
-        .load_file(object);
-    fs::remove_dir_all(pins).expect("unpin");
-    let mut ebpf = loaded.unwrap_or_else(|error| panic!("xdp-filter: {error:?}"));
-    let cpus = aya::util::nr_cpus().expect("processors");
-    let map = ebpf.map_mut("filter_ports").expect("xdp-filter's map");
-    let mut map: aya::maps::PerCpuArray<_, u64> = map.try_into().expect("its kind");
-    let mut rule = |port: u16, flags: u64| {
-        let values = aya::maps::PerCpuValues::try_from(vec![flags; cpus]).expect("one each");
-        // In network order, as it stands in the packet.
-        map.set(u16::from_ne_bytes(port.to_be_bytes()).into(), values, 0)
-            .expect("set");
-    };
-    rule(FREE, RULE_DESTINATION | RULE_TCP);
-    for port in RULES.take(usize::from(rules - 1)) {
-        rule(port, RULE_SOURCE | RULE_TCP);
-    }
-    Program::new(ebpf, "xdpfilt_alw_tcp", baseline)
 }

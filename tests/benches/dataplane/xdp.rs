@@ -4,8 +4,9 @@ use std::path::Path;
 
 use totoro_report::{Better, Figure, Relative, Run};
 
+use crate::filter::{self, Features, Rules};
 use crate::packets::{FREE, LEASED, OTHERS, V4, V6, arp, datagram, segment, syn};
-use crate::programs::{self, Packets, Program};
+use crate::programs::{Packets, Program};
 use crate::shield::{self, Node};
 use crate::{Args, Progress};
 
@@ -27,6 +28,12 @@ const GROWTH: f64 = 1.2;
 const NOTHING: &str = "empty program";
 const ONE_RULE: &str = "xdp-filter, 1 rule";
 const MANY_RULES: &str = "xdp-filter, 10,000 rules";
+const ADDRESSES: &str = "xdp-filter, 10,000 addresses";
+const LEAN: &str = "xdp-filter -f tcp, 1 rule";
+/// xdp-filter in front of TCP and of UDP; and where single addresses are banned.
+const OF_TCP: &[&str] = &[ONE_RULE, MANY_RULES, LEAN];
+const OF_UDP: &[&str] = &[ONE_RULE, MANY_RULES];
+const OF_BANS: &[&str] = &[ADDRESSES, LEAN];
 const ONE_LEASE: &str = "1 lease";
 
 /// The sizes of a node: leases, each of a tenant of its own.
@@ -53,8 +60,8 @@ struct Class {
     who: Who,
     verdict: u32,
     goal: Option<f64>,
-    /// Whether xdp-filter looks at such packets as Totoro does, and comes to the same verdict.
-    filtered: bool,
+    /// xdp-filter where it looks at such packets as Totoro does, and comes to the same verdict.
+    filters: &'static [&'static str],
 }
 
 fn classes() -> Vec<Class> {
@@ -64,27 +71,28 @@ fn classes() -> Vec<Class> {
         who: Who::Totoro(FULL),
         verdict: PASS,
         goal,
-        filtered: true,
+        filters: OF_TCP,
     };
     let dropped = |name, packet, who| Class {
         verdict: DROP,
-        filtered: false,
+        filters: &[],
         who,
         ..class(name, packet, None)
     };
     let banning = |class| Class {
         who: Who::Banning,
+        filters: OF_BANS,
         ..class
     };
-    let unfiltered = |class| Class {
-        filtered: false,
+    let udp = |class| Class {
+        filters: OF_UDP,
         ..class
     };
     vec![
         class("not ours: ARP", arp(), Some(NOT_OURS)),
         class("not ours: TCP, IPv4", segment(V4, OTHERS), Some(NOT_OURS)),
         class("not ours: TCP, IPv6", segment(V6, OTHERS), Some(NOT_OURS)),
-        unfiltered(class(
+        udp(class(
             "not ours: UDP, IPv4",
             datagram(V4, OTHERS),
             Some(NOT_OURS),
@@ -99,7 +107,7 @@ fn classes() -> Vec<Class> {
             segment(V6, LEASED),
             Some(ESTABLISHED),
         ),
-        unfiltered(class(
+        udp(class(
             "established: UDP flow, IPv6",
             datagram(V6, LEASED),
             Some(ESTABLISHED),
@@ -111,9 +119,9 @@ fn classes() -> Vec<Class> {
             syn(V4, LEASED),
             Some(SYN_WITH_BANS),
         )),
-        unfiltered(class("new UDP flow, IPv4", datagram(V4, LEASED), None)),
+        udp(class("new UDP flow, IPv4", datagram(V4, LEASED), None)),
         Class {
-            filtered: true,
+            filters: OF_TCP,
             ..dropped("SYN to no lease: dropped", syn(V4, FREE), Who::Totoro(FULL))
         },
         dropped(
@@ -144,18 +152,30 @@ impl All {
         let totoro = |node| shield::totoro(&object, &baseline, node);
         let full = node(SIZES[FULL]);
         let mut filters = Vec::new();
-        match programs::xdp_filter() {
-            Some(file) => {
+        match filter::dir() {
+            Some(dir) => {
                 let version = version_of("xdp-tools");
-                for (name, rules) in [(ONE_RULE, 1), (MANY_RULES, 10_000)] {
-                    filters.push((name, shield::xdp_filter(&file, &baseline, pins, rules)));
-                    let how = "xdpfilt_alw_tcp as the package has it, without libxdp's dispatcher";
+                let all = "xdpfilt_alw_all, which a default load chooses, and one for TCP and UDP ports";
+                let lean = "xdpfilt_alw_tcp, which knows no UDP and no addresses";
+                for (name, features, how, ports, addresses) in [
+                    (ONE_RULE, Features::All, all, 1, 0),
+                    (MANY_RULES, Features::All, all, 10_000, 0),
+                    (ADDRESSES, Features::All, all, 1, BANS),
+                    (LEAN, Features::Tcp, lean, 1, 0),
+                ] {
+                    let rules = Rules {
+                        features,
+                        ports,
+                        addresses,
+                    };
+                    filters.push((name, filter::load(&dir, &baseline, pins, rules)));
+                    let how = format!("{how}; as the package has it, without libxdp's dispatcher");
                     run.baseline(name, &format!("xdp-tools {version}: {how}"));
                 }
             }
             None => run.note(
-                "xdp-filter was not measured: its object (xdpfilt_alw_tcp.o of xdp-tools) is not on \
-                 this machine.",
+                "xdp-filter was not measured: its objects (xdpfilt_alw_all.o and xdpfilt_alw_tcp.o of \
+                 xdp-tools) are not on this machine.",
             ),
         }
         All {
@@ -261,11 +281,17 @@ fn by_class(
     run: &mut Run,
 ) {
     let mut samples: Vec<Samples> = classes.iter().map(|_| Samples::default()).collect();
-    for one in &mut samples {
-        one.filters.resize(all.filters.len(), Vec::new());
+    let concerned = |class: &&Class| {
+        let all = all.filters.iter().enumerate();
+        let all = all.filter(|(_, (name, _))| class.filters.contains(name));
+        all.map(|(nth, _)| nth).collect()
+    };
+    let beside: Vec<Vec<usize>> = classes.iter().map(concerned).collect();
+    for (one, beside) in samples.iter_mut().zip(&beside) {
+        one.filters.resize(beside.len(), Vec::new());
     }
     for round in 0..args.rounds {
-        for (class, samples) in classes.iter().zip(&mut samples) {
+        for ((class, samples), beside) in classes.iter().zip(&mut samples).zip(&beside) {
             let packets = match packets {
                 Packets::Others { .. } if class.goal == Some(NOT_OURS) => Packets::Others {
                     first: OTHERS,
@@ -273,15 +299,14 @@ fn by_class(
                 },
                 packets => packets,
             };
-            let filters = if class.filtered { all.filters.len() } else { 0 };
-            let count = 2 + filters;
+            let count = 2 + beside.len();
             for nth in 0..count {
                 let nth = (nth + round) % count;
                 let (program, to, verdict) = match nth {
                     0 => (all.of(class.who), &mut samples.ours, class.verdict),
                     1 => (&mut all.nothing, &mut samples.nothing, PASS),
                     nth => (
-                        &mut all.filters[nth - 2].1,
+                        &mut all.filters[beside[nth - 2]].1,
                         &mut samples.filters[nth - 2],
                         class.verdict,
                     ),
@@ -292,14 +317,15 @@ fn by_class(
             }
         }
     }
-    for (class, samples) in classes.iter().zip(samples) {
+    for ((class, samples), beside) in classes.iter().zip(samples).zip(beside) {
         let goal = class.goal.map(Relative::over);
         let mut figure = Figure::new(part, class.name, "ns", Better::Less, samples.ours);
         figure = figure.against(NOTHING, &samples.nothing, goal);
-        for ((name, _), theirs) in all.filters.iter().zip(&samples.filters) {
-            if !theirs.is_empty() {
-                figure = figure.against(name, theirs, Some(Relative::at_most(1.0)));
-            }
+        for (nth, theirs) in beside.into_iter().zip(&samples.filters) {
+            let name = all.filters[nth].0;
+            // The lean one does less than is asked for: told, and no goal.
+            let goal = (name != LEAN).then_some(Relative::at_most(1.0));
+            figure = figure.against(name, theirs, goal);
         }
         run.add(figure);
     }

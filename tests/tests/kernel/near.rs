@@ -8,7 +8,7 @@ use aya::maps::{HashMap, MapData};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{TestRun, TestRunOptions, Xdp, loaded_programs};
 use aya_obj::programs::XdpAttachType;
-use totoro_ebpf::abi::{self, ACTIVE, TCP, Tenant};
+use totoro_ebpf::abi::{self, ACTIVE, TCP, Tenant, UDP};
 use totoro_ebpf::packet::SYN;
 use totoro_node::kernel::{Kernel, KernelOptions, XdpMode};
 
@@ -48,11 +48,25 @@ fn syn(to: Ipv4Addr, port: u16) -> Vec<u8> {
     bytes
 }
 
+/// A datagram of the same user's.
+fn datagram(to: Ipv4Addr, port: u16) -> Vec<u8> {
+    let mut bytes = syn(to, port);
+    bytes[14 + 9] = UDP;
+    bytes[14 + 3] = 28;
+    bytes.truncate(14 + 20 + 4);
+    bytes.extend([0, 8, 0, 0]);
+    bytes
+}
+
 /// Whether a SYN to a port of an address passes what is attached.
 fn passes(pin_root: &Path, to: &str, port: u16) -> bool {
-    let bytes = syn(to.parse().expect("an address"), port);
+    lets(pin_root, &syn(to.parse().expect("an address"), port))
+}
+
+/// Whether a frame passes what is attached.
+fn lets(pin_root: &Path, bytes: &[u8]) -> bool {
     let options = TestRunOptions {
-        data_in: Some(&bytes),
+        data_in: Some(bytes),
         ..TestRunOptions::new()
     };
     let run = attached(pin_root).test_run(options).expect("run");
@@ -126,6 +140,24 @@ fn the_shield_follows_leases_and_addresses() {
         assert!(!passes(&root, NODE4, FREE), "one an hour");
         assert_eq!(spent_by_hash(&root), HashSet::from([FREE]));
 
+        // Of a single address, of a group that has a bit, and of more than that; the user is 198.51.100.7.
+        let ban = |kernel: &Kernel, prefixes: &[&str]| {
+            let wanted = prefixes
+                .iter()
+                .map(|prefix| (prefix.parse().expect("a prefix"), 0));
+            kernel.set_bans(&wanted.collect()).expect("bans");
+        };
+        for prefix in ["198.51.100.7/32", "198.51.100.0/29", "198.51.0.0/16"] {
+            ban(&kernel, &["192.0.2.1/32", prefix]);
+            assert!(!passes(&root, NODE4, LEASED), "{prefix} is banned");
+            ban(&kernel, &["192.0.2.1/32", "203.0.113.0/24"]);
+            assert!(passes(&root, NODE4, LEASED), "{prefix} is banned no more");
+        }
+        ban(&kernel, &["198.51.100.7/32"]);
+        let kernel = restarted(kernel, &options);
+        assert!(!passes(&root, NODE4, LEASED), "the ban outlives the daemon");
+        ban(&kernel, &[]);
+
         for port in [LEASED, FREE] {
             kernel.remove_lease(key(TCP, port)).expect("remove");
             assert!(!passes(&root, NODE4, port), "{port} is lent no more");
@@ -140,5 +172,72 @@ fn the_shield_follows_leases_and_addresses() {
         ip(&["addr", "add", "10.77.14.2/24", "dev", "near0"]);
         kernel.sweep().expect("sweep");
         assert!(!passes(&root, "10.77.14.2", LEASED));
+    });
+}
+
+#[test]
+fn a_flow_that_ends_loses_its_mark() {
+    let Some(node) = Node::new("marked") else {
+        return;
+    };
+    let node = node.on(&["marked0"], XdpMode::Native);
+    let root = node.options().pin_root.clone();
+    let veth = || {
+        ip(&[
+            "link", "add", "marked0", "type", "veth", "peer", "name", "marked1",
+        ]);
+        ip(&["addr", "add", &format!("{NODE4}/24"), "dev", "marked0"]);
+        for end in ["marked0", "marked1"] {
+            ip(&["link", "set", end, "up"]);
+        }
+    };
+    node.run_after(veth, |kernel, ()| {
+        let tenant = Tenant {
+            state: ACTIVE,
+            ..Tenant::default()
+        };
+        kernel.put_tenant(1, &tenant).expect("tenant");
+        kernel
+            .put_lease(key(UDP, LEASED), &lease(1, 1))
+            .expect("lease");
+        let bytes = datagram(NODE4.parse().expect("an address"), LEASED);
+        let user = abi::FlowKey {
+            remote: abi::v4_mapped([198, 51, 100, 7]),
+            remote_port: 40_000,
+            port: LEASED,
+            pad: 0,
+        };
+        let confirmed = abi::Flow {
+            tenant: 1,
+            lease: 1,
+            state: abi::FLOW_CONFIRMED,
+            ..abi::Flow::default()
+        };
+        let mut flows: HashMap<MapData, abi::FlowKey, abi::Flow> =
+            support::pinned(&root, "FLOWS").try_into().expect("a hash");
+        let ban = |prefixes: &[&str]| {
+            let wanted = prefixes
+                .iter()
+                .map(|prefix| (prefix.parse().expect("a prefix"), 0));
+            kernel.set_bans(&wanted.collect()).expect("bans");
+        };
+
+        flows.insert(user, confirmed, 0).expect("insert");
+        assert!(lets(&root, &bytes), "it is known");
+        // Taken away behind the kernel's back: the mark is all that says so now.
+        flows.remove(&user).expect("remove");
+        ban(&["198.51.100.7/32"]);
+        assert!(lets(&root, &bytes), "the mark stands");
+
+        flows.insert(user, confirmed, 0).expect("insert");
+        ban(&["198.51.100.0/24"]);
+        assert!(flows.get(&user, 0).is_err(), "the ban ended it");
+        assert!(!lets(&root, &bytes), "and took its mark");
+
+        ban(&[]);
+        flows.insert(user, confirmed, 0).expect("insert");
+        assert!(lets(&root, &bytes), "it is known again");
+        kernel.remove_lease(key(UDP, LEASED)).expect("remove");
+        assert!(!lets(&root, &bytes), "the lease's end took its mark");
     });
 }

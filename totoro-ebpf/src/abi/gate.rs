@@ -1,9 +1,20 @@
-//! What the shield has at hand of each lease.
+//! What the shield has at hand of leases, bans and flows.
 
 use super::{Lease, abi};
 
 /// Number of places of `GATES` and `SYN_TATS`: one for each port of both protocols.
 pub const PLACES: u32 = 2 * 65_536;
+
+/// Bits of `BANNED` ([`crate::logic::banned`]), a power of two: 128 KiB, in which 10,000 bans have a
+/// hundredth of the others asked for in vain. The first place is the head; derived from `BANS`, not pinned.
+pub const BANNED_BITS: u32 = 1 << 20;
+
+/// Places of `BANNED`.
+pub const BANNED_PLACES: u32 = 1 + BANNED_BITS / 64;
+
+/// Places of `KNOWN` ([`crate::logic::known`]), a power of two: as many as there may be flows, 512 KiB. Written
+/// by the kernel, not pinned.
+pub const KNOWN_PLACES: u32 = 65_536;
 
 /// `GATES`: what the shield must know of a leased port, where no hash is needed to find it
 /// ([`crate::logic::pool::place`]). Derived from `PORTS` by the daemon that loads the programs, and not

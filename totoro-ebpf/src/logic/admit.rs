@@ -113,7 +113,7 @@ pub const fn open(hold: u32, lease: &Lease, tenant: &Tenant, now_ns: u64) -> u32
 /// `from_source` is what the connection's source already has.
 #[inline(always)]
 #[must_use]
-pub const fn connection(standing: Standing<'_>, from_source: u64, now_ns: u64) -> u32 {
+pub fn connection(standing: Standing<'_>, from_source: u64, now_ns: u64) -> u32 {
     let Standing { tenant, usage } = standing;
     if usage.conns >= tenant.max_conns as u64 {
         Reason::MaxConns.number()

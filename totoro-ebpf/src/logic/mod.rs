@@ -1,8 +1,10 @@
 //! Pure decisions, the same on the host and in the kernel: no maps, no clock, no helpers.
 
 pub mod admit;
+pub mod banned;
 pub mod bucket;
 pub mod checksum;
+pub mod known;
 pub mod pool;
 pub mod prefix;
 pub mod stamp;

@@ -51,14 +51,21 @@ pub const fn is_loopback(addr: &Addr) -> bool {
 /// The second word of v4-mapped addresses, without the address.
 const MAPPED: u32 = 0xffff_0000;
 
+/// Whether an address in words is v4-mapped.
+#[inline(always)]
+#[must_use]
+pub const fn is_v4_words([first, second]: Words) -> bool {
+    first == 0 && u64::from_le(second) as u32 == MAPPED
+}
+
 /// The source that an address in words belongs to.
 #[inline(always)]
 #[must_use]
-pub const fn source_words([first, second]: Words) -> Words {
-    if first == 0 && u64::from_le(second) as u32 == MAPPED {
-        [first, second]
+pub const fn source_words(addr: Words) -> Words {
+    if is_v4_words(addr) {
+        addr
     } else {
-        [first, 0]
+        [addr[0], 0]
     }
 }
 

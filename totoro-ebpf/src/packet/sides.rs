@@ -1,7 +1,7 @@
 //! A packet's addresses in words. Bytes put together one by one cost the programs more than the look-ups
 //! that need them: the compiler takes each address apart into 16 registers, and stores them one by one.
 
-use super::{Family, Headers, Packet};
+use super::{Family, Headers, Packet, Target};
 use crate::abi::Addr;
 
 /// An [`Addr`] in two words, with the same bytes in memory.
@@ -37,6 +37,19 @@ impl Headers {
                 remote: [packet.word(at + 8)?, packet.word(at + 16)?],
                 local: [packet.word(at + 24)?, packet.word(at + 32)?],
             },
+        })
+    }
+}
+
+impl Target {
+    /// The source address, in words.
+    #[inline(always)]
+    pub fn remote(&self, packet: &impl Packet) -> Option<Words> {
+        let start = packet.word(self.network + 8)?;
+        Some(match self.family {
+            // Its upper half.
+            Family::V4 => v4(u64::from_le(start) & !0xffff_ffff),
+            Family::V6 => [start, packet.word(self.network + 16)?],
         })
     }
 }

@@ -7,6 +7,7 @@ use totoro_ebpf::abi::{
 use totoro_ebpf::logic::{admit::unconfirmed_budget, prefix};
 
 use super::charge::{BPF_NOEXIST, charge_source, discharge_source, undo_source};
+use super::known;
 use crate::atomic;
 use crate::maps::{CANDIDATES, FLOWS, FLOWS_CLOSED, LOCALS, TENANTS, USAGE};
 
@@ -178,6 +179,7 @@ pub(super) fn end(key: &FlowKey, at: u64) -> bool {
     if FLOWS.remove(key).is_err() {
         return false;
     }
+    known::forget(key);
     close(tenant);
     if parent != 0 {
         close(parent);

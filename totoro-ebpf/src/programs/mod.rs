@@ -10,6 +10,7 @@ mod ending;
 mod flows;
 mod greeting;
 mod idle;
+mod known;
 mod mend;
 mod meter;
 mod shield;

@@ -2,17 +2,18 @@
 //! without a lease, and floods. Whatever it lets through, the socket lookup judges again.
 
 use totoro_api::Reason;
-use totoro_ebpf::abi::{Addr, Config, FlowKey, OutboundKey, PortKey, TCP};
-use totoro_ebpf::logic::{admit::is_over, bucket, pool, prefix};
-use totoro_ebpf::packet::{Family, Headers, Sides, Target, Words};
+use totoro_ebpf::abi::{Addr, Config, FLOW_CONFIRMED, FlowKey, OutboundKey, PortKey, TCP, UDP};
+use totoro_ebpf::logic::{admit::is_over, banned, bucket, pool, prefix};
+use totoro_ebpf::packet::{Family, Headers, Sides, Target, Words, words};
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 
 use super::greeting::{self, Wire};
-use super::{config, is_answer, is_control, is_guarded};
+use super::{config, is_answer, is_control, is_guarded, known};
 use crate::atomic;
 use crate::maps::{
-    BANS, CANDIDATES, FLOWS, GATES, LOCALS, NEAR, PORT_USAGE, PORTS, SKETCH, SKETCH_CELLS, SYN_TATS,
+    BANNED, BANS, CANDIDATES, FLOWS, GATES, LOCALS, NEAR, PORT_USAGE, PORTS, SKETCH, SKETCH_CELLS,
+    SYN_TATS,
 };
 use crate::verdict::{Subject, lately, refuse};
 
@@ -26,6 +27,9 @@ pub(crate) fn passes(packet: &impl Wire) -> bool {
     if !is_guarded(target.proto, target.destination_port) {
         return true;
     }
+    if target.proto == UDP && is_known(packet, &target) {
+        return true;
+    }
     let Some(headers) = target.headers(packet) else {
         return true;
     };
@@ -36,6 +40,14 @@ pub(crate) fn passes(packet: &impl Wire) -> bool {
         return true;
     };
     opening(&headers, &sides)
+}
+
+/// Whether a datagram is of a flow that has its mark. Such a one passes whomever it is addressed to.
+#[inline(always)]
+fn is_known(packet: &impl Wire, target: &Target) -> bool {
+    target
+        .remote(packet)
+        .is_some_and(|remote| known::is_marked(remote, target.source_port, target.destination_port))
 }
 
 /// Whether a packet that opens a flow (or may: UDP) to a guarded port may pass.
@@ -80,8 +92,16 @@ fn opening(headers: &Headers, sides: &Sides) -> bool {
         };
         // A flow that is known is no opening, answered or not (some are never answered); bans and
         // revocation remove it.
-        // SAFETY: lookups whose values are not used.
-        if unsafe { FLOWS.get(flow.key()).is_some() || CANDIDATES.get(flow.key()).is_some() } {
+        // SAFETY: the value is read once.
+        if let Some(known) = unsafe { FLOWS.get(flow.key()) } {
+            // The others are about to be: they end sooner.
+            if known.state == FLOW_CONFIRMED {
+                known::mark(flow.key());
+            }
+            return true;
+        }
+        // SAFETY: a lookup whose value is not used.
+        if unsafe { CANDIDATES.get(flow.key()).is_some() } {
             return true;
         }
     }
@@ -151,20 +171,30 @@ fn is_local(family: Family, local: &Words) -> bool {
 /// Whether a source is banned now.
 #[inline(always)]
 pub(crate) fn banned(remote: &Addr) -> bool {
-    is_banned_now(&Key::new(128, *remote))
+    is_banned(&words(remote))
 }
 
 /// The same of an address in words: a key put together from bytes costs more than a look-up among a
 /// thousand bans.
 #[inline(always)]
 fn is_banned(remote: &Words) -> bool {
-    #[repr(C)]
-    struct Aligned {
-        bits: u32,
-        halves: [u32; 4],
-    }
+    let word = |place| BANNED.get(place).copied();
+    let head = word(0).unwrap_or(banned::UNKNOWN);
+    banned::may_be(head, *remote, |place| word(place).unwrap_or(u64::MAX)) && is_banned_now(remote)
+}
+
+/// A key of `BANS`, in words.
+#[repr(C)]
+struct Whole {
+    bits: u32,
+    halves: [u32; 4],
+}
+
+/// What `BANS` says.
+#[inline(always)]
+fn is_banned_now(remote: &Words) -> bool {
     let [first, second] = remote.map(u64::to_le);
-    let key = Aligned {
+    let key = Whole {
         bits: 128,
         halves: [
             first as u32,
@@ -174,11 +204,7 @@ fn is_banned(remote: &Words) -> bool {
         ],
     };
     // SAFETY: as large as a key, which is packed, and any bytes are an address.
-    is_banned_now(unsafe { &*core::ptr::from_ref(&key).cast() })
-}
-
-#[inline(always)]
-fn is_banned_now(key: &Key<Addr>) -> bool {
+    let key: &Key<Addr> = unsafe { &*core::ptr::from_ref(&key).cast() };
     BANS.get(key)
         .is_some_and(|ban| !is_over(ban.until_ns, lately()))
 }

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use totoro_ebpf::abi;
 
-use super::maps::{Maps, ban_key, gone};
+use super::load::Shared;
+use super::maps::{ban_key, gone};
 use super::sweep::First;
 use super::{Context, Kernel, Result, from_addr};
 
@@ -25,10 +26,20 @@ impl Kernel {
         let mut maps = self.shared.maps();
         let there: BTreeMap<IpNet, u64> = maps.bans()?.into_iter().collect();
         let mut first = First(None);
+        let lifted = there.keys().filter(|prefix| !wanted.contains_key(prefix));
+        let lifted: Vec<IpNet> = lifted.copied().collect();
+        // Before they are entered, the programs must know that they may be.
+        let mut may_be: BTreeSet<IpNet> = there.keys().chain(wanted.keys()).copied().collect();
+        if wanted.keys().any(|prefix| !there.contains_key(prefix)) {
+            first.of(self.shared.mark_bans(&may_be));
+        }
         // What is lifted first makes room in a full table; what narrower bans hid is written with
         // the ends of the wider ones, so that nobody is let in in between.
-        for prefix in there.keys().filter(|prefix| !wanted.contains_key(prefix)) {
-            first.of(gone(maps.bans.remove(&ban_key(*prefix))).on("write", "BANS"));
+        for prefix in &lifted {
+            match gone(maps.bans.remove(&ban_key(*prefix))).on("write", "BANS") {
+                Ok(_) => _ = may_be.remove(prefix),
+                Err(error) => first.add(error),
+            }
         }
         let mut changed = BTreeSet::new();
         for (prefix, until_ns) in &wanted {
@@ -41,6 +52,9 @@ impl Kernel {
             let written = maps.bans.insert(&ban_key(*prefix), ban, 0);
             first.of(written.on("write", "BANS"));
             changed.insert(*prefix);
+        }
+        if !lifted.is_empty() {
+            first.of(self.shared.mark_bans(&may_be));
         }
         if !changed.is_empty() {
             let lengths: BTreeSet<u8> = changed.iter().map(IpNet::prefix_len).collect();
@@ -59,18 +73,33 @@ impl Kernel {
     }
 }
 
-/// Removes bans that are over; how many.
-pub(super) fn forget_ended(maps: &mut Maps, now: u64) -> Result<usize> {
-    let mut forgotten = 0;
-    for (prefix, until_ns) in maps.bans()? {
-        if until_ns != NEVER
-            && until_ns <= now
-            && gone(maps.bans.remove(&ban_key(prefix))).on("write", "BANS")?
-        {
-            forgotten += 1;
-        }
+impl Shared {
+    /// Keeps at hand which bans there may be. With the maps locked, so that nobody enters one meanwhile.
+    fn mark_bans(&self, bans: &BTreeSet<IpNet>) -> Result<()> {
+        let keys = bans.iter().map(|prefix| {
+            let key = ban_key(*prefix);
+            (key.prefix_len(), key.data())
+        });
+        self.near().mark(keys)
     }
-    Ok(forgotten)
+
+    /// Removes bans that are over; how many.
+    pub(super) fn forget_ended_bans(&self, now: u64) -> Result<usize> {
+        let mut maps = self.maps();
+        let mut left = BTreeSet::new();
+        let mut forgotten = 0;
+        for (prefix, until_ns) in maps.bans()? {
+            if until_ns == NEVER || until_ns > now {
+                left.insert(prefix);
+            } else if gone(maps.bans.remove(&ban_key(prefix))).on("write", "BANS")? {
+                forgotten += 1;
+            }
+        }
+        if forgotten > 0 {
+            self.mark_bans(&left)?;
+        }
+        Ok(forgotten)
+    }
 }
 
 /// The ends under which bans are written. The programs find the longest prefix of an address and no

@@ -137,6 +137,7 @@ impl Kernel {
         for (key, lease) in tables.ports.all()? {
             near.open(key, &lease, false)?;
         }
+        near.mark(maps.ban_keys()?)?;
         let shared = Arc::new(Shared {
             maps: Mutex::new(maps),
             near: Mutex::new(near),
@@ -251,9 +252,9 @@ fn configure(maps: &mut Maps, options: &KernelOptions) -> Result<()> {
     maps.config.set(0, config, 0).on("write", "CONFIG")
 }
 
-fn random() -> Result<u64> {
+pub(super) fn random() -> Result<u64> {
     let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).on("make", "the sketch's seed")?;
+    getrandom::fill(&mut bytes).on("make", "a seed")?;
     Ok(u64::from_ne_bytes(bytes))
 }
 

@@ -128,6 +128,13 @@ impl Maps {
             .filter_map(|(key, ban)| Some((prefix_of(&key)?, ban.until_ns)))
             .collect())
     }
+
+    /// Prefix lengths and addresses of bans, as the programs see them.
+    pub(super) fn ban_keys(&self) -> Result<Vec<(u32, abi::Addr)>> {
+        let all = entries(self.bans.iter(), "BANS")?;
+        let key = |key: &Key<abi::BanAddr>| (key.prefix_len(), key.data());
+        Ok(all.iter().map(|(it, _)| key(it)).collect())
+    }
 }
 
 /// All entries of a map. One that goes away while we read is left out; an error is an error.

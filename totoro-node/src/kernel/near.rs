@@ -1,12 +1,12 @@
-//! What the shield has at hand, so that it needs no hash for what passes: arrays derived from `PORTS` and
-//! `LOCALS`, which stay the truth. They are of the programs that were loaded with them, and not pinned.
+//! What the shield has at hand, so that it needs no hash for what passes: arrays derived from `PORTS`,
+//! `LOCALS` and `BANS`, which stay the truth. They are of the programs that were loaded with them, and not pinned.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use aya::Ebpf;
 use aya::maps::{Array, MapData};
 use totoro_ebpf::abi;
-use totoro_ebpf::logic::{pool, prefix};
+use totoro_ebpf::logic::{banned, pool, prefix};
 use totoro_ebpf::packet::{Words, words};
 
 use super::{Context, Result};
@@ -16,6 +16,11 @@ pub(super) struct Near {
     gates: Array<MapData, abi::Gate>,
     tats: Array<MapData, u64>,
     locals: Array<MapData, Words>,
+    banned: Array<MapData, u64>,
+    /// Places of `banned` that are not zero, as they were written; the head too.
+    marks: HashMap<u32, u64>,
+    /// Of the hashes: nobody can choose sources for which the trie is walked in vain.
+    seed: u64,
 }
 
 impl Near {
@@ -32,6 +37,9 @@ impl Near {
             gates: take!("GATES"),
             tats: take!("SYN_TATS"),
             locals: take!("NEAR"),
+            banned: take!("BANNED"),
+            marks: HashMap::new(),
+            seed: super::load::random()?,
         })
     }
 
@@ -73,6 +81,44 @@ impl Near {
                 self.locals.set(place, chosen, 0).on("write", "NEAR")?;
             }
         }
+        Ok(())
+    }
+
+    /// Keeps at hand whose bans are not in `BANS`: nobody's but those of `bans`, its keys. Before one is
+    /// entered there, and after one was removed.
+    pub(super) fn mark(&mut self, bans: impl IntoIterator<Item = (u32, abi::Addr)>) -> Result<()> {
+        let mut marks = HashMap::new();
+        let head = banned::fill(self.seed, bans, |place, bit| {
+            *marks.entry(place).or_default() |= bit;
+        });
+        let written = self.write_marks(&marks, head);
+        if written.is_err() {
+            // So that `BANS` is asked for everybody, and all is written the next time.
+            self.marks.clear();
+            self.banned
+                .set(0, banned::UNKNOWN, 0)
+                .on("write", "BANNED")?;
+        }
+        written
+    }
+
+    /// The head last: it says what the bits are of.
+    fn write_marks(&mut self, marks: &HashMap<u32, u64>, head: u64) -> Result<()> {
+        for place in self.marks.keys().filter(|place| **place != 0) {
+            if !marks.contains_key(place) {
+                self.banned.set(*place, 0, 0).on("write", "BANNED")?;
+            }
+        }
+        for (place, word) in marks {
+            if self.marks.get(place) != Some(word) {
+                self.banned.set(*place, *word, 0).on("write", "BANNED")?;
+            }
+        }
+        if self.marks.get(&0) != Some(&head) {
+            self.banned.set(0, head, 0).on("write", "BANNED")?;
+        }
+        self.marks.clone_from(marks);
+        self.marks.insert(0, head);
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use std::collections::hash_map::Entry;
 use totoro_ebpf::abi;
 
 use super::maps::{found, gone};
-use super::{Connection, Context, Kernel, KernelError, Result, Swept, bans, boot_ns};
+use super::{Connection, Context, Kernel, KernelError, Result, Swept, boot_ns};
 
 /// What is idle is looked for this often, ns, where there are neither users nor flows: only sources
 /// are to be forgotten then, and whoever comes first has the kernel look if that is overdue.
@@ -107,7 +107,7 @@ impl Kernel {
             swept.untracked = compared.untracked;
         }
         if counts {
-            first.of(bans::forget_ended(&mut self.shared.maps(), now));
+            first.of(self.shared.forget_ended_bans(now));
             swept.drifted = first.of(self.recount());
             swept.drifted += std::mem::take(&mut self.due().drifted);
         }

@@ -154,6 +154,9 @@ impl Node {
         self.told()?;
         self.near.fill(world, self.is_near)?;
         let maps = &mut self.maps;
+        let flows: Vec<abi::FlowKey> = maps.flows.keys().collect::<Result<_, _>>()?;
+        let before = maps.config.get(&0, 0)?;
+        self.near.forget(&flows, before.sketch_seed)?;
         maps.config.set(0, world.config, 0)?;
         maps.fill_pool(&world.pool)?;
         maps.fill_bans(&world.bans)?;

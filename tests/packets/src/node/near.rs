@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use aya::Ebpf;
 use aya::maps::{Array, MapData, PerCpuArray, PerCpuValues};
 use totoro_ebpf::abi;
-use totoro_ebpf::logic::pool;
+use totoro_ebpf::logic::{banned, known, pool};
 use totoro_ebpf::packet::words;
 use totoro_model::{Span, World};
 
@@ -17,10 +17,14 @@ pub(super) struct Near {
     gates: Array<MapData, abi::Gate>,
     tats: Array<MapData, u64>,
     locals: Array<MapData, [u64; 2]>,
+    banned: Array<MapData, u64>,
+    known: Array<MapData, u64>,
     tick: PerCpuArray<MapData, [u64; 2]>,
     cpus: usize,
     /// Ports whose gates are filled.
     filled: HashMap<u32, abi::PortKey>,
+    /// Places of `banned` that are not zero.
+    marks: HashMap<u32, u64>,
 }
 
 impl Near {
@@ -29,9 +33,12 @@ impl Near {
             gates: take!(ebpf, "GATES"),
             tats: take!(ebpf, "SYN_TATS"),
             locals: take!(ebpf, "NEAR"),
+            banned: take!(ebpf, "BANNED"),
+            known: take!(ebpf, "KNOWN"),
             tick: take!(ebpf, "TICK"),
             cpus: aya::util::nr_cpus().map_err(|(_, error)| error)?,
             filled: HashMap::new(),
+            marks: HashMap::new(),
         })
     }
 
@@ -46,9 +53,24 @@ impl Near {
             let chosen = world.locals.iter().filter(is_its).min().filter(|_| wanted);
             self.locals.set(family, chosen.map_or([0; 2], words), 0)?;
         }
+        for (place, _) in self.marks.drain().chain([(0, 0)]) {
+            self.banned.set(place, banned::UNKNOWN, 0)?;
+        }
         if !wanted {
             return Ok(());
         }
+        let marks = &mut self.marks;
+        let head = banned::fill(
+            world.config.sketch_seed,
+            world.bans.keys().copied(),
+            |place, bit| {
+                *marks.entry(place).or_default() |= bit;
+            },
+        );
+        for (place, word) in &self.marks {
+            self.banned.set(*place, *word, 0)?;
+        }
+        self.banned.set(0, head, 0)?;
         for (key, lease) in &world.ports {
             let gate = abi::Gate::of(lease);
             // One whose rate does not fit has none; one without a state would have a budget by its gate.
@@ -59,6 +81,16 @@ impl Near {
             self.gates.set(place, gate, 0)?;
             self.tats.set(place, usage.at.from, 0)?;
             self.filled.insert(place, *key);
+        }
+        Ok(())
+    }
+
+    /// Clears the marks of flows that are about to be taken away behind the kernel's back.
+    pub(super) fn forget(&mut self, flows: &[abi::FlowKey], seed: u64) -> Result<()> {
+        for flow in flows {
+            let remote = words(&flow.remote);
+            let (place, _) = known::mark(remote, flow.remote_port, flow.port, seed);
+            self.known.set(place, 0, 0)?;
         }
         Ok(())
     }
