@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{bpf, cache, path, root, step, target};
+use crate::{bpf, path, root, step, target, tool};
 
 /// The release of cargo-deb that packages are made with.
 const CARGO_DEB: &str = "3.8.0";
@@ -131,28 +131,12 @@ fn pages(args: &Args) -> Result<()> {
 
 /// cargo-deb of the pinned release, built once and kept in the cache.
 fn cargo_deb() -> Result<PathBuf> {
-    let home = cache().join(format!("cargo-deb-{CARGO_DEB}"));
-    let program = home.join("bin/cargo-deb");
-    if program.exists() {
-        step::skip("cargo-deb", &program.display().to_string());
-        return Ok(program);
-    }
     ensure!(
         path::find("dpkg-deb").is_some(),
         "packages are made on Debian or its like (dpkg is not in PATH)"
     );
-    let cargo = path::find("cargo").context("cargo is not in PATH")?;
-    let mut install = crate::toolchain::bare(&cargo);
-    install
-        .args(["install", "cargo-deb", "--locked", "--version", CARGO_DEB])
-        .arg("--root")
-        .arg(&home);
-    step::run(
-        "cargo-deb",
-        "makes the packages; built once, kept in the cache",
-        &mut install,
-    )?;
-    Ok(program)
+    let why = "makes the packages; built once, kept in the cache";
+    tool::install("cargo-deb", CARGO_DEB, why)
 }
 
 fn deb(cargo_deb: &Path, package: &str, args: &Args) -> Result<PathBuf> {

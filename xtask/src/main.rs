@@ -12,6 +12,7 @@ mod dist;
 mod fresh;
 
 mod frp;
+mod fuzz;
 mod install;
 
 mod leftovers;
@@ -26,6 +27,7 @@ mod soak;
 mod step;
 mod suite;
 mod tidy;
+mod tool;
 mod toolchain;
 mod vm;
 

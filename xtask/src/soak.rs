@@ -1,10 +1,11 @@
 //! `soak`: what is longer than CI should be.
 
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{bpf, demo, install, root, schemathesis, target};
+use crate::{bpf, demo, fuzz, install, root, schemathesis, target};
 
 /// Long runs.
 #[derive(Debug, clap::Subcommand)]
@@ -79,6 +80,14 @@ pub(crate) enum Soak {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// libFuzzer: does every reader of bytes from outside keep to what it must?
+    Fuzz {
+        /// Which ones; all of them where none is named.
+        targets: Vec<String>,
+        /// How long each.
+        #[arg(long, default_value_t = 2)]
+        minutes: u64,
+    },
     /// schemathesis against the control plane: does it answer what it documents, and nothing else?
     Api {
         /// Cases of each call and phase.
@@ -128,6 +137,9 @@ pub(crate) fn run(soak: &Soak) -> Result<u8> {
             return demo::lab("headless", &[format!("--seconds={}", 60 * minutes)]);
         }
         Soak::Packets { packets, seed } => random_packets(*packets, *seed),
+        Soak::Fuzz { targets, minutes } => {
+            return fuzz::run(targets, Duration::from_secs(60 * minutes));
+        }
         Soak::Api { cases } => {
             schemathesis::install()?;
             schemathesis::run(*cases)
