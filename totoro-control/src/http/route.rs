@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use warp::Filter as _;
 use warp::filters::BoxedFilter;
 use warp::http::Method;
@@ -163,10 +164,10 @@ where
 {
     let behind = |filter: &BoxedFilter<()>| {
         let (api, handler) = (Arc::clone(api), handler.clone());
-        let answered = filter.clone().and(incoming()).then(move |incoming| {
-            let answer = handler(Arc::clone(&api), incoming);
-            async move { answer.await.unwrap_or_else(ApiError::into_response) }
-        });
+        let answered = filter
+            .clone()
+            .and(incoming())
+            .then(move |incoming| answered(handler(Arc::clone(&api), incoming)));
         answered.boxed()
     };
     let (filter, leaf) = (behind(&at.filter), behind(&at.of_method));
@@ -189,12 +190,17 @@ where
         .filter
         .clone()
         .and(incoming())
-        .then(move |id: String, incoming| {
-            let answer = handler(Arc::clone(&api), id, incoming);
-            async move { answer.await.unwrap_or_else(ApiError::into_response) }
-        })
+        .then(move |id: String, incoming| answered(handler(Arc::clone(&api), id, incoming)))
         .boxed();
     Route::new(at, about, filter, None)
+}
+
+/// What a handler answers, or the response that carries its error. In memory of its own: warp moves
+/// what it waits for, and a handler's future is large.
+fn answered(
+    answer: impl Future<Output = Answer> + Send + 'static,
+) -> impl Future<Output = Response> + Send {
+    Box::pin(answer).map(|answer| answer.unwrap_or_else(ApiError::into_response))
 }
 
 /// The first of these that matches.
