@@ -172,7 +172,8 @@ impl Store {
         self.commit_all([changes])
     }
 
-    /// The same for many, as if one came after the other.
+    /// The same for many, as if one came after the other. Where there are none, what was delivered is
+    /// forgotten on the disk all the same.
     ///
     /// # Errors
     /// The disk; then nothing of any holds.
@@ -184,7 +185,7 @@ impl Store {
         });
         let mut ops = changes::latest(all);
         if ops.bytes().is_empty() && events.is_empty() {
-            return Ok(());
+            return self.on_log(Log::settle);
         }
         self.on_log(|log| {
             spool::append(log, &mut ops, &self.boot, &events, self.spool_max)?;

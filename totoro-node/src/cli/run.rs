@@ -89,10 +89,15 @@ pub(super) async fn run(config: Config, health: Health, listener: TcpListener) -
     let ticking = tokio::spawn(ticks(Arc::clone(&desk), halted.clone()));
     tokio::spawn(canary(Arc::clone(&desk)));
     let listening = listen(Arc::clone(&desk), events, halted)?;
+    let settling = Arc::clone(&desk);
     tokio::spawn(spool::run(
         spool.clone(),
         Arc::clone(&control),
         Arc::clone(&wake),
+        move || {
+            let desk = Arc::clone(&settling);
+            async move { desk.forget_delivered().await }
+        },
     ));
     tokio::spawn(sync::run(
         Arc::clone(&desk),

@@ -158,7 +158,12 @@ mod tests {
         store.commit(&changes).unwrap();
         let spool = Spool::of(store);
         let control = Arc::new(Control::new(&base, "key").unwrap());
-        let delivering = tokio::spawn(spool::run(spool.clone(), control, Arc::default()));
+        let delivering = tokio::spawn(spool::run(
+            spool.clone(),
+            control,
+            Arc::default(),
+            || async { Ok(()) },
+        ));
         while spool.size().unwrap().events > 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

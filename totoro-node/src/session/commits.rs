@@ -116,6 +116,20 @@ impl Desk {
         inner.policy_place.get_or_insert(place);
     }
 
+    /// Has what was delivered be forgotten on the disk, with the next batch and what else is in it.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn forget_delivered(&self) -> anyhow::Result<()> {
+        let place = self.commits.put(Entry {
+            changes: Changes::default(),
+            undo: None,
+        });
+        self.commits.write();
+        let settled = place.settled().await;
+        settled.map_err(|_| anyhow::anyhow!("what was delivered can't be forgotten on the disk"))
+    }
+
     /// Puts what is granted behind all that was decided. It is to be answered once it is
     /// settled ([`Desk::decided`]).
     pub(super) fn grant(&self, inner: &mut Inner, changes: Changes, undo: Undo) {

@@ -132,9 +132,14 @@ pub(super) struct Inner {
     pub(super) pending: Changes,
 }
 
+/// Held by the question that is answered; given back behind the desk.
+pub(super) type Turn<'a> = tokio::sync::MutexGuard<'a, ()>;
+
 /// Sessions and leases of this node.
 pub struct Desk {
     inner: Mutex<Inner>,
+    /// Whose question of frps's is next.
+    pub(super) turn: tokio::sync::Mutex<()>,
     /// What is decided, and not durable yet.
     pub(super) commits: Group<Entry>,
     pub(super) kernel: Arc<dyn Gate>,
@@ -226,6 +231,7 @@ impl Desk {
         let commits = Group::start(writer(store, wake));
         let desk = Desk {
             inner: Mutex::new(inner),
+            turn: tokio::sync::Mutex::default(),
             commits: commits.context("start the thread that writes what is decided")?,
             kernel,
             clock,
@@ -249,6 +255,13 @@ impl Desk {
             self.make_up(&mut inner, failed);
         }
         inner
+    }
+
+    /// The desk for one of frps's questions. They wait for each other as tasks: threads that wait for a
+    /// lock yield and sleep, and who wakes them takes longer than the decision did.
+    pub(super) async fn asked(&self) -> (Turn<'_>, MutexGuard<'_, Inner>) {
+        let turn = self.turn.lock().await;
+        (turn, self.lock())
     }
 
     /// Closes what the kernel has and the store does not, ends sessions whose connection is gone,

@@ -114,7 +114,7 @@ impl Desk {
             .to_hex()
             .to_string();
         let (policy, seen) = {
-            let inner = self.lock();
+            let (_turn, inner) = self.asked().await;
             inner.enforces()?;
             if inner.policy.banned(client.ip(), now) || inner.banned_here(client.ip(), now) {
                 return Err(Reason::ClientBanned.into());
@@ -140,7 +140,7 @@ impl Desk {
             }
         };
         let (admitted, decided) = {
-            let mut desk = self.lock();
+            let (_turn, mut desk) = self.asked().await;
             let admitted = self.admit(&mut desk, body, socket, &credential, now_ms);
             (admitted, self.decided(desk))
         };

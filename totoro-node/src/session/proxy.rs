@@ -42,7 +42,7 @@ impl Desk {
         content: impl FnOnce() -> Result<Value, Refusal> + Send,
     ) -> Answer {
         let (leased, decided) = {
-            let mut desk = self.lock();
+            let (_turn, mut desk) = self.asked().await;
             let leased = self.try_proxy(&mut desk, body);
             (leased, self.decided(desk))
         };
@@ -208,7 +208,7 @@ impl Desk {
     /// Takes note of a CloseProxy: it may be late, doubled, or a predecessor's.
     pub async fn close_proxy(&self, body: &CloseProxy) {
         let decided = {
-            let mut desk = self.lock();
+            let (_turn, mut desk) = self.asked().await;
             self.note_closed(&mut desk, body);
             self.decided(desk)
         };

@@ -29,11 +29,19 @@ enum Step {
     Full,
 }
 
-/// Delivers for ever; `wake` says that something was appended. The first event goes at once.
-pub async fn run(spool: Spool, control: Arc<Control>, wake: Arc<Notify>) {
+/// Delivers for ever; `wake` says that something was appended. The first event goes at once. `settle` has
+/// what was delivered be forgotten on the disk, together with what else is on its way there: a write of
+/// the spool's own would keep decisions waiting.
+pub async fn run<S>(spool: Spool, control: Arc<Control>, wake: Arc<Notify>, settle: impl Fn() -> S)
+where
+    S: Future<Output = Result<()>>,
+{
     let mut backoff = Backoff::default();
     loop {
-        let step = step(&spool, &control).await;
+        let step = match settle().await {
+            Ok(()) => step(&spool, &control).await,
+            Err(error) => Err(error),
+        };
         if step.is_ok() {
             backoff.reset();
         }

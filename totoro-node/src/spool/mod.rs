@@ -95,6 +95,17 @@ fn read(reader: &mut Reader<'_>, entry: &Entry) -> Result<NodeEvent> {
     parse(entry.seq, reader.op(entry.spot)?.value)
 }
 
+/// What was written of these events, with their seqs.
+fn values(reader: &mut Reader<'_>, entries: &[Entry]) -> Result<Vec<(u64, Vec<u8>)>> {
+    let value = |entry: &Entry| {
+        let op = reader.op(entry.spot)?;
+        let there = op.kind == Kind::Event && op.seq() == Some(entry.seq);
+        anyhow::ensure!(there, "event {} is not where it was", entry.seq);
+        Ok((entry.seq, op.value.to_vec()))
+    };
+    entries.iter().map(value).collect()
+}
+
 fn parse(seq: u64, value: &[u8]) -> Result<NodeEvent> {
     serde_json::from_slice(value).with_context(|| format!("read event {seq}"))
 }
@@ -141,22 +152,31 @@ impl Spool {
 
     /// The same as they were written.
     fn oldest(&self) -> Result<Oldest> {
-        self.store.on_log(|log| {
+        let (mut oldest, entries, disk) = self.store.on_log(|log| {
             // What gives way in a full spool spares the oldest batch alone, which may have arrived unheard
             // of. If a crash brought back what came before it, more than that would have arrived: what
             // tells of the loss could stand where the control plane has another event, and be taken
             // for one that came twice.
             log.settle()?;
             let waiting = log.waiting();
-            let mut reader = log.reader();
-            let oldest = waiting.from(0).take(MAX_BATCH);
-            let events = oldest.map(|entry| Ok((entry.seq, reader.op(entry.spot)?.value.to_vec())));
-            Ok(Oldest {
+            let entries: Vec<Entry> = waiting.from(0).take(MAX_BATCH).copied().collect();
+            let oldest = Oldest {
                 spool: waiting.id.clone(),
                 after: waiting.had,
-                events: events.collect::<Result<_>>()?,
-            })
-        })
+                events: Vec::new(),
+            };
+            anyhow::Ok((oldest, entries, log.disk()))
+        })?;
+        // Without the log, which is to be written to meanwhile. What is copied to another place then may
+        // be gone from this one.
+        oldest.events = match values(&mut Reader::new(&disk), &entries) {
+            Ok(events) => events,
+            Err(_) => self.store.on_log(|log| {
+                let entries: Vec<Entry> = log.waiting().from(0).take(MAX_BATCH).copied().collect();
+                values(&mut log.reader(), &entries)
+            })?,
+        };
+        Ok(oldest)
     }
 
     /// Forgets what the control plane has: everything up to `seq`. On the disk it is forgotten with what is

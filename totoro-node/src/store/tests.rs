@@ -111,3 +111,56 @@ fn what_the_disk_took_though_its_sync_failed_is_taken_back_and_told_once() {
         assert_eq!(kinds(again), ["a", "b", "c", "d"]);
     }
 }
+
+#[test]
+fn what_was_delivered_is_forgotten_with_a_commit_of_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(dir.path()).unwrap());
+    let spool = Spool::of(Arc::clone(&store));
+    let mut changes = Changes::default();
+    for at_ms in 1..=3 {
+        changes.tell(at_ms, Subject::default());
+    }
+    store.commit(&changes).unwrap();
+    spool.accepted(2).unwrap();
+    store.commit(&Changes::default()).unwrap();
+    drop((store, spool));
+
+    let store = Arc::new(Store::open(dir.path()).unwrap());
+    assert_eq!(Spool::of(store).batch().unwrap().after, 2);
+}
+
+#[test]
+fn what_is_to_be_delivered_is_read_beside_what_is_written() {
+    /// Commits, and events of each.
+    const COMMITS: (u64, u64) = (1000, 5);
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(on(dir.path(), &Faults::default()));
+    let spool = Spool::of(Arc::clone(&store));
+    let all = COMMITS.0 * COMMITS.1;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for commit in 0..COMMITS.0 {
+                let mut changes = Changes::default();
+                // Something that dies, so that files go, and the events in them are copied.
+                changes.put(META, "a", &"a".repeat(2000));
+                for event in 1..=COMMITS.1 {
+                    let seq = commit * COMMITS.1 + event;
+                    changes.tell(seq as i64, Subject::default());
+                }
+                store.commit(&changes).unwrap();
+            }
+        });
+        let mut had = 0;
+        while had < all {
+            let batch = spool.batch().unwrap();
+            assert_eq!(batch.after, had);
+            for (event, seq) in batch.events.iter().zip(had + 1..) {
+                assert_eq!((event.seq, event.at_ms), (seq, seq as i64));
+            }
+            // Half of them, so that some wait for long.
+            had += (batch.events.len() as u64).div_ceil(2);
+            spool.accepted(had).unwrap();
+        }
+    });
+}

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use futures_executor::block_on;
 use totoro_api::wire::push::InviteState::Active;
 
 use super::world::{On, World, tcp, world};
 use crate::session::Desk;
 use crate::session::commits::{Undo, UndoneLease};
 use crate::session::ports::port_key;
+use crate::spool::Spool;
 use crate::store::Changes;
 
 const TENANTS: u16 = 6;
@@ -198,4 +201,22 @@ fn a_number_is_not_used_twice_though_its_lease_ended_before_the_disk_failed() {
     world.desk.tick();
     let world = world.restart();
     assert_eq!(world.desk.lock().numbers.lease, number + 1);
+}
+
+#[test]
+fn what_was_delivered_is_forgotten_on_the_disk_with_what_is_decided() {
+    let mut world = world();
+    world.push(&[("a", Active)]);
+    let on = world.on("a", ("192.0.2.1:1", 1));
+    world.new_proxy(&on, "web", 20_000).unwrap();
+    Spool::of(Arc::clone(&world.store)).accepted(1).unwrap();
+    let forget = |world: &World| block_on(world.desk.forget_delivered());
+    world.disk.store(true, Ordering::Relaxed);
+    assert!(forget(&world).is_err(), "the disk takes nothing");
+    world.disk.store(false, Ordering::Relaxed);
+    world.desk.tick();
+    forget(&world).unwrap();
+    let world = world.restart();
+    let spool = Spool::of(Arc::clone(&world.store));
+    assert_eq!(spool.batch().unwrap().after, 1);
 }

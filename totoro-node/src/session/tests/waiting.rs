@@ -63,3 +63,22 @@ fn a_desk_that_is_held_keeps_no_other_task_waiting() {
     turn.expect("another task's turn, on a runtime of one thread");
     assert_eq!(runtime.block_on(asked).unwrap(), Ok(20_000));
 }
+
+#[test]
+fn questions_that_wait_for_each_other_keep_no_thread() {
+    let (world, on) = one_tenant();
+    let world = Arc::new(world);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let before = world.desk.turn.lock().await;
+        let asking = Arc::clone(&world);
+        let asked = tokio::spawn(async move { asking.asking(&on, "web", 20_000).await });
+        // All who can go on have done so by then, on the only thread that there is.
+        tokio::task::yield_now().await;
+        assert!(!asked.is_finished(), "it is not its turn");
+        drop(before);
+        assert_eq!(asked.await.unwrap(), Ok(20_000));
+    });
+}

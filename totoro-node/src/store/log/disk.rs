@@ -19,8 +19,8 @@ pub(super) const PART: &str = "reserve.part";
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// The directory that a log is in.
-#[derive(Debug)]
-pub(super) struct Disk {
+#[derive(Clone, Debug)]
+pub(crate) struct Disk {
     dir: PathBuf,
     #[cfg(test)]
     pub(super) faults: super::faults::Faults,

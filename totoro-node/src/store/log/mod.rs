@@ -35,11 +35,11 @@ use anyhow::{Context, Result};
 use crate::spool::{HAD, Waiting};
 use crate::store::META;
 use clean::Cursor;
-use disk::{Disk, NEXT, PART, RESERVE};
+use disk::{NEXT, PART, RESERVE};
 use format::{Frame, HEAD, HEADER, Header};
 use index::Index;
 
-pub(crate) use disk::{exists, files};
+pub(crate) use disk::{Disk, exists, files};
 pub(crate) use format::{Kind, OP, Ops};
 pub(crate) use index::Spot;
 pub(crate) use read::Reader;
@@ -194,6 +194,11 @@ impl Log {
     /// Reads what stands somewhere.
     pub(crate) const fn reader(&self) -> Reader<'_> {
         Reader::new(&self.disk)
+    }
+
+    /// The same, to read beside what is written: what is not needed any more may be overwritten.
+    pub(crate) fn disk(&self) -> Disk {
+        self.disk.clone()
     }
 
     /// Makes ops durable, all or none.

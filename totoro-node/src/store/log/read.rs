@@ -21,7 +21,7 @@ pub(crate) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) const fn new(disk: &'a Disk) -> Reader<'a> {
+    pub(crate) const fn new(disk: &'a Disk) -> Reader<'a> {
         Reader {
             disk,
             file: None,
