@@ -100,8 +100,8 @@ fn node_again(world: &mut World, totoro: &mut Totoro, port: u16) -> Result<Strin
     world.frps.take().context("no frps")?.kill();
     let event = totoro.event("reconnecting")?;
     ensure!(event["why"] == "lost", "{event}");
-    let event = totoro.event("reconnecting")?;
-    ensure!(event["why"] == "node_unreachable", "{event}");
+    // frpc may find the connection that it had cut off once more first.
+    totoro.away(|event| event["why"] == "node_unreachable")?;
     bring_up::run_frps(world)?;
     let now = totoro.port()?;
     ensure!(now == port, "it was {port} and is {now}");
@@ -124,13 +124,8 @@ fn impostor(world: &mut World, totoro: &mut Totoro, port: u16) -> Result<String>
     std::fs::write(&file, false_text)?;
     world.frps.take().context("no frps")?.kill();
     bring_up::run_frps(world)?;
-    let event = loop {
-        let event = totoro.event("reconnecting")?;
-        // frpc tells the one or the other, as its multiplexer is quick.
-        if event["why"] == "not_trusted" || event["why"] == "cut_off" {
-            break event;
-        }
-    };
+    // frpc tells the one or the other, as its multiplexer is quick.
+    let event = totoro.away(|event| event["why"] == "not_trusted" || event["why"] == "cut_off")?;
     let log = world.frps.as_ref().context("no frps")?.log_after(0);
     let logins = log.rsplit("frps started successfully").next();
     ensure!(
@@ -151,12 +146,7 @@ fn paused(world: &World, totoro: &mut Totoro, invite: &str, port: u16) -> Result
     let lender = world.lender()?;
     lender.patch::<Value>(&path, &json!({ "state": "paused" }))?;
     kill(Pid::from_raw(totoro.frpc()?), Signal::SIGKILL)?;
-    loop {
-        let event = totoro.event("reconnecting")?;
-        if event["code"] == "invite_paused" {
-            break;
-        }
-    }
+    totoro.away(|event| event["code"] == "invite_paused")?;
     lender.patch::<Value>(&path, &json!({ "state": "active" }))?;
     let now = totoro.port()?;
     ensure!(now == port, "it was {port} and is {now}");

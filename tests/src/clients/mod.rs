@@ -66,6 +66,18 @@ impl Totoro {
         serde_json::from_str(&line).with_context(|| format!("read {line:.200}"))
     }
 
+    /// The next time that it is away for such a reason; not for ever, whatever else it says.
+    fn away(&mut self, is: impl Fn(&Value) -> bool) -> Result<Value> {
+        let begun = Instant::now();
+        loop {
+            let event = self.event("reconnecting")?;
+            if is(&event) {
+                return Ok(event);
+            }
+            ensure!(begun.elapsed() < PATIENCE, "for another reason: {event}");
+        }
+    }
+
     /// The public port of the next proxy that runs.
     fn port(&mut self) -> Result<u16> {
         let event = self.event("running")?;
