@@ -12,7 +12,7 @@ use totoro_tests::lab;
 use totoro_tests::net::user;
 
 use super::drive::{Plan, Series, Wants};
-use super::place::{Place, Tenant, in_turn};
+use super::place::{Maker, Place, Tenant, in_turn, raise};
 use super::plugin::{self, Plugin};
 use super::{Args, NOTHING, TOTORO, TWIN, rules, samples};
 use crate::Progress;
@@ -39,40 +39,32 @@ const RULES: &str = "table inet door { chain door { type filter hook input prior
 /// # Errors
 /// A lab can't be had, or a user has something else than it expects.
 pub(super) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result<()> {
-    let (places, plugin) = places()?;
-    progress.says("connections: five nodes");
-    run.baseline(NFT, &rules::nft_version(places[0].lab())?);
-    let held: Vec<Option<TcpStream>> = places.iter().map(hold).collect::<Result<_>>()?;
-    for place in &places {
-        place.lab().freeze(true)?;
-    }
-    let time = Duration::from_secs_f64(args.seconds);
     let mut all: [Vec<Vec<Series>>; 2] = Default::default();
-    // The first round warms up.
-    for round in 0..=args.rounds {
-        let one = in_turn(&places, round, |place| {
-            plugin.deny(false);
-            let before = place.lab().processor()?;
-            let mut served = plan(place, OPEN, Wants::Service, args)?.drive(time)?;
-            let spent = place.lab().processor()? - before;
-            served.cost = spent.as_secs_f64() * 1e6 / (served.rate * args.seconds);
-            plugin.deny(true);
-            let full = if place.name == NOTHING || place.name == TWIN {
-                CLOSED
-            } else {
-                FULL
-            };
-            let refused = plan(place, full, Wants::Refusal, args)?.drive(time)?;
-            Ok([served, refused])
-        })?;
-        if round > 0 {
+    let mut names = Vec::new();
+    for generation in 0..args.generations {
+        let (places, plugin) = places(generation)?;
+        if generation == 0 {
+            run.baseline(NFT, &rules::nft_version(places[0].lab())?);
+        }
+        // For as long as these places are measured.
+        let _held: Vec<Option<TcpStream>> = places.iter().map(hold).collect::<Result<_>>()?;
+        for place in &places {
+            place.lab().freeze(true)?;
+        }
+        for round in 0..args.rounds {
+            let round = generation * args.rounds + round;
+            let one = in_turn(&places, round, |place| both(place, &plugin, args))?;
             for (all, nth) in all.iter_mut().zip(0..) {
                 all.push(one.iter().map(|both| both[nth]).collect());
             }
         }
-        progress.says(&format!("connections, round {round} of {}", args.rounds));
+        names = places.iter().map(|place| place.name).collect();
+        let of = args.generations;
+        progress.says(&format!(
+            "connections, generation {} of {of}",
+            generation + 1
+        ));
     }
-    drop(held);
     run.baseline(
         PLUGIN,
         "a bare hyper handler that answers the same bytes to everyone",
@@ -82,13 +74,30 @@ pub(super) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result
          (a lease takes 2,000 SYNs a second, and so does a source). Refused: by max_conns, by ct count, by \
          the plugin; beside a port where nothing listens, which is the kernel's own refusal.",
     );
-    let names: Vec<&str> = places.iter().map(|place| place.name).collect();
     tell(run, &names, &all);
     Ok(())
 }
 
-fn places() -> Result<(Vec<Place>, Plugin)> {
-    let tenants = || {
+/// Users who are served at a place, then some who are refused.
+fn both(place: &Place, plugin: &Plugin, args: &Args) -> Result<[Series; 2]> {
+    let time = Duration::from_secs_f64(args.seconds);
+    plugin.deny(false);
+    let before = place.lab().processor()?;
+    let mut served = plan(place, OPEN, Wants::Service, args)?.drive(time)?;
+    let spent = place.lab().processor()? - before;
+    served.cost = spent.as_secs_f64() * 1e6 / (served.rate * args.seconds);
+    plugin.deny(true);
+    let full = if place.name == NOTHING || place.name == TWIN {
+        CLOSED
+    } else {
+        FULL
+    };
+    let refused = plan(place, full, Wants::Refusal, args)?.drive(time)?;
+    Ok([served, refused])
+}
+
+fn places(generation: usize) -> Result<(Vec<Place>, Plugin)> {
+    fn tenants() -> [Tenant; 2] {
         let much = json!({ "max_conns": 60_000, "max_conns_per_source": 60_000,
             "conn_rate": 100_000, "max_proxies": 24 });
         let one = json!({ "max_conns": 1, "max_conns_per_source": 1, "conn_rate": 100_000,
@@ -98,18 +107,23 @@ fn places() -> Result<(Vec<Place>, Plugin)> {
             limits,
             ports: ports.collect(),
         })
-    };
-    let nft = Place::stock(NFT, &tenants(), "")?;
-    rules::nft(nft.lab(), RULES)?;
-    let with_plugin = Place::stock(PLUGIN, &tenants(), plugin::SETTINGS)?;
-    let plugin = Plugin::start(with_plugin.lab().ns(lab::Place::Node))?;
-    let places = vec![
-        Place::stock(NOTHING, &tenants(), "")?,
-        Place::stock(TWIN, &tenants(), "")?,
-        Place::guarded(TOTORO, &tenants(), "\"auto\"")?,
-        nft,
-        with_plugin,
+    }
+    let stock = |name, more| -> Maker { Box::new(move || Place::stock(name, &tenants(), more)) };
+    let makers = [
+        stock(NOTHING, ""),
+        stock(TWIN, ""),
+        Box::new(|| Place::guarded(TOTORO, &tenants(), "\"auto\"")),
+        Box::new(|| {
+            let nft = Place::stock(NFT, &tenants(), "")?;
+            rules::nft(nft.lab(), RULES)?;
+            Ok(nft)
+        }),
+        stock(PLUGIN, plugin::SETTINGS),
     ];
+    let places = raise(&makers, generation)?;
+    let asking = places.iter().find(|place| place.name == PLUGIN);
+    let asking = asking.context("the place")?.lab();
+    let plugin = Plugin::start(asking.ns(lab::Place::Node))?;
     for place in &places {
         let users = place.lab().ns(lab::Place::User);
         for source in SOURCES {

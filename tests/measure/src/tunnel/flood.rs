@@ -75,12 +75,14 @@ pub(super) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result
         place.lab().freeze(true)?;
     }
     let mut all: Vec<Vec<Flooded>> = Vec::new();
-    for round in 0..=args.rounds {
+    let rounds = args.rounds * args.generations.div_ceil(4);
+    // The first round warms up.
+    for round in 0..=rounds {
         let one = in_turn(&places, round, |place| flooded(place, args))?;
         if round > 0 {
             all.push(one);
         }
-        progress.says(&format!("flood, round {round} of {}", args.rounds));
+        progress.says(&format!("flood, round {round} of {rounds}"));
     }
     let unseen = "generic XDP that drops everything at once: what sending costs";
     run.baseline(FLOOR, unseen);

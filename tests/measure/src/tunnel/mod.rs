@@ -22,8 +22,11 @@ const TOTORO: &str = "Totoro";
 /// Options of the suite.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Rounds in which all are measured in turn; the first one more warms up.
-    #[arg(long, default_value_t = 20)]
+    /// How often all nodes are made anew; the flood's are made once.
+    #[arg(long, default_value_t = 16)]
+    pub(crate) generations: usize,
+    /// Rounds of each generation in which all are measured in turn.
+    #[arg(long, default_value_t = 2)]
     pub(crate) rounds: usize,
     /// How long each is measured in a round, seconds.
     #[arg(long, default_value_t = 0.4)]
@@ -48,7 +51,7 @@ pub(crate) fn measure(args: &Args, only: &str, progress: &Progress) -> Result<Ru
     );
     run.note(
         "Each column is a node of its own in its own namespaces; all but the one that is measured are frozen. \
-         \"Nothing again\" is a second one of the first kind: how far its ratio is from 1 is what the \
+         All are made anew for every few rounds, each time in another order. \"Nothing again\" is a second one of the first kind: how far its ratio is from 1 is what the \
          machine's noise is worth.",
     );
     let wanted = |part: &str| part.contains(only);

@@ -172,6 +172,24 @@ impl Place {
     }
 }
 
+/// How a place is made.
+pub(super) type Maker = Box<dyn Fn() -> Result<Place>>;
+
+/// Makes places, and begins with another one each time. Each has its luck, which is worth some percent of what
+/// it does for as long as it lives (where its memory lies, which processor its queues are served by), and so
+/// has who comes first: what is compared is made anew many times.
+///
+/// # Errors
+/// One can't be made.
+pub(super) fn raise(makers: &[Maker], generation: usize) -> Result<Vec<Place>> {
+    let first = generation % makers.len();
+    let (later, sooner) = makers.split_at(first);
+    let made = sooner.iter().chain(later).map(|make| make());
+    let mut places = made.collect::<Result<Vec<_>>>()?;
+    places.rotate_right(first);
+    Ok(places)
+}
+
 /// Runs something at each place, in turn and in another order each round; what it gave, by place.
 ///
 /// # Errors

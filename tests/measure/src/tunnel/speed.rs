@@ -13,7 +13,7 @@ use totoro_tests::lab;
 use totoro_tests::net::user;
 
 use super::drive::quantiles;
-use super::place::{Place, Tenant, in_turn};
+use super::place::{Maker, Place, Tenant, in_turn, raise};
 use super::rules::{Mode, Verdict, xdp};
 use super::{Args, NOTHING, TOTORO, TWIN, samples};
 use crate::Progress;
@@ -44,24 +44,21 @@ struct Speed {
 /// # Errors
 /// A lab can't be had, or a tunnel does not carry.
 pub(super) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result<()> {
-    let places = places()?;
-    progress.says("tunnels: seven nodes");
-    let chosen = places
-        .iter()
-        .find(|place| place.name == TOTORO)
-        .context("there is a Totoro")?
-        .filter("us0")?
-        .context("Totoro filters")?;
-    for place in &places {
-        place.lab().freeze(true)?;
-    }
     let mut all: Vec<Vec<Speed>> = Vec::new();
-    for round in 0..=args.rounds {
-        let one = in_turn(&places, round, |place| speed(place, args))?;
-        if round > 0 {
-            all.push(one);
+    let (mut names, mut chosen) = (Vec::new(), String::new());
+    for generation in 0..args.generations {
+        let places = places(generation)?;
+        chosen = filter_of(&places, TOTORO)?;
+        for place in &places {
+            place.lab().freeze(true)?;
         }
-        progress.says(&format!("tunnels, round {round} of {}", args.rounds));
+        for round in 0..args.rounds {
+            let round = generation * args.rounds + round;
+            all.push(in_turn(&places, round, |place| speed(place, args))?);
+        }
+        names = places.iter().map(|place| place.name).collect();
+        let of = args.generations;
+        progress.says(&format!("tunnels, generation {} of {of}", generation + 1));
     }
     run.baseline(
         EMPTY_NATIVE,
@@ -76,35 +73,41 @@ pub(super) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result
          the lab's veth: no XDP; the rows native and generic are set to it.",
         args.seconds
     ));
-    let names: Vec<&str> = places.iter().map(|place| place.name).collect();
     tell(run, &names, &all);
     Ok(())
 }
 
-fn places() -> Result<Vec<Place>> {
-    let stock = |name| Place::stock(name, &[tenant(PORT)], "");
-    let empty = |name, mode| {
-        let place = stock(name)?;
-        xdp(place.lab(), &["cl0", "us0"], Verdict::Pass, mode)?;
-        anyhow::Ok(place)
+/// How a place of Totoro's filters.
+fn filter_of(places: &[Place], name: &str) -> Result<String> {
+    let place = places.iter().find(|place| place.name == name);
+    let filter = place.context("the place")?.filter("us0")?;
+    filter.with_context(|| format!("{name} does not filter"))
+}
+
+fn places(generation: usize) -> Result<Vec<Place>> {
+    let stock = |name| -> Maker { Box::new(move || Place::stock(name, &[tenant(PORT)], "")) };
+    let empty = |name, mode| -> Maker {
+        Box::new(move || {
+            let place = Place::stock(name, &[tenant(PORT)], "")?;
+            xdp(place.lab(), &["cl0", "us0"], Verdict::Pass, mode)?;
+            Ok(place)
+        })
     };
-    let ours = |name, xdp| Place::guarded(name, &[tenant(PORT)], xdp);
-    let places = vec![
-        stock(NOTHING)?,
-        stock(TWIN)?,
-        ours(TOTORO, "\"auto\"")?,
-        empty(EMPTY_NATIVE, Mode::Native)?,
-        ours(NATIVE, "\"native\"")?,
-        empty(EMPTY_GENERIC, Mode::Generic)?,
-        ours(GENERIC, "\"generic\"")?,
+    let ours =
+        |name, xdp| -> Maker { Box::new(move || Place::guarded(name, &[tenant(PORT)], xdp)) };
+    let makers = [
+        stock(NOTHING),
+        stock(TWIN),
+        ours(TOTORO, "\"auto\""),
+        empty(EMPTY_NATIVE, Mode::Native),
+        ours(NATIVE, "\"native\""),
+        empty(EMPTY_GENERIC, Mode::Generic),
+        ours(GENERIC, "\"generic\""),
     ];
+    let places = raise(&makers, generation)?;
     for (name, kind) in [(NATIVE, "xdp-native"), (GENERIC, "xdp-generic")] {
-        let place = places.iter().find(|place| place.name == name);
-        let filter = place.context("the place")?.filter("us0")?;
-        ensure!(
-            filter.as_deref() == Some(kind),
-            "{name} filters by {filter:?}"
-        );
+        let filter = filter_of(&places, name)?;
+        ensure!(filter == kind, "{name} filters by {filter}");
     }
     Ok(places)
 }
