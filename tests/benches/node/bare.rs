@@ -3,7 +3,7 @@
 //! all that wait), and answers. No policy, no limits, no maps, no events, no log.
 
 use std::convert::Infallible;
-use std::io::Write as _;
+use std::io::{Seek as _, Write as _};
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -38,6 +38,10 @@ impl Bare {
     }
 }
 
+/// Bytes of its file, which are there before they are written to, as our log has room ahead: else each sync
+/// would write the file system's journal too. It is written around.
+const ROOM: usize = 64 << 20;
+
 /// Writers that wait for the next sync.
 #[derive(Clone)]
 struct Log(mpsc::UnboundedSender<(Vec<u8>, oneshot::Sender<()>)>);
@@ -47,11 +51,18 @@ impl Log {
         let (send, mut receive) = mpsc::unbounded_channel::<(Vec<u8>, oneshot::Sender<()>)>();
         let dir = std::env::current_exe().unwrap();
         let mut file = tempfile::tempfile_in(dir.parent().unwrap()).unwrap();
+        file.write_all(&vec![0; ROOM]).unwrap();
+        file.sync_all().unwrap();
         std::thread::spawn(move || {
-            let mut batch = Vec::new();
+            let (mut batch, mut left) = (Vec::new(), 0);
             while receive.blocking_recv_many(&mut batch, 1024) > 0 {
                 let bytes: Vec<u8> = batch.iter().flat_map(|(bytes, _)| bytes.clone()).collect();
+                if bytes.len() > left {
+                    file.rewind().unwrap();
+                    left = ROOM;
+                }
                 file.write_all(&bytes).unwrap();
+                left -= bytes.len();
                 file.sync_data().unwrap();
                 for (_, done) in batch.drain(..) {
                     let _ = done.send(());
