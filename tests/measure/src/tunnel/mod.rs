@@ -23,10 +23,10 @@ const TOTORO: &str = "Totoro";
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// How often all nodes are made anew; the flood's are made once.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 6)]
     pub(crate) generations: usize,
     /// Rounds of each generation in which all are measured in turn.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 4)]
     pub(crate) rounds: usize,
     /// How long each is measured in a round, seconds.
     #[arg(long, default_value_t = 0.4)]
