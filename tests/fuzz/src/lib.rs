@@ -1,8 +1,9 @@
 //! Fuzz targets: readers of bytes that come from outside, and what each must keep to whatever the
 //! bytes are. A target panics where something does not hold.
 //!
-//! The tests replay the corpus and change it at random (`tests/replay.rs`). What breaks a target becomes
-//! a file of its corpus, an input like any other from then on.
+//! The tests replay the corpus and change it at random (`tests/replay.rs`); libFuzzer looks for inputs by the
+//! code that they reach (`cargo xtask soak fuzz`, `fuzz/`). What breaks a target becomes a file of its corpus,
+//! an input like any other from then on.
 
 pub mod corpus;
 pub mod mutate;

@@ -16,6 +16,7 @@ use anyhow::{Result, ensure};
 
 use crate::lab::{self, Lab, Options, Tools};
 use crate::report::Report;
+use crate::story::world::{HEARTBEAT, TICKET_TTL_S};
 use crate::story::{self, World};
 
 /// A lab with control plane, node and frps, whose node has these settings beside the story's.
@@ -23,7 +24,7 @@ use crate::story::{self, World};
 /// # Errors
 /// The lab can't be had, or something does not start.
 pub fn world(name: &str, settings: &[(&'static str, &'static str)]) -> Result<World> {
-    raise(name, settings, Some("1s"), Report::new(false))
+    raise(name, settings, Some(HEARTBEAT), Report::new(false))
 }
 
 /// The same to be measured: it reports as often as in life, and nothing is printed but what fails, on
@@ -49,7 +50,7 @@ fn raise(
         .ok();
     let tag = format!("{}-{name}", lab::run_tag());
     let lab = Lab::raise(tools, Options { tag, keep: false })?;
-    let mut world = World::new(lab, crate::story::world::TICKET_TTL_S)?;
+    let mut world = World::new(lab, TICKET_TTL_S)?;
     world.settings.extend(settings);
     world.heartbeat = heartbeat;
     story::bring_up(&mut world, &mut report);

@@ -22,6 +22,8 @@ pub const FRPS_PORT: u16 = 7000;
 pub(crate) const POOL: &str = "20000-20099";
 /// Life of a ticket, seconds: short, so that the story sees one expire.
 pub(crate) const TICKET_TTL_S: u64 = 5;
+/// How often a story's node reports, so that nobody waits for it.
+pub(crate) const HEARTBEAT: &str = "1s";
 
 /// An invite, its code, and the frpc that uses it.
 #[derive(Debug)]
@@ -82,7 +84,7 @@ impl World {
             node: None,
             frps: None,
             ticket_ttl_s,
-            heartbeat: Some("1s"),
+            heartbeat: Some(HEARTBEAT),
             node_id: String::new(),
             spent_token: String::new(),
             tenant: None,

@@ -91,6 +91,38 @@ fn restarted(kernel: Kernel, options: &KernelOptions) -> Kernel {
     Kernel::load(options).unwrap_or_else(|error| panic!("{}", chain(&error)))
 }
 
+/// A wire to nowhere, whose end on the node has its address.
+fn wire(name: &str) {
+    let ends = [format!("{name}0"), format!("{name}1")];
+    ip(&[
+        "link", "add", &ends[0], "type", "veth", "peer", "name", &ends[1],
+    ]);
+    ip(&["addr", "add", &format!("{NODE4}/24"), "dev", &ends[0]]);
+    for end in &ends {
+        ip(&["link", "set", end, "up"]);
+    }
+}
+
+/// Lends a port to a tenant.
+fn lend(kernel: &Kernel, proto: u8) {
+    let tenant = Tenant {
+        state: ACTIVE,
+        ..Tenant::default()
+    };
+    kernel.put_tenant(1, &tenant).expect("tenant");
+    kernel
+        .put_lease(key(proto, LEASED), &lease(1, 1))
+        .expect("lease");
+}
+
+/// Bans these, and nobody else.
+fn ban(kernel: &Kernel, prefixes: &[&str]) {
+    let wanted = prefixes
+        .iter()
+        .map(|prefix| (prefix.parse().expect("a prefix"), 0));
+    kernel.set_bans(&wanted.collect()).expect("bans");
+}
+
 #[test]
 fn the_shield_follows_leases_and_addresses() {
     let Some(node) = Node::new("near") else {
@@ -99,80 +131,61 @@ fn the_shield_follows_leases_and_addresses() {
     let node = node.on(&["near0"], XdpMode::Native);
     let options = node.options();
     let root = options.pin_root.clone();
-    let veth = || {
-        ip(&[
-            "link", "add", "near0", "type", "veth", "peer", "name", "near1",
-        ]);
-        ip(&["addr", "add", &format!("{NODE4}/24"), "dev", "near0"]);
-        for end in ["near0", "near1"] {
-            ip(&["link", "set", end, "up"]);
-        }
-    };
-    node.run_after(veth, |kernel, ()| {
-        let tenant = Tenant {
-            state: ACTIVE,
-            ..Tenant::default()
-        };
-        kernel.put_tenant(1, &tenant).expect("tenant");
-        kernel
-            .put_lease(key(TCP, LEASED), &lease(1, 1))
-            .expect("lease");
-        assert!(passes(&root, NODE4, LEASED));
-        assert!(!passes(&root, NODE4, FREE));
+    node.run_after(
+        || wire("near"),
+        |kernel, ()| {
+            lend(&kernel, TCP);
+            assert!(passes(&root, NODE4, LEASED));
+            assert!(!passes(&root, NODE4, FREE));
 
-        // Another daemon's programs have arrays of their own: filled before they see a packet.
-        let kernel = restarted(kernel, &options);
-        assert!(passes(&root, NODE4, LEASED));
-        assert_eq!(
-            spent_by_hash(&root),
-            HashSet::new(),
-            "the lease was at hand"
-        );
+            // Another daemon's programs have arrays of their own: filled before they see a packet.
+            let kernel = restarted(kernel, &options);
+            assert!(passes(&root, NODE4, LEASED));
+            assert_eq!(
+                spent_by_hash(&root),
+                HashSet::new(),
+                "the lease was at hand"
+            );
 
-        // A rate that fits into no gate is the hash's.
-        let slow = abi::Lease {
-            syn_interval_ns: 3_600_000_000_000,
-            syn_burst_ns: 3_600_000_000_000,
-            ..lease(1, 2)
-        };
-        kernel.put_lease(key(TCP, FREE), &slow).expect("lease");
-        assert!(passes(&root, NODE4, FREE));
-        assert!(!passes(&root, NODE4, FREE), "one an hour");
-        assert_eq!(spent_by_hash(&root), HashSet::from([FREE]));
+            // A rate that fits into no gate is the hash's.
+            let slow = abi::Lease {
+                syn_interval_ns: 3_600_000_000_000,
+                syn_burst_ns: 3_600_000_000_000,
+                ..lease(1, 2)
+            };
+            kernel.put_lease(key(TCP, FREE), &slow).expect("lease");
+            assert!(passes(&root, NODE4, FREE));
+            assert!(!passes(&root, NODE4, FREE), "one an hour");
+            assert_eq!(spent_by_hash(&root), HashSet::from([FREE]));
 
-        // Of a single address, of a group that has a bit, and of more than that; the user is 198.51.100.7.
-        let ban = |kernel: &Kernel, prefixes: &[&str]| {
-            let wanted = prefixes
-                .iter()
-                .map(|prefix| (prefix.parse().expect("a prefix"), 0));
-            kernel.set_bans(&wanted.collect()).expect("bans");
-        };
-        for prefix in ["198.51.100.7/32", "198.51.100.0/29", "198.51.0.0/16"] {
-            ban(&kernel, &["192.0.2.1/32", prefix]);
-            assert!(!passes(&root, NODE4, LEASED), "{prefix} is banned");
-            ban(&kernel, &["192.0.2.1/32", "203.0.113.0/24"]);
-            assert!(passes(&root, NODE4, LEASED), "{prefix} is banned no more");
-        }
-        ban(&kernel, &["198.51.100.7/32"]);
-        let kernel = restarted(kernel, &options);
-        assert!(!passes(&root, NODE4, LEASED), "the ban outlives the daemon");
-        ban(&kernel, &[]);
+            // Of a single address, of a group that has a bit, and of more than that; the user is 198.51.100.7.
+            for prefix in ["198.51.100.7/32", "198.51.100.0/29", "198.51.0.0/16"] {
+                ban(&kernel, &["192.0.2.1/32", prefix]);
+                assert!(!passes(&root, NODE4, LEASED), "{prefix} is banned");
+                ban(&kernel, &["192.0.2.1/32", "203.0.113.0/24"]);
+                assert!(passes(&root, NODE4, LEASED), "{prefix} is banned no more");
+            }
+            ban(&kernel, &["198.51.100.7/32"]);
+            let kernel = restarted(kernel, &options);
+            assert!(!passes(&root, NODE4, LEASED), "the ban outlives the daemon");
+            ban(&kernel, &[]);
 
-        for port in [LEASED, FREE] {
-            kernel.remove_lease(key(TCP, port)).expect("remove");
-            assert!(!passes(&root, NODE4, port), "{port} is lent no more");
-        }
+            for port in [LEASED, FREE] {
+                kernel.remove_lease(key(TCP, port)).expect("remove");
+                assert!(!passes(&root, NODE4, port), "{port} is lent no more");
+            }
 
-        // An address that the node has no more is somebody else's, and what goes there passes.
-        ip(&["addr", "del", &format!("{NODE4}/24"), "dev", "near0"]);
-        kernel.sweep().expect("sweep");
-        assert!(passes(&root, NODE4, LEASED));
-        // Nor is what has no address at all.
-        assert!(passes(&root, "0.0.0.0", LEASED));
-        ip(&["addr", "add", "10.77.14.2/24", "dev", "near0"]);
-        kernel.sweep().expect("sweep");
-        assert!(!passes(&root, "10.77.14.2", LEASED));
-    });
+            // An address that the node has no more is somebody else's, and what goes there passes.
+            ip(&["addr", "del", &format!("{NODE4}/24"), "dev", "near0"]);
+            kernel.sweep().expect("sweep");
+            assert!(passes(&root, NODE4, LEASED));
+            // Nor is what has no address at all.
+            assert!(passes(&root, "0.0.0.0", LEASED));
+            ip(&["addr", "add", "10.77.14.2/24", "dev", "near0"]);
+            kernel.sweep().expect("sweep");
+            assert!(!passes(&root, "10.77.14.2", LEASED));
+        },
+    );
 }
 
 #[test]
@@ -182,62 +195,43 @@ fn a_flow_that_ends_loses_its_mark() {
     };
     let node = node.on(&["marked0"], XdpMode::Native);
     let root = node.options().pin_root.clone();
-    let veth = || {
-        ip(&[
-            "link", "add", "marked0", "type", "veth", "peer", "name", "marked1",
-        ]);
-        ip(&["addr", "add", &format!("{NODE4}/24"), "dev", "marked0"]);
-        for end in ["marked0", "marked1"] {
-            ip(&["link", "set", end, "up"]);
-        }
-    };
-    node.run_after(veth, |kernel, ()| {
-        let tenant = Tenant {
-            state: ACTIVE,
-            ..Tenant::default()
-        };
-        kernel.put_tenant(1, &tenant).expect("tenant");
-        kernel
-            .put_lease(key(UDP, LEASED), &lease(1, 1))
-            .expect("lease");
-        let bytes = datagram(NODE4.parse().expect("an address"), LEASED);
-        let user = abi::FlowKey {
-            remote: abi::v4_mapped([198, 51, 100, 7]),
-            remote_port: 40_000,
-            port: LEASED,
-            pad: 0,
-        };
-        let confirmed = abi::Flow {
-            tenant: 1,
-            lease: 1,
-            state: abi::FLOW_CONFIRMED,
-            ..abi::Flow::default()
-        };
-        let mut flows: HashMap<MapData, abi::FlowKey, abi::Flow> =
-            support::pinned(&root, "FLOWS").try_into().expect("a hash");
-        let ban = |prefixes: &[&str]| {
-            let wanted = prefixes
-                .iter()
-                .map(|prefix| (prefix.parse().expect("a prefix"), 0));
-            kernel.set_bans(&wanted.collect()).expect("bans");
-        };
+    node.run_after(
+        || wire("marked"),
+        |kernel, ()| {
+            lend(&kernel, UDP);
+            let bytes = datagram(NODE4.parse().expect("an address"), LEASED);
+            let user = abi::FlowKey {
+                remote: abi::v4_mapped([198, 51, 100, 7]),
+                remote_port: 40_000,
+                port: LEASED,
+                pad: 0,
+            };
+            let confirmed = abi::Flow {
+                tenant: 1,
+                lease: 1,
+                state: abi::FLOW_CONFIRMED,
+                ..abi::Flow::default()
+            };
+            let mut flows: HashMap<MapData, abi::FlowKey, abi::Flow> =
+                support::pinned(&root, "FLOWS").try_into().expect("a hash");
 
-        flows.insert(user, confirmed, 0).expect("insert");
-        assert!(lets(&root, &bytes), "it is known");
-        // Taken away behind the kernel's back: the mark is all that says so now.
-        flows.remove(&user).expect("remove");
-        ban(&["198.51.100.7/32"]);
-        assert!(lets(&root, &bytes), "the mark stands");
+            flows.insert(user, confirmed, 0).expect("insert");
+            assert!(lets(&root, &bytes), "it is known");
+            // Taken away behind the kernel's back: the mark is all that says so now.
+            flows.remove(&user).expect("remove");
+            ban(&kernel, &["198.51.100.7/32"]);
+            assert!(lets(&root, &bytes), "the mark stands");
 
-        flows.insert(user, confirmed, 0).expect("insert");
-        ban(&["198.51.100.0/24"]);
-        assert!(flows.get(&user, 0).is_err(), "the ban ended it");
-        assert!(!lets(&root, &bytes), "and took its mark");
+            flows.insert(user, confirmed, 0).expect("insert");
+            ban(&kernel, &["198.51.100.0/24"]);
+            assert!(flows.get(&user, 0).is_err(), "the ban ended it");
+            assert!(!lets(&root, &bytes), "and took its mark");
 
-        ban(&[]);
-        flows.insert(user, confirmed, 0).expect("insert");
-        assert!(lets(&root, &bytes), "it is known again");
-        kernel.remove_lease(key(UDP, LEASED)).expect("remove");
-        assert!(!lets(&root, &bytes), "the lease's end took its mark");
-    });
+            ban(&kernel, &[]);
+            flows.insert(user, confirmed, 0).expect("insert");
+            assert!(lets(&root, &bytes), "it is known again");
+            kernel.remove_lease(key(UDP, LEASED)).expect("remove");
+            assert!(!lets(&root, &bytes), "the lease's end took its mark");
+        },
+    );
 }

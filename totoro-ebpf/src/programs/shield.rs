@@ -174,8 +174,7 @@ pub(crate) fn banned(remote: &Addr) -> bool {
     is_banned(&words(remote))
 }
 
-/// The same of an address in words: a key put together from bytes costs more than a look-up among a
-/// thousand bans.
+/// The same of an address in words.
 #[inline(always)]
 fn is_banned(remote: &Words) -> bool {
     let word = |place| BANNED.get(place).copied();
@@ -183,7 +182,7 @@ fn is_banned(remote: &Words) -> bool {
     banned::may_be(head, *remote, |place| word(place).unwrap_or(u64::MAX)) && is_banned_now(remote)
 }
 
-/// A key of `BANS`, in words.
+/// A key of `BANS`, in words: put together from bytes it costs more than a look-up among a thousand bans.
 #[repr(C)]
 struct Whole {
     bits: u32,

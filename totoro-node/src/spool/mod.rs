@@ -95,6 +95,11 @@ fn read(reader: &mut Reader<'_>, entry: &Entry) -> Result<NodeEvent> {
     parse(entry.seq, reader.op(entry.spot)?.value)
 }
 
+/// The oldest events that wait: a batch.
+fn first(log: &Log) -> Vec<Entry> {
+    log.waiting().from(0).take(MAX_BATCH).copied().collect()
+}
+
 /// What was written of these events, with their seqs.
 fn values(reader: &mut Reader<'_>, entries: &[Entry]) -> Result<Vec<(u64, Vec<u8>)>> {
     let value = |entry: &Entry| {
@@ -159,22 +164,20 @@ impl Spool {
             // for one that came twice.
             log.settle()?;
             let waiting = log.waiting();
-            let entries: Vec<Entry> = waiting.from(0).take(MAX_BATCH).copied().collect();
             let oldest = Oldest {
                 spool: waiting.id.clone(),
                 after: waiting.had,
                 events: Vec::new(),
             };
-            anyhow::Ok((oldest, entries, log.disk()))
+            anyhow::Ok((oldest, first(log), log.disk()))
         })?;
         // Without the log, which is to be written to meanwhile. What is copied to another place then may
         // be gone from this one.
         oldest.events = match values(&mut Reader::new(&disk), &entries) {
             Ok(events) => events,
-            Err(_) => self.store.on_log(|log| {
-                let entries: Vec<Entry> = log.waiting().from(0).take(MAX_BATCH).copied().collect();
-                values(&mut log.reader(), &entries)
-            })?,
+            Err(_) => self
+                .store
+                .on_log(|log| values(&mut log.reader(), &first(log)))?,
         };
         Ok(oldest)
     }

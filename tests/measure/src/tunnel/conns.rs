@@ -12,7 +12,7 @@ use totoro_tests::lab;
 use totoro_tests::net::user;
 
 use super::drive::{Plan, Series, Wants};
-use super::place::{Maker, Place, Tenant, in_turn, raise};
+use super::place::{Maker, Place, Tenant, generations, raise};
 use super::plugin::{self, Plugin};
 use super::{Args, NOTHING, TOTORO, TWIN, rules, samples};
 use crate::Progress;
@@ -39,32 +39,23 @@ const RULES: &str = "table inet door { chain door { type filter hook input prior
 /// # Errors
 /// A lab can't be had, or a user has something else than it expects.
 pub(super) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result<()> {
-    let mut all: [Vec<Vec<Series>>; 2] = Default::default();
-    let mut names = Vec::new();
-    for generation in 0..args.generations {
+    let make = |generation| {
         let (places, plugin) = places(generation)?;
         if generation == 0 {
             run.baseline(NFT, &rules::nft_version(places[0].lab())?);
         }
         // For as long as these places are measured.
-        let _held: Vec<Option<TcpStream>> = places.iter().map(hold).collect::<Result<_>>()?;
-        for place in &places {
-            place.lab().freeze(true)?;
-        }
-        for round in 0..args.rounds {
-            let round = generation * args.rounds + round;
-            let one = in_turn(&places, round, |place| both(place, &plugin, args))?;
-            for (all, nth) in all.iter_mut().zip(0..) {
-                all.push(one.iter().map(|both| both[nth]).collect());
-            }
-        }
-        names = places.iter().map(|place| place.name).collect();
-        let of = args.generations;
-        progress.says(&format!(
-            "connections, generation {} of {of}",
-            generation + 1
-        ));
-    }
+        let held: Vec<Option<TcpStream>> = places.iter().map(hold).collect::<Result<_>>()?;
+        Ok((places, (plugin, held)))
+    };
+    let says = |what: &str| progress.says(&format!("connections, {what}"));
+    let work = |place: &Place, (plugin, _): &(Plugin, _)| both(place, plugin, args);
+    let (names, rounds) = generations(args, says, make, work)?;
+    let of = |nth: usize| {
+        let row = |round: &Vec<[Series; 2]>| round.iter().map(|both| both[nth]).collect();
+        rounds.iter().map(row).collect::<Vec<Vec<Series>>>()
+    };
+    let all = [of(0), of(1)];
     run.baseline(
         PLUGIN,
         "a bare hyper handler that answers the same bytes to everyone",

@@ -75,8 +75,8 @@ pub(super) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result
         place.lab().freeze(true)?;
     }
     let mut all: Vec<Vec<Flooded>> = Vec::new();
+    // The first one more warms up. Fewer than of the others: what differs here is larger.
     let rounds = args.rounds * args.generations.div_ceil(4);
-    // The first round warms up.
     for round in 0..=rounds {
         let one = in_turn(&places, round, |place| flooded(place, args))?;
         if round > 0 {

@@ -51,8 +51,9 @@ pub(crate) fn measure(args: &Args, only: &str, progress: &Progress) -> Result<Ru
     );
     run.note(
         "Each column is a node of its own in its own namespaces; all but the one that is measured are frozen. \
-         All are made anew for every few rounds, each time in another order. \"Nothing again\" is a second one of the first kind: how far its ratio is from 1 is what the \
-         machine's noise is worth.",
+         All but the flood's are made anew for every few rounds, each time in another order. \"Nothing \
+         again\" is a second one of the first kind: how far its ratio is from 1 is what the machine's noise \
+         is worth.",
     );
     let wanted = |part: &str| part.contains(only);
     if wanted("conns") {

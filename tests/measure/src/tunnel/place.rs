@@ -14,6 +14,7 @@ use totoro_tests::lab::{self, Lab, NODE_CLIENT_V4, Options, Process, Tools};
 use totoro_tests::story::World;
 use totoro_tests::story::frpc::{self, PATIENCE, Proxy};
 
+use super::Args;
 use crate::net::service::Service;
 
 /// Who was frozen has this long to do what fell due meanwhile (keepalives, heartbeats, timers): it is no
@@ -188,6 +189,37 @@ pub(super) fn raise(makers: &[Maker], generation: usize) -> Result<Vec<Place>> {
     let mut places = made.collect::<Result<Vec<_>>>()?;
     places.rotate_right(first);
     Ok(places)
+}
+
+/// Measures at places that are made anew for every few rounds, all in turn. `make` has what must live as long
+/// as they do beside them. The places' names, and what `work` gave: rounds are rows.
+///
+/// # Errors
+/// A place can't be made or frozen, or something fails at one.
+pub(super) fn generations<K, T>(
+    args: &Args,
+    says: impl Fn(&str),
+    mut make: impl FnMut(usize) -> Result<(Vec<Place>, K)>,
+    work: impl Fn(&Place, &K) -> Result<T>,
+) -> Result<(Vec<&'static str>, Vec<Vec<T>>)> {
+    let (mut names, mut all) = (Vec::new(), Vec::new());
+    for generation in 0..args.generations {
+        let (places, beside) = make(generation)?;
+        for place in &places {
+            place.lab().freeze(true)?;
+        }
+        for round in 0..args.rounds {
+            let round = generation * args.rounds + round;
+            all.push(in_turn(&places, round, |place| work(place, &beside))?);
+        }
+        names = places.iter().map(|place| place.name).collect();
+        says(&format!(
+            "generation {} of {}",
+            generation + 1,
+            args.generations
+        ));
+    }
+    Ok((names, all))
 }
 
 /// Runs something at each place, in turn and in another order each round; what it gave, by place.

@@ -13,7 +13,7 @@ use totoro_tests::lab;
 use totoro_tests::net::user;
 
 use super::drive::quantiles;
-use super::place::{Maker, Place, Tenant, in_turn, raise};
+use super::place::{Maker, Place, Tenant, generations, raise};
 use super::rules::{Mode, Verdict, xdp};
 use super::{Args, NOTHING, TOTORO, TWIN, samples};
 use crate::Progress;
@@ -44,22 +44,14 @@ struct Speed {
 /// # Errors
 /// A lab can't be had, or a tunnel does not carry.
 pub(super) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result<()> {
-    let mut all: Vec<Vec<Speed>> = Vec::new();
-    let (mut names, mut chosen) = (Vec::new(), String::new());
-    for generation in 0..args.generations {
+    let mut chosen = String::new();
+    let make = |generation| {
         let places = places(generation)?;
         chosen = filter_of(&places, TOTORO)?;
-        for place in &places {
-            place.lab().freeze(true)?;
-        }
-        for round in 0..args.rounds {
-            let round = generation * args.rounds + round;
-            all.push(in_turn(&places, round, |place| speed(place, args))?);
-        }
-        names = places.iter().map(|place| place.name).collect();
-        let of = args.generations;
-        progress.says(&format!("tunnels, generation {} of {of}", generation + 1));
-    }
+        Ok((places, ()))
+    };
+    let says = |what: &str| progress.says(&format!("tunnels, {what}"));
+    let (names, all) = generations(args, says, make, |place, ()| speed(place, args))?;
     run.baseline(
         EMPTY_NATIVE,
         "two instructions, on both interfaces, in the driver",
