@@ -17,6 +17,9 @@ use super::model::{Session, Ticket};
 use super::ports::{PortId, Waiting, port_key, record_key};
 use crate::store::{Changes, Failed, HELD, LEASES, Place, SESSIONS, Store, TENANTS, TICKETS};
 
+/// Leases that ended whose counts are forgotten between two times that others have the desk.
+const AT_ONCE: usize = 64;
+
 /// What becomes durable in one go.
 pub(super) struct Entry {
     changes: Changes,
@@ -140,8 +143,7 @@ impl Desk {
     }
 
     /// Gives the desk back, and has all that was decided up to now be written.
-    pub(super) fn decided(&self, mut inner: MutexGuard<'_, Inner>) -> Decided {
-        self.forget_spent(&mut inner);
+    pub(super) fn decided(&self, inner: MutexGuard<'_, Inner>) -> Decided {
         let place = self.commits.last();
         drop(inner);
         self.commits.write();
@@ -153,12 +155,11 @@ impl Desk {
     /// # Errors
     /// `internal`: it is not, and was taken back.
     pub(super) fn settled(&self, inner: MutexGuard<'_, Inner>) -> Result<(), Refusal> {
-        let spent = !inner.spent.is_empty();
         let Decided(place) = self.decided(inner);
         let settled = place.wait();
-        if spent || settled.is_err() {
+        if settled.is_err() {
             // Taking the lock makes up for what failed.
-            self.forget_spent(&mut self.lock());
+            drop(self.lock());
         }
         settled.map_err(refused)
     }
@@ -274,13 +275,25 @@ impl Desk {
         }
     }
 
-    /// What was counted on leases that ended is durable now, and no more needed in the kernel.
-    fn forget_spent(&self, inner: &mut Inner) {
-        let durable = |spent: &mut Spent| spent.place.as_ref().is_some_and(Place::is_durable);
-        for (port, spent) in inner.spent.extract_if(.., |_, spent| durable(spent)) {
-            if let Err(error) = self.kernel.forget_lease(spent.tenant, port_key(port)) {
-                // Counts that nobody reads; the port's next lease begins by clearing them.
-                tracing::warn!(error = error.whole(), port = %record_key(port), "old counts stay");
+    /// What was counted on leases that ended is durable now, and no more needed in the kernel. No part of
+    /// a decision, and a few at a time, for decisions wait meanwhile. Who opens the port again before finds
+    /// its counters there, which costs less than to make others.
+    pub(super) fn forget_spent(&self) {
+        loop {
+            let mut inner = self.lock();
+            let durable =
+                |_: &_, spent: &mut Spent| spent.place.as_ref().is_some_and(Place::is_durable);
+            let some = inner.spent.extract_if(.., durable).take(AT_ONCE);
+            let some: Vec<(PortId, Spent)> = some.collect();
+            for (port, spent) in &some {
+                if let Err(error) = self.kernel.forget_lease(spent.tenant, port_key(*port)) {
+                    // Counts that nobody reads; the port's next lease begins by clearing them.
+                    tracing::warn!(error = error.whole(), port = %record_key(*port), "old counts stay");
+                }
+            }
+            MutexGuard::unlock_fair(inner);
+            if some.len() < AT_ONCE {
+                return;
             }
         }
     }

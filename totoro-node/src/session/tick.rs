@@ -67,6 +67,7 @@ impl Desk {
         let sums_up = Desk::sums_up(inner, now_ms);
         self.flush(inner, changes);
         let _ = self.settled(desk);
+        self.forget_spent();
         if sums_up {
             self.sum_up();
         }

@@ -148,6 +148,7 @@ fn counts_stay_in_the_kernel_until_they_are_durable() {
     assert!(world.kernel.maps().counts.contains_key(&key));
     world.disk.store(false, Ordering::Relaxed);
     world.desk.tick();
+    world.desk.second();
     assert!(!world.kernel.maps().counts.contains_key(&key));
     let summary = &world.told_of(kind::CONN_CLOSED)[1].subject.detail;
     assert_eq!(
