@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -45,6 +46,18 @@ pub(super) fn freeze(path: &Path, yes: bool) -> Result<()> {
         );
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Has all threads of a frozen one run on this processor alone from now on, with those that they start.
+pub(super) fn keep_to(path: &Path, cpu: usize) -> Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu).context("the processor's number")?;
+    let threads = fs::read_to_string(path.join("cgroup.threads")).context("read cgroup.threads")?;
+    for thread in threads.lines() {
+        let thread = Pid::from_raw(thread.parse().context("a thread's number")?);
+        sched_setaffinity(thread, &cpus).with_context(|| format!("keep {thread} to {cpu}"))?;
+    }
+    Ok(())
 }
 
 /// Processor time of all that was ever in one.

@@ -180,6 +180,18 @@ impl Lab {
         cgroup::freeze(root, yes)
     }
 
+    /// Has all processes of the frozen lab run on this processor alone.
+    ///
+    /// # Errors
+    /// It is not frozen, so that threads might begin meanwhile; or there is no such processor.
+    pub fn keep_to(&self, cpu: usize) -> Result<()> {
+        ensure!(self.frozen.load(Ordering::SeqCst), "the lab is not frozen");
+        for cgroup in [&self.node_cgroup, &self.other_cgroup] {
+            cgroup::keep_to(cgroup, cpu)?;
+        }
+        Ok(())
+    }
+
     /// Processor time of all that ran on the node so far.
     ///
     /// # Errors

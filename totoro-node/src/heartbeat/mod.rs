@@ -4,7 +4,7 @@ mod fit;
 mod machine;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use totoro_api::wire::event::{Subject, kind};
@@ -28,6 +28,8 @@ const OFFSET: &str = "clock_offset_ms";
 const KEEP: i64 = 100;
 /// The interval before the control plane said one.
 const FIRST: Duration = Duration::from_secs(10);
+/// How soon after a heartbeat it is looked whether what it told is still so.
+const LOOK: Duration = Duration::from_secs(1);
 /// What this version enforces at grade `kernel`.
 const FEATURES: &[&str] = &[
     "max_conns",
@@ -84,12 +86,23 @@ pub struct Pulse {
     pub tls_ca: String,
 }
 
+/// What a node lacks, a line each: by this the control plane tells whether it is well.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Lacks {
+    /// Of its enforcement.
+    enforced: Vec<String>,
+    /// Of its frps.
+    frps: Option<String>,
+}
+
 impl Pulse {
-    /// Beats for ever.
+    /// Beats for ever: each interval, and as soon as something lacks that did not, or does no more. So
+    /// whoever waits for a node that starts, whose frps comes last, waits no longer than it takes.
     pub async fn run(self) {
         let mut sampler = Sampler::default();
         let mut backoff = Backoff::default();
         let mut interval = FIRST;
+        let mut look = LOOK;
         // What can't be read is kept anew.
         let mut kept = kept_clock(&self.store).unwrap_or_default();
         loop {
@@ -98,10 +111,15 @@ impl Pulse {
                 tracing::warn!(error = format!("{error:#}"), "the clock can't be kept");
             }
             match beaten {
-                Ok(answer) => {
+                Ok((answer, told)) => {
                     backoff.reset();
                     interval = Duration::from_secs(u64::from(answer.interval_s.clamp(1, 300)));
-                    tokio::time::sleep(interval).await;
+                    let differs = || self.differs(&told);
+                    // What comes and goes all the time is told ever less often, and no event each.
+                    look = match pause(interval, look, tokio::time::sleep, differs).await {
+                        Next::News => look * 2,
+                        Next::Due => LOOK,
+                    };
                 }
                 Err(error) => {
                     let wait = backoff
@@ -118,9 +136,14 @@ impl Pulse {
         }
     }
 
-    async fn beat(&self, sampler: &mut Sampler) -> Result<HeartbeatAnswer> {
+    /// Sends one; what was answered, and what it told of what lacks.
+    async fn beat(&self, sampler: &mut Sampler) -> Result<(HeartbeatAnswer, Lacks)> {
         let frps = self.frps.info().await.ok();
-        let body = self.body(sampler, frps).await?;
+        let lacks = Lacks {
+            enforced: health::missing(&self.kernel, &self.desk),
+            frps: self.frps_lacks(frps.as_ref()),
+        };
+        let body = self.body(sampler, frps, &lacks).await?;
         if self.control.refresh() {
             tracing::info!("the node's key was rotated: this heartbeat is the new one's first use");
         }
@@ -133,7 +156,28 @@ impl Pulse {
                 .await
                 .context("the clock's task ended")?;
         }
-        Ok(answer)
+        Ok((answer, lacks))
+    }
+
+    /// Whether something else lacks than was told. Only a frps that lacked is asked: that one has gone
+    /// whose clients are gone too is soon enough told by the next heartbeat, and a question each second
+    /// would cost more than all else that an idle node does.
+    async fn differs(&self, told: &Lacks) -> bool {
+        if health::missing(&self.kernel, &self.desk) != told.enforced {
+            return true;
+        }
+        told.frps.is_some() && self.frps_lacks(self.frps.info().await.ok().as_ref()) != told.frps
+    }
+
+    /// What frps lacks by its answer; `None` = nothing.
+    fn frps_lacks(&self, frps: Option<&ServerInfo>) -> Option<String> {
+        let Some(frps) = frps else {
+            return Some("frps's admin API does not answer".to_owned());
+        };
+        let pool = frps.lacks(&self.desk.pool())?;
+        Some(format!(
+            "frps's allowPorts lack ports of the pool ({pool}): run frps-config and restart frps"
+        ))
     }
 
     /// Keeps the clock for the next start, when it moved: by an answer, or by a step of the machine's
@@ -162,7 +206,12 @@ impl Pulse {
         Ok(())
     }
 
-    async fn body(&self, sampler: &mut Sampler, frps: Option<ServerInfo>) -> Result<Heartbeat> {
+    async fn body(
+        &self,
+        sampler: &mut Sampler,
+        frps: Option<ServerInfo>,
+        lacks: &Lacks,
+    ) -> Result<Heartbeat> {
         let (desk, spool) = (Arc::clone(&self.desk), self.spool.clone());
         let (report, depth) = tokio::task::spawn_blocking(move || {
             let mut room = fit::Room::new();
@@ -188,18 +237,6 @@ impl Pulse {
                 ..interface
             }
         });
-        let mut missing = health::missing(&self.kernel, &self.desk);
-        match &frps {
-            None => missing.push("frps's admin API does not answer".to_owned()),
-            Some(frps) => {
-                if let Some(pool) = frps.lacks(&self.desk.pool()) {
-                    missing.push(format!(
-                        "frps's allowPorts lack ports of the pool ({pool}): run frps-config and \
-                         restart frps"
-                    ));
-                }
-            }
-        }
         Ok(Heartbeat {
             instance: self.instance.clone(),
             boot: crate::machine::boot_id(),
@@ -209,7 +246,7 @@ impl Pulse {
             kernel_version: crate::machine::kernel_release(),
             features: FEATURES.iter().map(ToString::to_string).collect(),
             grade: Grade::Kernel,
-            missing,
+            missing: lacks.enforced.iter().chain(&lacks.frps).cloned().collect(),
             cpu_percent: sample.cpu_percent,
             load1: sample.load1,
             mem_total: sample.mem_total,
@@ -233,6 +270,36 @@ impl Pulse {
     }
 }
 
+/// Why the next heartbeat goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// It is time.
+    Due,
+    /// What was told is so no more.
+    News,
+}
+
+/// Waits for the next heartbeat, and looks every so often whether there is news.
+async fn pause<S: Future<Output = ()>, D: Future<Output = bool>>(
+    interval: Duration,
+    look: Duration,
+    sleep: impl Fn(Duration) -> S,
+    differs: impl Fn() -> D,
+) -> Next {
+    let mut left = interval;
+    while left > look {
+        sleep(look).await;
+        // What is asked may keep us waiting, for which the heartbeat does not.
+        let asked = Instant::now();
+        if differs().await {
+            return Next::News;
+        }
+        left = left.saturating_sub(look + asked.elapsed());
+    }
+    sleep(left).await;
+    Next::Due
+}
+
 /// Whether the clock is to be kept anew, and what there is to tell of it.
 fn news(kept: &Kept, now: &Kept) -> (bool, Option<Subject>) {
     let moved = |a: i64, b: i64| (a - b).abs() > KEEP;
@@ -250,6 +317,8 @@ fn news(kept: &Kept, now: &Kept) -> (bool, Option<Subject>) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::{Cell, RefCell};
+
     use super::*;
 
     #[test]
@@ -273,6 +342,33 @@ mod tests {
         newer.put(META, CLOCK, &last);
         store.commit(&newer).unwrap();
         assert_eq!(kept_clock(&store).unwrap(), last);
+    }
+
+    /// What a pause slept, s, when the look of this number finds news, and why it ended.
+    async fn paused(look_s: u64, news: usize) -> (Vec<f64>, Next) {
+        let (slept, looks) = (RefCell::new(Vec::new()), Cell::new(0));
+        let sleep = |time: Duration| {
+            slept.borrow_mut().push(time.as_secs_f64().round());
+            std::future::ready(())
+        };
+        let differs = || {
+            looks.set(looks.get() + 1);
+            std::future::ready(looks.get() == news)
+        };
+        let (interval, look) = (Duration::from_secs(4), Duration::from_secs(look_s));
+        let next = pause(interval, look, sleep, differs).await;
+        (slept.into_inner(), next)
+    }
+
+    #[tokio::test]
+    async fn news_is_told_before_its_time() {
+        assert_eq!(paused(1, 0).await, (vec![1.0; 4], Next::Due));
+        assert_eq!(paused(1, 1).await, (vec![1.0], Next::News));
+        assert_eq!(paused(1, 3).await, (vec![1.0; 3], Next::News));
+        // Nobody looks when it is time in any case.
+        assert_eq!(paused(1, 4).await, (vec![1.0; 4], Next::Due));
+        assert_eq!(paused(3, 0).await, (vec![3.0, 1.0], Next::Due));
+        assert_eq!(paused(16, 1).await, (vec![4.0], Next::Due));
     }
 
     #[test]

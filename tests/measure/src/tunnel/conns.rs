@@ -50,7 +50,7 @@ pub(super) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result
     };
     let says = |what: &str| progress.says(&format!("connections, {what}"));
     let work = |place: &Place, (plugin, _): &(Plugin, _)| both(place, plugin, args);
-    let (names, rounds) = generations(args, says, make, work)?;
+    let (names, rounds) = generations(args, args.rounds, says, make, work)?;
     let of = |nth: usize| {
         let row = |round: &Vec<[Series; 2]>| round.iter().map(|both| both[nth]).collect();
         rounds.iter().map(row).collect::<Vec<Vec<Series>>>()
@@ -101,8 +101,8 @@ fn places(generation: usize) -> Result<(Vec<Place>, Plugin)> {
     }
     let stock = |name, more| -> Maker { Box::new(move || Place::stock(name, &tenants(), more)) };
     let makers = [
-        stock(NOTHING, ""),
         stock(TWIN, ""),
+        stock(NOTHING, ""),
         Box::new(|| Place::guarded(TOTORO, &tenants(), "\"auto\"")),
         Box::new(|| {
             let nft = Place::stock(NFT, &tenants(), "")?;

@@ -17,18 +17,19 @@ use totoro_tests::hostile::client::USERS_DOOR;
 use totoro_tests::lab::{self, Netns};
 use totoro_tests::net::{syn, user};
 
-use super::place::{Place, in_turn};
+use super::place::{Maker, Place, generations, raise};
 use super::rules::{self, Mode, Verdict, xdp};
 use super::speed::{GENERIC, NATIVE, PORT, download, tenant};
-use super::{Args, NOTHING, TOTORO, samples};
+use super::{Args, NODE_CPU, NOTHING, TOTORO, samples};
 use crate::Progress;
 
 /// The flooded port: of the pool, and nobody's.
 const CLOSED: u16 = 20_050;
 /// Packets between two looks at the clock.
 const BATCH: u64 = 32;
-/// The processor that sends: what a veth pair receives is handled where it was sent.
-const CPU: usize = 0;
+/// The processor that sends: what a veth pair receives is handled where it was sent, and that is the node's
+/// to do.
+const CPU: usize = NODE_CPU;
 
 const NFT: &str = "nft, equal set";
 /// Everything is dropped at once, at the two places where that can be.
@@ -68,22 +69,17 @@ struct Sent {
 /// # Errors
 /// A lab can't be had, or no packet can be sent.
 pub(super) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result<()> {
-    let places = places()?;
-    progress.says("flood: seven nodes");
-    run.baseline(NFT, &rules::nft_version(places[0].lab())?);
-    for place in &places {
-        place.lab().freeze(true)?;
-    }
-    let mut all: Vec<Vec<Flooded>> = Vec::new();
-    // The first one more warms up. Fewer than of the others: what differs here is larger.
-    let rounds = args.rounds * args.generations.div_ceil(4);
-    for round in 0..=rounds {
-        let one = in_turn(&places, round, |place| flooded(place, args))?;
-        if round > 0 {
-            all.push(one);
-        }
-        progress.says(&format!("flood, round {round} of {rounds}"));
-    }
+    let mut nft = String::new();
+    let make = |generation| {
+        let places = places(generation)?;
+        nft = rules::nft_version(places[0].lab())?;
+        Ok((places, ()))
+    };
+    let says = |what: &str| progress.says(&format!("flood, {what}"));
+    // Fewer than of the others: what differs here is larger.
+    let rounds = args.rounds.div_ceil(4);
+    let (names, all) = generations(args, rounds, says, make, |place, ()| flooded(place, args))?;
+    run.baseline(NFT, &nft);
     let unseen = "generic XDP that drops everything at once: what sending costs";
     run.baseline(FLOOR, unseen);
     run.baseline(
@@ -97,29 +93,34 @@ pub(super) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result
          kernel's thread for postponed work takes on that processor. Answers go to a device that drops them.",
         args.rate
     ));
-    let names: Vec<&str> = places.iter().map(|place| place.name).collect();
     tell(run, &names, f64::from(args.rate), &all);
     Ok(())
 }
 
-fn places() -> Result<Vec<Place>> {
-    let nft = Place::stock(NFT, &[tenant(PORT)], "")?;
-    rules::nft(nft.lab(), RULES)?;
-    let floor = |name, mode| {
-        let place = Place::stock(name, &[], "")?;
-        xdp(place.lab(), &["us0"], Verdict::Drop, mode)?;
-        anyhow::Ok(place)
+fn places(generation: usize) -> Result<Vec<Place>> {
+    let floor = |name, mode| -> Maker {
+        Box::new(move || {
+            let place = Place::stock(name, &[], "")?;
+            xdp(place.lab(), &["us0"], Verdict::Drop, mode)?;
+            Ok(place)
+        })
     };
-    let ours = |name, xdp| Place::guarded(name, &[tenant(PORT)], xdp);
-    let places = vec![
-        Place::stock(NOTHING, &[tenant(PORT)], "")?,
-        nft,
-        ours(TOTORO, "\"auto\"")?,
-        ours(GENERIC, "\"generic\"")?,
-        ours(NATIVE, "\"native\"")?,
-        floor(FLOOR, Mode::Generic)?,
-        floor(NATIVE_FLOOR, Mode::Native)?,
+    let ours =
+        |name, xdp| -> Maker { Box::new(move || Place::guarded(name, &[tenant(PORT)], xdp)) };
+    let makers: [Maker; 7] = [
+        Box::new(|| {
+            let nft = Place::stock(NFT, &[tenant(PORT)], "")?;
+            rules::nft(nft.lab(), RULES)?;
+            Ok(nft)
+        }),
+        Box::new(|| Place::stock(NOTHING, &[tenant(PORT)], "")),
+        ours(TOTORO, "\"auto\""),
+        ours(GENERIC, "\"generic\""),
+        ours(NATIVE, "\"native\""),
+        floor(FLOOR, Mode::Generic),
+        floor(NATIVE_FLOOR, Mode::Native),
     ];
+    let places = raise(&makers, generation)?;
     for place in &places {
         let node = place.lab().ns(lab::Place::Node);
         // A device whose other end is down drops what it is given.
@@ -149,17 +150,17 @@ fn flooded(place: &Place, args: &Args) -> Result<Flooded> {
         // Nobody's tunnel is there.
         (1.0, 1.0, f64::from(args.rate))
     } else {
-        let before = users.run(|| download(to, time))?;
+        let (before, _) = users.run(|| download(to, time))?;
         let stop = AtomicBool::new(false);
         let (during, sent) = std::thread::scope(|scope| {
             let flood = scope.spawn(|| send(users, Some(args.rate), &stop, Duration::MAX));
             let during = users.run(|| download(to, time));
             stop.store(true, Ordering::SeqCst);
             let sent = flood.join().ok().context("the flood panicked")??;
-            anyhow::Ok((during?, sent))
+            anyhow::Ok((during?.0, sent))
         })?;
         let rate = sent.packets as f64 / sent.seconds;
-        let after = users.run(|| download(to, time))?;
+        let (after, _) = users.run(|| download(to, time))?;
         (2.0 * during / (before + after), during, rate)
     };
     let before = place.refused()?;

@@ -14,12 +14,12 @@ use totoro_tests::lab::{self, Lab, NODE_CLIENT_V4, Options, Process, Tools};
 use totoro_tests::story::World;
 use totoro_tests::story::frpc::{self, PATIENCE, Proxy};
 
-use super::Args;
+use super::{Args, NODE_CPU};
 use crate::net::service::Service;
 
 /// Who was frozen has this long to do what fell due meanwhile (keepalives, heartbeats, timers): it is no
 /// part of what is measured.
-const WAKES: Duration = Duration::from_millis(300);
+const WAKES: Duration = Duration::from_millis(200);
 
 /// Ports under one limit.
 pub(super) struct Tenant {
@@ -147,6 +147,15 @@ impl Place {
         Ok(Some(kind.to_owned()))
     }
 
+    /// Freezes it, on the node's processor.
+    ///
+    /// # Errors
+    /// The place can't be frozen, or there is no such processor.
+    pub(super) fn settle(&self) -> Result<()> {
+        self.lab().freeze(true)?;
+        self.lab().keep_to(NODE_CPU)
+    }
+
     /// Runs something with this place alone not frozen.
     ///
     /// # Errors
@@ -198,6 +207,7 @@ pub(super) fn raise(makers: &[Maker], generation: usize) -> Result<Vec<Place>> {
 /// A place can't be made or frozen, or something fails at one.
 pub(super) fn generations<K, T>(
     args: &Args,
+    rounds: usize,
     says: impl Fn(&str),
     mut make: impl FnMut(usize) -> Result<(Vec<Place>, K)>,
     work: impl Fn(&Place, &K) -> Result<T>,
@@ -206,10 +216,10 @@ pub(super) fn generations<K, T>(
     for generation in 0..args.generations {
         let (places, beside) = make(generation)?;
         for place in &places {
-            place.lab().freeze(true)?;
+            place.settle()?;
         }
-        for round in 0..args.rounds {
-            let round = generation * args.rounds + round;
+        for round in 0..rounds {
+            let round = generation * rounds + round;
             all.push(in_turn(&places, round, |place| work(place, &beside))?);
         }
         names = places.iter().map(|place| place.name).collect();

@@ -27,13 +27,15 @@ const EMPTY_NATIVE: &str = "empty XDP, native";
 const EMPTY_GENERIC: &str = "empty XDP, generic";
 
 /// Words of a round.
-const WORDS: usize = 2_000;
+const WORDS: usize = 1_000;
 
 /// One measurement.
 #[derive(Clone, Copy)]
 struct Speed {
     /// MiB per second.
     throughput: f64,
+    /// Processor time of what is on the node for each MiB, ms.
+    cost: f64,
     /// ms.
     p50: f64,
     p99: f64,
@@ -51,7 +53,9 @@ pub(super) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result
         Ok((places, ()))
     };
     let says = |what: &str| progress.says(&format!("tunnels, {what}"));
-    let (names, all) = generations(args, says, make, |place, ()| speed(place, args))?;
+    let (names, all) = generations(args, args.rounds, says, make, |place, ()| {
+        speed(place, args)
+    })?;
     run.baseline(
         EMPTY_NATIVE,
         "two instructions, on both interfaces, in the driver",
@@ -87,9 +91,10 @@ fn places(generation: usize) -> Result<Vec<Place>> {
     };
     let ours =
         |name, xdp| -> Maker { Box::new(move || Place::guarded(name, &[tenant(PORT)], xdp)) };
+    // Who is compared comes one after the other.
     let makers = [
-        stock(NOTHING),
         stock(TWIN),
+        stock(NOTHING),
         ours(TOTORO, "\"auto\""),
         empty(EMPTY_NATIVE, Mode::Native),
         ours(NATIVE, "\"native\""),
@@ -118,31 +123,36 @@ pub(super) fn tenant(port: u16) -> Tenant {
 fn speed(place: &Place, args: &Args) -> Result<Speed> {
     let to = user::at(USERS_DOOR, PORT)?;
     place.lab().ns(lab::Place::User).run(|| {
-        let throughput = download(to, Duration::from_secs_f64(args.seconds))?;
+        let before = place.lab().processor()?;
+        let (throughput, read) = download(to, Duration::from_secs_f64(args.seconds))?;
+        let spent = place.lab().processor()? - before;
         let [p50, p99] = words(to)?;
         Ok(Speed {
             throughput,
+            cost: spent.as_secs_f64() * 1000.0 / read,
             p50,
             p99,
         })
     })
 }
 
-/// MiB per second that a user reads.
-pub(super) fn download(to: SocketAddr, time: Duration) -> Result<f64> {
+/// MiB per second that a user reads, and all MiB, with those of the run-up.
+pub(super) fn download(to: SocketAddr, time: Duration) -> Result<(f64, f64)> {
     let mut stream = pour(to)?;
     let mut buffer = vec![0; 256 << 10];
-    let mut read = |time: Duration| -> Result<f64> {
+    let mut read = |time: Duration| -> Result<(f64, f64)> {
         let (begun, mut bytes) = (Instant::now(), 0);
         while begun.elapsed() < time {
             let read = stream.read(&mut buffer).context("read the download")?;
             ensure!(read > 0, "the download ended");
             bytes += read;
         }
-        Ok(bytes as f64 / f64::from(1 << 20) / begun.elapsed().as_secs_f64())
+        let read = bytes as f64 / f64::from(1 << 20);
+        Ok((read, read / begun.elapsed().as_secs_f64()))
     };
-    read(time / 4)?;
-    read(time)
+    let (before, _) = read(time / 4)?;
+    let (read, throughput) = read(time)?;
+    Ok((throughput, before + read))
 }
 
 /// Asks for as much as is taken.
@@ -167,8 +177,14 @@ fn tell(run: &mut Run, names: &[&str], all: &[Vec<Speed>]) {
         (GENERIC, EMPTY_GENERIC),
     ];
     type Part = (&'static str, &'static str, Better, fn(&Speed) -> f64);
-    let parts: [Part; 3] = [
+    let parts: [Part; 4] = [
         ("throughput", "MiB/s", Better::More, |one| one.throughput),
+        (
+            "processor of the node for a MiB",
+            "ms",
+            Better::Less,
+            |one| one.cost,
+        ),
         ("a word's way, p50", "ms", Better::Less, |one| one.p50),
         ("a word's way, p99", "ms", Better::Less, |one| one.p99),
     ];
