@@ -49,51 +49,53 @@ pub(crate) fn lately() -> u64 {
     }
 }
 
-/// Counts a refusal, and reports the 1st, 2nd, 4th, 8th, … of each tenant, reason and CPU, so
-/// that a flood cannot drown the ring.
+/// Counts a refusal, and tells of it where it is one to be told of.
 #[inline(never)]
 pub(crate) fn refuse(reason: u32, subject: &Subject) {
-    let key = ReasonKey {
-        tenant: subject.tenant,
-        reason,
-    };
-    let at_ns = lately();
-    let count = match REASONS.get_ptr_mut(&key) {
-        Some(count) => {
-            // SAFETY: this CPU's own value, and BPF programs of one hook don't preempt each other
-            // here; a lost increment by another hook's interrupt is the worst that can happen.
-            unsafe {
-                (*count).count += 1;
-                (*count).last_ns = at_ns;
-                (*count).count
-            }
-        }
-        None => {
-            let first = ReasonCount {
-                count: 1,
-                last_ns: at_ns,
-            };
-            // A full table loses the tenant's own row, never the refusal; nor is it told, since
-            // every one of a flood would be the first.
-            if REASONS.insert(&key, &first, 0).is_err() {
-                return;
-            }
-            1
-        }
-    };
-    if count & (count - 1) == 0 {
-        report(Told::Later, |event| {
-            event.at_ns = at_ns;
-            event.lease = subject.lease;
-            event.remote = subject.remote;
-            event.remote_port = subject.remote_port;
-            event.port = subject.port;
-            event.kind = EVENT_REFUSED;
-            event.reason = reason;
-            event.tenant = subject.tenant;
-            event.proto = subject.proto;
-        });
+    if let Some(at_ns) = count(subject.tenant, reason) {
+        tell(reason, subject, at_ns);
     }
+}
+
+/// Counts a refusal; the moment, where it is to be told of: the 1st, 2nd, 4th, 8th, … of each tenant,
+/// reason and CPU, so that a flood cannot drown the ring.
+#[inline(always)]
+pub(crate) fn count(tenant: u32, reason: u32) -> Option<u64> {
+    let key = ReasonKey { tenant, reason };
+    let at_ns = lately();
+    let Some(row) = REASONS.get_ptr_mut(&key) else {
+        let first = ReasonCount {
+            count: 1,
+            last_ns: at_ns,
+        };
+        // A full table loses the tenant's own row, never the refusal; nor is it told, since
+        // every one of a flood would be the first.
+        return REASONS.insert(&key, &first, 0).is_ok().then_some(at_ns);
+    };
+    // SAFETY: this CPU's own value, and BPF programs of one hook don't preempt each other
+    // here; a lost increment by another hook's interrupt is the worst that can happen.
+    let count = unsafe {
+        (*row).last_ns = at_ns;
+        (*row).count += 1;
+        (*row).count
+    };
+    (count & (count - 1) == 0).then_some(at_ns)
+}
+
+/// Tells the daemon of a refusal.
+#[inline(never)]
+pub(crate) fn tell(reason: u32, subject: &Subject, at_ns: u64) {
+    report(Told::Later, |event| {
+        event.at_ns = at_ns;
+        event.lease = subject.lease;
+        event.remote = subject.remote;
+        event.remote_port = subject.remote_port;
+        event.port = subject.port;
+        event.kind = EVENT_REFUSED;
+        event.reason = reason;
+        event.tenant = subject.tenant;
+        event.proto = subject.proto;
+    });
 }
 
 /// When the daemon is woken for an event.

@@ -37,6 +37,10 @@ pub(super) fn transport_v6(packet: &impl Packet, at: usize) -> Option<(u8, usize
         return None;
     }
     let mut at = at + 40;
+    // Nearly always: whoever has no extension need not be ready for the next one.
+    if next == TCP || next == UDP {
+        return Some((next, at));
+    }
     for _ in 0..=MAX_EXTENSIONS {
         match next {
             TCP | UDP => return Some((next, at)),

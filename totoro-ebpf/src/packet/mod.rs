@@ -132,6 +132,13 @@ impl Target {
         })
     }
 
+    /// Whether a TCP packet asks for a new connection, as [`Headers::is_tcp_open`]; or `None`.
+    #[inline(always)]
+    pub fn is_tcp_open(&self, packet: &impl Packet) -> Option<bool> {
+        let [flags] = packet.read(self.transport + 13)?;
+        Some(flags & (SYN | ACK) == SYN)
+    }
+
     /// All of the headers.
     #[inline(always)]
     pub fn headers(&self, packet: &impl Packet) -> Option<Headers> {

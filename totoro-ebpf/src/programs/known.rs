@@ -8,14 +8,15 @@ use totoro_ebpf::abi::FlowKey;
 use totoro_ebpf::logic::known;
 use totoro_ebpf::packet::{Words, words};
 
-use super::config;
 use crate::atomic;
-use crate::maps::{FLOWS, KNOWN};
+use crate::maps::{CONFIG, FLOWS, KNOWN};
 
 /// The place of a flow, and its mark.
 #[inline(always)]
 fn of(remote: Words, remote_port: u16, port: u16) -> Option<(*mut u64, u64)> {
-    let (place, mark) = known::mark(remote, remote_port, port, config()?.sketch_seed);
+    // One that is not written yet has marked nothing.
+    let seed = CONFIG.get(0)?.sketch_seed;
+    let (place, mark) = known::mark(remote, remote_port, port, seed);
     Some((KNOWN.get_ptr_mut(place)?, mark))
 }
 
@@ -38,7 +39,8 @@ pub(super) fn mark(key: &FlowKey) {
     // they see the mark, or we see that the flow is gone.
     // SAFETY: a lookup whose value is not used.
     if unsafe { FLOWS.get(key) }.is_none() {
-        forget(key);
+        // SAFETY: the place that was just written.
+        unsafe { clear(at, mark) };
     }
 }
 
@@ -46,12 +48,22 @@ pub(super) fn mark(key: &FlowKey) {
 #[inline(never)]
 pub(super) fn forget(key: &FlowKey) {
     if let Some((at, mark)) = of(words(&key.remote), key.remote_port, key.port) {
-        // SAFETY: an aligned u64 of a live map value. Another flow may take the place in between; then it
-        // loses its mark, and gets it again with the next datagram.
-        unsafe {
-            if atomic::load(at) == mark {
-                atomic::swap(at, 0);
-            }
+        // SAFETY: an aligned u64 of a live map value.
+        unsafe { clear(at, mark) };
+    }
+}
+
+/// Clears a mark where it stands. Another flow may take the place in between; then it loses its mark, and
+/// gets it again with the next datagram. No call of its own: frames of calls add up.
+///
+/// # Safety
+/// As [`atomic::load`].
+#[inline(always)]
+unsafe fn clear(at: *mut u64, mark: u64) {
+    // SAFETY: the caller's.
+    unsafe {
+        if atomic::load(at) == mark {
+            atomic::swap(at, 0);
         }
     }
 }

@@ -39,6 +39,14 @@ fn config() -> Option<&'static Config> {
         .filter(|config| config.abi == totoro_ebpf::abi::VERSION)
 }
 
+/// Whether a TCP port is frps's own, as far as the configuration is written.
+#[inline(always)]
+fn is_bind_port(port: u16) -> bool {
+    CONFIG
+        .get(0)
+        .is_some_and(|config| config.bind_port == port as u32)
+}
+
 /// Whether a port is frps's own.
 #[inline(always)]
 fn is_control(config: &Config, proto: u8, port: u16) -> bool {

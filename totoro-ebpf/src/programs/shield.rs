@@ -9,13 +9,13 @@ use totoro_ebpf::packet::{Family, Headers, Sides, Target, Words, words};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 
 use super::greeting::{self, Wire};
-use super::{config, is_answer, is_control, is_guarded, known};
+use super::{config, is_answer, is_bind_port, is_control, is_guarded, known};
 use crate::atomic;
 use crate::maps::{
     BANNED, BANS, CANDIDATES, FLOWS, GATES, LOCALS, NEAR, PORT_USAGE, PORTS, SKETCH, SKETCH_CELLS,
     SYN_TATS,
 };
-use crate::verdict::{Subject, lately, refuse};
+use crate::verdict::{Subject, count, lately, tell};
 
 /// Whether a packet may pass.
 #[inline(always)]
@@ -27,7 +27,12 @@ pub(crate) fn passes(packet: &impl Wire) -> bool {
     if !is_guarded(target.proto, target.destination_port) {
         return true;
     }
-    if target.proto == UDP && is_known(packet, &target) {
+    // And for nearly every packet of a tunnel this one: nothing of what follows is made ready for it.
+    if target.proto == UDP {
+        if is_known(packet, &target) {
+            return true;
+        }
+    } else if !is_bind_port(target.destination_port) && target.is_tcp_open(packet) != Some(true) {
         return true;
     }
     let Some(headers) = target.headers(packet) else {
@@ -39,7 +44,8 @@ pub(crate) fn passes(packet: &impl Wire) -> bool {
     let Some(sides) = headers.sides(packet) else {
         return true;
     };
-    opening(&headers, &sides)
+    let reason = opening(&headers, &sides);
+    reason == 0 || drop(reason, &headers, &sides)
 }
 
 /// Whether a datagram is of a flow that has its mark. Such a one passes whomever it is addressed to.
@@ -50,17 +56,18 @@ fn is_known(packet: &impl Wire, target: &Target) -> bool {
         .is_some_and(|remote| known::is_marked(remote, target.source_port, target.destination_port))
 }
 
-/// Whether a packet that opens a flow (or may: UDP) to a guarded port may pass.
+/// Judges a packet that opens a flow (or may: UDP) to a guarded port: the number of the reason to drop it, or 0.
+/// It does not drop by itself: frames of calls add up, to 512 bytes at most.
 #[inline(never)]
-fn opening(headers: &Headers, sides: &Sides) -> bool {
-    let Some(config) = config() else { return true };
+fn opening(headers: &Headers, sides: &Sides) -> u32 {
+    let Some(config) = config() else { return 0 };
     // What is forwarded, or answers somebody behind this machine, is not ours to judge.
     if !is_local(headers.family, &sides.local) {
-        return true;
+        return 0;
     }
     let (proto, port) = (headers.proto, headers.destination_port);
     if is_control(config, proto, port) {
-        return !is_banned(&sides.remote) || drop(Reason::ClientBanned, headers, sides);
+        return number_if(is_banned(&sides.remote), Reason::ClientBanned);
     }
     let key = PortKey {
         port,
@@ -75,8 +82,8 @@ fn opening(headers: &Headers, sides: &Sides) -> bool {
     } else {
         // SAFETY: the value is read once; the daemon replaces entries whole.
         let Some(lease) = (unsafe { PORTS.get(&key) }) else {
-            return proto != TCP && is_answer(Outbound::new(headers, sides).key())
-                || drop(Reason::NoLease, headers, sides);
+            let answers = proto != TCP && is_answer(Outbound::new(headers, sides).key());
+            return number_if(!answers, Reason::NoLease);
         };
         let usage = PORT_USAGE.get_ptr_mut(&key);
         // SAFETY: a field of a live map value.
@@ -98,19 +105,19 @@ fn opening(headers: &Headers, sides: &Sides) -> bool {
             if known.state == FLOW_CONFIRMED {
                 known::mark(flow.key());
             }
-            return true;
+            return 0;
         }
         // SAFETY: a lookup whose value is not used.
         if unsafe { CANDIDATES.get(flow.key()).is_some() } {
-            return true;
+            return 0;
         }
     }
     if is_banned(&sides.remote) {
-        return drop(Reason::ClientBanned, headers, sides);
+        return Reason::ClientBanned.number();
     }
     let at = lately();
     if source_is_over(config, sides.remote, at) {
-        return drop(Reason::RateLimited, headers, sides);
+        return Reason::RateLimited.number();
     }
     if interval_ns != 0
         && let Some(tat) = tat
@@ -119,35 +126,44 @@ fn opening(headers: &Headers, sides: &Sides) -> bool {
         let within =
             unsafe { atomic::update(tat, |tat| bucket::take(tat, at, interval_ns, burst_ns)) };
         if !within {
-            return drop(Reason::ConnRate, headers, sides);
+            return Reason::ConnRate.number();
         }
     }
-    true
+    0
+}
+
+/// The number of a reason that is there, or 0.
+#[inline(always)]
+const fn number_if(is_there: bool, reason: Reason) -> u32 {
+    if is_there { reason.number() } else { 0 }
 }
 
 /// Drops; always false. A call of its own, so that what passes makes nothing ready for it.
 #[inline(never)]
-fn drop(reason: Reason, headers: &Headers, sides: &Sides) -> bool {
+fn drop(reason: u32, headers: &Headers, sides: &Sides) -> bool {
     let key = PortKey {
         port: headers.destination_port,
         proto: headers.proto,
         pad: 0,
     };
     let mut whose = (0, 0);
-    if reason != Reason::NoLease {
+    if reason != Reason::NoLease.number() {
         // SAFETY: the value is read once; the daemon replaces entries whole.
         whose = unsafe { PORTS.get(&key) }.map_or(whose, |lease| (lease.tenant, lease.lease));
     }
     let (tenant, lease) = whose;
-    let subject = Subject {
-        tenant,
-        lease,
-        remote: *bytes(&sides.remote),
-        remote_port: headers.source_port,
-        port: headers.destination_port,
-        proto: headers.proto,
-    };
-    refuse(reason.number(), &subject);
+    // Hardly any of a flood is told of: nothing is made ready for that before.
+    if let Some(at) = count(tenant, reason) {
+        let subject = Subject {
+            tenant,
+            lease,
+            remote: *bytes(&sides.remote),
+            remote_port: headers.source_port,
+            port: headers.destination_port,
+            proto: headers.proto,
+        };
+        tell(reason, &subject, at);
+    }
     false
 }
 
