@@ -14,8 +14,6 @@ use crate::store::{Kind, Log, Ops, Reader};
 /// How much room is made at once: this part of the bound, and so many bytes at most.
 const PART: u64 = 16;
 const MOST: u64 = 4 << 20;
-/// What most events fit into, bytes.
-const EVENT: usize = 512;
 
 /// Whether events of this kind are samples or sums of what repeats: they go first.
 pub(crate) fn is_sampled(of: &str) -> bool {
@@ -116,8 +114,7 @@ impl<'a> Plan<'a> {
     }
 
     fn insert(&mut self, event: &Told<'_>) -> Result<()> {
-        let mut value = Vec::with_capacity(EVENT);
-        serde_json::to_writer(&mut value, event).context("write an event")?;
+        let value = serde_json::to_vec(event).context("write an event")?;
         let sampled = is_sampled(&event.subject.kind);
         self.bytes += value.len() as u64;
         self.fresh.insert(event.seq, Fresh { value, sampled });

@@ -9,10 +9,6 @@ use super::{AROUND, Log, Newest};
 
 /// What a commit copies at most, but for what is longer than that itself.
 const MOST_COPIED: usize = 1 << 20;
-/// What is moved at once on a full disk, and in memory meanwhile, bytes.
-const MOST_MOVED: usize = 2 << 20;
-/// What has to be dead, at least, for room to be made on a full disk, bytes.
-const WORTH: u64 = 512 << 10;
 
 /// Up to where a file is copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,7 +186,7 @@ impl Log {
     /// together, with the reserve as its room, so that old files can go. Whether anything has moved.
     pub(super) fn make_room(&mut self, bytes: u64) -> Result<bool> {
         let space = &self.index.space;
-        let least = (self.sizes.file / 4).min(WORTH);
+        let least = self.sizes.file / 4;
         let dead = space.used().saturating_sub(space.live());
         if self.stuck || dead < least.max(space.live() / 16) {
             return Ok(false);
@@ -224,7 +220,8 @@ impl Log {
         let Some(budget) = room.checked_sub(AROUND) else {
             return Ok(false);
         };
-        let budget = budget.min(MOST_MOVED);
+        // What one frame holds is in memory.
+        let budget = budget.min(super::SIZES.file as usize);
         let mut frame = Frame::new(budget + AROUND);
         let cursor = self.copy(budget, self.newest.end == 0, frame.ops())?;
         if cursor == self.cursor && !self.index.space.is_dead(cursor.file) {

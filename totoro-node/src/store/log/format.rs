@@ -25,9 +25,6 @@ const LONGEST: u32 = 1 << 30;
 /// An op's length without key and value, bytes.
 pub(crate) const OP: usize = 14;
 
-/// What ops in the making have room for at once, bytes.
-const ROOM: usize = 1 << 10;
-
 /// What an op does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -120,10 +117,6 @@ impl Ops {
         write: impl FnOnce(&mut Vec<u8>),
     ) {
         let begin = self.0.len();
-        if begin == 0 {
-            // Of most decisions all of it.
-            self.0.reserve(ROOM);
-        }
         // No frame is so long that these do not fit: `Frame::seal` looks.
         let length = |length: usize| u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes();
         self.0.extend_from_slice(&[0, 0, 0, 0, kind as u8, flag]);

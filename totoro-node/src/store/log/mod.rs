@@ -59,7 +59,7 @@ pub(crate) struct Sizes {
 /// Small enough that the last of them, which nobody else may use, are no loss; long enough that their
 /// beginning is not felt.
 pub(crate) const SIZES: Sizes = Sizes {
-    file: 8 << 20,
+    file: 2 << 20,
     slack: 64 << 10,
     least: 16 << 20,
 };
