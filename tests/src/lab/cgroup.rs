@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{machine, signals};
+use super::{affinity, machine, signals};
 
 /// `<cgroup2>/totoro-<tag>`; it need not exist. At the root, because whole processes go there, and
 /// a kept lab outlives the login's scope that it was raised from.
@@ -50,12 +49,10 @@ pub(super) fn freeze(path: &Path, yes: bool) -> Result<()> {
 
 /// Has all threads of a frozen one run on this processor alone from now on, with those that they start.
 pub(super) fn keep_to(path: &Path, cpu: usize) -> Result<()> {
-    let mut cpus = CpuSet::new();
-    cpus.set(cpu).context("the processor's number")?;
     let threads = fs::read_to_string(path.join("cgroup.threads")).context("read cgroup.threads")?;
     for thread in threads.lines() {
         let thread = Pid::from_raw(thread.parse().context("a thread's number")?);
-        sched_setaffinity(thread, &cpus).with_context(|| format!("keep {thread} to {cpu}"))?;
+        affinity::keep(thread, cpu)?;
     }
     Ok(())
 }

@@ -9,6 +9,7 @@
 //! ```
 
 mod abandoned;
+mod affinity;
 mod cgroup;
 mod down;
 mod env;
@@ -33,6 +34,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 pub use abandoned::abandoned;
+pub use affinity::keep_to;
 pub use down::{down, exists};
 pub use machine::{able, missing, own_cgroup};
 pub use ns::Netns;

@@ -10,7 +10,7 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
 };
 
-use crate::lab::Netns;
+use crate::lab::{self, Netns};
 
 /// How often what is due is sent.
 const TURN: Duration = Duration::from_millis(1);
@@ -39,9 +39,7 @@ pub fn flood(
     stop: &AtomicBool,
 ) -> Result<f64> {
     ns.run(|| {
-        let mut cpus = nix::sched::CpuSet::new();
-        cpus.set(0)?;
-        nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus)?;
+        lab::keep_to(0)?;
         let fd = socket(
             AddressFamily::Inet,
             SockType::Raw,

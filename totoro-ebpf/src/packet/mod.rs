@@ -105,6 +105,12 @@ pub struct Target {
     pub destination_port: u16,
 }
 
+/// Whether TCP's flags ask for a new connection: SYN without ACK, as the stack's listener judges it.
+#[inline(always)]
+const fn opens(flags: u8) -> bool {
+    flags & (SYN | ACK) == SYN
+}
+
 impl Target {
     /// Parses from an Ethernet header at offset 0, through up to two VLAN tags.
     #[inline(always)]
@@ -136,7 +142,7 @@ impl Target {
     #[inline(always)]
     pub fn is_tcp_open(&self, packet: &impl Packet) -> Option<bool> {
         let [flags] = packet.read(self.transport + 13)?;
-        Some(flags & (SYN | ACK) == SYN)
+        Some(opens(flags))
     }
 
     /// All of the headers.
@@ -180,12 +186,11 @@ impl Headers {
         Headers::from_network(packet, family, 0)
     }
 
-    /// Whether the packet asks for a new TCP connection: SYN without ACK, as the stack's listener
-    /// judges it. UDP has no such mark.
+    /// Whether the packet asks for a new TCP connection. UDP has no such mark.
     #[inline(always)]
     #[must_use]
     pub const fn is_tcp_open(&self) -> bool {
-        self.proto == crate::abi::TCP && self.flags & (SYN | ACK) == SYN
+        self.proto == crate::abi::TCP && opens(self.flags)
     }
 
     /// Source and destination address.

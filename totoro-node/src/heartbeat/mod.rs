@@ -87,7 +87,6 @@ pub struct Pulse {
 }
 
 /// What a node lacks, a line each: by this the control plane tells whether it is well.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Lacks {
     /// Of its enforcement.
     enforced: Vec<String>,

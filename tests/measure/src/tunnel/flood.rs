@@ -7,10 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{MsgFlags, SockaddrIn, sendto};
 use nix::time::{ClockId, clock_gettime};
-use nix::unistd::Pid;
 use socket2::{Domain, Protocol, Socket, Type};
 use totoro_report::{Better, Figure, Goal, Relative, Run};
 use totoro_tests::hostile::client::USERS_DOOR;
@@ -69,17 +67,17 @@ struct Sent {
 /// # Errors
 /// A lab can't be had, or no packet can be sent.
 pub(super) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result<()> {
-    let mut nft = String::new();
     let make = |generation| {
         let places = places(generation)?;
-        nft = rules::nft_version(places[0].lab())?;
+        if generation == 0 {
+            run.baseline(NFT, &rules::nft_version(places[0].lab())?);
+        }
         Ok((places, ()))
     };
     let says = |what: &str| progress.says(&format!("flood, {what}"));
     // Fewer than of the others: what differs here is larger.
     let rounds = args.rounds.div_ceil(4);
     let (names, all) = generations(args, rounds, says, make, |place, ()| flooded(place, args))?;
-    run.baseline(NFT, &nft);
     let unseen = "generic XDP that drops everything at once: what sending costs";
     run.baseline(FLOOR, unseen);
     run.baseline(
@@ -183,9 +181,7 @@ fn flooded(place: &Place, args: &Args) -> Result<Flooded> {
 /// Sends SYNs until told to stop, or for a time: at a pace, or as many as go.
 fn send(ns: &Netns, pace: Option<u32>, stop: &AtomicBool, time: Duration) -> Result<Sent> {
     ns.run(|| {
-        let mut cpus = CpuSet::new();
-        cpus.set(CPU)?;
-        sched_setaffinity(Pid::from_raw(0), &cpus)?;
+        lab::keep_to(CPU)?;
         let raw = Some(Protocol::from(libc::IPPROTO_RAW));
         let socket = Socket::new(Domain::IPV4, Type::RAW, raw).context("a raw socket")?;
         let door: Ipv4Addr = USERS_DOOR.parse()?;

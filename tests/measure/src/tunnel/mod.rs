@@ -10,9 +10,8 @@ mod rules;
 mod speed;
 
 use anyhow::{Context as _, Result};
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 use totoro_report::Run;
+use totoro_tests::lab;
 
 use crate::Progress;
 
@@ -52,9 +51,7 @@ pub(crate) struct Args {
 /// # Errors
 /// A lab can't be had, or what is measured does not work.
 pub(crate) fn measure(args: &Args, only: &str, progress: &Progress) -> Result<Run> {
-    let mut cpus = CpuSet::new();
-    cpus.set(USERS_CPU)?;
-    sched_setaffinity(Pid::from_raw(0), &cpus).context("two processors are needed")?;
+    lab::keep_to(USERS_CPU).context("two processors are needed")?;
     let mut run = Run::new("tunnel");
     run.baseline(
         NOTHING,
