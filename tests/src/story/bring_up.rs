@@ -200,7 +200,7 @@ pub(crate) fn run_frps(world: &mut World) -> Result<()> {
     command
         .arg("-c")
         .arg(config)
-        .env("GODEBUG", "multipathtcp=0");
+        .envs(super::frps::environment());
     let mut frps = world.lab.start(Place::Node, "frps", command)?;
     frps.wait_new("frps started successfully", START)?;
     world.frps = Some(frps);

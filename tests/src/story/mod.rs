@@ -6,6 +6,7 @@ pub(crate) mod bring_up;
 mod closed_ports;
 mod conns;
 pub mod frpc;
+pub mod frps;
 pub mod headless;
 pub(crate) mod health;
 mod inspect;

@@ -22,6 +22,7 @@ mod near;
 mod neighbours;
 mod packets;
 mod page;
+mod pieces;
 mod pins;
 mod races;
 mod sockets;

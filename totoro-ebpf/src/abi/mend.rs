@@ -10,7 +10,8 @@ pub const MEND_CONN: u32 = 1;
 pub const MEND_CONTROL: u32 = 2;
 /// [`Mend::kind`]: end the UDP flow `flow`.
 pub const MEND_FLOW: u32 = 3;
-/// [`Mend::kind`]: end all idle UDP flows and forget all idle sources; the answer is how many flows.
+/// [`Mend::kind`]: end all idle UDP flows and forget all idle sources, but for what [`Mend::spared`] says;
+/// the answer is how many flows.
 pub const MEND_IDLE: u32 = 4;
 /// [`Mend::kind`]: add `by` to the live connections of `tenant`.
 pub const MEND_CONNS_BY: u32 = 5;
@@ -18,6 +19,11 @@ pub const MEND_CONNS_BY: u32 = 5;
 pub const MEND_FLOWS_BY: u32 = 6;
 /// [`Mend::kind`]: add `by` to what `source` has.
 pub const MEND_SOURCE_BY: u32 = 7;
+
+/// Bit of [`Mend::spared`]: there are no flows to look through.
+pub const SPARE_FLOWS: u32 = 1;
+/// Bit of [`Mend::spared`]: sources have been looked through a short while ago.
+pub const SPARE_SOURCES: u32 = 2;
 
 /// Answer: there was nothing to do.
 pub const MEND_NOTHING: u32 = 0;
@@ -36,6 +42,10 @@ pub struct Mend {
     pub kind: u32,
     /// For [`MEND_CONNS_BY`] and [`MEND_FLOWS_BY`].
     pub tenant: u32,
+    /// For [`MEND_IDLE`]: `SPARE_…`, tables that are not walked through.
+    pub spared: u32,
+    /// Zero.
+    pub pad: u32,
     /// The socket's cookie.
     pub cookie: u64,
     /// For [`MEND_CONTROL`].
@@ -48,4 +58,4 @@ pub struct Mend {
     pub by: i64,
 }
 
-abi! { Mend: 96 }
+abi! { Mend: 104 }

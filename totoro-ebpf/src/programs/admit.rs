@@ -51,7 +51,7 @@ pub(crate) fn totoro_admit(ctx: SkLookupContext) -> u32 {
     // `judge`: both frames and those of the look would pass the 512 bytes of stack.
     let mut reason = judge(&mut subject, &local, false);
     if reason == OVERDUE {
-        idle::end(now());
+        idle::end(now(), 0);
         reason = judge(&mut subject, &local, true);
     }
     match reason {

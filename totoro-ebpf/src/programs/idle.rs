@@ -5,7 +5,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::bpf_for_each_map_elem;
-use totoro_ebpf::abi::{Flow, FlowKey, NODE, Source, SourceKey};
+use totoro_ebpf::abi::{Flow, FlowKey, NODE, SPARE_FLOWS, SPARE_SOURCES, Source, SourceKey};
 use totoro_ebpf::logic::admit::{self, flow_idle, is_source_idle};
 
 use super::charge::forget_source;
@@ -31,9 +31,10 @@ pub(super) fn is_overdue(at: u64) -> bool {
     unsafe { USAGE.get(&node) }.is_some_and(|usage| admit::is_overdue(usage.last_ns, at))
 }
 
-/// Ends what is idle; how many flows. Two that look at once end nothing twice.
+/// Ends what is idle in all tables but those that are `spared` (`SPARE_…`); how many flows. Two that look at
+/// once end nothing twice.
 #[inline(never)]
-pub(super) fn end(at: u64) -> u32 {
+pub(super) fn end(at: u64, spared: u32) -> u32 {
     let Some(config) = config() else { return 0 };
     let node = NODE;
     if let Some(usage) = USAGE.get_ptr_mut(&node) {
@@ -49,12 +50,16 @@ pub(super) fn end(at: u64) -> u32 {
     let told = (&raw mut look).cast();
     // SAFETY: maps with callbacks for their keys and values, which use `look` while this runs.
     unsafe {
-        let map = (&raw const FLOWS).cast_mut().cast();
-        bpf_for_each_map_elem(map, flow as *mut c_void, told, 0);
-        let map = (&raw const CANDIDATES).cast_mut().cast();
-        bpf_for_each_map_elem(map, candidate as *mut c_void, told, 0);
-        let map = (&raw const SOURCES).cast_mut().cast();
-        bpf_for_each_map_elem(map, source as *mut c_void, told, 0);
+        if spared & SPARE_FLOWS == 0 {
+            let map = (&raw const FLOWS).cast_mut().cast();
+            bpf_for_each_map_elem(map, flow as *mut c_void, told, 0);
+            let map = (&raw const CANDIDATES).cast_mut().cast();
+            bpf_for_each_map_elem(map, candidate as *mut c_void, told, 0);
+        }
+        if spared & SPARE_SOURCES == 0 {
+            let map = (&raw const SOURCES).cast_mut().cast();
+            bpf_for_each_map_elem(map, source as *mut c_void, told, 0);
+        }
     }
     look.ended as u32
 }

@@ -21,7 +21,7 @@ pub(crate) fn totoro_mend(ctx: TcContext) -> i32 {
         return MEND_NOTHING as i32;
     };
     if order.kind == MEND_IDLE {
-        return idle::end(now()) as i32;
+        return idle::end(now(), order.spared) as i32;
     }
     (if mend(&order) {
         MEND_DONE

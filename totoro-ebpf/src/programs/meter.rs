@@ -48,13 +48,14 @@ pub(crate) fn totoro_surplus(_ctx: SkBuffContext) -> u32 {
 /// The tag of a socket, if it is one of ours.
 ///
 /// # Safety
-/// `sk` is a socket that the verifier knows, or null.
+/// `sk` is a socket that the verifier knows, or null; what is answered is used while the program runs.
 #[inline(always)]
-pub(super) unsafe fn tag(sk: *mut bpf_sock) -> Option<SockTag> {
+pub(super) unsafe fn tag(sk: *mut bpf_sock) -> Option<&'static SockTag> {
     if sk.is_null() {
         return None;
     }
-    // SAFETY: the map and a checked socket; the storage lives as long as the socket.
+    // SAFETY: the map and a checked socket. A tag is made whole and never changed, only taken away, and then
+    // freed (RCU) after the programs that may have it.
     unsafe {
         let tag = bpf_sk_storage_get(
             (&raw const SOCKETS).cast_mut().cast(),
@@ -63,7 +64,7 @@ pub(super) unsafe fn tag(sk: *mut bpf_sock) -> Option<SockTag> {
             0,
         )
         .cast::<SockTag>();
-        if tag.is_null() { None } else { Some(*tag) }
+        tag.as_ref()
     }
 }
 
@@ -80,6 +81,17 @@ fn passes(ctx: &SkBuffContext, way: Way) -> bool {
         tag(bpf_sk_fullsock(sk))
     };
     let Some(tag) = tag else { return true };
+    let bytes = u64::from(ctx.skb.len());
+    let surplus = tag.flags & SURPLUS != 0;
+    // Of an admitted connection nothing is read: it stands or falls with its tenant and lease.
+    let mut reason = 0;
+    if tag.proto == TCP && !surplus {
+        reason = standing(tag, lately());
+        if reason == 0 {
+            count(tag.tenant, tag.port, TCP, way, bytes);
+            return true;
+        }
+    }
     let packet = Skb(skb);
     let mut subject = Subject {
         tenant: tag.tenant,
@@ -98,14 +110,16 @@ fn passes(ctx: &SkBuffContext, way: Way) -> bool {
             Way::Out => (destination, headers.destination_port),
         };
     }
-    let bytes = u64::from(ctx.skb.len());
     let reason = match (tag.proto, headers) {
-        (TCP, Some(headers)) => {
-            let mute = tag.flags & SURPLUS != 0 && !is_silent(&headers, &packet, way, bytes);
-            stream(&tag, headers.flags & RST != 0, mute, way, bytes)
-        }
-        // The stack followed more headers than we do. It counts, and is cut, all the same.
-        (TCP, None) => stream(&tag, false, true, way, bytes),
+        (TCP, Some(headers)) if surplus => match is_silent(&headers, &packet, way, bytes) {
+            true => 0,
+            false => Reason::Surplus.number(),
+        },
+        // What ends the connection passes, so that both ends learn of it.
+        (TCP, Some(headers)) if headers.flags & RST != 0 => 0,
+        // The stack followed more headers than we do. It is cut all the same.
+        (TCP, None) if surplus => Reason::Surplus.number(),
+        (TCP, _) => reason,
         (_, Some(_)) => {
             // SAFETY: a field of the context, read once and in full.
             let ingress = unsafe { core::ptr::read_volatile(&raw const (*skb).ingress_ifindex) };
@@ -119,21 +133,6 @@ fn passes(ctx: &SkBuffContext, way: Way) -> bool {
         return false;
     }
     true
-}
-
-/// A segment of a user connection: the reason to drop it, or 0. What `ends` the connection passes,
-/// so that both ends learn of it; `mute` is what a surplus connection may not say.
-#[inline(always)]
-fn stream(tag: &SockTag, ends: bool, mute: bool, way: Way, bytes: u64) -> u32 {
-    if tag.flags & SURPLUS != 0 {
-        return if mute { Reason::Surplus.number() } else { 0 };
-    }
-    let reason = standing(tag, lately());
-    if reason != 0 {
-        return if ends { 0 } else { reason };
-    }
-    count(tag.tenant, tag.port, TCP, way, bytes);
-    0
 }
 
 /// Whether a connection's tenant is cut, or its lease is over: the reason's number, or 0.

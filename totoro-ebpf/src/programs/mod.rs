@@ -8,6 +8,7 @@ mod conns;
 mod datagram;
 mod ending;
 mod flows;
+mod frame;
 mod greeting;
 mod idle;
 mod known;

@@ -4,7 +4,7 @@
 use totoro_api::Reason;
 use totoro_ebpf::abi::{Addr, Config, FLOW_CONFIRMED, FlowKey, OutboundKey, PortKey, TCP, UDP};
 use totoro_ebpf::logic::{admit::is_over, banned, bucket, pool, prefix};
-use totoro_ebpf::packet::{Family, Headers, Sides, Target, Words, words};
+use totoro_ebpf::packet::{Family, Headers, Packet, Sides, Target, Words, words};
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 
@@ -23,18 +23,50 @@ pub(crate) fn passes(packet: &impl Wire) -> bool {
     let Some(target) = Target::from_ethernet(packet) else {
         return true;
     };
+    is_nothing(packet, &target, true) || judge(packet, &target)
+}
+
+/// The same where each look into the packet is a call, which costs more than to judge: `near` is as much of its
+/// beginning as can be read without one, and lets nearly every packet go.
+#[inline(always)]
+pub(crate) fn passes_by(near: &impl Packet, packet: &impl Wire) -> bool {
+    let passes_already = Target::from_ethernet(near).is_some_and(|target| {
+        is_nothing(near, &target, false) || goes_on(near, packet, &target) == Some(true)
+    });
+    // Else from the beginning: what `near` told is no state that the verifier has to follow further.
+    passes_already || passes(packet)
+}
+
+/// Whether a segment of frps's own connections is no websocket's greeting; `None` where that can't be told.
+#[inline(always)]
+fn goes_on(near: &impl Packet, packet: &impl Packet, target: &Target) -> Option<bool> {
+    if target.proto != TCP {
+        return None;
+    }
+    let headers = target.headers(near)?;
+    // The data is seldom where the headers are.
+    Some(!headers.is_tcp_open() && !greeting::begins(packet, &headers))
+}
+
+/// Whether a packet passes by what it goes to. Where `packet` is all that there is, what has no flags passes too.
+#[inline(always)]
+fn is_nothing(packet: &impl Packet, target: &Target, is_whole: bool) -> bool {
     // For nearly every packet of a machine this line is the end.
     if !is_guarded(target.proto, target.destination_port) {
         return true;
     }
     // And for nearly every packet of a tunnel this one: nothing of what follows is made ready for it.
     if target.proto == UDP {
-        if is_known(packet, &target) {
-            return true;
-        }
-    } else if !is_bind_port(target.destination_port) && target.is_tcp_open(packet) != Some(true) {
-        return true;
+        is_known(packet, target)
+    } else {
+        !is_bind_port(target.destination_port)
+            && target.is_tcp_open(packet).map_or(is_whole, |opens| !opens)
     }
+}
+
+/// Judges what goes to a guarded port, and may open a flow there or greet.
+#[inline(always)]
+fn judge(packet: &impl Wire, target: &Target) -> bool {
     let Some(headers) = target.headers(packet) else {
         return true;
     };
@@ -50,7 +82,7 @@ pub(crate) fn passes(packet: &impl Wire) -> bool {
 
 /// Whether a datagram is of a flow that has its mark. Such a one passes whomever it is addressed to.
 #[inline(always)]
-fn is_known(packet: &impl Wire, target: &Target) -> bool {
+fn is_known(packet: &impl Packet, target: &Target) -> bool {
     target
         .remote(packet)
         .is_some_and(|remote| known::is_marked(remote, target.source_port, target.destination_port))

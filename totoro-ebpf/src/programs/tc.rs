@@ -5,8 +5,9 @@ use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_skb_store_bytes};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::{SkBuffContext, TcContext};
 use totoro_ebpf::abi::{OutboundKey, PortKey, UDP};
-use totoro_ebpf::packet::{Headers, MAX_OFFSET, Packet};
+use totoro_ebpf::packet::{Headers, MAX_OFFSET, Packet, Target};
 
+use super::frame::Frame;
 use super::greeting::{Piece, Wire};
 use super::{is_guarded, shield};
 use crate::maps::{OUTBOUND, PORTS};
@@ -43,7 +44,7 @@ impl Wire for Skb {
 /// Ingress entry point: lets the next program decide (`UNSPEC`) unless the shield drops.
 #[classifier]
 pub(crate) fn totoro_tc_in(ctx: TcContext) -> i32 {
-    if shield::passes(&Skb(ctx.skb.skb)) {
+    if shield::passes_by(&Frame::linear(&ctx), &Skb(ctx.skb.skb)) {
         TC_ACT_UNSPEC
     } else {
         TC_ACT_SHOT
@@ -53,15 +54,25 @@ pub(crate) fn totoro_tc_in(ctx: TcContext) -> i32 {
 /// Egress entry point: never drops.
 #[classifier]
 pub(crate) fn totoro_tc_out(ctx: TcContext) -> i32 {
-    record(&Skb(ctx.skb.skb));
+    // By what can be read without a call, where that suffices.
+    let target = Target::from_ethernet(&Frame::linear(&ctx));
+    if target.is_none_or(|target| leaves_pool(target.proto, target.source_port)) {
+        record(&Skb(ctx.skb.skb));
+    }
     TC_ACT_UNSPEC
+}
+
+/// Whether a packet is a datagram from a pool-numbered port.
+#[inline(always)]
+fn leaves_pool(proto: u8, source_port: u16) -> bool {
+    proto == UDP && is_guarded(UDP, source_port)
 }
 
 /// Remembers a UDP flow that leaves from a pool-numbered port without being a lease's.
 #[inline(always)]
 fn record(packet: &Skb) -> Option<()> {
     let headers = Headers::from_ethernet(packet)?;
-    if headers.proto != UDP || !is_guarded(UDP, headers.source_port) {
+    if !leaves_pool(headers.proto, headers.source_port) {
         return None;
     }
     let port = PortKey {

@@ -19,8 +19,6 @@ pub struct Compared {
     pub mended: usize,
     /// Connections that nothing counted (older than the programs); destroyed.
     pub untracked: usize,
-    /// Connections that were entered.
-    pub connections: usize,
 }
 
 /// Entries that the last comparison found no socket for. Only who is missing twice is gone: a
@@ -40,7 +38,6 @@ impl Kernel {
     /// When the sockets can't be listed, or a map can't be read.
     pub fn compare_sockets(&self) -> Result<Compared> {
         let (conns, control) = entered(&self.shared.tables)?;
-        let connections = conns.len() + control.len();
         let known = cookies(&conns, &control);
         let listed = dump::sockets()?;
         let live: HashSet<u64> = listed.connections.iter().map(|one| one.cookie).collect();
@@ -81,11 +78,7 @@ impl Kernel {
         if mended > 0 || untracked > 0 {
             tracing::warn!(mended, untracked, "counts and sockets differed: mended");
         }
-        let compared = Compared {
-            mended,
-            untracked,
-            connections,
-        };
+        let compared = Compared { mended, untracked };
         first.0.map_or(Ok(compared), Err)
     }
 

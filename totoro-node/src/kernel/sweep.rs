@@ -12,12 +12,15 @@ use super::{Connection, Context, Kernel, KernelError, Result, Swept, boot_ns};
 /// What is idle is looked for this often, ns, where there are neither users nor flows: only sources
 /// are to be forgotten then, and whoever comes first has the kernel look if that is overdue.
 const IDLE_EVERY_NS: u64 = 10_000_000_000;
+/// Sources are looked through this often, ns, while there are users; they may go after five seconds.
+const SOURCES_EVERY_NS: u64 = 4_000_000_000;
 /// Links and interfaces are looked at this often, ns.
 const LINKS_EVERY_NS: u64 = 5_000_000_000;
 /// The kernel's sockets are compared with the maps this often, ns.
 const SOCKETS_EVERY_NS: u64 = 10_000_000_000;
-/// And so much later for each connection that there was the last time.
-const SOCKETS_EACH_NS: u64 = 1_000_000;
+/// And later by so many times the processor time that it took the last time: all sockets of the machine are
+/// walked through for it, those that wait for stray segments too.
+const SOCKETS_TIMES: u64 = 500;
 /// Counts are compared with what they count this often, ns (nothing but tampering makes them differ),
 /// and bans that are over, which bind nobody, are forgotten.
 const COUNTS_EVERY_NS: u64 = 60_000_000_000;
@@ -26,6 +29,7 @@ const COUNTS_EVERY_NS: u64 = 60_000_000_000;
 #[derive(Debug, Default)]
 pub(super) struct Due {
     idle: u64,
+    sources: u64,
     links: u64,
     sockets: u64,
     counts: u64,
@@ -60,7 +64,7 @@ impl Kernel {
         let flows = some(tables.flows.is_empty()) || some(tables.candidates.is_empty());
         let users = some(tables.conns.is_empty());
         let idle_flows = match self.idle_is_due(flows || users, now) {
-            true => self.end_idle(),
+            true => self.end_idle(flows, self.sources_are_due(now)),
             false => Ok(0),
         };
         let mut swept = Swept {
@@ -101,8 +105,10 @@ impl Kernel {
             (swept.links, swept.interfaces) = first.of(self.check_links());
         }
         if sockets {
+            let begun = processor();
             let compared = first.of(self.compare_sockets());
-            self.due().sockets += compared.connections as u64 * SOCKETS_EACH_NS;
+            let took = processor().saturating_sub(begun);
+            self.due().sockets += u64::try_from(took.as_nanos()).unwrap_or(0) * SOCKETS_TIMES;
             swept.mended += compared.mended;
             swept.untracked = compared.untracked;
         }
@@ -125,10 +131,23 @@ impl Kernel {
         true
     }
 
-    /// Ends idle flows and forgets idle sources, as the kernel does by itself when nobody has it do so.
-    fn end_idle(&self) -> Result<usize> {
+    /// Whether it is time to look for idle sources.
+    fn sources_are_due(&self, now: u64) -> bool {
+        let mut due = self.due();
+        let is = due.sources <= now;
+        if is {
+            due.sources = now + SOURCES_EVERY_NS;
+        }
+        is
+    }
+
+    /// Ends idle flows and forgets idle sources, as the kernel does by itself when nobody has it do so. It takes
+    /// all for looked after then, so this is called also where neither is wanted.
+    fn end_idle(&self, flows: bool, sources: bool) -> Result<usize> {
+        let spare = |wanted: bool, bit: u32| if wanted { 0 } else { bit };
         let ended = self.run(&abi::Mend {
             kind: abi::MEND_IDLE,
+            spared: spare(flows, abi::SPARE_FLOWS) | spare(sources, abi::SPARE_SOURCES),
             ..abi::Mend::default()
         })?;
         Ok(ended as usize)
@@ -209,6 +228,12 @@ impl Kernel {
         }
         first.0.map_or(Ok(ended), Err)
     }
+}
+
+/// The processor time of this thread until now.
+fn processor() -> std::time::Duration {
+    let id = nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID;
+    nix::time::clock_gettime(id).map_or_else(|_| Default::default(), Into::into)
 }
 
 /// The first error of several steps that are all to be done.

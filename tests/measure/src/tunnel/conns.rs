@@ -26,6 +26,7 @@ const CLOSED: std::ops::Range<u16> = 30_000..30_024;
 /// Users' addresses: so many that no source's budget is in the way either.
 const SOURCES: std::ops::Range<u8> = 16..40;
 
+const AS_IT_COMES: &str = "frps as it comes";
 const NFT: &str = "nft ct count";
 const PLUGIN: &str = "NewUserConn plugin";
 
@@ -78,7 +79,7 @@ fn both(place: &Place, plugin: &Plugin, args: &Args) -> Result<[Series; 2]> {
     let spent = place.lab().processor()? - before;
     served.cost = spent.as_secs_f64() * 1e6 / (served.rate * args.seconds);
     plugin.deny(true);
-    let full = if place.name == NOTHING || place.name == TWIN {
+    let full = if [NOTHING, TWIN, AS_IT_COMES].contains(&place.name) {
         CLOSED
     } else {
         FULL
@@ -110,6 +111,7 @@ fn places(generation: usize) -> Result<(Vec<Place>, Plugin)> {
             Ok(nft)
         }),
         stock(PLUGIN, plugin::SETTINGS),
+        Box::new(|| Place::as_it_comes(AS_IT_COMES, &tenants())),
     ];
     let places = raise(&makers, generation)?;
     let asking = places.iter().find(|place| place.name == PLUGIN);
@@ -157,7 +159,7 @@ fn tell(run: &mut Run, names: &[&str], [served, refused]: &[Vec<Vec<Series>>; 2]
     let of =
         |name: &str, all: &[Vec<Series>], part: fn(&Series) -> f64| samples(names, name, all, part);
     let rate = |one: &Series| one.rate;
-    for name in [TOTORO, TWIN, NFT, PLUGIN] {
+    for name in [TOTORO, TWIN, AS_IT_COMES, NFT, PLUGIN] {
         let base = of(NOTHING, served, rate);
         let mut figure = Figure::new(
             "served",

@@ -30,7 +30,7 @@ const USERS_CPU: usize = 1;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// How often all nodes are made anew.
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 4)]
     pub(crate) generations: usize,
     /// Rounds of each generation in which all are measured in turn; of the flood, a quarter of them.
     #[arg(long, default_value_t = 8)]

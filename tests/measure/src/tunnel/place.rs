@@ -13,13 +13,18 @@ use totoro_tests::hostile::quiet_world;
 use totoro_tests::lab::{self, Lab, NODE_CLIENT_V4, Options, Process, Tools};
 use totoro_tests::story::World;
 use totoro_tests::story::frpc::{self, PATIENCE, Proxy};
+use totoro_tests::story::frps;
 
 use super::{Args, NODE_CPU};
 use crate::net::service::Service;
 
-/// Who was frozen has this long to do what fell due meanwhile (keepalives, heartbeats, timers): it is no
-/// part of what is measured.
-const WAKES: Duration = Duration::from_millis(200);
+/// Who was frozen has this long to do what fell due meanwhile (keepalives, heartbeats, timers, what a daemon does
+/// each second): it is no part of what is measured, where it would be ten times as much as it is in life.
+const WAKES: Duration = Duration::from_millis(1_200);
+
+/// What Totoro gives its own frps, but for the plugin, and the web server that it asks.
+const ALIKE: &str = "bindPort = 7000\nuserConnTimeout = 10\ntransport.tls.force = true\n\
+    [[allowPorts]]\nstart = 20000\nend = 20099\n";
 
 /// Ports under one limit.
 pub(super) struct Tenant {
@@ -54,17 +59,35 @@ impl Place {
     /// # Errors
     /// The lab can't be had, or a proxy does not run.
     pub(super) fn stock(name: &'static str, tenants: &[Tenant], more: &str) -> Result<Place> {
+        Place::without(name, tenants, &format!("{ALIKE}{more}"), true)
+    }
+
+    /// The same with frps's own settings and environment.
+    ///
+    /// # Errors
+    /// The lab can't be had, or a proxy does not run.
+    pub(super) fn as_it_comes(name: &'static str, tenants: &[Tenant]) -> Result<Place> {
+        Place::without(name, tenants, "bindPort = 7000\n", false)
+    }
+
+    fn without(
+        name: &'static str,
+        tenants: &[Tenant],
+        settings: &str,
+        with_environment: bool,
+    ) -> Result<Place> {
         let tools = Tools::locate()?;
         tools.require()?;
         let tag = format!("{}-{}", lab::run_tag(), ground());
         let lab = Lab::raise(tools, Options { tag, keep: false })?;
         let service = Service::start(lab.ns(lab::Place::Client), false)?;
-        let settings = "bindPort = 7000\nuserConnTimeout = 10\ntransport.tls.force = true\n\
-                        log.disablePrintColor = true\n";
-        std::fs::write(lab.file("frps.toml"), format!("{settings}{more}"))?;
+        let colour = "log.disablePrintColor = true\n";
+        std::fs::write(lab.file("frps.toml"), format!("{colour}{settings}"))?;
         let mut frps = lab.command(&lab.tools.frps);
         frps.arg("-c").arg(lab.file("frps.toml"));
-        frps.env("GODEBUG", "multipathtcp=0");
+        if with_environment {
+            frps.envs(frps::environment());
+        }
         let mut frps = lab.start(lab::Place::Node, "frps", frps)?;
         frps.wait_line("frps started successfully", PATIENCE)?;
         let mut running = vec![frps];

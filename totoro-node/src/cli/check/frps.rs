@@ -1,6 +1,7 @@
 //! The frps beside the node: whether it runs as `frps-config` would have it.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -9,7 +10,7 @@ use procfs::process::Process;
 use totoro_api::ports::Pool;
 
 use super::super::frps_config;
-use super::{Line, Status};
+use super::{Line, Status, heap};
 use crate::config::Config;
 use crate::frps::Frps;
 use crate::kernel::Inspector;
@@ -117,7 +118,7 @@ fn processes(config: &Config) -> Vec<Line> {
     let ours = |process: &Process| same_netns(process).unwrap_or(false);
     all.filter_map(Result::ok)
         .filter(|process| is_frps(process) && ours(process))
-        .flat_map(|process| [mptcp(&process), memory(&process, most)])
+        .flat_map(|process| [mptcp(&process), memory(&process, most), heap(&process)])
         .collect()
 }
 
@@ -134,16 +135,36 @@ fn mptcp(process: &Process) -> Line {
     ) {
         return Line::new("frps mptcp", target, Status::Ok, "the kernel has it off");
     }
-    let off = process.environ().is_ok_and(|all| {
-        all.get(std::ffi::OsStr::new("GODEBUG"))
-            .is_some_and(|value| value.to_string_lossy().contains(NO_MPTCP))
-    });
+    let off = variable(process, "GODEBUG").is_some_and(|value| value.contains(NO_MPTCP));
     Line::must(
         "frps mptcp",
         target,
         off,
         "off by GODEBUG",
         "on: its subflows escape the counts; start frps with GODEBUG=multipathtcp=0",
+    )
+}
+
+/// One of its environment's variables.
+fn variable(process: &Process, name: &str) -> Option<String> {
+    let all = process.environ().ok()?;
+    let value = all.get(OsStr::new(name))?;
+    Some(value.to_string_lossy().into_owned())
+}
+
+/// How often Go looks through its heap.
+fn heap(process: &Process) -> Line {
+    let [gogc, limit] = ["GOGC", "GOMEMLIMIT"].map(|name| variable(process, name));
+    let told = heap::Told {
+        gogc: gogc.as_deref(),
+        limit: limit.as_deref(),
+    };
+    let (status, detail) = heap::judge(told, memory_limit(process));
+    Line::new(
+        "frps heap",
+        format!("pid {}", process.pid()),
+        status,
+        detail,
     )
 }
 

@@ -3,6 +3,7 @@
 
 mod control;
 mod frps;
+mod heap;
 mod kernel;
 mod machine;
 mod network;
