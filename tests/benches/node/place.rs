@@ -13,6 +13,8 @@ use totoro_tests::lab;
 #[derive(Clone)]
 pub(crate) struct Paths {
     pub(crate) dir: PathBuf,
+    /// In memory: what is another machine's in life must not keep this one's disk busy.
+    pub(crate) elsewhere: PathBuf,
     pub(crate) cgroup: PathBuf,
     pub(crate) pins: PathBuf,
     /// The cgroup that we came from.
@@ -42,6 +44,7 @@ impl Place {
         let target = std::env::current_exe().unwrap();
         let paths = Paths {
             dir: target.with_file_name(&name),
+            elsewhere: Path::new("/dev/shm").join(&name),
             cgroup: root.join(&name),
             pins: Path::new("/sys/fs/bpf").join(&name),
             home: root.join(own.unwrap_or_default()),
@@ -49,6 +52,7 @@ impl Place {
         let (end, made) = (paths.clone(), paths.clone());
         let make = || {
             fs::create_dir(&made.dir)?;
+            fs::create_dir(&made.elsewhere)?;
             fs::create_dir(&made.cgroup)?;
             join(&made.cgroup);
             Ok(())
@@ -76,6 +80,7 @@ impl Paths {
         }
         totoro_node::kernel::uninstall(&self.pins).ok();
         fs::remove_dir_all(&self.dir).ok();
+        fs::remove_dir_all(&self.elsewhere).ok();
     }
 }
 

@@ -18,7 +18,7 @@ use super::ports::{PortId, Waiting, port_key, record_key};
 use crate::store::{Changes, Failed, HELD, LEASES, Place, SESSIONS, Store, TENANTS, TICKETS};
 
 /// Leases that ended whose counts are forgotten between two times that others have the desk.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 4;
 
 /// What becomes durable in one go.
 pub(super) struct Entry {

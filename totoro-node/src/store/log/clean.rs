@@ -40,7 +40,10 @@ impl Log {
         let number = self.newest.number.checked_add(1);
         let number = number.context("the log's files have no more numbers")?;
         let (name, length) = (Disk::name(number), self.length());
-        if self.next {
+        let mut is_named = false;
+        if let Some(ahead) = self.ahead.take() {
+            is_named = ahead.settles();
+        } else if self.next {
             let used = self.disk.rename(NEXT, &name);
             used.context("take the file that is to be used again")?;
             self.next = false;
@@ -55,8 +58,10 @@ impl Log {
         let file = self.disk.open(number);
         let file = file.context("open another file of the log")?;
         // Before anything is written to it: under the name that it had, it must stay what it was.
-        let named = self.disk.sync_names();
-        named.context("sync the log's directory")?;
+        if !is_named {
+            let named = self.disk.sync_names();
+            named.context("sync the log's directory")?;
+        }
         self.newest = Newest {
             number,
             file,
@@ -70,6 +75,11 @@ impl Log {
             }
         }
         Ok(())
+    }
+
+    /// Whether there is a file for the next turn.
+    const fn has_next(&self) -> bool {
+        self.next || self.ahead.is_some()
     }
 
     /// How long a file is made, bytes.
@@ -103,7 +113,7 @@ impl Log {
         let done = if self.reserve == 0 && length >= self.length() {
             let kept = self.disk.rename(&name, RESERVE);
             kept.map(|()| self.reserve = length)
-        } else if !self.next && length == self.length() {
+        } else if !self.has_next() && length == self.length() {
             let kept = self.disk.rename(&name, NEXT);
             kept.map(|()| self.next = true)
         } else {
@@ -195,7 +205,7 @@ impl Log {
         let (last, mut moved) = (self.newest.number, false);
         while self.index.oldest <= last {
             let room = self.sizes.file.saturating_sub(self.newest.end);
-            if self.reserve > 0 && (self.next || room >= enough) {
+            if self.reserve > 0 && (self.has_next() || room >= enough) {
                 self.full = false;
                 break;
             }

@@ -8,6 +8,7 @@
 //! A file is as long as it gets before anything is written to it, and one that is no more needed is
 //! used again. So a sync has nothing to make durable but what was written.
 
+mod ahead;
 mod clean;
 #[cfg(test)]
 mod damage_tests;
@@ -34,6 +35,7 @@ use anyhow::{Context, Result};
 
 use crate::spool::{HAD, Waiting};
 use crate::store::META;
+use ahead::Ahead;
 use clean::Cursor;
 use disk::{NEXT, PART, RESERVE};
 use format::{Frame, HEAD, HEADER, Header};
@@ -96,6 +98,8 @@ pub(crate) struct Log {
     reserve: u64,
     /// There is a file to use again.
     next: bool,
+    /// The next file, under its name already.
+    ahead: Option<Ahead>,
     /// The disk had no room.
     full: bool,
     /// What lives in the oldest file can't be read.
@@ -150,6 +154,7 @@ impl Log {
                 .filter(|is| *is >= length)
                 .unwrap_or(0),
             next: disk.length(NEXT) >= length,
+            ahead: tail.ahead.then_some(Ahead::DURABLE),
             cursor: Cursor::begin(index.oldest),
             seq: tail.seq,
             disk,
@@ -333,6 +338,7 @@ impl Log {
         if self.cursor.file != self.index.oldest {
             self.cursor = Cursor::begin(self.index.oldest);
         }
+        self.look_ahead();
         Ok(())
     }
 

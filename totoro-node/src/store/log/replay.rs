@@ -22,6 +22,8 @@ pub(super) struct Tail {
     pub(super) end: u64,
     /// The number of the next frame.
     pub(super) seq: u64,
+    /// There is a file behind it already, and nothing was written to it yet.
+    pub(super) ahead: bool,
 }
 
 impl Tail {
@@ -31,6 +33,7 @@ impl Tail {
         last: 0,
         end: 0,
         seq: 1,
+        ahead: false,
     };
 }
 
@@ -54,6 +57,13 @@ pub(super) fn replay(disk: &Disk) -> Result<(Index, Option<Tail>)> {
         let fresh = if number == 1 { Some(1) } else { None };
         let expected = before.map(|before| before.seq).or(fresh);
         match one(&mut index, number, &bytes, expected, is_newest) {
+            // Named before it is needed: what was written last stands in the one before it.
+            Ok(end) if end.end == 0 && before.is_some() => {
+                tail = before.map(|before| Tail {
+                    ahead: true,
+                    ..before
+                });
+            }
             Ok(end) => tail = Some(end),
             Err(damage) => bail!("{}: {damage}. {}", path.display(), advice(&damage)),
         }
@@ -124,6 +134,7 @@ pub(super) fn one(
                     last: 0,
                     end: 0,
                     seq,
+                    ahead: false,
                 });
             }
             _ => return Err(Damage::Header),
@@ -156,5 +167,6 @@ pub(super) fn one(
         last: last as u64,
         end: at as u64,
         seq,
+        ahead: false,
     })
 }
