@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 
+use super::ahead::Ahead;
 use super::disk::{Disk, NEXT, RESERVE};
 use super::format::{FRAME, Frame, HEAD, HEADER, Op, Ops};
 use super::index::{Space, Spot};
@@ -56,6 +57,10 @@ impl Log {
             made.context("make another file of the log")?;
         }
         let file = self.disk.open(number);
+        if file.is_err() && is_named {
+            // It is there all the same.
+            self.ahead = Some(Ahead::DURABLE);
+        }
         let file = file.context("open another file of the log")?;
         // Before anything is written to it: under the name that it had, it must stay what it was.
         if !is_named {

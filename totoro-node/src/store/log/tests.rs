@@ -177,9 +177,9 @@ fn torn(
     let frame = &written[from..log.newest.end as usize];
     let part = frame.len() * usize::from(part) / 250;
     if now != number {
-        let file = held
-            .remove(NEXT)
-            .unwrap_or_else(|| vec![0; TINY.file as usize]);
+        // Under its name already, or not yet, or new.
+        let ahead = held.remove(&name).or_else(|| held.remove(NEXT));
+        let file = ahead.unwrap_or_else(|| vec![0; TINY.file as usize]);
         held.insert(name.clone(), file);
     }
     let file = held.get_mut(&name).unwrap();
@@ -204,6 +204,36 @@ pub(crate) fn dir() -> tempfile::TempDir {
 pub(crate) fn cases(of: u32) -> ProptestConfig {
     let asked = std::env::var("TOTORO_CASES").ok();
     ProptestConfig::with_cases(asked.map_or(of, |cases| cases.parse().expect("a number")))
+}
+
+#[test]
+fn a_start_goes_on_where_the_last_batch_is_when_the_next_file_has_its_name_already() {
+    let dir = dir();
+    let mut log = Log::open(dir.path(), TINY).unwrap();
+    let (mut model, mut count) = (Model::default(), 0);
+    let mut commit = |log: &mut Log| {
+        let (ops, after) = ops(&[Change::Put(1, 1, 200)], &model, &mut count);
+        log.commit(&ops).unwrap();
+        model = after;
+        assert_eq!(Model::of(log), model);
+    };
+    while log.ahead.is_none() {
+        commit(&mut log);
+    }
+    let (number, end) = (log.newest.number, log.newest.end);
+    drop(log);
+    let next = dir.path().join(Disk::name(number + 1));
+    assert!(next.exists(), "it has its name");
+    let mut log = Log::open(dir.path(), TINY).unwrap();
+    assert_eq!((log.newest.number, log.newest.end), (number, end));
+    assert!(log.ahead.is_some());
+    let before = std::fs::read(&next).unwrap();
+    commit(&mut log);
+    assert_eq!(std::fs::read(&next).unwrap(), before, "not its turn yet");
+    while log.newest.number == number {
+        commit(&mut log);
+    }
+    assert_ne!(std::fs::read(&next).unwrap(), before, "its turn");
 }
 
 proptest! {
