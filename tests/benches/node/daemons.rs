@@ -119,8 +119,6 @@ impl Daemons {
         // In life it is another machine, with a disk and processors of its own: here it has memory for a disk, and
         // of the processors what nobody else wants. (At nice 19 it would still have a slice to its end, 3 ms.)
         let control_dir = place.elsewhere.join(name);
-        fs::create_dir(&control_dir).unwrap();
-        let control_dir = control_dir.join("control");
         run(Command::new(&control)
             .args(["init", "--dir"])
             .arg(&control_dir));

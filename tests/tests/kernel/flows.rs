@@ -11,7 +11,7 @@ use totoro_node::kernel::Kernel;
 
 use crate::figures;
 use crate::sockets::{PORT, five, v4, v6};
-use crate::support::{self, Node, ip};
+use crate::support::{self, Node, ip, refused};
 
 type Flows = HashMap<MapData, abi::FlowKey, abi::Flow>;
 type Sources = HashMap<MapData, abi::SourceKey, abi::Source>;
@@ -21,14 +21,6 @@ fn lend(kernel: &Kernel, tenant: &Tenant) {
     kernel
         .put_lease(support::key(UDP, PORT), &support::lease(1, 7))
         .expect("lease");
-}
-
-fn refused(kernel: &Kernel, reason: Reason) -> u64 {
-    let all = kernel.refused().expect("counters");
-    all.iter()
-        .filter(|r| r.reason == reason)
-        .map(|r| r.count)
-        .sum()
 }
 
 /// A user who has heard from the server.

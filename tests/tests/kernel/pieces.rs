@@ -6,12 +6,12 @@ use std::os::fd::AsRawFd as _;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use totoro_api::Reason;
 use totoro_ebpf::abi::{TCP, UDP};
-use totoro_node::kernel::{Kernel, XdpMode};
+use totoro_node::kernel::XdpMode;
 use totoro_packets::build::packet;
 
 use crate::flood::{NOTHING, Tap, Through};
 use crate::sockets::five;
-use crate::support::{self, Node, ip};
+use crate::support::{self, Node, ip, refused};
 use crate::wire::{NODE_MAC, NODE4, NODE6, USER4, USER6, link_up};
 
 /// A pool port without a lease, one that [`Tap`] looks at.
@@ -75,14 +75,6 @@ fn hex(byte: &str) -> u8 {
     u8::from_str_radix(byte, 16).expect("a byte of an address")
 }
 
-fn refused(kernel: &Kernel) -> u64 {
-    let all = kernel.refused().expect("counters");
-    all.iter()
-        .filter(|row| row.reason == Reason::NoLease)
-        .map(|row| row.count)
-        .sum()
-}
-
 #[test]
 fn headers_in_pieces_are_judged_like_any_others() {
     let Some(node) = Node::new("pieces") else {
@@ -133,7 +125,7 @@ fn headers_in_pieces_are_judged_like_any_others() {
         ];
         for (what, packet, wanted, says) in table {
             let tap = Tap::start();
-            let before = refused(&kernel);
+            let before = refused(&kernel, Reason::NoLease);
             let frame = packet.bytes();
             peer.run(move || send(frame));
             // What came to the tap is of no matter: it stands before TC.
@@ -141,7 +133,7 @@ fn headers_in_pieces_are_judged_like_any_others() {
                 syns: 0,
                 ..tap.stop()
             };
-            assert_eq!(refused(&kernel) - before, wanted, "{what}");
+            assert_eq!(refused(&kernel, Reason::NoLease) - before, wanted, "{what}");
             assert_eq!(seen, says, "{what}");
         }
     });

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData, MapInfo};
+use totoro_api::Reason;
 use totoro_api::ports::{Pool, PortRange};
 use totoro_ebpf::abi;
 use totoro_node::kernel::{Abi, Kernel, KernelOptions, XdpMode};
@@ -240,6 +241,15 @@ pub(crate) fn pinned(root: &Path, name: &str) -> Map {
     let dir = root.join(format!("v{}", abi::VERSION));
     let data = MapData::from_pin(dir.join(name)).expect("pin");
     Map::from_map_data(data).expect("map")
+}
+
+/// What was refused for a reason, whoever it was.
+pub(crate) fn refused(kernel: &Kernel, reason: Reason) -> u64 {
+    let all = kernel.refused().expect("counters");
+    all.iter()
+        .filter(|r| r.reason == reason)
+        .map(|r| r.count)
+        .sum()
 }
 
 /// Waits up to five seconds for something to become true.

@@ -1,6 +1,5 @@
 //! Packet memory, read in place: a frame in XDP, and of an skb what lies in one piece.
 
-use aya_ebpf::programs::{TcContext, XdpContext};
 use totoro_ebpf::logic;
 use totoro_ebpf::packet::{MAX_OFFSET, Packet};
 
@@ -13,22 +12,11 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// All of a frame.
+    /// What a context's `data` and `data_end` are: in XDP all of a frame, of an skb what needs no call to be
+    /// read, which is nearly always its headers, and perhaps nothing.
     #[inline(always)]
-    pub(super) fn new(ctx: &XdpContext) -> Frame {
-        Frame {
-            data: ctx.data(),
-            end: ctx.data_end(),
-        }
-    }
-
-    /// Of an skb what needs no call to be read: nearly always its headers, and perhaps nothing.
-    #[inline(always)]
-    pub(super) fn linear(ctx: &TcContext) -> Frame {
-        Frame {
-            data: ctx.data(),
-            end: ctx.data_end(),
-        }
+    pub(super) const fn new(data: usize, end: usize) -> Frame {
+        Frame { data, end }
     }
 
     /// Its length, bytes.

@@ -37,18 +37,12 @@ pub(crate) trait Wire: Packet {
     fn replace(&self, at: usize, new: &Piece, sum: usize, diff: i64) -> Option<()>;
 }
 
-/// Whether a segment's data begins as a websocket's request does.
-#[inline(always)]
-pub(super) fn begins(packet: &impl Packet, headers: &Headers) -> bool {
-    greeting::begins(packet, headers.data)
-}
-
 /// Stamps the packet where it is a websocket's request to frps; whether it may pass.
 #[inline(always)]
 pub(super) fn passes(packet: &impl Wire, headers: &Headers) -> bool {
     let Some(config) = config() else { return true };
     if !is_control(config, TCP, headers.destination_port)
-        || !begins(packet, headers)
+        || !greeting::begins(packet, headers.data)
         // Behind extension headers nobody greets; to follow them would cost the verifier more than
         // all the rest.
         || headers.family == Family::V6 && headers.transport != headers.network + 40

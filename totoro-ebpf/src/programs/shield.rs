@@ -4,7 +4,7 @@
 use totoro_api::Reason;
 use totoro_ebpf::abi::{Addr, Config, FLOW_CONFIRMED, FlowKey, OutboundKey, PortKey, TCP, UDP};
 use totoro_ebpf::logic::{admit::is_over, banned, bucket, pool, prefix};
-use totoro_ebpf::packet::{Family, Headers, Packet, Sides, Target, Words, words};
+use totoro_ebpf::packet::{self, Family, Headers, Packet, Sides, Target, Words, words};
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 
@@ -45,7 +45,7 @@ fn goes_on(near: &impl Packet, packet: &impl Packet, target: &Target) -> Option<
     }
     let headers = target.headers(near)?;
     // The data is seldom where the headers are.
-    Some(!headers.is_tcp_open() && !greeting::begins(packet, &headers))
+    Some(!headers.is_tcp_open() && !packet::greeting::begins(packet, headers.data))
 }
 
 /// Whether a packet passes by what it goes to. Where `packet` is all that there is, what has no flags passes too.

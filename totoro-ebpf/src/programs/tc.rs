@@ -44,7 +44,8 @@ impl Wire for Skb {
 /// Ingress entry point: lets the next program decide (`UNSPEC`) unless the shield drops.
 #[classifier]
 pub(crate) fn totoro_tc_in(ctx: TcContext) -> i32 {
-    if shield::passes_by(&Frame::linear(&ctx), &Skb(ctx.skb.skb)) {
+    let near = Frame::new(ctx.data(), ctx.data_end());
+    if shield::passes_by(&near, &Skb(ctx.skb.skb)) {
         TC_ACT_UNSPEC
     } else {
         TC_ACT_SHOT
@@ -55,7 +56,8 @@ pub(crate) fn totoro_tc_in(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn totoro_tc_out(ctx: TcContext) -> i32 {
     // By what can be read without a call, where that suffices.
-    let target = Target::from_ethernet(&Frame::linear(&ctx));
+    let near = Frame::new(ctx.data(), ctx.data_end());
+    let target = Target::from_ethernet(&near);
     if target.is_none_or(|target| leaves_pool(target.proto, target.source_port)) {
         record(&Skb(ctx.skb.skb));
     }

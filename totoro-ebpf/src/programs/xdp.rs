@@ -10,7 +10,7 @@ use super::shield;
 /// Entry point.
 #[xdp]
 pub(crate) fn totoro_xdp(ctx: XdpContext) -> u32 {
-    let frame = Frame::new(&ctx);
+    let frame = Frame::new(ctx.data(), ctx.data_end());
     if shield::passes(&frame) {
         return XDP_PASS;
     }

@@ -35,6 +35,7 @@ mod watch;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use nix::time::ClockId;
 use totoro_api::Reason;
 use totoro_api::ports::Pool;
 use totoro_ebpf::abi;
@@ -259,7 +260,12 @@ pub type Event = abi::Event;
 /// Now on the boot-time clock, ns.
 #[must_use]
 pub fn boot_ns() -> u64 {
-    nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map_or(0, |at| {
+    clock_ns(ClockId::CLOCK_BOOTTIME)
+}
+
+/// What a clock says, ns.
+fn clock_ns(clock: ClockId) -> u64 {
+    nix::time::clock_gettime(clock).map_or(0, |at| {
         at.tv_sec() as u64 * 1_000_000_000 + at.tv_nsec() as u64
     })
 }

@@ -4,10 +4,11 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use nix::time::ClockId;
 use totoro_ebpf::abi;
 
 use super::maps::{found, gone};
-use super::{Connection, Context, Kernel, KernelError, Result, Swept, boot_ns};
+use super::{Connection, Context, Kernel, KernelError, Result, Swept, boot_ns, clock_ns};
 
 /// What is idle is looked for this often, ns, where there are neither users nor flows: only sources
 /// are to be forgotten then, and whoever comes first has the kernel look if that is overdue.
@@ -64,7 +65,10 @@ impl Kernel {
         let flows = some(tables.flows.is_empty()) || some(tables.candidates.is_empty());
         let users = some(tables.conns.is_empty());
         let idle_flows = match self.idle_is_due(flows || users, now) {
-            true => self.end_idle(flows, self.sources_are_due(now)),
+            true => {
+                let sources = is_due(&mut self.due().sources, SOURCES_EVERY_NS, now);
+                self.end_idle(flows, sources)
+            }
             false => Ok(0),
         };
         let mut swept = Swept {
@@ -88,27 +92,21 @@ impl Kernel {
         swept.mended = surplus.mended + orphans.mended;
         let (links, sockets, counts) = {
             let mut due = self.due();
-            let is_due = |at: &mut u64, every| {
-                let is = *at <= now;
-                if is {
-                    *at = now + every;
-                }
-                is
-            };
             (
-                is_due(&mut due.links, LINKS_EVERY_NS),
-                is_due(&mut due.sockets, SOCKETS_EVERY_NS),
-                is_due(&mut due.counts, COUNTS_EVERY_NS),
+                is_due(&mut due.links, LINKS_EVERY_NS, now),
+                is_due(&mut due.sockets, SOCKETS_EVERY_NS, now),
+                is_due(&mut due.counts, COUNTS_EVERY_NS, now),
             )
         };
         if links {
             (swept.links, swept.interfaces) = first.of(self.check_links());
         }
         if sockets {
+            // Of this thread alone.
+            let processor = || clock_ns(ClockId::CLOCK_THREAD_CPUTIME_ID);
             let begun = processor();
             let compared = first.of(self.compare_sockets());
-            let took = processor().saturating_sub(begun);
-            self.due().sockets += u64::try_from(took.as_nanos()).unwrap_or(0) * SOCKETS_TIMES;
+            self.due().sockets += processor().saturating_sub(begun) * SOCKETS_TIMES;
             swept.mended += compared.mended;
             swept.untracked = compared.untracked;
         }
@@ -129,16 +127,6 @@ impl Kernel {
         }
         due.idle = now + IDLE_EVERY_NS;
         true
-    }
-
-    /// Whether it is time to look for idle sources.
-    fn sources_are_due(&self, now: u64) -> bool {
-        let mut due = self.due();
-        let is = due.sources <= now;
-        if is {
-            due.sources = now + SOURCES_EVERY_NS;
-        }
-        is
     }
 
     /// Ends idle flows and forgets idle sources, as the kernel does by itself when nobody has it do so. It takes
@@ -230,10 +218,13 @@ impl Kernel {
     }
 }
 
-/// The processor time of this thread until now.
-fn processor() -> std::time::Duration {
-    let id = nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID;
-    nix::time::clock_gettime(id).map_or_else(|_| Default::default(), Into::into)
+/// Whether something that is done every so many ns is due; if so, when it is the next time.
+fn is_due(at: &mut u64, every: u64, now: u64) -> bool {
+    let is = *at <= now;
+    if is {
+        *at = now + every;
+    }
+    is
 }
 
 /// The first error of several steps that are all to be done.

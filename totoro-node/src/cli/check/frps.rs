@@ -1,7 +1,7 @@
 //! The frps beside the node: whether it runs as `frps-config` would have it.
 
-use std::collections::BTreeSet;
-use std::ffi::OsStr;
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -118,7 +118,17 @@ fn processes(config: &Config) -> Vec<Line> {
     let ours = |process: &Process| same_netns(process).unwrap_or(false);
     all.filter_map(Result::ok)
         .filter(|process| is_frps(process) && ours(process))
-        .flat_map(|process| [mptcp(&process), memory(&process, most), heap(&process)])
+        .flat_map(|process| {
+            let pid = format!("pid {}", process.pid());
+            // Without any where it can't be looked into.
+            let environ = process.environ().unwrap_or_default();
+            let limit = memory_limit(&process);
+            [
+                mptcp(pid.clone(), &environ),
+                memory(limit, most),
+                heap(pid, &environ, limit),
+            ]
+        })
         .collect()
 }
 
@@ -127,15 +137,14 @@ fn same_netns(process: &Process) -> Option<bool> {
     Some(std::fs::read_link(format!("/proc/{}/ns/net", process.pid())).ok()? == mine)
 }
 
-fn mptcp(process: &Process) -> Line {
-    let target = format!("pid {}", process.pid());
+fn mptcp(target: String, environ: &Environ) -> Line {
     if !matches!(
         machine::read_line("/proc/sys/net/mptcp/enabled").as_str(),
         "1"
     ) {
         return Line::new("frps mptcp", target, Status::Ok, "the kernel has it off");
     }
-    let off = variable(process, "GODEBUG").is_some_and(|value| value.contains(NO_MPTCP));
+    let off = variable(environ, "GODEBUG").is_some_and(|value| value.contains(NO_MPTCP));
     Line::must(
         "frps mptcp",
         target,
@@ -145,27 +154,24 @@ fn mptcp(process: &Process) -> Line {
     )
 }
 
+/// What a process was started with.
+type Environ = HashMap<OsString, OsString>;
+
 /// One of its environment's variables.
-fn variable(process: &Process, name: &str) -> Option<String> {
-    let all = process.environ().ok()?;
-    let value = all.get(OsStr::new(name))?;
+fn variable(environ: &Environ, name: &str) -> Option<String> {
+    let value = environ.get(OsStr::new(name))?;
     Some(value.to_string_lossy().into_owned())
 }
 
 /// How often Go looks through its heap.
-fn heap(process: &Process) -> Line {
-    let [gogc, limit] = ["GOGC", "GOMEMLIMIT"].map(|name| variable(process, name));
+fn heap(target: String, environ: &Environ, most: Option<u64>) -> Line {
+    let [gogc, limit] = ["GOGC", "GOMEMLIMIT"].map(|name| variable(environ, name));
     let told = heap::Told {
         gogc: gogc.as_deref(),
         limit: limit.as_deref(),
     };
-    let (status, detail) = heap::judge(told, memory_limit(process));
-    Line::new(
-        "frps heap",
-        format!("pid {}", process.pid()),
-        status,
-        detail,
-    )
+    let (status, detail) = heap::judge(told, most);
+    Line::new("frps heap", target, status, detail)
 }
 
 /// The most connections that all tenants together may have now; `None` before anything is loaded.
@@ -185,8 +191,7 @@ fn most_conns(config: &Config) -> Option<u64> {
 }
 
 /// Whether the connections that may come fit the memory that frps may use.
-fn memory(process: &Process, most: Option<u64>) -> Line {
-    let limited = memory_limit(process);
+fn memory(limited: Option<u64>, most: Option<u64>) -> Line {
     let total = || procfs::Meminfo::current().map_or(0, |memory| memory.mem_total);
     let limit = limited.unwrap_or_else(total);
     let fits = limit / PER_CONNECTION;
