@@ -7,11 +7,13 @@
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use libc::{c_long, mode_t, off64_t, size_t, ssize_t};
 
 use crate::fail;
 use crate::format::kind;
+use crate::slow;
 use crate::trace::{name_at, name_of, record};
 
 /// Restores `errno` when dropped.
@@ -256,9 +258,11 @@ fn sync(fd: c_int, call: c_long) -> c_int {
     if let Some(name) = &name {
         tell(kind::SYNC_BEGUN, name);
     }
+    let began = Instant::now();
     // SAFETY: no memory arguments.
     let result = unsafe { libc::syscall(call, fd) };
     let _errno = Errno::keep();
+    slow::wait_since(began);
     if let (0, Some(name)) = (result, &name) {
         tell(kind::SYNC_ENDED, name);
     }

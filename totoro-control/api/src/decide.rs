@@ -14,7 +14,8 @@ pub use body::{
     with_key,
 };
 pub use leases::{
-    Lease, Leases, Patience, Plan, PortId, Ports, Summed, Waiting, Wish, parse_key, record_key,
+    Holder, Lease, LeaseTold, Leases, Opened, Patience, Plan, PortId, Ports, Summed, Waiting, Wish,
+    parse_key, record_key,
 };
 pub use login::{Action, Brought, Owner, login};
 pub use proxy::{Asked, Choice, Held, MAX_NAME, choose_port, read_proxy, user_denied};

@@ -4,6 +4,7 @@
 
 mod bare;
 mod client;
+mod disk;
 mod frps;
 mod rounds;
 mod series;
@@ -23,7 +24,7 @@ use rounds::Rounds;
 
 // As the server has: the bare handlers are in this program.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Options.
 #[derive(Debug, Parser)]
@@ -46,6 +47,9 @@ struct Args {
     /// All calls over TLS, to the bare handlers too.
     #[arg(long)]
     tls: bool,
+    /// A slower disk for all of them: each sync takes so many microseconds at least.
+    #[arg(long, default_value_t = 0)]
+    sync_micros: u64,
     /// Events through the audit trail; 0 leaves it out.
     #[arg(long, default_value_t = 1_000_000)]
     events: usize,
@@ -63,9 +67,17 @@ struct Args {
     bench: bool,
 }
 
-#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() {
+fn main() {
     let args = Args::parse();
+    if args.sync_micros > 0 {
+        disk::slow_down(args.sync_micros);
+    }
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().build();
+    runtime.expect("threads can be started").block_on(run(args));
+}
+
+async fn run(args: Args) {
     if let Some(keys) = &args.serve_bare {
         let (store, certificate) = (args.store.as_deref(), args.certificate.as_deref());
         return bare::serve(keys, store, certificate).await;
@@ -90,12 +102,21 @@ async fn main() {
         let calls = calls.json();
         println!(
             "{:#}",
-            json!({ "tls": args.tls, "calls": calls, "trail": trail })
+            json!({
+                "tls": args.tls,
+                "sync_micros": args.sync_micros,
+                "calls": calls,
+                "trail": trail,
+            })
         );
         return;
     }
+    let disk = match args.sync_micros {
+        0 => String::new(),
+        micros => format!(", each sync {micros} µs at least"),
+    };
     println!(
-        "{} clients{}, medians of {} rounds of {} ms\n\n{calls}",
+        "{} clients{}, medians of {} rounds of {} ms{disk}\n\n{calls}",
         args.clients,
         if args.tls { " over TLS" } else { "" },
         args.rounds,

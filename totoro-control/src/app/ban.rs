@@ -62,7 +62,7 @@ impl App {
                 let at = format!("{prefix_key}{}", record.id);
                 tx.put(&at, &record)?;
                 if let Some(until) = until {
-                    tx.put(&key::ban_end(until, &at), &())?;
+                    tx.put(key::ban_end(until, &at), &())?;
                 }
                 touch(tx, node.as_deref())?;
                 if let Some(request) = request {
@@ -102,7 +102,7 @@ impl App {
             let record = tx.get::<BanRecord>(&at)?.ok_or(Reason::NotFound)?.value;
             tx.delete(&at);
             if let Some(until) = record.until {
-                tx.delete(&key::ban_end(until, &at));
+                tx.delete(key::ban_end(until, &at));
             }
             touch(tx, node.as_deref())?;
             let detail = serde_json::json!({ "ban": record.id, "prefix": record.prefix });

@@ -195,7 +195,7 @@ impl App {
         id: &str,
     ) -> Result<Option<Arc<NodeRecord>>, StoreError> {
         let found = self.node_now(id)?;
-        tx.expect(&key::node(id), found.as_ref().map(|found| found.revision));
+        tx.expect(key::node(id), found.as_ref().map(|found| found.revision));
         Ok(found.map(|found| found.value))
     }
 
@@ -227,7 +227,7 @@ impl App {
         id: &str,
     ) -> Result<Option<Arc<InviteRecord>>, StoreError> {
         let found = self.invite_now(id)?;
-        tx.expect(&key::invite(id), found.as_ref().map(|found| found.revision));
+        tx.expect(key::invite(id), found.as_ref().map(|found| found.revision));
         Ok(found.map(|found| found.value))
     }
 

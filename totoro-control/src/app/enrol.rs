@@ -74,14 +74,14 @@ impl App {
                 }
                 let former = [node.key.take(), node.old_key.take().map(|old| old.hash)];
                 for old in former.into_iter().flatten() {
-                    tx.delete(&key::node_key(&old));
+                    tx.delete(key::node_key(&old));
                 }
                 node.key = Some(hash.clone());
                 node.instance.clone_from(&enroll.instance);
                 node.key_used = false;
                 node.callback = enroll.callback;
-                tx.put(&key::node(&node.id), &node)?;
-                tx.put(&key::node_key(&hash), &node.id)?;
+                tx.put(key::node(&node.id), &node)?;
+                tx.put(key::node_key(&hash), &node.id)?;
                 tx.put(
                     &at,
                     &EnrolmentRecord {
@@ -90,7 +90,7 @@ impl App {
                     },
                 )?;
                 // What the former installation knew of keys says nothing of this one.
-                tx.delete(&key::applied(&node.id));
+                tx.delete(key::applied(&node.id));
                 push::touch(tx, &node.id, &Change::Node)?;
                 let author = Author::remote("node", &node.id, address, request_id);
                 let detail = serde_json::json!({

@@ -88,7 +88,7 @@ impl App {
         let mut known = records::<SpoolRecord>(&*self.store, &of_node)?;
         known.sort_by_key(|(_, record)| Reverse(record.revision));
         for (spool, _) in known.into_iter().skip(MAX_SPOOLS - 1) {
-            tx.delete(&format!("{of_node}{spool}"));
+            tx.delete(format!("{of_node}{spool}"));
         }
         Ok(())
     }

@@ -84,7 +84,7 @@ impl App {
             let code = InviteCode::from_entropy(random());
             let hash = self.code_hash(&code);
             // Of 100 random bits it is enough to look when they are written.
-            tx.expect(&key::code(&hash), None);
+            tx.expect(key::code(&hash), None);
             return Ok((code, hash, 0));
         };
         for index in 0..MAX_INDEX {
@@ -142,7 +142,7 @@ impl App {
         };
         tx.put(&at, &record)?;
         let hash = at.rsplit('/').next().unwrap_or_default();
-        Ok(tx.put(&key::idempotency_end(expires_at, hash), &())?)
+        Ok(tx.put(key::idempotency_end(expires_at, hash), &())?)
     }
 
     fn key_of(&self, scope: &str, request: Idempotency<'_>) -> String {

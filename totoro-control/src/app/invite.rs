@@ -179,9 +179,9 @@ pub(super) fn put_new(
     record: &InviteRecord,
     now_ms: i64,
 ) -> Result<(), Failure> {
-    tx.put(&key::code(&record.code), &record.id)?;
+    tx.put(key::code(&record.code), &record.id)?;
     tx.put(
-        &format!("{}{}", key::invites_of(&record.node), record.id),
+        format!("{}{}", key::invites_of(&record.node), record.id),
         &(),
     )?;
     write(tx, None, record)?;
@@ -212,14 +212,14 @@ fn write(
     before: Option<&InviteRecord>,
     record: &InviteRecord,
 ) -> Result<(), Failure> {
-    tx.put(&key::invite(&record.id), record)?;
+    tx.put(key::invite(&record.id), record)?;
     let end_before = before.and_then(|before| before.expires_at);
     if end_before != record.expires_at {
         if let Some(at) = end_before {
-            tx.delete(&key::expiry(at, &record.id));
+            tx.delete(key::expiry(at, &record.id));
         }
         if let Some(at) = record.expires_at {
-            tx.put(&key::expiry(at, &record.id), &())?;
+            tx.put(key::expiry(at, &record.id), &())?;
         }
     }
     Ok(())

@@ -127,9 +127,9 @@ impl App {
             record.revoked_at = Some(now);
             record.epoch += 1;
             if let Some(at) = record.expires_at {
-                tx.delete(&key::expiry(at, id));
+                tx.delete(key::expiry(at, id));
             }
-            tx.put(&key::invite(id), &record)?;
+            tx.put(key::invite(id), &record)?;
             invite_over::over(tx, &record, now)?;
             let change = crate::records::Change::Invite(id.to_owned());
             crate::push::touch(tx, &record.node, &change)?;
@@ -179,7 +179,7 @@ impl App {
                 let (code, hash, index) = self.free_code(tx, &node, request)?;
                 // The old code's entry stays, though it opens nothing: a code that is derived from
                 // the same request again must not get it back.
-                tx.put(&key::code(&hash), &record.id)?;
+                tx.put(key::code(&hash), &record.id)?;
                 record.code = hash;
                 record.epoch += 1;
                 put_invite(tx, Some(&before), &record)?;

@@ -22,7 +22,7 @@ pub(super) fn over(tx: &mut Tx<'_>, record: &InviteRecord, now: i64) -> Result<(
     let Some(at) = record.over_since(now) else {
         return Ok(());
     };
-    tx.put(&key::invite_over(at + REMEMBER_S + 1, &record.id), &())
+    tx.put(key::invite_over(at + REMEMBER_S + 1, &record.id), &())
 }
 
 /// How many invites each node has, counted when first asked for.
@@ -108,8 +108,8 @@ impl App {
                         // And has ended again.
                         Some(since) if since + REMEMBER_S >= now => over(tx, &record, now)?,
                         Some(_) => {
-                            tx.delete(&key::invite(id));
-                            tx.delete(&format!("{}{id}", key::invites_of(&record.node)));
+                            tx.delete(key::invite(id));
+                            tx.delete(format!("{}{id}", key::invites_of(&record.node)));
                             gone.entry(record.node).or_default().push(id.to_owned());
                         }
                     }
@@ -184,9 +184,9 @@ mod tests {
         let mut record: InviteRecord = tx.get(&key::invite(id)).unwrap().unwrap().value;
         assert_eq!(record.revoked_at, Some(mark - REMEMBER_S - 1));
         record.revoked_at = Some(mark - REMEMBER_S - 1 - seconds);
-        tx.put(&key::invite(id), &record).unwrap();
-        tx.delete(&key::invite_over(mark, id));
-        tx.put(&key::invite_over(mark - seconds, id), &()).unwrap();
+        tx.put(key::invite(id), &record).unwrap();
+        tx.delete(key::invite_over(mark, id));
+        tx.put(key::invite_over(mark - seconds, id), &()).unwrap();
         store.commit(tx.into_commit()).await.unwrap();
     }
 
@@ -255,9 +255,9 @@ mod tests {
         let ended = revoked(&lab, &node, "b").await;
         let due = mark_of(&lab, &ended.id).unwrap();
         let mut tx = Tx::new(&*lab.app.store);
-        tx.put(&key::invite_over(1, &lives.id), &()).unwrap();
-        tx.put(&key::invite_over(1, &ended.id), &()).unwrap();
-        tx.delete(&key::invite_over(due, &ended.id));
+        tx.put(key::invite_over(1, &lives.id), &()).unwrap();
+        tx.put(key::invite_over(1, &ended.id), &()).unwrap();
+        tx.delete(key::invite_over(due, &ended.id));
         lab.app.store.commit(tx.into_commit()).await.unwrap();
         lab.app.forget_invites().await.unwrap();
         assert_eq!(mark_of(&lab, &lives.id), None);
@@ -276,7 +276,7 @@ mod tests {
         );
         let due = mark_of(&lab, &ended.id).unwrap();
         let mut tx = Tx::new(&*lab.app.store);
-        tx.delete(&key::invite_over(due, &ended.id));
+        tx.delete(key::invite_over(due, &ended.id));
         lab.app.store.commit(tx.into_commit()).await.unwrap();
         lab.app.mark_over().await.unwrap();
         assert_eq!(mark_of(&lab, &ended.id), Some(due));

@@ -34,7 +34,7 @@ impl App {
             if after == before {
                 return Ok(());
             }
-            tx.put(&key::node(id), &after)?;
+            tx.put(key::node(id), &after)?;
             push::touch(tx, id, &Change::Node)?;
             let drained = after.draining && !before.draining;
             let kind = match caller.reach {

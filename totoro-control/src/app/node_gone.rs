@@ -36,22 +36,22 @@ impl App {
             let found = found.ok_or(Reason::NotFound)?;
             version.check(found.revision)?;
             let node = found.value;
-            tx.delete(&key::node(id));
-            tx.delete(&key::node_name(&node.said.name));
+            tx.delete(key::node(id));
+            tx.delete(key::node_name(&node.said.name));
             let keys = [node.key, node.old_key.map(|old| old.hash)];
             for hash in keys.into_iter().flatten() {
-                tx.delete(&key::node_key(&hash));
+                tx.delete(key::node_key(&hash));
             }
             if let Some(token) = node.enrolment {
-                tx.delete(&key::enrolment(&token));
+                tx.delete(key::enrolment(&token));
             }
-            tx.delete(&key::presence(id));
-            tx.delete(&key::reach(id));
-            tx.delete(&key::applied(id));
+            tx.delete(key::presence(id));
+            tx.delete(key::reach(id));
+            tx.delete(key::applied(id));
             // Whoever follows it is told at once that there is nothing to follow any more.
-            tx.delete(&key::policy_head(id));
+            tx.delete(key::policy_head(id));
             let Author { actor, request_id } = caller.author.clone();
-            tx.put(&key::gone(id), &GoneRecord { actor, request_id })?;
+            tx.put(key::gone(id), &GoneRecord { actor, request_id })?;
             let event = caller.author.event(kind::ADMIN_NODE_DELETED).node(id);
             let detail = json!({ "name": node.said.name, "visibility": node.said.visibility });
             Ok(audit::record(tx, event.detail(detail), now_ms)?)
@@ -116,7 +116,7 @@ impl App {
             }
         }
         self.transact(|tx| {
-            tx.delete(&key::gone(id));
+            tx.delete(key::gone(id));
             Ok(())
         })
         .await?;
@@ -154,9 +154,9 @@ fn revoke(
     record.revoked_at = Some(now);
     record.epoch += 1;
     if let Some(at) = record.expires_at {
-        tx.delete(&key::expiry(at, id));
+        tx.delete(key::expiry(at, id));
     }
-    tx.put(&key::invite(id), &record)?;
+    tx.put(key::invite(id), &record)?;
     invite_over::over(tx, &record, now)?;
     let event = author.event(kind::INVITE_REVOKED);
     let event = event.node(&record.node).invite(id);

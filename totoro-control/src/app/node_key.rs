@@ -105,16 +105,16 @@ impl App {
                     // The new one was lost before its first use. The old one's end stays.
                     Some(old) if old.hash == shown => {
                         if let Some(lost) = &record.key {
-                            tx.delete(&key::node_key(lost));
+                            tx.delete(key::node_key(lost));
                         }
                         old
                     }
                     older => {
                         if let Some(older) = older {
-                            tx.delete(&key::node_key(&older.hash));
+                            tx.delete(key::node_key(&older.hash));
                         }
                         let until = now + OVERLAP_S;
-                        tx.put(&key::key_end(until, node), &())?;
+                        tx.put(key::key_end(until, node), &())?;
                         OldKey {
                             hash: shown.clone(),
                             until,
@@ -123,8 +123,8 @@ impl App {
                 };
                 record.key = Some(hash.clone());
                 record.old_key = Some(old.clone());
-                tx.put(&key::node_key(&hash), &record.id)?;
-                tx.put(&key::node(node), &record)?;
+                tx.put(key::node_key(&hash), &record.id)?;
+                tx.put(key::node(node), &record)?;
                 let detail = serde_json::json!({ "old_until": rfc3339(old.until) });
                 let event = caller.author.event(kind::NODE_KEY_ROTATED).node(node);
                 audit::record(tx, event.detail(detail), now_ms)?;
@@ -165,8 +165,8 @@ fn end_old_key(
     };
     let mut record = record.value;
     if let Some(old) = record.old_key.take_if(|old| is_over(old)) {
-        tx.delete(&key::node_key(&old.hash));
-        tx.put(&key::node(node), &record)?;
+        tx.delete(key::node_key(&old.hash));
+        tx.put(key::node(node), &record)?;
     }
     Ok(())
 }

@@ -143,15 +143,15 @@ impl App {
     ) -> Result<(), StoreError> {
         let hash = self.secret.hash_hex(Purpose::Enrolment, token);
         if let Some(former) = node.enrolment.replace(hash.clone()) {
-            tx.delete(&key::enrolment(&former));
+            tx.delete(key::enrolment(&former));
         }
-        tx.put(&key::node(&node.id), node)?;
+        tx.put(key::node(&node.id), node)?;
         let record = EnrolmentRecord {
             node: node.id.clone(),
             expires_at: now + ENROLMENT_S,
             used_for: None,
         };
-        tx.put(&key::enrolment(&hash), &record)
+        tx.put(key::enrolment(&hash), &record)
     }
 }
 

@@ -93,12 +93,12 @@ fn take_over(tx: &mut Tx<'_>, node: &str) -> Result<(), Failure> {
             && let Some(record) = tx.get::<EnrolmentRecord>(&key::enrolment(token))?
             && record.value.used_for == node.key
         {
-            tx.delete(&key::enrolment(token));
+            tx.delete(key::enrolment(token));
             node.enrolment = None;
         }
     }
     if node != before {
-        tx.put(&key::node(&node.id), &node)?;
+        tx.put(key::node(&node.id), &node)?;
     }
     Ok(())
 }

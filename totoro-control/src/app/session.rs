@@ -159,7 +159,7 @@ impl App {
         }
         for (session, kick) in records::<KickRecord>(&*self.store, &key::kicks_of(node))? {
             if !kick.value.done && kick.revision <= applied.rev {
-                tx.put(&key::kick(node, &session), &KickRecord { done: true })?;
+                tx.put(key::kick(node, &session), &KickRecord { done: true })?;
             }
         }
         Ok(())
@@ -168,7 +168,7 @@ impl App {
     /// Forgets kicks whose day is over.
     pub(super) async fn forget_kicks(&self) -> Result<(), Failure> {
         self.forget_due(key::KICK_ENDS, |tx, kick| {
-            tx.delete(&format!("{}{kick}", key::KICKS));
+            tx.delete(format!("{}{kick}", key::KICKS));
             Ok(())
         })
         .await

@@ -102,8 +102,8 @@ impl Lab {
                 expires_at,
                 ..found.value
             };
-            tx.put(&key::idempotency(&hash), &over).unwrap();
-            tx.put(&key::idempotency_end(expires_at, &hash), &())
+            tx.put(key::idempotency(&hash), &over).unwrap();
+            tx.put(key::idempotency_end(expires_at, &hash), &())
                 .unwrap();
         }
         store.commit(tx.into_commit()).await.unwrap();
@@ -181,7 +181,7 @@ async fn all_nodes_are_told_once_and_after_a_crash_too() {
                 "instance": "", "key_used": false, "created_at": 0,
             }))
             .unwrap();
-            tx.put(&key::node(&id), &record).unwrap();
+            tx.put(key::node(&id), &record).unwrap();
             ids.push(id);
         }
         lab.app.store.commit(tx.into_commit()).await.unwrap();

@@ -177,7 +177,7 @@ impl App {
                     created_at: Some(now),
                     expires_at,
                 };
-                tx.put(&key::admin_token(&hash), &record)?;
+                tx.put(key::admin_token(&hash), &record)?;
                 if let Some(request) = request {
                     self.remember(tx, SCOPE, request, (&salt, 0), now)?;
                 }
@@ -223,8 +223,8 @@ impl App {
                 return Err(Failure::refused(Reason::Conflict, detail));
             }
             tx.put(key::TOKENS_TURN, &())?;
-            tx.delete(&key::admin_token(&hash));
-            tx.delete(&key::token_used(&hash));
+            tx.delete(key::admin_token(&hash));
+            tx.delete(key::token_used(&hash));
             let detail = json!({ "token": id, "name": record.name });
             let event = caller.author.event(kind::ADMIN_TOKEN_REVOKED);
             Ok(audit::record(tx, event.detail(detail), now_ms)?)
@@ -246,7 +246,7 @@ impl App {
                     .get::<AdminTokenRecord>(&key::admin_token(hash))?
                     .is_some()
                 {
-                    tx.put(&key::token_used(hash), at)?;
+                    tx.put(key::token_used(hash), at)?;
                 }
             }
             Ok(())

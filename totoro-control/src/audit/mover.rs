@@ -27,6 +27,8 @@ use crate::store::{Op, Position, StoreError, Tx};
 pub(super) const BATCH: usize = 2048;
 /// The rest between two moves, at least: the least that the setting may be.
 const REST: Duration = Duration::from_millis(10);
+/// Between two counts of what waits: what is added up in between drifts.
+const COUNT: Duration = Duration::from_secs(10);
 /// Between two looks at age and size.
 const UPKEEP: Duration = Duration::from_secs(600);
 /// The rest after a failure, and the longest.
@@ -57,7 +59,7 @@ impl Trail {
 
     async fn run(self: Arc<Self>, mut stopping: watch::Receiver<bool>) {
         let mut changes = self.store.watch(PREFIX.as_bytes());
-        let mut upkeep_at = Instant::now();
+        let (mut upkeep_at, mut count_at) = (Instant::now(), Instant::now());
         let mut failing = Failing::default();
         self.load.is_moving(true);
         loop {
@@ -69,8 +71,10 @@ impl Trail {
             if failed {
                 self.load.is_moving(false);
             }
-            // Anew each time: what is added up in between drifts.
-            self.count().await;
+            if failed || Instant::now() >= count_at {
+                self.count().await;
+                count_at = Instant::now() + COUNT;
+            }
             match moved {
                 Ok(()) => failing.over(),
                 Err(error) => failing.complain(&self, &error),

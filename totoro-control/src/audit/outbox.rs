@@ -1,11 +1,13 @@
 //! The trail's part of the store: events wait there, in the commit of what they tell, until they
 //! are in a segment.
 
+use std::ops::Range;
+
 use totoro_api::wire::event::{AuditEvent, kind};
 
 use super::id::write_id;
 use super::{Author, PREFIX};
-use crate::store::{Entry, Position, Range, Store, StoreError, prefix_end};
+use crate::store::{self, Entry, Position, Store, StoreError, prefix_end};
 
 /// Entries counted at once.
 const COUNT: usize = 1000;
@@ -19,26 +21,31 @@ pub(super) fn key(position: Position) -> Vec<u8> {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Stored {
     pub(super) position: Position,
-    /// When it happened, RFC 3339.
-    pub(super) at: String,
     /// Its JSON, with its id.
     pub(super) json: Vec<u8>,
+    /// Where in it stands when it happened, RFC 3339.
+    at: Range<usize>,
 }
+
+/// How an event's JSON begins; its id follows.
+const BEGIN: &[u8] = b"{\"id\":\"";
+/// What stands between its id and its time.
+const THEN: &[u8] = b"\",\"at\":\"";
 
 impl Stored {
     /// An event that has its id.
     pub(super) fn new(position: Position, event: &AuditEvent) -> serde_json::Result<Self> {
+        let json = serde_json::to_vec(event)?;
+        let at = BEGIN.len() + event.id.len() + THEN.len();
         Ok(Stored {
             position,
-            at: event.at.clone(),
-            json: serde_json::to_vec(event)?,
+            at: at..at + event.at.len(),
+            json,
         })
     }
 
     /// An entry, without decoding it: its JSON begins as ours does. `None` where it does not.
     fn spliced((key, found): &Entry) -> Option<Self> {
-        const BEGIN: &[u8] = b"{\"id\":\"";
-        const THEN: &[u8] = b"\",\"at\":\"";
         let position = Position::decode(&key[PREFIX.len()..])?;
         let rest = found.value.strip_prefix(BEGIN)?;
         let at = rest
@@ -46,12 +53,19 @@ impl Stored {
             .split(|&byte| byte == b'"')
             .next()?;
         let at = str::from_utf8(at).ok().filter(|at| !at.contains('\\'))?;
-        let json = [BEGIN, write_id(position).as_bytes(), rest].concat();
+        let id = write_id(position);
+        let begins = BEGIN.len() + id.len() + THEN.len();
         Some(Stored {
             position,
-            at: at.to_owned(),
-            json,
+            at: begins..begins + at.len(),
+            json: [BEGIN, id.as_bytes(), rest].concat(),
         })
+    }
+
+    /// When it happened, RFC 3339.
+    pub(super) fn at(&self) -> &str {
+        let at = self.json.get(self.at.clone()).unwrap_or_default();
+        str::from_utf8(at).unwrap_or_default()
     }
 }
 
@@ -90,7 +104,7 @@ fn entries_after(
     let mut from = key(after);
     from.push(0);
     let to = prefix_end(PREFIX.as_bytes());
-    store.range(Range {
+    store.range(store::Range {
         from: &from,
         to: &to,
         limit,
@@ -108,7 +122,7 @@ pub(super) fn before(
     let mut from = key(after);
     from.push(0);
     let to = before.map_or_else(|| prefix_end(PREFIX.as_bytes()), key);
-    let entries = store.range(Range {
+    let entries = store.range(store::Range {
         from: &from,
         to: &to,
         limit,
@@ -140,7 +154,7 @@ pub(super) fn count(store: &dyn Store, most: usize) -> Result<usize, StoreError>
     let to = prefix_end(PREFIX.as_bytes());
     let mut count = 0;
     while count < most {
-        let chunk = store.range(Range {
+        let chunk = store.range(store::Range {
             from: &from,
             to: &to,
             limit: COUNT,

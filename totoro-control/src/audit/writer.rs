@@ -101,7 +101,7 @@ impl Writer {
                 break;
             }
             write_stored(&mut lines, &event.json);
-            Summary::add(&mut segment.summary, event.position, &event.at);
+            Summary::add(&mut segment.summary, event.position, event.at());
             taken += 1;
         }
         let written = self.write(segment.bytes, &lines);

@@ -78,7 +78,7 @@ impl Init {
         }
         tx.put(key::GENERATION, &Generation { generation })?;
         let hash = secret.hash_hex(Purpose::Admin, &token);
-        tx.put(&key::admin_token(&hash), &AdminTokenRecord::first("init"))?;
+        tx.put(key::admin_token(&hash), &AdminTokenRecord::first("init"))?;
         store.commit(tx.into_commit()).await?;
         store.close().await;
 

@@ -4,10 +4,11 @@
 //! Whatever is wrong with a request is answered as a refusal with a reason, because frpc prints that;
 //! only a wrong key, which is no frps of ours, gets a 401.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use totoro_api::wire::plugin::Answer as Said;
 use utoipa::openapi::{ContentBuilder, schema::empty};
 use warp::reply::Response;
@@ -85,12 +86,21 @@ async fn ask(api: Arc<Api>, mut incoming: Incoming, door: Door) -> Answer {
 
 /// The answer in frps's form, with the reason of a refusal for the figures.
 fn told(answer: &Said) -> Response {
+    if *answer == Said::allow() {
+        return reply::ok_text(&ALLOWED);
+    }
     let mut response = reply::ok(answer);
     if let Some(reason) = answer.reason {
         response.extensions_mut().insert(reason);
     }
     response
 }
+
+/// What most answers are.
+static ALLOWED: LazyLock<Bytes> = LazyLock::new(|| {
+    let text = serde_json::to_vec(&Said::allow());
+    Bytes::from(text.expect("an answer is a struct with text keys"))
+});
 
 /// A Basic credential: both halves, with a colon in between.
 fn basic(incoming: &Incoming) -> Option<String> {

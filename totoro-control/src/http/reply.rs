@@ -1,7 +1,8 @@
 //! Answers.
 
+use bytes::Bytes;
 use serde::Serialize;
-use warp::http::header::{CACHE_CONTROL, ETAG, HeaderValue, LOCATION};
+use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue, LOCATION};
 use warp::http::{HeaderMap, StatusCode};
 use warp::reply::{Reply as _, Response};
 
@@ -14,6 +15,15 @@ pub(super) fn ok(body: &impl Serialize) -> Response {
 pub(super) fn with(status: StatusCode, body: &impl Serialize) -> Response {
     let mut response = warp::reply::with_status(warp::reply::json(body), status).into_response();
     no_store(response.headers_mut());
+    response
+}
+
+/// 200 with JSON that is written already.
+pub(super) fn ok_text(json: &Bytes) -> Response {
+    let mut response = Response::new(json.clone().into());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    no_store(headers);
     response
 }
 

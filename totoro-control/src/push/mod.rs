@@ -32,7 +32,7 @@ pub(crate) const REMEMBER_S: i64 = 31 * 86_400;
 /// # Errors
 /// When it cannot be encoded, which it can.
 pub fn touch(tx: &mut Tx<'_>, node: &str, change: &Change) -> Result<(), StoreError> {
-    tx.put(&key::policy_head(node), &())?;
+    tx.put(key::policy_head(node), &())?;
     tx.append(&key::policy_log(node), change)
 }
 

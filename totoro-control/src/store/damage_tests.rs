@@ -251,6 +251,36 @@ async fn killed_midway(dir: &Path, part: usize) -> (Vec<Entry>, Vec<Entry>) {
 }
 
 #[tokio::test]
+async fn a_snapshot_that_was_half_written_at_a_kill_is_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let (live, killed, at) = (
+        dir.path().join("first"),
+        dir.path().join("killed"),
+        dir.path().join("half"),
+    );
+    let whole = killed_at_rest(&live, Bounds::USUAL).await;
+    // Its second start leaves a snapshot.
+    let store = tests::try_open(&live).unwrap();
+    copy(&live, &killed);
+    drop(store);
+    let mut names = std::fs::read_dir(&killed).unwrap();
+    let snapshot = names.find_map(|entry| {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        name.starts_with("snap.").then(|| std::fs::read(&path))
+    });
+    let snapshot = snapshot.unwrap().unwrap();
+    for length in [0, 12, snapshot.len() - 1, snapshot.len()] {
+        copy(&killed, &at);
+        // As a power cut leaves it that keeps a name and not all of what was written.
+        let half = at.join("snap.7FFFFFFFFFFFFFFF.generating");
+        std::fs::write(&half, &snapshot[..length]).unwrap();
+        assert!(!is_refused(&at, &whole), "{length} bytes");
+        assert!(!half.exists());
+    }
+}
+
+#[tokio::test]
 async fn a_checkpoint_that_was_killed_midway_is_read_over() {
     for part in [0, 1, 90, usize::MAX] {
         let dir = tempfile::tempdir().unwrap();

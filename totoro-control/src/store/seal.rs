@@ -79,7 +79,11 @@ impl Seal {
     }
 }
 
-/// sled's files in the directory, and the log's: a store that was closed has none of those.
+/// What sled 0.34.7 calls a snapshot of its page table while it writes it.
+const HALF: &str = ".generating";
+
+/// sled's files in the directory, and the log's: a store that was closed has none of those. Not what
+/// sled was writing when it was killed: what that was to replace is still there.
 pub(super) fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir)? {
@@ -87,7 +91,7 @@ pub(super) fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
         let name = path.file_name().and_then(|name| name.to_str());
         let ours = |name: &str| {
             matches!(name, "conf" | "db")
-                || name.starts_with("snap.")
+                || (name.starts_with("snap.") && !name.ends_with(HALF))
                 || name.starts_with(wal::NAME)
         };
         if name.is_some_and(ours) && path.is_file() {
@@ -96,6 +100,22 @@ pub(super) fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     }
     found.sort_unstable();
     Ok(found)
+}
+
+/// Removes the snapshots that sled was writing when it was killed. It leaves out such files by another
+/// name than it gives them, takes one for the newest snapshot, and where that is not whole, the store for
+/// corrupted.
+pub(super) fn remove_halves(dir: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(HALF) {
+            tracing::info!(%name, "removed what was being written when the store was killed");
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn look(dir: &Path) -> io::Result<Vec<Sealed>> {

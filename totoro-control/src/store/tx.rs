@@ -44,9 +44,9 @@ impl<'a> Tx<'a> {
     }
 
     /// Makes it a precondition that a key stands at this revision, or is not there.
-    pub fn expect(&mut self, key: &str, stands: Option<u64>) {
+    pub fn expect(&mut self, key: impl Into<String>, stands: Option<u64>) {
         let expect = stands.map_or(Expect::Absent, Expect::Revision);
-        self.commit.expect.push((key.as_bytes().to_vec(), expect));
+        self.commit.expect.push((key.into().into_bytes(), expect));
     }
 
     /// The preconditions so far.
@@ -79,10 +79,14 @@ impl<'a> Tx<'a> {
     ///
     /// # Errors
     /// When it cannot be encoded, which no record of ours does.
-    pub fn put<T: Serialize>(&mut self, key: &str, value: &T) -> Result<(), StoreError> {
-        self.commit
-            .ops
-            .push(Op::Put(key.as_bytes().to_vec(), encode(key, value)?));
+    pub fn put<T: Serialize>(
+        &mut self,
+        key: impl Into<String>,
+        value: &T,
+    ) -> Result<(), StoreError> {
+        let key = key.into();
+        let value = encode(&key, value)?;
+        self.commit.ops.push(Op::Put(key.into_bytes(), value));
         Ok(())
     }
 
@@ -105,8 +109,8 @@ impl<'a> Tx<'a> {
     }
 
     /// Removes a key.
-    pub fn delete(&mut self, key: &str) {
-        self.commit.ops.push(Op::Delete(key.as_bytes().to_vec()));
+    pub fn delete(&mut self, key: impl Into<String>) {
+        self.commit.ops.push(Op::Delete(key.into().into_bytes()));
     }
 
     /// Removes a key that is not text.

@@ -136,6 +136,13 @@ impl Writer {
         let mut queue = Vec::with_capacity(MAX_BATCH);
         let mut record = Record::new();
         while self.requests.blocking_recv_many(&mut queue, MAX_BATCH) > 0 {
+            // Some are about to ask and wait for this processor: they are in the same batch then.
+            std::thread::yield_now();
+            while queue.len() < MAX_BATCH
+                && let Ok(request) = self.requests.try_recv()
+            {
+                queue.push(request);
+            }
             let (mut closing, mut asks) = (Vec::new(), Vec::new());
             let mut commits = Vec::with_capacity(queue.len());
             for request in queue.drain(..) {

@@ -146,7 +146,7 @@ impl Desk {
             if counted {
                 changes.put(SESSIONS, &*lease.run_id, session);
             }
-            subject.invite = session.invite();
+            subject.invite = session.invite().map(str::to_owned);
             subject.session = Some(session.id.clone());
             subject.client = Some(session.client.to_string());
         }
@@ -217,7 +217,7 @@ impl Desk {
         let over_ms = session.lost_ms.unwrap_or(now_ms);
         let subject = Subject {
             kind: kind::SESSION_CLOSED.to_owned(),
-            invite: session.invite(),
+            invite: session.invite().map(str::to_owned),
             session: Some(session.id.clone()),
             client: Some(session.client.to_string()),
             reason,

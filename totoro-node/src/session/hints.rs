@@ -120,7 +120,7 @@ impl Desk {
             let session = inner.sessions.get(&lease.run_id);
             let subject = Subject {
                 kind: kind::CONN_CLOSED.to_owned(),
-                invite: session.and_then(Session::invite),
+                invite: session.and_then(Session::invite).map(str::to_owned),
                 session: session.map(|session| session.id.clone()),
                 lease: Some(lease.number.to_string()),
                 proxy: Some(lease.name().to_owned()),

@@ -169,7 +169,7 @@ impl Desk {
         let standing = policy.standing(voucher, now)?;
         let invite = invite_of(&voucher.grant);
         let is_invite = |name: &str| policy.invites.contains_key(name);
-        if let Some(refusal) = user_denied(&body.user, invite.as_deref(), is_invite) {
+        if let Some(refusal) = user_denied(&body.user, invite, is_invite) {
             return Err(refusal);
         }
         let tenant = tenant_of(&voucher.grant, socket.client.ip());
@@ -225,7 +225,7 @@ impl Desk {
         };
         tracing::warn!(
             node_id = self.rules.node,
-            invite_id = invite.as_deref().unwrap_or_default(),
+            invite_id = invite.unwrap_or_default(),
             client = client.map(|client| client.to_string()).unwrap_or_default(),
             reason = refusal.reason.code(),
             detail = refusal.what(),
@@ -233,7 +233,7 @@ impl Desk {
         );
         let subject = Subject {
             kind: kind::SESSION_REFUSED.to_owned(),
-            invite,
+            invite: invite.map(str::to_owned),
             client: client.map(|client| client.to_string()),
             reason: Some(refusal.reason),
             detail: serde_json::json!({

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use totoro_api::decide::Voucher;
+use totoro_api::decide::{Holder, Voucher};
 pub use totoro_api::decide::{PUBLIC, SeenTicket as Ticket, invite_of, site, source, tenant_of};
 
 use crate::kernel::ControlSocket;
@@ -69,8 +69,17 @@ pub struct Session {
 impl Session {
     /// The invite, unless the session is anonymous.
     #[must_use]
-    pub fn invite(&self) -> Option<String> {
+    pub fn invite(&self) -> Option<&str> {
         invite_of(&self.voucher.grant)
+    }
+
+    /// As events about its leases name it.
+    pub(super) fn as_holder(&self) -> Holder<'_> {
+        Holder {
+            session: &self.id,
+            invite: self.invite(),
+            client: self.client,
+        }
     }
 
     /// frpc's connection.

@@ -136,7 +136,7 @@ impl Desk {
                 let of = (&*session.tenant, &*body.user.run_id);
                 let lease = Lease::new(inner.numbers.lease, of, names, now_ms);
                 let id = (asked.protocol, port);
-                let event = lease.opened(id, &session.id, session.invite(), session.client);
+                let event = lease.opened(id, session.as_holder()).subject();
                 if let Some(old) = instead_of {
                     let mut changes = Changes::default();
                     self.release(inner, old, "moved", &mut changes, now_ms);
@@ -264,7 +264,10 @@ impl Desk {
         );
         let subject = Subject {
             kind: kind::PROXY_REFUSED.to_owned(),
-            invite: session.as_ref().and_then(Session::invite),
+            invite: session
+                .as_ref()
+                .and_then(Session::invite)
+                .map(str::to_owned),
             session: session.as_ref().map(|session| session.id.clone()),
             client: session.as_ref().map(|session| session.client.to_string()),
             proxy: Some(name),

@@ -159,7 +159,7 @@ impl Desk {
 fn session_event(kind: &str, session: &Session) -> Subject {
     Subject {
         kind: kind.to_owned(),
-        invite: session.invite(),
+        invite: session.invite().map(str::to_owned),
         session: Some(session.id.clone()),
         client: Some(session.client.to_string()),
         detail: serde_json::json!({

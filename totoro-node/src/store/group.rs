@@ -187,6 +187,10 @@ impl<T> Shared<T> {
                 state.idle = false;
                 continue;
             }
+            drop(state);
+            // Whoever is about to ask and waits for this processor is in the same batch then.
+            std::thread::yield_now();
+            state = self.state();
             state.wanted = false;
             let batch = std::mem::take(&mut state.open);
             let place = std::mem::take(&mut state.place);

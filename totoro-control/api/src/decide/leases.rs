@@ -2,6 +2,7 @@
 
 mod index;
 mod lease;
+mod told;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use index::{Shared, Single};
 use serde::{Deserialize, Serialize};
 
 pub use lease::{Lease, Summed};
+pub use told::{Holder, LeaseTold, Opened};
 
 /// A port of one protocol.
 pub type PortId = (Protocol, u16);

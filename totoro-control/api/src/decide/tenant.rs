@@ -13,9 +13,9 @@ pub const PUBLIC: &str = "public:";
 
 /// The invite of a grant.
 #[must_use]
-pub fn invite_of(grant: &Grant) -> Option<String> {
+pub fn invite_of(grant: &Grant) -> Option<&str> {
     match grant {
-        Grant::Invite(id) => Some(id.clone()),
+        Grant::Invite(id) => Some(id),
         Grant::Public(_) => None,
     }
 }

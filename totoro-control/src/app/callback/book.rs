@@ -6,7 +6,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use totoro_api::decide::{PortId, Voucher, invite_of, record_key};
+use totoro_api::decide::{Holder, PortId, Voucher, invite_of, record_key};
 
 use crate::store::{Record, Store, StoreError, records};
 
@@ -127,8 +127,17 @@ pub(in crate::app) struct Session {
 
 impl Session {
     /// The invite, unless the session is anonymous.
-    pub(super) fn invite(&self) -> Option<String> {
+    pub(super) fn invite(&self) -> Option<&str> {
         invite_of(&self.voucher.grant)
+    }
+
+    /// As events about its leases name it.
+    pub(super) fn as_holder(&self) -> Holder<'_> {
+        Holder {
+            session: &self.id,
+            invite: self.invite(),
+            client: self.client,
+        }
     }
 }
 

@@ -65,7 +65,7 @@ impl App {
             let mut node = found.ok_or(Reason::NotAuthorized)?.value;
             if !node.callback || !node.key_used {
                 (node.callback, node.key_used) = (true, true);
-                tx.put(&key::node(id), &node)?;
+                tx.put(key::node(id), &node)?;
             }
             let online = |record: crate::store::Record<PresenceRecord>| record.value.online;
             if tx.get(&at)?.is_some_and(online) {

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use totoro_api::decide::{LOGIN_META, Lease, Patience, PortId, Ports, SeenTicket};
+use serde::Serialize;
+use totoro_api::decide::{LOGIN_META, Lease, LeaseTold, Patience, PortId, Ports, SeenTicket};
 use totoro_api::wire::event::Subject;
 use totoro_api::wire::plugin::User;
 
@@ -17,6 +18,8 @@ use crate::store::{Record, StoreError, Tx};
 
 /// What a change leaves behind.
 pub(super) struct Left {
+    /// The node, as the tables have it.
+    of: String,
     table: Table,
     /// It is still to be committed.
     touched: bool,
@@ -34,6 +37,8 @@ pub(super) struct Desk<'a, 'tx> {
     pub(super) now_ms: i64,
     /// Which commit wrote the node's head last.
     pub(super) revision: Option<u64>,
+    /// The node, as the tables have it.
+    of: String,
     author: &'a Author,
     patience: Patience,
     head: Head,
@@ -51,13 +56,14 @@ impl<'a, 'tx> Desk<'a, 'tx> {
         node: &'a str,
         author: &'a Author,
     ) -> Result<Self, StoreError> {
+        let (of, table) = app.callback.tables.take(&*app.store, node)?;
         let Table {
             revision,
             head,
             sessions,
             ports,
-        } = app.callback.tables.take(&*app.store, node)?;
-        tx.expect(&book::head(node), revision);
+        } = table;
+        tx.expect(book::head(node), revision);
         Ok(Desk {
             sessions,
             ports,
@@ -70,6 +76,7 @@ impl<'a, 'tx> Desk<'a, 'tx> {
             head,
             tx,
             node,
+            of,
             author,
             touched: false,
             wrote: Vec::new(),
@@ -79,7 +86,7 @@ impl<'a, 'tx> Desk<'a, 'tx> {
     /// Writes what all changes write, where anything was changed. What the node has then.
     pub(super) fn leave(self) -> Result<Left, StoreError> {
         if self.touched {
-            self.tx.put(&book::head(self.node), &self.head)?;
+            self.tx.put(book::head(self.node), &self.head)?;
         }
         let table = Table {
             revision: self.revision,
@@ -88,6 +95,7 @@ impl<'a, 'tx> Desk<'a, 'tx> {
             ports: self.ports,
         };
         Ok(Left {
+            of: self.of,
             table,
             touched: self.touched,
             wrote: self.wrote,
@@ -116,6 +124,14 @@ impl<'a, 'tx> Desk<'a, 'tx> {
         audit::record(self.tx, event, self.now_ms)
     }
 
+    /// Leaves an event about a lease.
+    pub(super) fn tell_lease<Detail: Serialize>(
+        &mut self,
+        told: &LeaseTold<'_, Detail>,
+    ) -> Result<(), StoreError> {
+        audit::record_lease(self.tx, self.author, self.node, told, self.now_ms)
+    }
+
     /// A ticket that was seen.
     pub(super) fn ticket(&self, hash: &str) -> Result<Option<SeenTicket>, StoreError> {
         let found = self.tx.peek(&book::ticket(self.node, hash))?;
@@ -124,13 +140,13 @@ impl<'a, 'tx> Desk<'a, 'tx> {
 
     /// Writes a session. It stays idle if it is.
     pub(super) fn put_session(&mut self, run_id: &str, session: Session) -> Result<(), StoreError> {
-        self.tx.put(&book::session(self.node, run_id), &session)?;
+        self.tx.put(book::session(self.node, run_id), &session)?;
         let before = self.sessions.get(run_id);
         let idle_ms = before.and_then(|before| before.idle_ms);
         // An earlier version wrote it there.
         let moves = before.is_some_and(|before| before.session.idle_ms.is_some());
         if let Some(idle_ms) = idle_ms.filter(|_| moves) {
-            self.tx.put(&book::idle(self.node, run_id), &idle_ms)?;
+            self.tx.put(book::idle(self.node, run_id), &idle_ms)?;
         }
         let session = Arc::new(Session {
             idle_ms: None,
@@ -147,7 +163,7 @@ impl<'a, 'tx> Desk<'a, 'tx> {
     pub(super) fn rest(&mut self, run_id: &str) -> Result<(), StoreError> {
         if let Some(seat) = self.sessions.get_mut(run_id) {
             seat.idle_ms = Some(self.now_ms);
-            self.tx.put(&book::idle(self.node, run_id), &self.now_ms)?;
+            self.tx.put(book::idle(self.node, run_id), &self.now_ms)?;
             self.touch();
         }
         Ok(())
@@ -164,7 +180,7 @@ impl<'a, 'tx> Desk<'a, 'tx> {
         // An earlier version wrote it there.
         let there = seat.session.idle_ms.is_some();
         let there = there.then(|| Session::clone(&seat.session));
-        self.tx.delete(&book::idle(self.node, run_id));
+        self.tx.delete(book::idle(self.node, run_id));
         self.touch();
         match there {
             Some(session) => self.put_session(run_id, session),
@@ -191,10 +207,10 @@ impl<'a, 'tx> Desk<'a, 'tx> {
     pub(super) fn open_lease(&mut self, port: PortId, lease: Lease) -> Result<(), StoreError> {
         // Another precondition beside the head: whatever happens, no port is leased twice.
         let at = book::lease(self.node, port);
-        self.tx.expect(&at, None);
+        self.tx.expect(at.as_str(), None);
         // What waited there stays until the lease ends, which writes it anew: it says nothing as long
         // as there is a lease.
-        self.tx.put(&at, &lease)?;
+        self.tx.put(at, &lease)?;
         self.ports.open(port, lease);
         self.touch();
         Ok(())
@@ -203,7 +219,7 @@ impl<'a, 'tx> Desk<'a, 'tx> {
     /// The ports that wait for a session are its tenant's.
     pub(super) fn move_ports(&mut self, run_id: &str, tenant: &str) -> Result<(), StoreError> {
         for (port, waiting) in self.ports.moved(run_id, tenant) {
-            self.tx.put(&book::waiting(self.node, port), &waiting)?;
+            self.tx.put(book::waiting(self.node, port), &waiting)?;
             self.ports.wait(port, waiting);
             self.touch();
         }
@@ -216,8 +232,8 @@ impl<'a, 'tx> Desk<'a, 'tx> {
         let Some((lease, waiting)) = closed else {
             return Ok(None);
         };
-        self.tx.delete(&book::lease(self.node, port));
-        self.tx.put(&book::waiting(self.node, port), &waiting)?;
+        self.tx.delete(book::lease(self.node, port));
+        self.tx.put(book::waiting(self.node, port), &waiting)?;
         self.touch();
         Ok(Some(lease))
     }
@@ -256,19 +272,23 @@ impl App {
         let table = match (left, &done) {
             (Some(left), Ok((_, revision))) if left.touched => {
                 self.keep_sessions_of(node, &left, *revision);
-                Some(Table {
-                    revision: Some(*revision),
+                let revision = Some(*revision);
+                let table = Table {
+                    revision,
                     ..left.table
-                })
+                };
+                Some((left.of, table))
             }
-            (Some(left), Ok(_) | Err(Failure::Refused(_))) if !left.touched => Some(left.table),
+            (Some(left), Ok(_) | Err(Failure::Refused(_))) if !left.touched => {
+                Some((left.of, left.table))
+            }
             _ => None,
         };
-        if let Some(table) = table {
+        if let Some((of, table)) = table {
             // All tests of this grade try it.
             #[cfg(debug_assertions)]
             table.assert_stands(&*self.store, node);
-            self.callback.tables.give_back(node, table);
+            self.callback.tables.give_back(of, table);
         }
         done.map(|(done, _)| done)
     }

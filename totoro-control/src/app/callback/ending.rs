@@ -1,12 +1,23 @@
 //! How leases and sessions end.
 
+use serde::Serialize;
 use totoro_api::Reason;
-use totoro_api::decide::SeenTicket;
+use totoro_api::decide::{LeaseTold, PortId, SeenTicket};
+use totoro_api::ports::Protocol;
 use totoro_api::wire::event::{Subject, kind};
 
 use super::book::{self, Session};
 use super::desk::Desk;
 use crate::store::StoreError;
+
+/// What else there is to say of a lease that has ended.
+#[derive(Serialize)]
+struct Closed<'a> {
+    why: &'a str,
+    #[serde(rename = "type")]
+    protocol: Protocol,
+    duration_s: i64,
+}
 
 impl Desk<'_, '_> {
     /// Gives up all leases of a session; their ports wait for its proxies.
@@ -18,30 +29,19 @@ impl Desk<'_, '_> {
     }
 
     /// Ends a lease.
-    pub(super) fn release(
-        &mut self,
-        port: totoro_api::decide::PortId,
-        why: &str,
-    ) -> Result<(), StoreError> {
+    pub(super) fn release(&mut self, port: PortId, why: &str) -> Result<(), StoreError> {
         let Some(lease) = self.close_lease(port)? else {
             return Ok(());
         };
-        let session = self.sessions.get(&*lease.run_id);
-        self.tell(Subject {
-            kind: kind::PROXY_CLOSED.to_owned(),
-            invite: session.and_then(|session| session.invite()),
-            session: session.map(|session| session.id.clone()),
-            client: session.map(|session| session.client.to_string()),
-            lease: Some(lease.number.to_string()),
-            proxy: Some(lease.name().to_owned()),
-            port: Some(port.1),
-            detail: serde_json::json!({
-                "why": why,
-                "type": port.0,
-                "duration_s": (self.now_ms - lease.since_ms).max(0) / 1000,
-            }),
-            ..Subject::default()
-        })
+        let session = self.sessions.get(&*lease.run_id).cloned();
+        let holder = session.as_ref().map(|session| session.as_holder());
+        let detail = Closed {
+            why,
+            protocol: port.0,
+            duration_s: (self.now_ms - lease.since_ms).max(0) / 1000,
+        };
+        let told = LeaseTold::new(kind::PROXY_CLOSED, &lease, port, holder, detail);
+        self.tell_lease(&told)
     }
 
     /// A session's pings have stopped: its ports wait for it, and it may come back for a while.
@@ -70,9 +70,9 @@ impl Desk<'_, '_> {
         let Some(session) = self.sessions.remove(run_id) else {
             return Ok(());
         };
-        self.tx.delete(&book::session(self.node, run_id));
+        self.tx.delete(book::session(self.node, run_id));
         if session.idle_ms.is_some() {
-            self.tx.delete(&book::idle(self.node, run_id));
+            self.tx.delete(book::idle(self.node, run_id));
         }
         self.touch();
         if for_good {
@@ -88,7 +88,7 @@ impl Desk<'_, '_> {
         let over_ms = session.lost_ms.or(session.idle_ms).unwrap_or(self.now_ms);
         self.tell(Subject {
             kind: kind::SESSION_CLOSED.to_owned(),
-            invite: session.invite(),
+            invite: session.invite().map(str::to_owned),
             session: Some(session.id.clone()),
             client: Some(session.client.to_string()),
             reason,
@@ -111,7 +111,7 @@ impl Desk<'_, '_> {
                     ended: true,
                     ..ticket
                 };
-                self.tx.put(&book::ticket(self.node, &hash), &ended)?;
+                self.tx.put(book::ticket(self.node, &hash), &ended)?;
             }
         }
         Ok(())

@@ -168,7 +168,10 @@ impl App {
         self.log_living(frps, tenant, &name, "conn", &refusal);
         let subject = Subject {
             kind: kind::CONN_REFUSED.to_owned(),
-            invite: session.as_ref().and_then(|session| session.invite()),
+            invite: session
+                .as_ref()
+                .and_then(|session| session.invite())
+                .map(str::to_owned),
             session: session.as_ref().map(|session| session.id.clone()),
             proxy: Some(name),
             reason: Some(refusal.reason),

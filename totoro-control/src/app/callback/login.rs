@@ -147,7 +147,7 @@ impl App {
                 found.is_ok_and(|found| found.is_some())
             })
         };
-        if let Some(refusal) = user_denied(&body.user, must.as_deref(), is_invite) {
+        if let Some(refusal) = user_denied(&body.user, must, is_invite) {
             return Err(refusal.into());
         }
         let tenant = tenant_of(&voucher.grant, client.ip());
@@ -258,7 +258,7 @@ impl App {
         desk.give_up_leases(&run_id, "connection_lost")?;
         // An anonymous tenant moves with its session, and its ports with it.
         desk.move_ports(&run_id, &session.tenant)?;
-        desk.tx.put(&book::ticket(desk.node, hash), ticket)?;
+        desk.tx.put(book::ticket(desk.node, hash), ticket)?;
         let granted = Granted {
             run_id: run_id.clone(),
             nonce: session.nonce.clone(),
@@ -270,7 +270,7 @@ impl App {
         };
         desk.tell(Subject {
             kind: event.to_owned(),
-            invite: session.invite(),
+            invite: session.invite().map(str::to_owned),
             session: Some(session.id.clone()),
             client: Some(session.client.to_string()),
             detail: serde_json::json!({
@@ -324,7 +324,7 @@ impl App {
         }
         tracing::warn!(
             node_id = frps.node.id,
-            invite_id = invite.as_deref().unwrap_or("-"),
+            invite_id = invite.unwrap_or("-"),
             proxy_name = "-",
             client = client.map(|client| client.to_string()).unwrap_or_default(),
             reason = refusal.reason.code(),
@@ -351,7 +351,7 @@ fn refused(
 ) -> Subject {
     Subject {
         kind: kind::SESSION_REFUSED.to_owned(),
-        invite: grant.and_then(invite_of),
+        invite: grant.and_then(invite_of).map(str::to_owned),
         client: client.map(|client| client.to_string()),
         reason: Some(refusal.reason),
         detail: serde_json::json!({

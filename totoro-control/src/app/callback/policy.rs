@@ -129,7 +129,7 @@ impl App {
     ) -> Result<Arc<Holds>, Failure> {
         // Asked first: what is read behind them is no older.
         let stamp = |key: String| self.store.stamp(key.as_bytes());
-        let invite = invite_of(&asker.voucher.grant).map(|id| stamp(key::invite(&id)));
+        let invite = invite_of(&asker.voucher.grant).map(|id| stamp(key::invite(id)));
         let stamps = (stamp(key::node(node)), invite);
         let before = tx.expected().len();
         let holding = self.holding(tx, node, &asker.voucher)?;
@@ -160,7 +160,7 @@ impl App {
         let desired = self.desired_held(tx, node)?;
         let desired = desired.ok_or(Reason::NodeUnknown)?;
         let invite = match invite_of(&voucher.grant) {
-            Some(id) => self.invite_held(tx, &id)?,
+            Some(id) => self.invite_held(tx, id)?,
             None => None,
         };
         let now = self.now();

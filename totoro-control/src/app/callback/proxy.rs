@@ -163,7 +163,7 @@ impl App {
         let of = (&*session.tenant, &*body.user.run_id);
         let lease = Lease::new(desk.next_lease(), of, names, desk.now_ms);
         let id = (asked.protocol, port);
-        desk.tell(lease.opened(id, &session.id, session.invite(), session.client))?;
+        desk.tell_lease(&lease.opened(id, session.as_holder()))?;
         desk.open_lease(id, lease)?;
         desk.wake(&body.user.run_id)?;
         Ok((port, plan))
@@ -189,12 +189,7 @@ impl App {
         }
         let run_id = body.user.run_id.as_str();
         let _turn = self.callback.turns.of(frps.node.id.as_bytes()).await;
-        if let Some((count, until)) =
-            lock(&self.callback.late).get_mut(&proxy_id(frps, &body.user, &body.proxy_name))
-            && *count > 0
-            && self.now_ms() < *until
-        {
-            *count -= 1;
+        if self.is_late(frps, body) {
             return Ok(());
         }
         self.at_desk(&frps.node.id, &frps.author(), |desk| {
@@ -211,6 +206,23 @@ impl App {
             Ok(())
         })
         .await
+    }
+
+    /// Whether this is a close of a proxy's earlier registration, and counts it.
+    fn is_late(&self, frps: &Frps<'_>, body: &CloseProxy) -> bool {
+        let mut late = lock(&self.callback.late);
+        // Mostly there is none.
+        if late.is_empty() {
+            return false;
+        }
+        let id = proxy_id(frps, &body.user, &body.proxy_name);
+        match late.get_mut(&id) {
+            Some((count, until)) if *count > 0 && self.now_ms() < *until => {
+                *count -= 1;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Counts, logs and tells of a refused NewProxy.
@@ -235,7 +247,10 @@ impl App {
         }
         let subject = Subject {
             kind: kind::PROXY_REFUSED.to_owned(),
-            invite: session.as_ref().and_then(|session| session.invite()),
+            invite: session
+                .as_ref()
+                .and_then(|session| session.invite())
+                .map(str::to_owned),
             session: session.as_ref().map(|session| session.id.clone()),
             client: session.as_ref().map(|session| session.client.to_string()),
             proxy: Some(name),

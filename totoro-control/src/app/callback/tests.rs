@@ -171,7 +171,7 @@ async fn a_session_is_idle_without_proxies_wherever_that_was_written() {
             tx.put(&session, &written).unwrap();
             tx.delete(&idle);
             let head = read::<Value>(store, &book::head(&node)).unwrap().unwrap();
-            tx.put(&book::head(&node), &head.value).unwrap();
+            tx.put(book::head(&node), &head.value).unwrap();
             store.commit(tx.into_commit()).await.unwrap();
             assert_eq!(on(), 0);
         }

@@ -5,9 +5,6 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::PortId;
-use crate::wire::event::{Subject, kind};
-
 /// One pool port held by one proxy of one session.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(from = "Record<Arc<str>, Box<str>>")]
@@ -130,29 +127,6 @@ impl Lease {
             names: Names::new(wire, name),
             since_ms,
             summed: Summed::default(),
-        }
-    }
-
-    /// What the audit is told of a lease that was opened on a port, by a session of this id, for this
-    /// invite, whose frpc comes from there.
-    #[must_use]
-    pub fn opened(
-        &self,
-        (protocol, port): PortId,
-        session: &str,
-        invite: Option<String>,
-        client: impl ToString,
-    ) -> Subject {
-        Subject {
-            kind: kind::PROXY_OPENED.to_owned(),
-            invite,
-            session: Some(session.to_owned()),
-            lease: Some(self.number.to_string()),
-            client: Some(client.to_string()),
-            proxy: Some(self.name().to_owned()),
-            port: Some(port),
-            detail: serde_json::json!({ "type": protocol }),
-            ..Subject::default()
         }
     }
 
