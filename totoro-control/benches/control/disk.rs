@@ -14,13 +14,11 @@ pub(crate) fn slow_down(micros: u64) {
     if std::env::var_os(SYNC).is_some() {
         return;
     }
-    let recorder = recorder();
-    assert!(recorder.exists(), "{} is not built", recorder.display());
     let program = std::env::current_exe().expect("a program has a path");
     let error = Command::new(program)
         .args(std::env::args_os().skip(1))
         .env(SYNC, micros.to_string())
-        .env("LD_PRELOAD", recorder)
+        .env("LD_PRELOAD", recorder())
         .exec();
     panic!("cannot start anew: {error}");
 }

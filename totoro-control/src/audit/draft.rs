@@ -112,15 +112,10 @@ impl Draft {
     fn written<'a>(&'a self, at: &'a str) -> Written<'a, Subject> {
         let spooled = self.spooled.as_ref();
         Written {
-            id: "",
-            at,
-            actor: &self.author.actor,
-            request_id: self.author.request_id.as_deref(),
-            node: self.node.as_deref(),
             spool: spooled.map(|of| of.spool.as_str()),
             seq: spooled.map(|of| of.seq),
             boot: spooled.and_then(|of| of.boot.as_deref()),
-            subject: &self.subject,
+            ..Written::own(&self.author, self.node.as_deref(), &self.subject, at)
         }
     }
 
@@ -164,6 +159,23 @@ struct Written<'a, Subject> {
     subject: &'a Subject,
 }
 
+impl<'a, Subject> Written<'a, Subject> {
+    /// What the control plane tells by itself: no node spooled it.
+    fn own(author: &'a Author, node: Option<&'a str>, subject: &'a Subject, at: &'a str) -> Self {
+        Written {
+            id: "",
+            at,
+            actor: &author.actor,
+            request_id: author.request_id.as_deref(),
+            node,
+            spool: None,
+            seq: None,
+            boot: None,
+            subject,
+        }
+    }
+}
+
 /// Adds the event to a transaction. `now_ms` is the time of what the control plane did itself.
 ///
 /// # Errors
@@ -192,18 +204,8 @@ pub fn record_lease<Detail: Serialize>(
     told: &LeaseTold<'_, Detail>,
     now_ms: i64,
 ) -> Result<(), StoreError> {
-    let written = Written {
-        id: "",
-        at: &rfc3339_ms(now_ms),
-        actor: &author.actor,
-        request_id: author.request_id.as_deref(),
-        node: Some(node),
-        spool: None,
-        seq: None,
-        boot: None,
-        subject: told,
-    };
-    match json(&written) {
+    let at = rfc3339_ms(now_ms);
+    match json(&Written::own(author, Some(node), told, &at)) {
         Ok(text) if text.len() <= MAX_VALUE => {
             tx.append_bytes(PREFIX, text);
             Ok(())

@@ -1,13 +1,11 @@
 //! The trail's part of the store: events wait there, in the commit of what they tell, until they
 //! are in a segment.
 
-use std::ops::Range;
-
 use totoro_api::wire::event::{AuditEvent, kind};
 
-use super::id::write_id;
+use super::id::{self, write_id};
 use super::{Author, PREFIX};
-use crate::store::{self, Entry, Position, Store, StoreError, prefix_end};
+use crate::store::{Entry, Position, Range, Store, StoreError, prefix_end};
 
 /// Entries counted at once.
 const COUNT: usize = 1000;
@@ -23,8 +21,6 @@ pub(super) struct Stored {
     pub(super) position: Position,
     /// Its JSON, with its id.
     pub(super) json: Vec<u8>,
-    /// Where in it stands when it happened, RFC 3339.
-    at: Range<usize>,
 }
 
 /// How an event's JSON begins; its id follows.
@@ -35,12 +31,9 @@ const THEN: &[u8] = b"\",\"at\":\"";
 impl Stored {
     /// An event that has its id.
     pub(super) fn new(position: Position, event: &AuditEvent) -> serde_json::Result<Self> {
-        let json = serde_json::to_vec(event)?;
-        let at = BEGIN.len() + event.id.len() + THEN.len();
         Ok(Stored {
             position,
-            at: at..at + event.at.len(),
-            json,
+            json: serde_json::to_vec(event)?,
         })
     }
 
@@ -48,25 +41,26 @@ impl Stored {
     fn spliced((key, found): &Entry) -> Option<Self> {
         let position = Position::decode(&key[PREFIX.len()..])?;
         let rest = found.value.strip_prefix(BEGIN)?;
-        let at = rest
-            .strip_prefix(THEN)?
-            .split(|&byte| byte == b'"')
-            .next()?;
-        let at = str::from_utf8(at).ok().filter(|at| !at.contains('\\'))?;
-        let id = write_id(position);
-        let begins = BEGIN.len() + id.len() + THEN.len();
-        Some(Stored {
-            position,
-            at: begins..begins + at.len(),
-            json: [BEGIN, id.as_bytes(), rest].concat(),
-        })
+        let at = begin_of_text(rest.strip_prefix(THEN)?)?;
+        if at.contains('\\') {
+            return None;
+        }
+        let json = [BEGIN, write_id(position).as_bytes(), rest].concat();
+        Some(Stored { position, json })
     }
 
     /// When it happened, RFC 3339.
     pub(super) fn at(&self) -> &str {
-        let at = self.json.get(self.at.clone()).unwrap_or_default();
-        str::from_utf8(at).unwrap_or_default()
+        let before = BEGIN.len() + id::LEN + THEN.len();
+        let at = self.json.get(before..).and_then(begin_of_text);
+        at.unwrap_or_default()
     }
+}
+
+/// What stands before the next quotation mark.
+fn begin_of_text(json: &[u8]) -> Option<&str> {
+    let text = json.split(|&byte| byte == b'"').next()?;
+    str::from_utf8(text).ok()
 }
 
 /// Waiting events after `after`, oldest first, at most `limit`.
@@ -104,7 +98,7 @@ fn entries_after(
     let mut from = key(after);
     from.push(0);
     let to = prefix_end(PREFIX.as_bytes());
-    store.range(store::Range {
+    store.range(Range {
         from: &from,
         to: &to,
         limit,
@@ -122,7 +116,7 @@ pub(super) fn before(
     let mut from = key(after);
     from.push(0);
     let to = before.map_or_else(|| prefix_end(PREFIX.as_bytes()), key);
-    let entries = store.range(store::Range {
+    let entries = store.range(Range {
         from: &from,
         to: &to,
         limit,
@@ -154,7 +148,7 @@ pub(super) fn count(store: &dyn Store, most: usize) -> Result<usize, StoreError>
     let to = prefix_end(PREFIX.as_bytes());
     let mut count = 0;
     while count < most {
-        let chunk = store.range(store::Range {
+        let chunk = store.range(Range {
             from: &from,
             to: &to,
             limit: COUNT,

@@ -79,8 +79,10 @@ impl Seal {
     }
 }
 
-/// What sled 0.34.7 calls a snapshot of its page table while it writes it.
-const HALF: &str = ".generating";
+/// Whether it is what sled 0.34.7 calls a snapshot of its page table while it writes it.
+fn is_half(name: &str) -> bool {
+    name.starts_with("snap.") && name.ends_with(".generating")
+}
 
 /// sled's files in the directory, and the log's: a store that was closed has none of those. Not what
 /// sled was writing when it was killed: what that was to replace is still there.
@@ -91,10 +93,10 @@ pub(super) fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
         let name = path.file_name().and_then(|name| name.to_str());
         let ours = |name: &str| {
             matches!(name, "conf" | "db")
-                || (name.starts_with("snap.") && !name.ends_with(HALF))
+                || name.starts_with("snap.")
                 || name.starts_with(wal::NAME)
         };
-        if name.is_some_and(ours) && path.is_file() {
+        if name.is_some_and(|name| ours(name) && !is_half(name)) && path.is_file() {
             found.push(path);
         }
     }
@@ -110,7 +112,7 @@ pub(super) fn remove_halves(dir: &Path) -> io::Result<()> {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with("snap.") && name.ends_with(HALF) {
+        if is_half(&name) {
             tracing::info!(%name, "removed what was being written when the store was killed");
             std::fs::remove_file(entry.path())?;
         }

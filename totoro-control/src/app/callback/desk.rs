@@ -18,8 +18,6 @@ use crate::store::{Record, StoreError, Tx};
 
 /// What a change leaves behind.
 pub(super) struct Left {
-    /// The node, as the tables have it.
-    of: String,
     table: Table,
     /// It is still to be committed.
     touched: bool,
@@ -37,8 +35,6 @@ pub(super) struct Desk<'a, 'tx> {
     pub(super) now_ms: i64,
     /// Which commit wrote the node's head last.
     pub(super) revision: Option<u64>,
-    /// The node, as the tables have it.
-    of: String,
     author: &'a Author,
     patience: Patience,
     head: Head,
@@ -56,13 +52,12 @@ impl<'a, 'tx> Desk<'a, 'tx> {
         node: &'a str,
         author: &'a Author,
     ) -> Result<Self, StoreError> {
-        let (of, table) = app.callback.tables.take(&*app.store, node)?;
         let Table {
             revision,
             head,
             sessions,
             ports,
-        } = table;
+        } = app.callback.tables.take(&*app.store, node)?;
         tx.expect(book::head(node), revision);
         Ok(Desk {
             sessions,
@@ -76,7 +71,6 @@ impl<'a, 'tx> Desk<'a, 'tx> {
             head,
             tx,
             node,
-            of,
             author,
             touched: false,
             wrote: Vec::new(),
@@ -95,7 +89,6 @@ impl<'a, 'tx> Desk<'a, 'tx> {
             ports: self.ports,
         };
         Ok(Left {
-            of: self.of,
             table,
             touched: self.touched,
             wrote: self.wrote,
@@ -272,23 +265,19 @@ impl App {
         let table = match (left, &done) {
             (Some(left), Ok((_, revision))) if left.touched => {
                 self.keep_sessions_of(node, &left, *revision);
-                let revision = Some(*revision);
-                let table = Table {
-                    revision,
+                Some(Table {
+                    revision: Some(*revision),
                     ..left.table
-                };
-                Some((left.of, table))
+                })
             }
-            (Some(left), Ok(_) | Err(Failure::Refused(_))) if !left.touched => {
-                Some((left.of, left.table))
-            }
+            (Some(left), Ok(_) | Err(Failure::Refused(_))) if !left.touched => Some(left.table),
             _ => None,
         };
-        if let Some((of, table)) = table {
+        if let Some(table) = table {
             // All tests of this grade try it.
             #[cfg(debug_assertions)]
             table.assert_stands(&*self.store, node);
-            self.callback.tables.give_back(of, table);
+            self.callback.tables.give_back(node, table);
         }
         done.map(|(done, _)| done)
     }

@@ -57,13 +57,9 @@ pub(super) struct Tables(Mutex<HashMap<String, Table>>);
 impl Tables {
     /// A node's table as it stands, unless somebody has changed it elsewhere: that its head stands is
     /// the precondition of whatever is decided on it, and who tries again after a conflict reads it.
-    pub(super) fn take(
-        &self,
-        store: &dyn Store,
-        node: &str,
-    ) -> Result<(String, Table), StoreError> {
-        let kept = lock(&self.0).remove_entry(node);
-        kept.map_or_else(|| Ok((node.to_owned(), Table::read(store, node)?)), Ok)
+    pub(super) fn take(&self, store: &dyn Store, node: &str) -> Result<Table, StoreError> {
+        let kept = lock(&self.0).remove(node);
+        kept.map_or_else(|| Table::read(store, node), Ok)
     }
 
     /// Which commit wrote the head of a node's table that is kept; `None` where none is.
@@ -72,17 +68,16 @@ impl Tables {
     }
 
     /// Keeps a node's table for the next who changes it.
-    pub(super) fn give_back(&self, node: String, table: Table) {
+    pub(super) fn give_back(&self, node: &str, table: Table) {
         let mut kept = lock(&self.0);
         // It costs that node one reading, whichever it is.
         let any = || kept.keys().next().cloned();
         if kept.len() >= MAX_NODES
-            && !kept.contains_key(&node)
             && let Some(any) = any()
         {
             kept.remove(&any);
         }
-        kept.insert(node, table);
+        kept.insert(node.to_owned(), table);
     }
 }
 
