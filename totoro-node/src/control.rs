@@ -204,6 +204,17 @@ impl Control {
         self.read(response).await
     }
 
+    /// POST of what is JSON already.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn post_json<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Result<T> {
+        let request = self.request(Method::POST, path);
+        let request = request.header("content-type", "application/json");
+        let response = self.send(request.body(body)).await?;
+        self.read(response).await
+    }
+
     /// POST under an idempotency key: repeated with the same key, it is done once.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ fn what_a_full_spool_lost_is_told_and_the_rest_arrives() {
                 detail: json!({ "text": "x".repeat(200) }),
                 ..Subject::default()
             };
-            changes.tell(0, subject);
+            changes.tell(0, &subject);
         }
         store.commit(&changes).unwrap();
     }
@@ -97,7 +97,7 @@ fn a_full_disk_takes_nothing_more_and_loses_nothing_that_it_took() {
                     detail: json!({ "text": "x".repeat(1000) }),
                     ..Subject::default()
                 };
-                changes.tell(0, subject);
+                changes.tell(0, &subject);
             }
             store.commit(&changes)
         };

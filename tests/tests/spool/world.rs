@@ -202,7 +202,7 @@ fn the_spools_process() {
                 detail: json!({ "number": number }),
                 ..Subject::default()
             };
-            changes.tell(i64::try_from(number).unwrap(), subject);
+            changes.tell(i64::try_from(number).unwrap(), &subject);
         }
         next += 20;
         changes.put(META, NEXT, &next);

@@ -1,6 +1,7 @@
 //! A node's events: each lands in the trail exactly once, in order. The spool's position moves in
 //! the same commit as its events, so a repeat finds them there and a crash loses both or none.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
@@ -58,15 +59,14 @@ impl App {
                     known: HashMap::new(),
                 };
                 for event in fresh {
-                    let subject = owners.own(tx, event.subject.clone())?;
-                    let draft = caller.author.event("").node(node).spooled(
-                        subject,
-                        event.at_ms,
-                        &event.boot,
+                    let subject = owners.own(tx, &event.subject)?;
+                    let place = audit::Spooled {
                         spool,
-                        event.seq,
-                    );
-                    audit::record(tx, draft, now_ms)?;
+                        seq: event.seq,
+                        boot: &event.boot,
+                        at_ms: event.at_ms,
+                    };
+                    audit::record_spooled(tx, &caller.author, node, place, &subject, now_ms)?;
                 }
                 if known.is_none() {
                     self.forget_spools(tx, node)?;
@@ -184,41 +184,43 @@ struct Owners<'a> {
 }
 
 impl Owners<'_> {
-    fn own(&mut self, tx: &Tx<'_>, mut subject: Subject) -> Result<Subject, Failure> {
-        if is_ours(&subject.kind) {
+    /// What is kept of what a node tells.
+    fn own<'a>(&mut self, tx: &Tx<'_>, told: &'a Subject) -> Result<Cow<'a, Subject>, Failure> {
+        let mut subject = Cow::Borrowed(told);
+        if is_ours(&told.kind) {
             // Refusing the event would hold up the spool behind it for ever.
-            subject.detail = json!({ "kind": subject.kind, "detail": subject.detail });
+            let subject = subject.to_mut();
+            subject.detail = json!({ "kind": told.kind, "detail": told.detail });
             subject.kind = kind::AUDIT_FOREIGN.to_owned();
         }
-        let Some(invite) = subject.invite.clone() else {
+        let Some(invite) = &told.invite else {
             return Ok(subject);
         };
-        let owner = match self.known.get(&invite) {
-            Some(&owner) => owner,
-            None => {
-                let owner = match checked_id(&invite) {
-                    Ok(id) => tx
-                        .peek::<InviteRecord>(&key::invite(id))?
-                        .map(|record| record.value.node == self.node),
-                    Err(_) => Some(false),
-                };
-                self.known.insert(invite.clone(), owner);
-                owner
-            }
-        };
-        match owner {
-            Some(true) => {}
-            Some(false) => {
-                subject.invite = None;
-                subject.detail = json!({ "foreign_invite": true, "detail": subject.detail });
-            }
+        let note = match self.owner(tx, invite)? {
+            Some(true) => return Ok(subject),
+            Some(false) => ("foreign_invite", json!(true)),
             // None of anybody's: forgotten, where the event is old enough.
-            None => {
-                subject.invite = None;
-                subject.detail = json!({ "unknown_invite": invite, "detail": subject.detail });
-            }
-        }
+            None => ("unknown_invite", json!(invite)),
+        };
+        let kept = subject.to_mut();
+        kept.invite = None;
+        kept.detail = json!({ note.0: note.1, "detail": kept.detail });
         Ok(subject)
+    }
+
+    /// Whether an invite is the node's; `None` where nobody has it.
+    fn owner(&mut self, tx: &Tx<'_>, invite: &str) -> Result<Option<bool>, Failure> {
+        if let Some(&owner) = self.known.get(invite) {
+            return Ok(owner);
+        }
+        let owner = match checked_id(invite) {
+            Ok(id) => tx
+                .peek::<InviteRecord>(&key::invite(id))?
+                .map(|record| record.value.node == self.node),
+            Err(_) => Some(false),
+        };
+        self.known.insert(invite.to_owned(), owner);
+        Ok(owner)
     }
 }
 

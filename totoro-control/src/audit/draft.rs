@@ -22,17 +22,20 @@ const MAX_DEPTH: usize = 16;
 pub struct Draft {
     author: Author,
     node: Option<String>,
-    spooled: Option<Spooled>,
     subject: Subject,
 }
 
 /// Where an event stood on its node.
-#[derive(Clone, Debug)]
-struct Spooled {
-    spool: String,
-    seq: u64,
-    boot: Option<String>,
-    at_ms: i64,
+#[derive(Clone, Copy, Debug)]
+pub struct Spooled<'a> {
+    /// The spool's id.
+    pub spool: &'a str,
+    /// Its number there.
+    pub seq: u64,
+    /// The boot id of the machine.
+    pub boot: &'a str,
+    /// When it happened, Unix milliseconds.
+    pub at_ms: i64,
 }
 
 impl Draft {
@@ -41,7 +44,6 @@ impl Draft {
         Draft {
             author,
             node: None,
-            spooled: None,
             subject,
         }
     }
@@ -88,52 +90,17 @@ impl Draft {
         self
     }
 
-    /// What a node spooled, as it told it.
-    #[must_use]
-    pub fn spooled(
-        mut self,
-        subject: Subject,
-        at_ms: i64,
-        boot: &str,
-        spool: &str,
-        seq: u64,
-    ) -> Self {
-        self.subject = subject;
-        self.spooled = Some(Spooled {
-            spool: spool.to_owned(),
-            seq,
-            boot: Some(boot.to_owned()),
-            at_ms,
-        });
-        self
-    }
-
-    /// As it is stored: all but its id.
-    fn written<'a>(&'a self, at: &'a str) -> Written<'a, Subject> {
-        let spooled = self.spooled.as_ref();
-        Written {
-            spool: spooled.map(|of| of.spool.as_str()),
-            seq: spooled.map(|of| of.seq),
-            boot: spooled.and_then(|of| of.boot.as_deref()),
-            ..Written::own(&self.author, self.node.as_deref(), &self.subject, at)
-        }
-    }
-
     /// As it is read, but for its id and its time.
     pub(super) fn into_event(self) -> AuditEvent {
-        let (spool, seq, boot) = match self.spooled {
-            Some(of) => (Some(of.spool), Some(of.seq), of.boot),
-            None => (None, None, None),
-        };
         AuditEvent {
             id: String::new(),
             at: String::new(),
             actor: Arc::unwrap_or_clone(self.author.actor),
             request_id: self.author.request_id.as_deref().map(str::to_owned),
             node: self.node,
-            spool,
-            seq,
-            boot,
+            spool: None,
+            seq: None,
+            boot: None,
             subject: self.subject,
         }
     }
@@ -180,12 +147,44 @@ impl<'a, Subject> Written<'a, Subject> {
 ///
 /// # Errors
 /// When it cannot be encoded, which no event does.
-pub fn record(tx: &mut Tx<'_>, mut draft: Draft, now_ms: i64) -> Result<(), StoreError> {
-    let at_ms = draft.spooled.as_ref().map(|of| of.at_ms);
+pub fn record(tx: &mut Tx<'_>, draft: Draft, now_ms: i64) -> Result<(), StoreError> {
+    let Draft {
+        author,
+        node,
+        subject,
+    } = &draft;
+    let at = rfc3339_ms(now_ms);
+    append(tx, &Written::own(author, node.as_deref(), subject, &at))
+}
+
+/// The same of what a node spooled, as it told it.
+///
+/// # Errors
+/// As [`record`].
+pub fn record_spooled(
+    tx: &mut Tx<'_>,
+    author: &Author,
+    node: &str,
+    place: Spooled<'_>,
+    subject: &Subject,
+    now_ms: i64,
+) -> Result<(), StoreError> {
     // Nothing happens after it has arrived: a node's clock that is ahead cannot hide an event from
     // those who ask for what was new by now.
-    let at = rfc3339_ms(at_ms.map_or(now_ms, |at_ms| at_ms.min(now_ms)));
-    let text = encode(&mut draft, &at).map_err(|source| StoreError::Unreadable {
+    let at = rfc3339_ms(place.at_ms.min(now_ms));
+    append(
+        tx,
+        &Written {
+            spool: Some(place.spool),
+            seq: Some(place.seq),
+            boot: Some(place.boot),
+            ..Written::own(author, Some(node), subject, &at)
+        },
+    )
+}
+
+fn append(tx: &mut Tx<'_>, event: &Written<'_, Subject>) -> Result<(), StoreError> {
+    let text = encode(event).map_err(|source| StoreError::Unreadable {
         key: PREFIX.to_owned(),
         source,
     })?;
@@ -217,48 +216,80 @@ pub fn record_lease<Detail: Serialize>(
 
 /// An event as it is stored. What a node may have made too long is cut: an event is never refused
 /// for its size, or it would hold up the spool behind it for ever.
-fn encode(draft: &mut Draft, at: &str) -> serde_json::Result<Vec<u8>> {
-    let subject = &mut draft.subject;
-    let boot = draft.spooled.as_mut().and_then(|of| of.boot.as_mut());
-    let texts = [
+fn encode(event: &Written<'_, Subject>) -> serde_json::Result<Vec<u8>> {
+    let fits = |text: &Vec<u8>| text.len() <= MAX_VALUE;
+    let deep = deeper_than(&event.subject.detail, MAX_DEPTH);
+    let boot = event.boot;
+    if !deep
+        && !texts(event.subject)
+            .chain(boot)
+            .any(|text| text.len() > MAX_TEXT)
+    {
+        let text = json(event)?;
+        if fits(&text) {
+            return Ok(text);
+        }
+    }
+    let written = |subject: &Subject, boot: Option<&str>| {
+        json(&Written {
+            boot,
+            subject,
+            ..*event
+        })
+    };
+    let boot = boot.map(shortened);
+    let mut subject = event.subject.clone();
+    subject.kind = shortened(&subject.kind).to_owned();
+    for text in [
         &mut subject.invite,
         &mut subject.session,
         &mut subject.lease,
         &mut subject.client,
         &mut subject.proxy,
-    ];
-    let texts = texts.into_iter().flatten().chain(boot);
-    for text in texts.chain([&mut subject.kind]) {
-        if text.len() > MAX_TEXT
-            && let Some((end, _)) = text.char_indices().nth(MAX_TEXT)
-        {
-            text.truncate(end);
-        }
+    ] {
+        *text = text.as_deref().map(|text| shortened(text).to_owned());
     }
-    if !deeper_than(&draft.subject.detail, MAX_DEPTH) {
-        let text = json(&draft.written(at))?;
-        if text.len() <= MAX_VALUE {
+    if !deep {
+        let text = written(&subject, boot)?;
+        if fits(&text) {
             return Ok(text);
         }
     }
-    let dropped = draft.subject.detail.to_string().len();
-    draft.subject.detail = serde_json::json!({ "dropped_bytes": dropped });
+    let dropped = subject.detail.to_string().len();
+    subject.detail = serde_json::json!({ "dropped_bytes": dropped });
     // Escapes can make text six times as long in JSON, hence the measured size and not the sum.
-    let text = json(&draft.written(at))?;
-    if text.len() <= MAX_VALUE {
+    let text = written(&subject, boot)?;
+    if fits(&text) {
         return Ok(text);
     }
-    let subject = &mut draft.subject;
     (
         subject.session,
         subject.lease,
         subject.client,
         subject.proxy,
     ) = (None, None, None, None);
-    if let Some(of) = &mut draft.spooled {
-        of.boot = None;
+    written(&subject, None)
+}
+
+/// What a node may have made too long.
+fn texts(subject: &Subject) -> impl Iterator<Item = &str> {
+    let texts = [
+        &subject.invite,
+        &subject.session,
+        &subject.lease,
+        &subject.client,
+        &subject.proxy,
+    ];
+    let texts = texts.into_iter().filter_map(|text| text.as_deref());
+    texts.chain([&*subject.kind])
+}
+
+/// Its first characters, where it is longer than events may have.
+fn shortened(text: &str) -> &str {
+    match text.char_indices().nth(MAX_TEXT) {
+        Some((end, _)) if text.len() > MAX_TEXT => &text[..end],
+        _ => text,
     }
-    json(&draft.written(at))
 }
 
 fn deeper_than(value: &Value, depth: usize) -> bool {
@@ -285,9 +316,10 @@ mod tests {
             serde_json::from_str::<Value>(&text).unwrap()
         };
         let kept = |detail: Value| {
-            let mut draft = Author::system().event("x.y").detail(detail);
-            encode(&mut draft, "").unwrap();
-            draft.subject.detail
+            let draft = Author::system().event("x.y").detail(detail);
+            let written = Written::own(&draft.author, None, &draft.subject, "");
+            let event: AuditEvent = serde_json::from_slice(&encode(&written).unwrap()).unwrap();
+            event.subject.detail
         };
         assert_eq!(kept(nested(16)), nested(16));
         assert_eq!(
@@ -306,11 +338,16 @@ mod tests {
             detail: serde_json::json!({ "text": "x".repeat(100_000) }),
             ..Subject::default()
         };
-        let mut draft = Author::system()
-            .event("")
-            .spooled(subject, 0, "boot", "spool", 1);
-        assert!(encode(&mut draft, "").unwrap().len() <= MAX_VALUE);
-        assert_eq!(draft.into_event().seq, Some(1));
+        let author = Author::system();
+        let written = Written {
+            seq: Some(1),
+            boot: Some("boot"),
+            ..Written::own(&author, None, &subject, "")
+        };
+        let text = encode(&written).unwrap();
+        assert!(text.len() <= MAX_VALUE);
+        let event: AuditEvent = serde_json::from_slice(&text).unwrap();
+        assert_eq!((event.seq, event.boot), (Some(1), None));
     }
 
     #[test]
@@ -324,13 +361,23 @@ mod tests {
             ..Subject::default()
         };
         let author = Author::remote("node", "n", [192, 0, 2, 1].into(), "r");
-        let plain = author.about(subject.clone()).node("n");
-        let spooled = author.event("").spooled(subject, 5, "boot", "spool", 9);
-        for draft in [plain, spooled, Author::system().event("x.y")] {
-            let written = serde_json::to_string(&draft.written("at")).unwrap();
-            let mut event = draft.into_event();
-            event.at = "at".to_owned();
-            assert_eq!(written, serde_json::to_string(&event).unwrap());
+        let own = author.about(subject.clone()).node("n");
+        for (draft, spool) in [(own, Some("spool")), (Author::system().event("x.y"), None)] {
+            let written = Written {
+                spool,
+                seq: spool.map(|_| 9),
+                boot: spool.map(|_| "boot"),
+                ..Written::own(&draft.author, draft.node.as_deref(), &draft.subject, "at")
+            };
+            let text = serde_json::to_string(&written).unwrap();
+            let event = AuditEvent {
+                at: "at".to_owned(),
+                spool: spool.map(str::to_owned),
+                seq: written.seq,
+                boot: written.boot.map(str::to_owned),
+                ..draft.clone().into_event()
+            };
+            assert_eq!(text, serde_json::to_string(&event).unwrap());
         }
     }
 

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 use totoro_api::wire::event::{Actor, Subject};
 
-pub use draft::{Draft, record, record_lease};
+pub use draft::{Draft, Spooled, record, record_lease, record_spooled};
 pub use error::TrailError;
 pub use id::{read_id, write_id};
 pub use line::{Line, Seal, Summary, read as read_line, write_event, write_seal};

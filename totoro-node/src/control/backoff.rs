@@ -154,7 +154,7 @@ mod tests {
             kind: kind::SESSION_OPENED.to_owned(),
             ..Subject::default()
         };
-        changes.tell(1, subject);
+        changes.tell(1, &subject);
         store.commit(&changes).unwrap();
         let spool = Spool::of(store);
         let control = Arc::new(Control::new(&base, "key").unwrap());

@@ -195,7 +195,7 @@ impl Pulse {
                 far = now.is_far(),
                 "this machine's clock against the control plane's, by which times are judged"
             );
-            changes.tell(self.clock.now_ms(), event);
+            changes.tell(self.clock.now_ms(), &event);
         }
         let store = Arc::clone(&self.store);
         tokio::task::spawn_blocking(move || store.commit(&changes))

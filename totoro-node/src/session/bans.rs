@@ -89,7 +89,7 @@ impl Desk {
         inner.local_bans.insert(prefix, LocalBan { until });
         let mut changes = Changes::default();
         changes.put(BANS, prefix.to_string(), &LocalBan { until });
-        changes.tell(now_ms, ban_event(kind::BAN_ADDED, prefix, until));
+        changes.tell(now_ms, &ban_event(kind::BAN_ADDED, prefix, until));
         let failures = self.bans_changed(inner, &mut changes, now_ms);
         self.flush(inner, changes);
         let settled = self.settled(desk);
@@ -114,7 +114,7 @@ impl Desk {
         }
         let mut changes = Changes::default();
         changes.remove(BANS, prefix.to_string());
-        changes.tell(now_ms, ban_event(kind::BAN_LIFTED, prefix, None));
+        changes.tell(now_ms, &ban_event(kind::BAN_LIFTED, prefix, None));
         let failures = self.bans_changed(inner, &mut changes, now_ms);
         self.flush(inner, changes);
         let settled = self.settled(desk);

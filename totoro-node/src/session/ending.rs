@@ -2,7 +2,10 @@
 
 use std::collections::HashSet;
 
+use serde::Serialize;
 use totoro_api::Reason;
+use totoro_api::decide::LeaseTold;
+use totoro_api::ports::Protocol;
 use totoro_api::wire::event::{Subject, kind};
 
 use super::commits::Spent;
@@ -12,6 +15,17 @@ use super::model::Session;
 use super::ports::{PortId, port_key, record_key};
 use crate::kernel::{Control, KernelError, LeaseCounts};
 use crate::store::{Changes, HELD, LEASES, SESSIONS, TENANTS, TICKETS};
+
+/// What is told of a lease that ended.
+#[derive(Serialize)]
+struct Closed<'a> {
+    bytes_in: u64,
+    bytes_out: u64,
+    duration_s: i64,
+    #[serde(rename = "type")]
+    protocol: Protocol,
+    why: &'a str,
+}
 
 impl Desk {
     /// Marks the sessions (all, or a tenant's) whose connection is gone, and gives their ports up;
@@ -125,44 +139,31 @@ impl Desk {
                 changes.put(TENANTS, &*lease.tenant, tenant);
             }
         }
-        let mut subject = Subject {
-            kind: kind::PROXY_CLOSED.to_owned(),
-            lease: Some(lease.number.to_string()),
-            proxy: Some(lease.name().to_owned()),
-            port: Some(port.1),
-            detail: serde_json::json!({
-                "why": why,
-                "type": port.0,
-                "duration_s": (now_ms - lease.since_ms).max(0) / 1000,
-                "bytes_in": counts.bytes_in,
-                "bytes_out": counts.bytes_out,
-            }),
-            ..Subject::default()
-        };
-        if let Some(session) = inner.sessions.get_mut(&lease.run_id) {
+        if counted && let Some(session) = inner.sessions.get_mut(&lease.run_id) {
             session.bytes_in += counts.bytes_in;
             session.bytes_out += counts.bytes_out;
             session.conns += counts.admitted;
-            if counted {
-                changes.put(SESSIONS, &*lease.run_id, session);
-            }
-            subject.invite = session.invite().map(str::to_owned);
-            subject.session = Some(session.id.clone());
-            subject.client = Some(session.client.to_string());
+            changes.put(SESSIONS, &*lease.run_id, session);
         }
+        let session = inner.sessions.get(&lease.run_id);
+        let holder = session.map(Session::as_holder);
         let longest_ms = inner.longest_ms.remove(&lease.number).unwrap_or(0);
         let first_ms = inner.summed_ms.max(lease.since_ms);
         // What still lived has ended with the lease.
         let ended = LeaseCounts { live: 0, ..counts };
         if let Some((_, detail)) = summary(&lease, &ended, first_ms, now_ms, longest_ms) {
-            let subject = Subject {
-                kind: kind::CONN_CLOSED.to_owned(),
-                detail,
-                ..subject.clone()
-            };
-            changes.tell(now_ms, subject);
+            let told = LeaseTold::new(kind::CONN_CLOSED, &lease, port, holder, detail);
+            changes.tell(now_ms, &told);
         }
-        changes.tell(now_ms, subject);
+        let detail = Closed {
+            bytes_in: counts.bytes_in,
+            bytes_out: counts.bytes_out,
+            duration_s: (now_ms - lease.since_ms).max(0) / 1000,
+            protocol: port.0,
+            why,
+        };
+        let told = LeaseTold::new(kind::PROXY_CLOSED, &lease, port, holder, detail);
+        changes.tell(now_ms, &told);
     }
 
     /// Closes a lease in the kernel, and reads what was counted on it.
@@ -230,7 +231,7 @@ impl Desk {
             }),
             ..Subject::default()
         };
-        changes.tell(now_ms, subject);
+        changes.tell(now_ms, &subject);
     }
 
     /// The tickets of a session open nothing any more.

@@ -2,7 +2,8 @@
 //! lost; what is told is counted by the kernel.
 
 use serde_json::Value;
-use totoro_api::wire::event::{Subject, kind};
+use totoro_api::decide::LeaseTold;
+use totoro_api::wire::event::kind;
 use totoro_ebpf::abi;
 
 use super::desk::{Desk, Inner};
@@ -118,20 +119,14 @@ impl Desk {
                 continue;
             };
             let session = inner.sessions.get(&lease.run_id);
-            let subject = Subject {
-                kind: kind::CONN_CLOSED.to_owned(),
-                invite: session.and_then(Session::invite).map(str::to_owned),
-                session: session.map(|session| session.id.clone()),
-                lease: Some(lease.number.to_string()),
-                proxy: Some(lease.name().to_owned()),
-                port: Some(port.1),
-                detail,
-                ..Subject::default()
-            };
+            let holder = session.map(Session::as_holder);
+            changes.tell(
+                now_ms,
+                &LeaseTold::new(kind::CONN_CLOSED, lease, port, holder, detail),
+            );
             if let Some(lease) = inner.ports.sum(port, summed) {
                 changes.put(LEASES, record_key(port), lease);
             }
-            changes.tell(now_ms, subject);
         }
     }
 }

@@ -16,6 +16,7 @@ use super::ports::{Lease, Plan, PortId, Wish, port_key, record_key};
 use super::sessions::Sessions;
 use crate::kernel::boot_ns;
 use crate::secret::random;
+use crate::spool::Event;
 use crate::store::{Changes, HELD, LEASES};
 
 /// How long a late close of a proxy's earlier lease is expected, ms. frps sends it at once; it can
@@ -136,7 +137,7 @@ impl Desk {
                 let of = (&*session.tenant, &*body.user.run_id);
                 let lease = Lease::new(inner.numbers.lease, of, names, now_ms);
                 let id = (asked.protocol, port);
-                let event = lease.opened(id, session.as_holder()).subject();
+                let event = Event::new(now_ms, &lease.opened(id, session.as_holder()));
                 if let Some(old) = instead_of {
                     let mut changes = Changes::default();
                     self.release(inner, old, "moved", &mut changes, now_ms);
@@ -160,7 +161,7 @@ impl Desk {
         id: PortId,
         lease: Lease,
         end: Option<i64>,
-        event: Subject,
+        event: Event,
     ) -> Result<(), Refusal> {
         inner.numbers.lease += 1;
         let number = inner
@@ -188,7 +189,7 @@ impl Desk {
         Desk::put_numbers(&mut these, inner.numbers);
         these.put(LEASES, record_key(id), &lease);
         these.remove(HELD, record_key(id));
-        these.tell(lease.since_ms, event);
+        these.push(event);
         tracing::info!(
             node_id = self.rules.node,
             invite_id = &*lease.tenant,

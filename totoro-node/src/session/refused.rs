@@ -86,7 +86,7 @@ impl Desk {
         let due = inner.refusals.due(now_ms);
         let kernels = due.iter().any(|(_, of)| of.kind == kind::CONN_REFUSED);
         for (at_ms, subject) in due {
-            changes.tell(at_ms, subject);
+            changes.tell(at_ms, &subject);
         }
         if kernels {
             // What waits to be told counts as untold: it must survive a restart.

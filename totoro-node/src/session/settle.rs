@@ -138,7 +138,7 @@ impl Desk {
             client = %session.client,
             event
         );
-        changes.tell(now_ms, session_event(event, &session));
+        changes.tell(now_ms, &session_event(event, &session));
         let undo = UndoneLogin {
             run_id: run_id.clone(),
             nonce: nonce.clone(),

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use serde::Serialize;
-use serde_json::value::RawValue;
+use anyhow::Result;
+use serde_json::Value;
 use tokio::sync::Notify;
 use totoro_api::Reason;
 use totoro_api::wire::event::EventsAccepted;
@@ -65,55 +64,45 @@ where
     }
 }
 
-/// An [`totoro_api::wire::event::EventBatch`] of events as they were written: to read each only to write
-/// it again costs more than all else here.
-#[derive(Serialize)]
-pub(super) struct Batch {
-    spool: String,
-    after: u64,
-    events: Vec<Box<RawValue>>,
-    #[serde(skip)]
-    seqs: Vec<u64>,
-}
-
-impl Batch {
-    pub(super) fn of(spool: &Spool) -> Result<Batch> {
-        let Oldest {
-            spool,
-            after,
-            events,
-        } = spool.oldest()?;
-        let seqs = events.iter().map(|(seq, _)| *seq).collect();
-        let raw = |(seq, value): &(u64, Vec<u8>)| {
-            serde_json::from_slice(value).with_context(|| format!("read event {seq}"))
-        };
-        Ok(Batch {
-            spool,
-            after,
-            events: events.iter().map(raw).collect::<Result<_>>()?,
-            seqs,
-        })
+impl Oldest {
+    /// An [`totoro_api::wire::event::EventBatch`] of them as they were written: to read each only to write it
+    /// again costs more than all else here.
+    pub(super) fn batch(&self) -> Vec<u8> {
+        let events = self.events.iter().map(|(_, event)| event.len() + 1);
+        let mut batch = Vec::with_capacity(events.sum::<usize>() + 128);
+        let (spool, after) = (Value::from(&*self.spool), self.after);
+        batch.extend(format!(r#"{{"spool":{spool},"after":{after},"events":["#).bytes());
+        for (_, event) in &self.events {
+            batch.extend_from_slice(event);
+            batch.push(b',');
+        }
+        batch.pop_if(|last| *last == b',');
+        batch.extend(b"]}");
+        batch
     }
 
     /// Whether a new name can help.
     fn may_renew(&self) -> bool {
-        let first = self.seqs.first().zip(self.events.first());
-        first.is_some_and(|(seq, event)| {
-            parse(*seq, event.get().as_bytes()).is_ok_and(|first| may_renew(&first))
-        })
+        let first = self.events.first();
+        first.is_some_and(|(seq, event)| parse(*seq, event).is_ok_and(|first| may_renew(&first)))
     }
 }
 
 /// Delivers one batch, if there is one.
 async fn step(spool: &Spool, control: &Control) -> Result<Step> {
     let reading = spool.clone();
-    let batch = tokio::task::spawn_blocking(move || Batch::of(&reading)).await??;
-    let (Some(&first), Some(&last)) = (batch.seqs.first(), batch.seqs.last()) else {
+    let (oldest, batch) = tokio::task::spawn_blocking(move || {
+        let oldest = reading.oldest()?;
+        let batch = oldest.batch();
+        anyhow::Ok((oldest, batch))
+    })
+    .await??;
+    let (Some((first, _)), Some((last, _))) = (oldest.events.first(), oldest.events.last()) else {
         return Ok(Step::Nothing);
     };
-    let sent = control.post::<EventsAccepted>("/nodes/events", &batch);
+    let sent = control.post_json::<EventsAccepted>("/nodes/events", batch);
     let accepted = match sent.await {
-        Err(error) if is_conflict(&error) && batch.may_renew() => {
+        Err(error) if is_conflict(&error) && oldest.may_renew() => {
             let renewing = spool.clone();
             tokio::task::spawn_blocking(move || renewing.renew()).await??;
             return Ok(Step::Full);
@@ -121,14 +110,14 @@ async fn step(spool: &Spool, control: &Control) -> Result<Step> {
         accepted => accepted?,
     };
     // Never beyond what was sent: an answer about another spool must not eat this one.
-    let upto = accepted.seq.min(last);
+    let upto = accepted.seq.min(*last);
     anyhow::ensure!(
-        first <= upto,
+        *first <= upto,
         "the control plane has none of the events {first}..={last}"
     );
     let writing = spool.clone();
     tokio::task::spawn_blocking(move || writing.accepted(upto)).await??;
-    let all = upto == last && batch.seqs.len() < MAX_BATCH;
+    let all = upto == *last && oldest.events.len() < MAX_BATCH;
     Ok(if all { Step::Delivered } else { Step::Full })
 }
 

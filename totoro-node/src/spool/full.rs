@@ -2,13 +2,14 @@
 //! `audit.lost` stands where the first of them was and says up to where some are missing, and how
 //! many of each kind; what is left in between follows it.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use totoro_api::wire::event::{NodeEvent, Subject, kind};
 
 use super::waiting::{Entry, LOSS, NEXT};
-use super::{MAX_BATCH, Told, parse, put_event, put_number, read};
+use super::{Event, MAX_BATCH, parse, put_event, put_number, read};
 use crate::store::{Kind, Log, Ops, Reader};
 
 /// How much room is made at once: this part of the bound, and so many bytes at most.
@@ -27,10 +28,12 @@ pub(crate) fn is_sampled(of: &str) -> bool {
 }
 
 /// How many events of each kind, those among them that an earlier loss counted.
-pub(crate) fn by_kind<'a>(subjects: impl Iterator<Item = &'a Subject>) -> BTreeMap<String, u64> {
+pub(crate) fn by_kind(
+    subjects: impl Iterator<Item = impl Borrow<Subject>>,
+) -> BTreeMap<String, u64> {
     let mut by_kind = BTreeMap::new();
     for subject in subjects {
-        count(&mut by_kind, subject);
+        count(&mut by_kind, subject.borrow());
     }
     by_kind
 }
@@ -84,13 +87,8 @@ impl<'a> Plan<'a> {
     }
 
     /// Appends the next event. In a full spool others give way, or it does.
-    pub(super) fn append(&mut self, at_ms: i64, boot: &str, subject: &Subject) -> Result<()> {
-        self.insert(&Told {
-            seq: self.next,
-            at_ms,
-            boot,
-            subject,
-        })?;
+    pub(super) fn append(&mut self, boot: &str, event: &Event) -> Result<()> {
+        self.insert(self.next, boot, event)?;
         self.next += 1;
         if self.bytes > self.max {
             self.give_way()?;
@@ -113,11 +111,11 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn insert(&mut self, event: &Told<'_>) -> Result<()> {
-        let value = serde_json::to_vec(event).context("write an event")?;
-        let sampled = is_sampled(&event.subject.kind);
+    fn insert(&mut self, seq: u64, boot: &str, event: &Event) -> Result<()> {
+        let value = event.written(seq, boot)?;
+        let sampled = event.is_sampled();
         self.bytes += value.len() as u64;
-        self.fresh.insert(event.seq, Fresh { value, sampled });
+        self.fresh.insert(seq, Fresh { value, sampled });
         Ok(())
     }
 
@@ -165,12 +163,8 @@ impl<'a> Plan<'a> {
             "the spool is full; its oldest events give way, samples first"
         );
         if let Some(told) = lost.told() {
-            self.insert(&Told {
-                seq: told.seq,
-                at_ms: told.at_ms,
-                boot: &told.boot,
-                subject: &told.subject,
-            })?;
+            let event = Event::new(told.at_ms, &told.subject);
+            self.insert(told.seq, &told.boot, &event)?;
             self.loss = told.seq;
         }
         Ok(())

@@ -5,6 +5,7 @@
 //! many bytes at most; [`full`] says what gives way then.
 
 mod deliver;
+mod event;
 mod full;
 mod waiting;
 
@@ -23,6 +24,7 @@ use full::Plan;
 use waiting::{ID, NEXT};
 
 pub use deliver::run;
+pub use event::Event;
 pub(crate) use full::{by_kind, is_sampled};
 pub(crate) use waiting::{Entry, HAD, Waiting};
 
@@ -50,28 +52,18 @@ pub(crate) fn append(
     log: &Log,
     ops: &mut Ops,
     boot: &str,
-    events: &[&(i64, Subject)],
+    events: &[&Event],
     max: u64,
 ) -> Result<()> {
     if events.is_empty() {
         return Ok(());
     }
     let mut plan = Plan::new(log, max);
-    for (at_ms, subject) in events {
-        plan.append(*at_ms, boot, subject)?;
+    for event in events {
+        plan.append(boot, event)?;
     }
     plan.finish(ops);
     Ok(())
-}
-
-/// A [`NodeEvent`] of what others own.
-#[derive(Serialize)]
-struct Told<'a> {
-    seq: u64,
-    at_ms: i64,
-    boot: &'a str,
-    #[serde(flatten)]
-    subject: &'a Subject,
 }
 
 /// Gives the spool a new name.
@@ -151,8 +143,7 @@ impl Spool {
     /// # Errors
     /// The disk.
     pub fn batch(&self) -> Result<EventBatch> {
-        let sent = serde_json::to_vec(&deliver::Batch::of(self)?);
-        serde_json::from_slice(&sent.context("write a batch")?).context("read a batch")
+        serde_json::from_slice(&self.oldest()?.batch()).context("read a batch")
     }
 
     /// The same as they were written.

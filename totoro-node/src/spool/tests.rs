@@ -11,7 +11,7 @@ fn told(kind: &str) -> Changes {
         kind: kind.to_owned(),
         ..Subject::default()
     };
-    changes.tell(7, subject);
+    changes.tell(7, &subject);
     changes
 }
 
@@ -78,14 +78,14 @@ fn a_failed_commit_leaves_no_number_behind() {
 
 /// Fills a store's spool, within `max` bytes, with events whose kinds repeat.
 fn fill(store: &Store, kinds: &[&str], count: usize, max: u64) {
-    let events: Vec<(i64, Subject)> = (0..count)
+    let events: Vec<Event> = (0..count)
         .map(|n| {
             let subject = Subject {
                 kind: kinds[n % kinds.len()].to_owned(),
                 detail: serde_json::json!({ "text": "x".repeat(200) }),
                 ..Subject::default()
             };
-            (n as i64, subject)
+            Event::new(n as i64, &subject)
         })
         .collect();
     let events: Vec<_> = events.iter().collect();

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use serde::Serialize;
-use totoro_api::wire::event::{Subject, kind};
+use totoro_api::wire::event::{About, Subject, kind};
 
 use super::{Kind, Ops, Records};
-use crate::spool;
+use crate::spool::{self, Event};
 
 /// The most events that wait in memory while the disk takes none, samples and sums least of all.
 const MAX_WAITING: usize = 10_000;
@@ -20,8 +20,7 @@ pub struct Changes {
     pub(super) records: Ops,
     /// What the records took when only such were left that matter, bytes.
     least: usize,
-    /// When (Unix ms), and what.
-    pub(super) events: Vec<(i64, Subject)>,
+    pub(super) events: Vec<Event>,
 }
 
 impl Changes {
@@ -42,9 +41,14 @@ impl Changes {
         self.records.push(Kind::Remove, table.number, key, &[]);
     }
 
-    /// Tells of something that happened at `at_ms`.
-    pub fn tell(&mut self, at_ms: i64, subject: Subject) {
-        self.events.push((at_ms, subject));
+    /// Tells of something that happened at `at_ms`, Unix ms.
+    pub fn tell(&mut self, at_ms: i64, about: &impl About) {
+        self.events.push(Event::new(at_ms, about));
+    }
+
+    /// The same, already written.
+    pub(crate) fn push(&mut self, event: Event) {
+        self.events.push(event);
     }
 
     /// Whether there is nothing to do.
@@ -75,23 +79,23 @@ impl Changes {
         if self.events.len() <= MAX_WAITING {
             return;
         }
-        let sampled = |(_, subject): &(i64, Subject)| spool::is_sampled(&subject.kind);
-        let any = self.events.iter().any(sampled);
+        let any = self.events.iter().any(Event::is_sampled);
         let mut room = 0;
         let (lost, kept): (Vec<_>, Vec<_>) = self.events.drain(..).partition(|event| {
-            let goes = room < MAX_WAITING / 2 && (!any || sampled(event));
+            let goes = room < MAX_WAITING / 2 && (!any || event.is_sampled());
             room += usize::from(goes);
             goes
         });
         self.events = kept;
-        let at_ms = lost.last().map_or(0, |(at_ms, _)| *at_ms);
-        let by_kind = spool::by_kind(lost.iter().map(|(_, subject)| subject));
+        let at_ms = lost.last().map_or(0, Event::at_ms);
+        // What was written can be read.
+        let by_kind = spool::by_kind(lost.iter().filter_map(|event| event.subject().ok()));
         let lost = Subject {
             kind: kind::AUDIT_LOST.to_owned(),
             detail: serde_json::json!({ "by_kind": by_kind }),
             ..Subject::default()
         };
-        self.events.insert(0, (at_ms, lost));
+        self.events.insert(0, Event::new(at_ms, &lost));
     }
 }
 
@@ -141,13 +145,13 @@ mod tests {
                 kind: "x".to_owned(),
                 ..Subject::default()
             };
-            changes.tell(n, subject);
+            changes.tell(n, &subject);
             waiting.append(changes);
         }
         let last = latest([&waiting.records]);
         assert_eq!(last.each().count(), 1, "the last write");
         assert!(waiting.events.len() <= MAX_WAITING);
-        let (_, first) = &waiting.events[0];
+        let first = waiting.events[0].subject().unwrap();
         assert_eq!(first.kind, kind::AUDIT_LOST);
         let told = waiting.events.len() as u64 - 1;
         let lost = first.detail["by_kind"]["x"].as_u64().unwrap();
@@ -164,13 +168,13 @@ mod tests {
                 kind: of.to_owned(),
                 ..Subject::default()
             };
-            changes.tell(n, subject);
+            changes.tell(n, &subject);
             waiting.append(changes);
         }
-        let lost = &waiting.events[0].1.detail["by_kind"];
+        let lost = waiting.events[0].subject().unwrap();
         assert_eq!(
-            lost,
-            &serde_json::json!({ "conn.refused": MAX_WAITING / 4 })
+            lost.detail["by_kind"],
+            serde_json::json!({ "conn.refused": MAX_WAITING / 4 })
         );
     }
 }

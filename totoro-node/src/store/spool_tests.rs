@@ -87,7 +87,7 @@ fn run(steps: Vec<Step>) {
                         detail: serde_json::json!({ "n": n, "text": "x".repeat(60) }),
                         ..Subject::default()
                     };
-                    changes.tell(7, subject);
+                    changes.tell(7, &subject);
                 }
                 if store.commit(&changes).is_ok() {
                     let all = acknowledged.entry(KINDS[of].to_owned()).or_default();

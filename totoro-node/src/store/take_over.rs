@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(store.get::<u32>(BANS, "192.0.2.0/24").unwrap(), Some(2));
         assert_eq!(store.get::<[u32; 1]>(META, "policy").unwrap(), Some([1]));
         let mut changes = Changes::default();
-        changes.tell(2, Subject::default());
+        changes.tell(2, &Subject::default());
         store.commit(&changes).unwrap();
         let batch = Spool::of(Arc::clone(&store)).batch().unwrap();
         let seqs: Vec<u64> = batch.events.iter().map(|event| event.seq).collect();

@@ -73,7 +73,7 @@ fn told(changes: &mut Changes, kind: &str) {
         ..Subject::default()
     };
     changes.put(META, kind, &true);
-    changes.tell(1, subject);
+    changes.tell(1, &subject);
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn what_was_delivered_is_forgotten_with_a_commit_of_nothing() {
     let spool = Spool::of(Arc::clone(&store));
     let mut changes = Changes::default();
     for at_ms in 1..=3 {
-        changes.tell(at_ms, Subject::default());
+        changes.tell(at_ms, &Subject::default());
     }
     store.commit(&changes).unwrap();
     spool.accepted(2).unwrap();
@@ -146,7 +146,7 @@ fn what_is_to_be_delivered_is_read_beside_what_is_written() {
                 changes.put(META, "a", &"a".repeat(2000));
                 for event in 1..=COMMITS.1 {
                     let seq = commit * COMMITS.1 + event;
-                    changes.tell(seq as i64, Subject::default());
+                    changes.tell(seq as i64, &Subject::default());
                 }
                 store.commit(&changes).unwrap();
             }

@@ -95,9 +95,25 @@ pub struct Subject {
     pub detail: Value,
 }
 
-/// [`Subject`] as it comes. One reason of a newer version must not make a whole batch unreadable.
+/// What is written as a [`Subject`].
+pub trait About: Serialize {
+    /// Its kind.
+    fn kind(&self) -> &str;
+}
+
+impl About for Subject {
+    fn kind(&self) -> &str {
+        &self.kind
+    }
+}
+
+/// [`Subject`] as it comes, and [`NodeEvent`], with all fields at one level: a flattened part is read twice. One
+/// reason of a newer version must not make a whole batch unreadable.
 #[derive(Deserialize)]
 struct Read {
+    seq: Option<u64>,
+    at_ms: Option<i64>,
+    boot: Option<String>,
     kind: String,
     invite: Option<String>,
     session: Option<String>,
@@ -145,6 +161,7 @@ fn with_unknown_reason(code: &str, detail: Value) -> Value {
 /// One event as a node spools and sends it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(try_from = "Read")]
 pub struct NodeEvent {
     /// Runs on from 1 within one spool, across boots, without gaps.
     pub seq: u64,
@@ -155,6 +172,20 @@ pub struct NodeEvent {
     /// What happened.
     #[serde(flatten)]
     pub subject: Subject,
+}
+
+impl TryFrom<Read> for NodeEvent {
+    type Error = String;
+
+    fn try_from(mut read: Read) -> Result<Self, String> {
+        let missing = |field: &str| format!("missing field `{field}`");
+        Ok(NodeEvent {
+            seq: read.seq.ok_or_else(|| missing("seq"))?,
+            at_ms: read.at_ms.ok_or_else(|| missing("at_ms"))?,
+            boot: read.boot.take().ok_or_else(|| missing("boot"))?,
+            subject: read.into(),
+        })
+    }
 }
 
 /// `POST /nodes/events`: the next events of one spool, in order.

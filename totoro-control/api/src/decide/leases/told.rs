@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::{Lease, PortId};
-use crate::wire::event::{Subject, kind};
+use crate::wire::event::{About, Subject, kind};
 
 /// The session that has (or had) a lease, as its events name it.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +82,12 @@ impl<'a, Detail> LeaseTold<'a, Detail> {
             reason: None,
             detail: serde_json::to_value(&self.detail).unwrap_or(Value::Null),
         }
+    }
+}
+
+impl<Detail: Serialize> About for LeaseTold<'_, Detail> {
+    fn kind(&self) -> &str {
+        self.kind
     }
 }
 
