@@ -162,12 +162,18 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 
 /// Runs `ip` in this thread's network namespace.
 pub(crate) fn ip(args: &[&str]) {
-    let done = std::process::Command::new("ip").args(args).status();
-    assert!(
-        done.is_ok_and(|status| status.success()),
-        "ip {}",
-        args.join(" ")
-    );
+    run("ip", args);
+}
+
+/// The same of `tc`.
+pub(crate) fn tc(args: &[&str]) {
+    run("tc", args);
+}
+
+fn run(program: &str, args: &[&str]) {
+    let done = std::process::Command::new(program).args(args).status();
+    let well = done.is_ok_and(|status| status.success());
+    assert!(well, "{program} {}", args.join(" "));
 }
 
 type Job = Box<dyn FnOnce() + Send>;

@@ -6,7 +6,7 @@ use totoro_node::kernel::{Kernel, XdpMode};
 
 use crate::interfaces::connects;
 use crate::sockets::{connect, v4};
-use crate::support::{self, Node, Peer, ip};
+use crate::support::{self, Node, Peer, ip, tc};
 use crate::wire::{NODE4, link_to, link_up};
 
 /// A pool port without a lease.
@@ -84,6 +84,36 @@ fn an_interface_that_comes_back_is_filtered_again() {
             "nothing to do"
         );
     });
+}
+
+#[test]
+fn a_filter_that_was_detached_is_attached_afresh() {
+    for (name, mode, shown, lost) in [
+        ("lost-xdp", XdpMode::Native, "native", "xdp-native"),
+        ("lost-in", XdpMode::Off, "tc", "tc-in"),
+        ("lost-out", XdpMode::Off, "tc", "tc-out"),
+    ] {
+        let Some(node) = Node::new(name) else { return };
+        let node = node.on(&["us0"], mode);
+        let options = node.options();
+        node.run_after(link_up, move |kernel, peer| {
+            let pins = link_pins(&options);
+            match pins.iter().find(|pin| pin.starts_with(lost)) {
+                Some(pin) => {
+                    let pin = options.pin_root.join("v1/links").join(pin);
+                    std::fs::remove_file(pin).expect("detach");
+                }
+                // Before TCX it is a filter of this qdisc.
+                None => tc(&["qdisc", "del", "dev", "us0", "clsact"]),
+            }
+            assert_eq!(kernel.check_links().expect("check"), (0, 1), "{lost}");
+            assert_eq!(modes(&kernel), [("us0".to_owned(), shown)]);
+            assert_eq!(kernel.missing(), Vec::<String>::new());
+            assert_eq!(link_pins(&options), pins);
+            assert!(is_filtered(&peer));
+            assert_eq!(kernel.check_links().expect("check"), (0, 0), "{lost}");
+        });
+    }
 }
 
 #[test]

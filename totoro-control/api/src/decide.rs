@@ -19,6 +19,6 @@ pub use leases::{
 };
 pub use login::{Action, Brought, Owner, login};
 pub use proxy::{Asked, Choice, Held, MAX_NAME, choose_port, read_proxy, user_denied};
-pub use room::{lease_room, session_room};
+pub use room::{lease_room, session_room, tenant_room};
 pub use standing::{Applied, Standing, Voucher, standing};
 pub use tenant::{PUBLIC, SeenTicket, invite_of, site, source, tenant_of};

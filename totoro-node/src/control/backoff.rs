@@ -30,6 +30,11 @@ impl Backoff {
 
     /// How long to wait after one more failure.
     pub fn next(&mut self, error: Option<&CallError>) -> Duration {
+        self.next_within(error, BOUNDS.1)
+    }
+
+    /// The same, and no longer than `most`, but for what the server asks for.
+    pub fn next_within(&mut self, error: Option<&CallError>, most: Duration) -> Duration {
         let policy = ExponentialBackoff::builder()
             .retry_bounds(BOUNDS.0, BOUNDS.1)
             .jitter(Jitter::Full)
@@ -40,7 +45,7 @@ impl Backoff {
             RetryDecision::Retry { execute_after } => execute_after.duration_since(now),
             RetryDecision::DoNotRetry => Ok(BOUNDS.1),
         };
-        let wait = wait.unwrap_or_default().clamp(LEAST, BOUNDS.1);
+        let wait = wait.unwrap_or_default().clamp(LEAST, BOUNDS.1).min(most);
         self.failures = (self.failures + 1).min(ENOUGH);
         match error {
             Some(CallError::Refused {
@@ -116,6 +121,11 @@ mod tests {
         let before = "Sun, 06 Nov 1994 08:49:37 GMT";
         assert_eq!(retry_after(before), Some(Duration::ZERO));
         assert_eq!(retry_after("soon"), None);
+        // A heartbeat waits no longer than to the next, unless it is asked to.
+        let most = Duration::from_millis(50);
+        assert!(backoff.next_within(None, most) <= most);
+        let asked = backoff.next_within(Some(&busy("300")), most);
+        assert!(asked >= Duration::from_secs(300));
     }
 
     /// A server that is busy at first.

@@ -121,9 +121,8 @@ impl Pulse {
                     };
                 }
                 Err(error) => {
-                    let wait = backoff
-                        .next(error.downcast_ref::<CallError>())
-                        .min(interval.max(FIRST));
+                    let call = error.downcast_ref::<CallError>();
+                    let wait = backoff.next_within(call, interval.max(FIRST));
                     tracing::warn!(
                         error = format!("{error:#}"),
                         ?wait,

@@ -33,15 +33,7 @@ pub(super) fn attach(
     interface: &str,
     way: TcAttachType,
 ) -> Result<()> {
-    // There already, an operator's perhaps: then it is used, and never removed.
-    if tc::qdisc_add_clsact(interface).is_ok()
-        && let Some(root) = pins.dir.parent()
-    {
-        // A directory is all that a BPF file system has for a note; it ends with the boot, as the
-        // qdisc does.
-        let note = root.join(pin_name("clsact", interface));
-        fs::create_dir_all(&note).on("note", note.display().to_string())?;
-    }
+    add_qdisc(pins, interface)?;
     let _ = tc::qdisc_detach_program(interface, way, name);
     let program: &mut SchedClassifier = program(ebpf, name)?.try_into().on("use", name)?;
     if program.fd().is_err() {
@@ -52,6 +44,21 @@ pub(super) fn attach(
         .on("attach", format!("{name} to {interface}"))?;
     std::mem::forget(program.take_link(id).on("attach", name)?);
     Ok(())
+}
+
+/// Adds the qdisc, where there is none; whether there was none.
+pub(super) fn add_qdisc(pins: &PinDir, interface: &str) -> Result<bool> {
+    // There already, an operator's perhaps: then it is used, and never removed.
+    if tc::qdisc_add_clsact(interface).is_err() {
+        return Ok(false);
+    }
+    if let Some(root) = pins.dir.parent() {
+        // A directory is all that a BPF file system has for a note; it ends with the boot, as the
+        // qdisc does.
+        let note = root.join(pin_name("clsact", interface));
+        fs::create_dir_all(&note).on("note", note.display().to_string())?;
+    }
+    Ok(true)
 }
 
 /// Removes our filters from every interface, and the qdiscs that we added and nobody else uses; what

@@ -9,7 +9,7 @@ use aya::programs::{LinkOrder, Program, SchedClassifier, TcAttachType, Xdp, tc, 
 use aya_obj::generated::{bpf_attach_type, bpf_link_type};
 
 use super::clsact;
-use super::links::{Place, Stale, adopt_or, program};
+use super::links::{Place, Stale, adopt_or, live, program};
 use super::neighbours::holder;
 use super::pins::{PinDir, pin_name};
 use super::{Result, XdpMode, failed};
@@ -171,11 +171,7 @@ fn xdp(
     };
     pins.unpin(&pin_name(other, interface))?;
     let pin = pin_name(kind, interface);
-    let place = Place {
-        kind: bpf_link_type::BPF_LINK_TYPE_XDP,
-        target: u64::from(index),
-        attach: None,
-    };
+    let place = place_of(kind, index);
     let stale = adopt_or(ebpf, pins, "totoro_xdp", &pin, place, |program| {
         let program: &mut Xdp = program.try_into()?;
         let id = program.attach_to_if_index(index, mode)?;
@@ -196,16 +192,12 @@ fn traffic_control(
     index: u32,
     way: TcAttachType,
 ) -> Result<Option<Stale>> {
-    let (name, kind, attach) = match way {
-        TcAttachType::Ingress => ("totoro_tc_in", "tc-in", bpf_attach_type::BPF_TCX_INGRESS),
-        _ => ("totoro_tc_out", "tc-out", bpf_attach_type::BPF_TCX_EGRESS),
+    let (name, kind) = match way {
+        TcAttachType::Ingress => ("totoro_tc_in", "tc-in"),
+        _ => ("totoro_tc_out", "tc-out"),
     };
     let pin = pin_name(kind, interface);
-    let place = Place {
-        kind: bpf_link_type::BPF_LINK_TYPE_TCX,
-        target: u64::from(index),
-        attach: Some(attach),
-    };
+    let place = place_of(kind, index);
     // Checked first, for a clear word: below 6.6 the attachment can't be pinned.
     if !matches!(program(ebpf, name)?, Program::SchedClassifier(_)) {
         return Err(failed(
@@ -251,12 +243,48 @@ fn has_ethernet(interface: &str) -> bool {
         .any(|kind| ETHERNET.contains(&kind))
 }
 
-/// The pins of an interface that is filtered so.
-pub(super) fn pins_of(interface: &str, mode: &str) -> [String; 2] {
-    let kind = match mode {
-        "native" => "xdp-native",
-        "generic" => "xdp-generic",
+/// What an interface has that is filtered so.
+const fn kinds_of(mode: &str) -> [&'static str; 2] {
+    let kind = match mode.as_bytes() {
+        b"native" => "xdp-native",
+        b"generic" => "xdp-generic",
         _ => "tc-in",
     };
-    [kind, "tc-out"].map(|kind| pin_name(kind, interface))
+    [kind, "tc-out"]
+}
+
+/// The pins of an interface that is filtered so.
+pub(super) fn pins_of(interface: &str, mode: &str) -> [String; 2] {
+    kinds_of(mode).map(|kind| pin_name(kind, interface))
+}
+
+/// Whether all of it is there still: somebody may have detached it, or taken the qdisc away.
+pub(super) fn lives(pins: &PinDir, interface: &str, index: u32, mode: &str) -> bool {
+    kinds_of(mode).into_iter().all(|kind| {
+        if kind.starts_with("tc") && !clsact::has_tcx() {
+            return !matches!(clsact::add_qdisc(pins, interface), Ok(true));
+        }
+        let pin = pins.link(&pin_name(kind, interface));
+        live(&pin, place_of(kind, index)).is_ok()
+    })
+}
+
+/// Where a link of this kind is to be.
+fn place_of(kind: &str, index: u32) -> Place {
+    let (of, attach) = match kind {
+        "tc-in" => (
+            bpf_link_type::BPF_LINK_TYPE_TCX,
+            Some(bpf_attach_type::BPF_TCX_INGRESS),
+        ),
+        "tc-out" => (
+            bpf_link_type::BPF_LINK_TYPE_TCX,
+            Some(bpf_attach_type::BPF_TCX_EGRESS),
+        ),
+        _ => (bpf_link_type::BPF_LINK_TYPE_XDP, None),
+    };
+    Place {
+        kind: of,
+        target: u64::from(index),
+        attach,
+    }
 }

@@ -238,7 +238,7 @@ pub(super) fn adopt_or(
 }
 
 /// A pinned link, if it is alive and at its place.
-fn live(path: &Path, place: Place) -> io::Result<OwnedFd> {
+pub(super) fn live(path: &Path, place: Place) -> io::Result<OwnedFd> {
     let link = sys::get(path)?;
     place.holds(&sys::link_info(&link)?)?;
     Ok(link)

@@ -68,8 +68,8 @@ impl Loaded {
         self.forget_unwanted()
     }
 
-    /// Filters the interfaces that are not yet, or not any more.
-    fn filter(&mut self) {
+    /// Filters the interfaces that are not yet, or not any more; how many had lost their filter.
+    fn filter(&mut self) -> usize {
         if let Some(find) = self.find {
             // An interface stays wanted while it is there, so that a route that comes and goes
             // does not take the filter along.
@@ -79,6 +79,18 @@ impl Loaded {
         self.attached.retain(|name, attached| {
             self.wanted.contains(name) && filter::index(name) == Some(attached.index)
         });
+        let before = self.attached.len();
+        self.attached.retain(|name, attached| {
+            let lives = filter::lives(&self.pins, name, attached.index, attached.mode);
+            if !lives {
+                tracing::error!(
+                    interface = name,
+                    "its filter was detached; attaching afresh"
+                );
+            }
+            lives
+        });
+        let lost = before - self.attached.len();
         self.missing.retain(|name, _| self.wanted.contains(name));
         for name in &self.wanted {
             let again = match self.attached.get(name) {
@@ -111,6 +123,7 @@ impl Loaded {
             lines.extend(stale);
             self.missing.insert(name.clone(), lines);
         }
+        lost
     }
 
     /// Unpins what belongs to no filter of now: of interfaces that are gone, or no longer wanted.
@@ -138,14 +151,15 @@ impl Loaded {
         if !dead.is_empty() || !self.stale.is_empty() {
             self.stale = links::attach(&mut self.ebpf, &self.pins, &self.cgroup, wanted)?;
         }
-        self.filter();
+        let lost = self.filter();
         let after = (self.shown(), self.missing());
         if before != after {
             tracing::warn!(filters = ?after.0, missing = ?after.1, "links or interfaces changed");
             self.forget_unwanted()?;
         }
         let anew = after.0.iter().filter(|now| !before.0.contains(now));
-        Ok((dead.len(), anew.count()))
+        // What was lost and is filtered as before is no news in `after`.
+        Ok((dead.len(), anew.count().max(lost)))
     }
 
     fn shown(&self) -> Vec<(String, u32, &'static str)> {

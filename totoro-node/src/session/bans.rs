@@ -157,6 +157,11 @@ impl Desk {
 
 impl Inner {
     /// Whether the operator banned an address on this node.
+    /// Whether an address is banned, by the control plane or here.
+    pub(super) fn is_banned(&self, ip: std::net::IpAddr, now: i64) -> bool {
+        self.policy.banned(ip, now) || self.banned_here(ip, now)
+    }
+
     pub(super) fn banned_here(&self, ip: std::net::IpAddr, now: i64) -> bool {
         let ip = ip.to_canonical();
         self.local_bans

@@ -2,7 +2,7 @@
 //! counts and limits is tried, not inferred from what is attached.
 
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use totoro_api::ports::Protocol;
@@ -49,14 +49,21 @@ impl Canary {
 }
 
 impl Desk {
-    /// Tries it; whether all is well, or cannot be tried now (the pool is full, or the node
-    /// disabled). From the second failure in a row on nothing new is admitted.
+    /// Tries it; whether all is well as far as is known. Where it cannot be tried now (the pool is full,
+    /// the node disabled, this machine banned), what is believed stays so. From the second failure in a
+    /// row on nothing new is admitted.
     pub fn try_canary(&self) -> bool {
         let mut inner = self.lock();
         let inner = &mut *inner;
         if inner.policy.node.disabled {
             return true;
         }
+        let here = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let banned = inner.is_banned(here, self.clock.now_ms() / 1000);
+        let free = self.free_port(inner).filter(|_| !banned);
+        let Some((port, listener)) = free else {
+            return inner.canary.problem.is_none();
+        };
         // It would be held back by what is believed already.
         if inner.canary.problem.is_some()
             && let Err(error) = self.kernel.set_hold(None)
@@ -64,31 +71,28 @@ impl Desk {
             tracing::error!(error = error.whole(), "the canary can't be tried");
             return false;
         }
-        let tried = match self.free_port(inner) {
-            Some((port, listener)) => {
-                let tried = self.fly(port, &listener);
-                let key = port_key(port);
-                for cleaned in [
-                    self.kernel.remove_lease(key),
-                    self.kernel.forget_lease(CANARY, key),
-                    self.kernel.remove_tenants(&[CANARY]),
-                ] {
-                    if let Err(error) = cleaned {
-                        // The next alignment closes what nobody knows of.
-                        inner.untidy = Some(error.whole());
-                    }
-                }
-                tried
+        let tried = self.fly(port, &listener);
+        let key = port_key(port);
+        for cleaned in [
+            self.kernel.remove_lease(key),
+            self.kernel.forget_lease(CANARY, key),
+            self.kernel.remove_tenants(&[CANARY]),
+        ] {
+            if let Err(error) = cleaned {
+                // The next alignment closes what nobody knows of.
+                inner.untidy = Some(error.whole());
             }
-            None => Ok(()),
-        };
+        }
         if let Err(problem) = &tried {
             tracing::error!(problem, "the canary did not come through");
         }
         let well = tried.is_ok();
         if inner.canary.note(tried) {
-            let holds = !well;
-            tracing::error!(holds, "what the kernel was found to enforce has changed");
+            if well {
+                tracing::info!("the kernel was found to hold limits again: new users are admitted");
+            } else {
+                tracing::error!("the kernel was found not to hold limits: nothing new is admitted");
+            }
         }
         if let Err(error) = self.kernel.set_hold(inner.hold()) {
             inner.untidy = Some(error.whole());

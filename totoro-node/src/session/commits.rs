@@ -165,30 +165,32 @@ impl Desk {
     }
 
     /// After a failure of the disk: memory becomes what it would be without the grants that failed,
-    /// and their records are written as they are then, for later ones may have built on them.
+    /// and their records are written as they are then, for later ones may have built on them. What ended
+    /// since has begun, too, and is told of.
     pub(super) fn make_up(&self, inner: &mut Inner, failed: Vec<Entry>) {
-        let mut grants = Vec::new();
-        for Entry { changes, undo } in failed {
-            match undo {
-                None => inner.pending.append(changes),
-                Some(undo) => grants.push(undo),
-            }
-        }
         for spent in inner.spent.values_mut() {
             spent.place.take_if(|place| place.has_failed());
         }
         inner.policy_place.take_if(|place| place.has_failed());
-        let mut changes = Changes::default();
-        for undo in grants.into_iter().rev() {
-            match undo {
-                Undo::Login(login) => Desk::undo_login(inner, *login, &mut changes),
-                Undo::Lease(lease) => self.undo_lease(inner, lease, &mut changes),
+        let (mut stay, mut undone) = (Vec::new(), Changes::default());
+        for Entry { changes, undo } in failed.into_iter().rev() {
+            let is_undone = match undo {
+                None => false,
+                Some(Undo::Login(login)) => Desk::undo_login(inner, *login, &mut undone),
+                Some(Undo::Lease(lease)) => self.undo_lease(inner, lease, &mut undone),
+            };
+            if !is_undone {
+                stay.push(changes);
             }
         }
-        inner.pending.append(changes);
+        for changes in stay.into_iter().rev() {
+            inner.pending.append(changes);
+        }
+        inner.pending.append(undone);
     }
 
-    fn undo_login(inner: &mut Inner, undone: UndoneLogin, changes: &mut Changes) {
+    /// Takes a login back; whether there was a session to take back, which nobody has ended since.
+    fn undo_login(inner: &mut Inner, undone: UndoneLogin, changes: &mut Changes) -> bool {
         let UndoneLogin {
             run_id,
             nonce,
@@ -199,16 +201,17 @@ impl Desk {
             moved,
         } = undone;
         // Whoever ended the session meanwhile had reason to.
-        if inner
-            .sessions
-            .get(&run_id)
-            .is_some_and(|now| now.nonce == nonce)
-        {
+        let now = inner.sessions.get(&run_id);
+        let is_there = now.is_some_and(|now| now.nonce == nonce);
+        if is_there {
             inner.sessions.remove(&run_id);
-            if let Some(session) = session {
-                inner.sessions.insert(run_id.clone(), session);
+            match session {
+                Some(session) => {
+                    inner.sessions.insert(run_id.clone(), session);
+                    inner.ends.unknown(&run_id);
+                }
+                None => inner.ends.forget(&run_id),
             }
-            inner.ends.unknown(&run_id);
         }
         let ended = inner.tickets.get(&hash).is_some_and(|ticket| ticket.ended);
         match ticket {
@@ -241,9 +244,11 @@ impl Desk {
         if let Some(record) = inner.tenants.get(&tenant) {
             changes.put(TENANTS, tenant, record);
         }
+        is_there
     }
 
-    fn undo_lease(&self, inner: &mut Inner, undone: UndoneLease, changes: &mut Changes) {
+    /// Takes a lease back; whether it was there still.
+    fn undo_lease(&self, inner: &mut Inner, undone: UndoneLease, changes: &mut Changes) -> bool {
         let UndoneLease {
             port,
             number,
@@ -252,10 +257,10 @@ impl Desk {
         // Whatever became of the lease: the kernel knows its number, and events tell of it.
         Desk::put_numbers(changes, inner.numbers);
         let Some(lease) = inner.ports.leases().get(&port) else {
-            return; // It has ended since, and what that left is kept.
+            return false; // It has ended since, and what that left is kept.
         };
         if lease.number != number {
-            return;
+            return false;
         }
         let (key, tenant) = (port_key(port), inner.tenants.get(&*lease.tenant));
         let tenant = tenant.map(|tenant| tenant.number);
@@ -273,6 +278,7 @@ impl Desk {
             Some(waiting) => changes.put(HELD, record_key(port), &waiting),
             None => changes.remove(HELD, record_key(port)),
         }
+        true
     }
 
     /// What was counted on leases that ended is durable now, and no more needed in the kernel. No part of

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use totoro_api::decide::{
-    Action, Granted, Voucher, check_login, client_of, rewritten, session_room, ticket_of,
-    user_denied,
+    Action, Granted, Voucher, check_login, client_of, rewritten, session_room, tenant_room,
+    ticket_of, user_denied,
 };
 use totoro_api::ticket::{self, Claims, Grant};
 use totoro_api::wire::event::{Subject, kind};
@@ -115,10 +115,7 @@ impl Desk {
             .to_string();
         let (policy, seen) = {
             let (_turn, inner) = self.asked().await;
-            inner.enforces()?;
-            if inner.policy.banned(client.ip(), now) || inner.banned_here(client.ip(), now) {
-                return Err(Reason::ClientBanned.into());
-            }
+            may_enter(&inner, client, now)?;
             let seen = inner.tickets.get(&hash).cloned();
             (Arc::clone(&inner.policy), seen)
         };
@@ -164,6 +161,8 @@ impl Desk {
         now_ms: i64,
     ) -> Result<Granted, Refusal> {
         let now = now_ms / 1000;
+        // Again: a ban may have come since, and it ends what it finds.
+        may_enter(inner, socket.client, now)?;
         let policy = Arc::clone(&inner.policy);
         let voucher = &credential.voucher;
         let standing = policy.standing(voucher, now)?;
@@ -199,6 +198,10 @@ impl Desk {
         let others = others(inner, &tenant, known);
         let max = &policy.node.public_max;
         session_room(&tenant, standing.limits.max_clients, max, &others)?;
+        if !inner.tenants.contains_key(&tenant) {
+            let known = inner.tenants.keys().map(String::as_str);
+            tenant_room(&tenant, standing.limits.max_clients, max, known)?;
+        }
         if credential.fresh.is_some() {
             room_for_ticket(inner, &tenant, now)?;
         }
@@ -246,4 +249,13 @@ impl Desk {
         let what = format!("login/{from}");
         self.deny(tenant.as_deref(), refusal.reason, &what, subject);
     }
+}
+
+/// Whether anybody may come from there now.
+fn may_enter(inner: &Inner, client: SocketAddr, now: i64) -> Result<(), Refusal> {
+    inner.enforces()?;
+    if inner.is_banned(client.ip(), now) {
+        return Err(Reason::ClientBanned.into());
+    }
+    Ok(())
 }

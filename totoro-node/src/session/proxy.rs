@@ -11,7 +11,7 @@ use totoro_ebpf::logic::bucket;
 
 use super::commits::{Undo, UndoneLease};
 use super::desk::{Desk, Inner, kernel_failed};
-use super::model::{PUBLIC, Session};
+use super::model::Session;
 use super::ports::{Lease, Plan, PortId, Wish, port_key, record_key};
 use super::sessions::Sessions;
 use crate::kernel::boot_ns;
@@ -125,18 +125,19 @@ impl Desk {
                 Ok(port)
             }
             Plan::Open { port, instead_of } => {
-                // Only anonymous tenants share room.
-                if session.tenant.starts_with(PUBLIC) {
-                    let leases = inner.ports.leases().iter();
-                    let others = leases.filter(|(port, _)| Some(**port) != instead_of);
-                    let others: Vec<&str> = others.map(|(_, of)| &*of.tenant).collect();
-                    let most = standing.limits.max_proxies;
-                    lease_room(&session.tenant, most, &policy.node.public_max, &others)?;
-                }
+                let id = (asked.protocol, port);
+                let (most, max) = (standing.limits.max_proxies, &policy.node.public_max);
+                lease_room(
+                    &session.tenant,
+                    most,
+                    max,
+                    &inner.ports,
+                    (id, instead_of),
+                    now_ms,
+                )?;
                 let names = (&*body.proxy_name, &*asked.name);
                 let of = (&*session.tenant, &*body.user.run_id);
                 let lease = Lease::new(inner.numbers.lease, of, names, now_ms);
-                let id = (asked.protocol, port);
                 let event = Event::new(now_ms, &lease.opened(id, session.as_holder()));
                 if let Some(old) = instead_of {
                     let mut changes = Changes::default();

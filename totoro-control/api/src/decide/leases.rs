@@ -3,6 +3,7 @@
 mod index;
 mod lease;
 mod told;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,10 +13,11 @@ use crate::limits::Effective;
 use crate::ports::{Pool, PortRange, Protocol};
 use crate::{Reason, Refusal};
 use index::{Shared, Single};
-use serde::{Deserialize, Serialize};
 
 pub use lease::{Lease, Summed};
 pub use told::{Holder, LeaseTold, Opened};
+pub(super) use waiting::most_kept;
+pub use waiting::{Patience, Waiting};
 
 /// A port of one protocol.
 pub type PortId = (Protocol, u16);
@@ -34,31 +36,6 @@ pub fn parse_key(key: &str) -> Option<PortId> {
         .into_iter()
         .find(|known| known.as_str() == protocol)?;
     Some((protocol, port.parse().ok()?))
-}
-
-/// A port that nobody leases now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Waiting {
-    /// Who had it last.
-    pub tenant: Arc<str>,
-    /// For which proxy.
-    pub name: Box<str>,
-    /// Of which session.
-    #[serde(default)]
-    pub run_id: Arc<str>,
-    /// Until when it waits for that proxy, Unix ms.
-    pub reserved_ms: i64,
-    /// Until when no other tenant may have it, Unix ms.
-    pub cooling_ms: i64,
-}
-
-/// How long ports wait and cool, ms.
-#[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// For their last proxy.
-    pub reserve_ms: i64,
-    /// After that, for no other tenant.
-    pub cool_ms: i64,
 }
 
 /// What is asked for, by whom, under what.
@@ -178,6 +155,21 @@ impl Ports {
         ports.filter_map(|port| Some((port, &**self.leases.get(&port)?)))
     }
 
+    /// How many ports cool down that a tenant had: nobody else may have them.
+    #[must_use]
+    pub fn cooling_of(&self, tenant: &str, now_ms: i64) -> usize {
+        let waiting = self.waiting_by_tenant.of(tenant);
+        let waiting = waiting.filter_map(|port| self.waiting.get(&port));
+        waiting.filter(|waiting| waiting.cools(now_ms)).count()
+    }
+
+    /// Ports that cool down, and whose they were.
+    pub fn cooling(&self, now_ms: i64) -> impl Iterator<Item = (PortId, &str)> {
+        let cooling = self.waiting.iter();
+        let cooling = cooling.filter(move |(_, waiting)| waiting.cools(now_ms));
+        cooling.map(|(port, waiting)| (*port, &*waiting.tenant))
+    }
+
     /// How many ports of a pool could be leased by somebody new.
     #[must_use]
     pub fn free(&self, protocol: Protocol, pool: &Pool, now_ms: i64) -> usize {
@@ -185,7 +177,7 @@ impl Ports {
         let ids = |of: &PortRange| (protocol, of.first())..=(protocol, of.last());
         let leased: usize = ranges().map(|of| self.leases.range(ids(of)).count()).sum();
         let cooling = |(port, waiting): &(&PortId, &Waiting)| {
-            now_ms < waiting.cooling_ms && !self.leases.contains_key(port)
+            waiting.cools(now_ms) && !self.leases.contains_key(port)
         };
         let waiting = ranges().flat_map(|of| self.waiting.range(ids(of)));
         pool.of(protocol).iter().count() - leased - waiting.filter(cooling).count()
@@ -200,7 +192,7 @@ impl Ports {
         match self.waiting.get(&port) {
             None => Held::Free,
             Some(waiting) if *waiting.tenant != *tenant => {
-                if now_ms < waiting.cooling_ms {
+                if waiting.cools(now_ms) {
                     Held::Cooling
                 } else {
                     Held::Free
@@ -215,7 +207,7 @@ impl Ports {
     /// What is to be done about a wish; changes nothing.
     ///
     /// # Errors
-    /// `proxy_name_denied`, `max_proxies`, or as [`choose_port`].
+    /// `proxy_name_denied`, `max_proxies`, `rate_limited`, or as [`choose_port`].
     pub fn plan(&self, wish: Wish<'_>, avoid: impl Fn(u16) -> bool) -> Result<Plan, Refusal> {
         let Wish {
             tenant,
@@ -270,6 +262,16 @@ impl Ports {
         };
         let held = |port| self.held((asked.protocol, port), tenant, &asked.name, now_ms);
         let port = choose_port(choice, held, avoid)?;
+        let id = (asked.protocol, port);
+        let is_theirs = |waiting: &Waiting| *waiting.tenant == *tenant && waiting.cools(now_ms);
+        let kept = self.count_of(tenant) + self.cooling_of(tenant, now_ms);
+        if kept >= most_kept(limits.max_proxies) && !self.waiting.get(&id).is_some_and(is_theirs) {
+            let detail = format!(
+                "{kept} ports wait for this invite's proxies, those that it left lately among them: ask \
+                 for one of these, or wait until they are free again"
+            );
+            return Err(Refusal::with(Reason::RateLimited, detail));
+        }
         Ok(Plan::Open {
             port,
             instead_of: before,

@@ -1,6 +1,6 @@
 //! What becomes of a login, by the ticket and the run_id that it brings.
 
-use crate::Reason;
+use crate::{Reason, Refusal};
 
 /// Whose session the run_id in a login names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,17 @@ pub enum Action {
 ///
 /// # Errors
 /// `ticket_in_use`, `ticket_expired` or `session_expired`.
-pub const fn login(brought: Brought, owner: Owner) -> Result<Action, Reason> {
+pub fn login(brought: Brought, owner: Owner) -> Result<Action, Refusal> {
+    judge(brought, owner).map_err(|reason| match reason {
+        Reason::SessionExpired => {
+            let detail = "this session was ended here, by its operator or at its longest life";
+            Refusal::with(reason, detail)
+        }
+        reason => reason.into(),
+    })
+}
+
+const fn judge(brought: Brought, owner: Owner) -> Result<Action, Reason> {
     match (brought, owner) {
         (_, Owner::Stranger) => Err(Reason::TicketInUse),
         (Brought::Fresh { expired: true }, _) => Err(Reason::TicketExpired),
@@ -189,7 +199,7 @@ mod tests {
             ),
         ];
         for (row, brought, owner, outcome) in rows {
-            assert_eq!(login(brought, owner), outcome, "{row}");
+            assert_eq!(judge(brought, owner), outcome, "{row}");
         }
     }
 
@@ -203,7 +213,7 @@ mod tests {
                     connected,
                     same_address,
                 };
-                assert_eq!(login(brought, owner), Err(Reason::SessionExpired));
+                assert_eq!(judge(brought, owner), Err(Reason::SessionExpired));
             }
         }
     }

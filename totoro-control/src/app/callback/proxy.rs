@@ -3,14 +3,11 @@
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
-use totoro_api::decide::{
-    Lease, Plan, PortId, Standing, Wish, lease_room, read_proxy, session_room,
-};
+use totoro_api::decide::{Lease, Plan, Wish, lease_room, read_proxy, session_room};
 use totoro_api::wire::event::{Subject, kind};
 use totoro_api::wire::plugin::{Answer, CloseProxy, NewProxy, User};
 use totoro_api::{Reason, Refusal};
 
-use super::book::Seat;
 use super::desk::Desk;
 use super::policy::{Asker, Holding, over};
 use super::{ASKS, Frps, SessionId, answer_with, check_user, lock, named, read, refusal_of};
@@ -155,14 +152,27 @@ impl App {
             };
             return Ok((port, plan));
         };
-        room(desk, body, &session, standing, &node.public_max, instead_of)?;
+        let id = (asked.protocol, port);
+        if session.idle_ms.is_some() {
+            // It had given up its place.
+            let others = desk.connected_but(&body.user.run_id);
+            let most = standing.limits.max_clients;
+            session_room(&session.tenant, most, &node.public_max, &others)?;
+        }
+        lease_room(
+            &session.tenant,
+            standing.limits.max_proxies,
+            &node.public_max,
+            &desk.ports,
+            (id, instead_of),
+            desk.now_ms,
+        )?;
         if let Some(old) = instead_of {
             desk.release(old, "moved")?;
         }
         let names = (&*body.proxy_name, &*asked.name);
         let of = (&*session.tenant, &*body.user.run_id);
         let lease = Lease::new(desk.next_lease(), of, names, desk.now_ms);
-        let id = (asked.protocol, port);
         desk.tell_lease(&lease.opened(id, session.as_holder()))?;
         desk.open_lease(id, lease)?;
         desk.wake(&body.user.run_id)?;
@@ -274,25 +284,6 @@ impl App {
             Err(failure) => Answer::refuse(&refusal_of(failure)),
         }
     }
-}
-
-/// Ceilings of anonymous tenants; and of sessions, where this one had given up its place.
-fn room(
-    desk: &Desk<'_, '_>,
-    body: &NewProxy,
-    session: &Seat,
-    standing: &Standing,
-    max: &totoro_api::wire::push::PublicMax,
-    instead_of: Option<PortId>,
-) -> Result<(), Refusal> {
-    if session.idle_ms.is_some() {
-        let others = desk.connected_but(&body.user.run_id);
-        session_room(&session.tenant, standing.limits.max_clients, max, &others)?;
-    }
-    let leases = desk.ports.leases().iter();
-    let others = leases.filter(|(port, _)| Some(**port) != instead_of);
-    let others: Vec<&str> = others.map(|(_, lease)| &*lease.tenant).collect();
-    lease_room(&session.tenant, standing.limits.max_proxies, max, &others)
 }
 
 /// One proxy of one session.

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures_executor::block_on;
+use totoro_api::decide::Lease;
+use totoro_api::wire::event::{Subject, kind};
 use totoro_api::wire::push::InviteState::Active;
 
 use super::world::{On, World, tcp, world};
@@ -201,6 +203,50 @@ fn a_number_is_not_used_twice_though_its_lease_ended_before_the_disk_failed() {
     world.desk.tick();
     let world = world.restart();
     assert_eq!(world.desk.lock().numbers.lease, number + 1);
+}
+
+#[test]
+fn what_began_and_ended_before_the_disk_failed_is_told_of_from_its_beginning() {
+    let world = tenants();
+    let on = world.on("t0", ("192.0.2.1:1", 1));
+    let port = tcp(20_000);
+    let mut inner = world.desk.lock();
+    let number = inner.numbers.lease;
+    let lease = Lease::new(number, ("t0", &on.run_id), ("t0.web", "web"), 5);
+    let mut begins = Changes::default();
+    let subject = Subject {
+        kind: kind::PROXY_OPENED.to_owned(),
+        ..Subject::default()
+    };
+    begins.tell(5, &subject);
+    let undo = UndoneLease {
+        port,
+        number,
+        waiting: inner.ports.open(port, lease),
+    };
+    world.desk.grant(&mut inner, begins, Undo::Lease(undo));
+    let mut ends = Changes::default();
+    world.desk.release(&mut inner, port, "closed", &mut ends, 6);
+    world.desk.flush(&mut inner, ends);
+    world.disk.store(true, Ordering::Relaxed);
+    assert!(world.desk.settled(inner).is_err());
+    world.disk.store(false, Ordering::Relaxed);
+    world.desk.tick();
+    let kinds: Vec<String> = world.told().into_iter().map(|of| of.subject.kind).collect();
+    let last = &kinds[kinds.len() - 2..];
+    assert_eq!(last, [kind::PROXY_OPENED, kind::PROXY_CLOSED]);
+}
+
+#[test]
+fn of_a_login_that_is_taken_back_no_end_is_left() {
+    let world = tenants();
+    let ticket = world.ticket("t0");
+    world.disk.store(true, Ordering::Relaxed);
+    let refused = world.login("t0", &ticket, "", ("192.0.2.1:1", 1));
+    assert_eq!(refused.unwrap_err(), "internal");
+    world.disk.store(false, Ordering::Relaxed);
+    world.desk.tick();
+    assert_eq!(world.desk.lock().ends.due(i64::MAX).next(), None);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 
+use totoro_api::ports::Pool;
 use totoro_api::wire::event::kind;
 use totoro_api::wire::push::InviteState::{Active, Revoked};
 use totoro_ebpf::abi;
@@ -179,4 +180,21 @@ fn refusals_cost_no_disk_write_each_and_no_flood_of_events() {
     assert_eq!(refused.len(), 2, "one for each reason, whatever the names");
     let count = |n: usize| refused[n].subject.detail["count"].as_u64().unwrap();
     assert_eq!(count(0) + count(1), 100);
+}
+
+#[test]
+fn what_the_canary_found_is_believed_until_it_was_tried_again() {
+    let mut world = world();
+    world.push(&[("a", Active)]);
+    // This kernel refuses nobody.
+    assert!(!world.desk.try_canary() && !world.desk.try_canary());
+    assert!(world.desk.canary_problem().is_some());
+    // No port is left to try it on.
+    world.node.pool = Pool::default();
+    world.push(&[("a", Active)]);
+    assert!(!world.desk.try_canary());
+    assert!(world.desk.canary_problem().is_some());
+    let ticket = world.ticket("a");
+    let refused = world.login("a", &ticket, "", ("192.0.2.1:1", 1));
+    assert_eq!(refused.unwrap_err(), "internal");
 }

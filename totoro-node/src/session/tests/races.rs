@@ -283,3 +283,20 @@ fn a_change_that_passes_a_ticket_by_judges_it_though_it_does_not_name_it() {
     assert_eq!(ends(&world), ["removed"]);
     assert_eq!(tenants(&world), ["b"]);
 }
+
+#[test]
+fn a_ban_while_a_login_is_judged_holds() {
+    let mut world = world();
+    world.push(&[("a", Active)]);
+    for n in 1..=100_u8 {
+        let ticket = world.ticket("a");
+        let (client, prefix) = (format!("203.0.113.{n}:1"), format!("203.0.113.{n}/32"));
+        std::thread::scope(|scope| {
+            scope.spawn(|| world.login("a", &ticket, "", (&client, u64::from(n))));
+            scope.spawn(|| world.desk.ban(prefix.parse().unwrap(), None).unwrap());
+        });
+        world.desk.tick();
+        let lines = world.desk.sessions();
+        assert!(lines.iter().all(|line| !line.connected), "{n}: {lines:?}");
+    }
+}

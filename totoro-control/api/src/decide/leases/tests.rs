@@ -133,6 +133,52 @@ fn a_port_waits_for_its_proxy_then_cools_then_is_free() {
 }
 
 #[test]
+fn who_moves_on_and_on_does_not_have_the_whole_pool_cool_down() {
+    let pool = Pool {
+        tcp: "20000-20099".parse().unwrap(),
+        ..Pool::default()
+    };
+    let (mut ports, mut now_ms) = (Ports::default(), 1_000);
+    let mut ask = |port, now_ms| {
+        let asked = Asked {
+            name: "web".to_owned(),
+            protocol: Protocol::Tcp,
+            port: Some(port),
+        };
+        let wish = Wish {
+            tenant: "a",
+            run_id: "r",
+            wire: "a.web",
+            asked: &asked,
+            limits: &limits(),
+            pool: &pool,
+            start: 0,
+            now_ms,
+        };
+        let plan = ports.plan(wish, |_| false).map_err(|no| no.reason)?;
+        if let Plan::Open { port, instead_of } = plan {
+            if let Some(old) = instead_of {
+                ports.close(old, now_ms, PATIENCE).unwrap();
+            }
+            let lease = Lease::new(1, ("a", "r"), ("a.web", "web"), now_ms);
+            ports.open((Protocol::Tcp, port), lease);
+        }
+        Ok(())
+    };
+    // Twice as many as it may have proxies, and eight.
+    let most = 20000 + MAX_PROXIES as u16 * 2 + 8;
+    for port in 20000..most {
+        assert_eq!(ask(port, now_ms), Ok(()), "{port}");
+    }
+    assert_eq!(ask(most, now_ms), Err(Reason::RateLimited));
+    assert_eq!(ask(20003, now_ms), Ok(()), "what waits for it is its own");
+    now_ms += PATIENCE.reserve_ms + PATIENCE.cool_ms - 1;
+    assert_eq!(ask(most, now_ms), Err(Reason::RateLimited));
+    now_ms += 1;
+    assert_eq!(ask(most, now_ms), Ok(()), "the others are free again");
+}
+
+#[test]
 fn the_last_port_is_remembered_while_it_is_free() {
     let mut table = Table::new();
     assert_eq!(table.ask("a", "web", Some(20004)), Ok(20004));

@@ -1,0 +1,45 @@
+//! Ports that nobody leases now, and that not everybody may have yet.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// A port that nobody leases now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// Who had it last.
+    pub tenant: Arc<str>,
+    /// For which proxy.
+    pub name: Box<str>,
+    /// Of which session.
+    #[serde(default)]
+    pub run_id: Arc<str>,
+    /// Until when it waits for that proxy, Unix ms.
+    pub reserved_ms: i64,
+    /// Until when no other tenant may have it, Unix ms.
+    pub cooling_ms: i64,
+}
+
+impl Waiting {
+    /// Whether no other tenant may have the port yet.
+    pub(super) const fn cools(&self, now_ms: i64) -> bool {
+        now_ms < self.cooling_ms
+    }
+}
+
+/// Ports that may be nobody else's because of a tenant that may have so many proxies: those that it leases,
+/// and those that cool down. A restart under other names takes each proxy another port, and who tries out
+/// where to be takes some more; without a bound one frpc that moves its proxy on and on would have the
+/// whole pool cool down.
+pub(in crate::decide) const fn most_kept(max_proxies: u32) -> usize {
+    (max_proxies as usize).saturating_mul(2).saturating_add(8)
+}
+
+/// How long ports wait and cool, ms.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For their last proxy.
+    pub reserve_ms: i64,
+    /// After that, for no other tenant.
+    pub cool_ms: i64,
+}
