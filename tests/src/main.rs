@@ -118,6 +118,7 @@ fn main() -> ExitCode {
             logins::play(Duration::from_secs(10))?;
             readers::play(readers::Played {
                 readers: 1000,
+                allowed: 85,
                 rounds: 9,
                 mib: 512,
             })?;

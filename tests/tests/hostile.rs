@@ -46,6 +46,7 @@ fn readers_that_read_nothing_are_held_to_their_limit_and_a_neighbour_is_served()
     if lab::skip("readers_that_read_nothing").is_some() {
         let played = readers::Played {
             readers: 60,
+            allowed: 30,
             rounds: 1,
             mib: 8,
         };

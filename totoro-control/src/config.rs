@@ -182,7 +182,7 @@ impl Config {
     }
 
     /// Reads and checks a file with these settings over it; relative paths in the file become
-    /// relative to the caller.
+    /// absolute.
     ///
     /// # Errors
     /// When it cannot be read, parsed or held to.
@@ -194,7 +194,8 @@ impl Config {
             over.over(&mut table)?;
             parsed(path, table.try_into())?
         };
-        let dir = path.parent().unwrap_or(Path::new("."));
+        let mut dir = std::path::absolute(path).map_err(|source| unreadable(path, source))?;
+        dir.pop();
         config.data_dir = dir.join(&config.data_dir);
         config.secrets_dir = dir.join(&config.secrets_dir);
         if let Some(tls) = &mut config.tls {
@@ -293,8 +294,9 @@ impl Config {
             public,
             wrong_key,
             wrong_code,
+            events,
         } = self.rate;
-        if [resolve, token, public, wrong_key, wrong_code].contains(&0) {
+        if [resolve, token, public, wrong_key, wrong_code, events].contains(&0) {
             return bad("rate", "must not be 0".to_owned());
         }
         match self.audit.problem() {
@@ -305,10 +307,14 @@ impl Config {
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
-    std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+    std::fs::read_to_string(path).map_err(|source| unreadable(path, source))
+}
+
+fn unreadable(path: &Path, source: std::io::Error) -> ConfigError {
+    ConfigError::Read {
         path: path.to_owned(),
         source,
-    })
+    }
 }
 
 /// A file before it is held to any shape.

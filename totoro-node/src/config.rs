@@ -1,8 +1,8 @@
 //! Settings: `node.toml`, each also a flag and an environment variable.
 
+mod print;
 mod span;
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -118,11 +118,13 @@ settings! {
     server_addr: Vec<String>, "TOTORO_NODE_SERVER_ADDR";
 }
 
-/// The effective settings.
-#[derive(Clone, Debug, Serialize)]
+/// The effective settings; paths are absolute.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The control plane's address, without a final slash.
     pub control: String,
+    /// Whether it may be reached over plain HTTP.
+    pub insecure_http: bool,
     /// This node's id.
     pub node: String,
     /// The file with the node's key.
@@ -156,7 +158,6 @@ pub struct Config {
     /// frps's admin API.
     pub frps_admin: SocketAddr,
     /// Where `/metrics` is served beside its unix socket.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics_listen: Option<SocketAddr>,
     /// frps's `transport.tcpMux`.
     pub frps_tcp_mux: bool,
@@ -178,7 +179,6 @@ pub struct Config {
     pub server_addr: Vec<String>,
     /// Ports lent at enrolment.
     pub pool: Pool,
-    #[serde(skip)]
     sources: Vec<(&'static str, &'static str)>,
 }
 
@@ -192,8 +192,7 @@ impl Config {
             .with_context(|| format!("read {} (made by: totoro-node enroll)", path.display()))?;
         let file: Settings =
             toml::from_str(&text).with_context(|| format!("parse {}", path.display()))?;
-        let dir = path.parent().unwrap_or(Path::new(".")).to_owned();
-        Config::from_settings(given, file, &dir)
+        Config::from_settings(given, file, &dir_of(path)?)
     }
 
     /// The settings of a machine that is not enrolled yet, for its preflight: what is given, and
@@ -207,8 +206,7 @@ impl Config {
             node: Some(String::new()),
             ..Settings::default()
         };
-        let dir = path.parent().unwrap_or(Path::new(".")).to_owned();
-        Config::from_settings(given, nameless, &dir)
+        Config::from_settings(given, nameless, &dir_of(path)?)
     }
 
     /// The effective settings; relative paths are relative to `dir`.
@@ -226,7 +224,8 @@ impl Config {
             None => dir.join(default),
         };
         let control = all.control.with_context(|| missing("control"))?;
-        let control = check_control(&control, all.insecure_http.unwrap_or(false))?;
+        let insecure_http = all.insecure_http.unwrap_or(false);
+        let control = check_control(&control, insecure_http)?;
         let frps_admin = all.frps_admin.unwrap_or(([127, 0, 0, 1], 7500).into());
         let plugin_listen = all.plugin_listen.unwrap_or(([127, 0, 0, 1], 988).into());
         let listens = [("plugin_listen", plugin_listen), ("frps_admin", frps_admin)];
@@ -242,6 +241,7 @@ impl Config {
         );
         Ok(Config {
             control,
+            insecure_http,
             node: all.node.with_context(|| missing("node"))?,
             key_file: path(all.key_file, "node.key"),
             plugin_secret_file: path(all.plugin_secret_file, "plugin.secret"),
@@ -251,12 +251,13 @@ impl Config {
             run_dir: path(all.run_dir, "/run/totoro"),
             pin_root: path(all.pin_root, "/sys/fs/bpf/totoro"),
             cgroup: match all.cgroup {
-                Some(path) => path,
+                Some(path) => absolute(&path)?,
                 None => crate::machine::cgroup2_root().unwrap_or_else(|| "/sys/fs/cgroup".into()),
             },
             object: match all.object {
                 // Not one beside the settings: empty is the one that is built in.
-                Some(path) => path,
+                Some(path) if path.as_os_str().is_empty() => path,
+                Some(path) => absolute(&path)?,
                 None => crate::kernel::object::find(),
             },
             interfaces_found: all.interfaces.is_none(),
@@ -283,19 +284,6 @@ impl Config {
         })
     }
 
-    /// The effective settings as TOML, with where each comes from.
-    ///
-    /// # Errors
-    /// They can't be written as TOML.
-    pub fn print(&self) -> Result<String> {
-        let mut text = toml::to_string(self).context("write the settings as TOML")?;
-        text.push('\n');
-        for (name, source) in &self.sources {
-            writeln!(text, "# {name}: {source}").context("write")?;
-        }
-        Ok(text)
-    }
-
     /// The socket that serves `/metrics`.
     #[must_use]
     pub fn metrics_socket(&self) -> PathBuf {
@@ -307,6 +295,17 @@ impl Config {
     pub fn local_socket(&self) -> PathBuf {
         self.run_dir.join("node.sock")
     }
+}
+
+/// Where a settings' file is. What is made from it is used in other places, and by other programs.
+fn dir_of(file: &Path) -> Result<PathBuf> {
+    let mut dir = absolute(file)?;
+    dir.pop();
+    Ok(dir)
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("find {}", path.display()))
 }
 
 /// The control plane's address, checked: keys and tickets travel there.

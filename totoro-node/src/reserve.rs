@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 use totoro_api::ports::{Pool, PortRange, PortSet, Protocol};
 
 const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
-/// What this node added to the list, so that `uninstall` takes back that and nothing else.
+/// What this node added to the list, and in which boot, so that `uninstall` takes back that and nothing else: what
+/// is on the list of a later boot, somebody else has put there.
 const ADDED: &str = "reserved-ports";
 
 fn both(pool: &Pool) -> PortSet {
@@ -46,10 +47,15 @@ fn write(ports: &PortSet) -> Result<()> {
 fn added(state_dir: &Path) -> Result<PortSet> {
     let path = state_dir.join(ADDED);
     match std::fs::read_to_string(&path) {
-        Ok(text) => text
-            .trim()
-            .parse()
-            .with_context(|| format!("understand {}", path.display())),
+        Ok(text) => {
+            let mut words = text.split_whitespace();
+            let (ports, boot) = (words.next().unwrap_or_default(), words.next());
+            if boot.is_some_and(|boot| boot != crate::machine::boot_id()) {
+                return Ok(PortSet::default());
+            }
+            let ports = ports.parse();
+            ports.with_context(|| format!("understand {}", path.display()))
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(PortSet::default()),
         Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
     }
@@ -89,7 +95,8 @@ pub fn reserve(pool: &Pool, state_dir: &Path) -> Result<()> {
     }
     // Noted first: a note too much takes back a port that nobody reserved, which does no harm.
     let ours = join(&added(state_dir)?, &without(&wanted, &before));
-    crate::secret::write_mode(&state_dir.join(ADDED), &ours.to_string(), 0o644)?;
+    let note = format!("{ours} {}", crate::machine::boot_id());
+    crate::secret::write_mode(&state_dir.join(ADDED), &note, 0o644)?;
     let all = join(&before, &wanted);
     write(&all)?;
     tracing::info!(ports = %all, "reserved: the kernel picks none of the pool's ports for itself");
@@ -104,10 +111,14 @@ pub fn release(state_dir: &Path) -> Result<PortSet> {
     let ours = added(state_dir)?;
     if !ours.is_empty() {
         write(&without(&reserved()?, &ours))?;
-        let path = state_dir.join(ADDED);
-        std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
     }
-    Ok(ours)
+    let path = state_dir.join(ADDED);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", path.display()))
+        }
+        _ => Ok(ours),
+    }
 }
 
 #[cfg(test)]
@@ -164,6 +175,14 @@ mod tests {
             );
             assert_eq!(reserved().unwrap().to_string(), "53,20003");
             assert!(release(&state).unwrap().is_empty());
+
+            // In another boot the list was somebody else's.
+            std::fs::write(state.join(ADDED), "20000-20019 another-boot").unwrap();
+            write(&"53,20000-20019".parse().unwrap()).unwrap();
+            reserve(&pool, &state).unwrap();
+            assert!(release(&state).unwrap().is_empty());
+            assert!(!state.join(ADDED).exists(), "and the note goes");
+            assert_eq!(reserved().unwrap().to_string(), "53,20000-20019");
         });
         done.join().unwrap();
     }

@@ -79,7 +79,11 @@ pub fn write(path: &Path, content: &str) -> Result<()> {
 /// # Errors
 /// The operation on the path.
 pub fn write_mode(path: &Path, content: &str, mode: u32) -> Result<()> {
-    let parent = path.parent().context("a file has a directory")?;
+    let parent = match path.parent().context("a file has a directory")? {
+        // Of a bare name: where we are.
+        parent if parent.as_os_str().is_empty() => Path::new("."),
+        parent => parent,
+    };
     let name = path
         .file_name()
         .context("a file has a name")?
@@ -160,6 +164,16 @@ mod tests {
         );
         write(&path, " \n").unwrap();
         assert!(read(&path).is_err());
+    }
+
+    #[test]
+    fn a_bare_name_is_written_where_we_are() {
+        // The whole process has one working directory, so the file goes into the crate's, and away.
+        let name = format!(".bare-{}", std::process::id());
+        let written = write(Path::new(&name), "s3cret");
+        let there = fs::remove_file(&name);
+        written.unwrap();
+        there.unwrap();
     }
 
     #[test]

@@ -125,9 +125,16 @@ impl Daemons {
         let settings = control_dir.join("control.toml");
         let mut table: toml::Table =
             toml::from_str(&fs::read_to_string(&settings).unwrap()).unwrap();
-        // Everybody here is one address.
+        // Everybody here is one address, and one node tells of everything.
         let most = toml::Value::Integer(i64::from(u32::MAX));
-        let names = ["resolve", "token", "public", "wrong_key", "wrong_code"];
+        let names = [
+            "resolve",
+            "token",
+            "public",
+            "wrong_key",
+            "wrong_code",
+            "events",
+        ];
         let rate = names.map(|name| (name.to_owned(), most.clone()));
         let rate = toml::Value::Table(rate.into_iter().collect());
         table.insert("rate".to_owned(), rate);

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use totoro_api::Reason;
 use totoro_api::ticket::rfc3339;
-use totoro_api::wire::ban::{BanEntry, BanPage, NewBan};
+use totoro_api::wire::ban::{BanEntry, BanPage, NewBan, canonical};
 use totoro_api::wire::event::kind;
 
 use super::idempotency::{Idempotency, KEPT_S, Seen, WHOLE};
@@ -88,18 +88,25 @@ impl App {
     /// Lifts a ban.
     ///
     /// # Errors
-    /// `not_found`.
+    /// `not_found`; `conflict`.
     pub async fn lift_ban(
         &self,
         caller: &Caller,
         node: Option<&str>,
         id: &str,
+        request: Option<Idempotency<'_>>,
     ) -> Result<(), Failure> {
+        Self::checked_key(request)?;
         let (node, prefix_key) = self.ban_scope(caller, node)?;
         let at = format!("{prefix_key}{}", checked_id(id)?);
-        let now_ms = self.now_ms();
-        self.transact(|tx| {
-            let record = tx.get::<BanRecord>(&at)?.ok_or(Reason::NotFound)?.value;
+        let (now, now_ms) = (self.now(), self.now_ms());
+        let scope = node.as_deref().unwrap_or(WHOLE);
+        let lifting = self.transact(|tx| {
+            let found = tx.get::<BanRecord>(&at)?;
+            if self.repeated(tx, scope, request, id, now)? {
+                return Ok(());
+            }
+            let record = found.ok_or(Reason::NotFound)?.value;
             tx.delete(&at);
             if let Some(until) = record.until {
                 tx.delete(key::ban_end(until, &at));
@@ -111,9 +118,9 @@ impl App {
                 event = event.node(node);
             }
             Ok(audit::record(tx, event, now_ms)?)
-        })
-        .await?;
-        if node.is_none() {
+        });
+        let ((), revision) = lifting.await?;
+        if node.is_none() && revision != 0 {
             self.tell_bans().await?;
         }
         Ok(())
@@ -207,13 +214,17 @@ fn view(record: BanRecord, node: Option<String>) -> BanEntry {
     }
 }
 
-/// An address or a prefix, host bits cleared.
+/// An address or a prefix, as [`canonical`] has it.
 fn read_prefix(text: &str) -> Result<IpNet, Failure> {
     let bad = || Failure::malformed("prefix: write an address or a prefix, like 192.0.2.0/24");
     let text = text.trim();
     let net = match text.parse::<std::net::IpAddr>() {
         Ok(address) => IpNet::from(address.to_canonical()),
-        Err(_) => text.parse::<IpNet>().map_err(|_| bad())?.trunc(),
+        Err(_) => canonical(text.parse().map_err(|_| bad())?).ok_or_else(|| {
+            Failure::malformed(
+                "prefix: it holds ::ffff:0:0/96, which is all of IPv4; write the IPv4 prefix",
+            )
+        })?,
     };
     let shortest = match net {
         IpNet::V4(_) => MIN_PREFIX.0,
@@ -236,6 +247,24 @@ mod tests {
         assert_eq!(read("192.0.2.7/24").as_deref(), Some("192.0.2.0/24"));
         assert_eq!(read("::ffff:192.0.2.7").as_deref(), Some("192.0.2.7/32"));
         assert_eq!(read("2001:db8::1/48").as_deref(), Some("2001:db8::/48"));
+        let mapped = [
+            ("::ffff:203.0.113.9/120", "203.0.113.0/24"),
+            ("::ffff:203.0.113.9/128", "203.0.113.9/32"),
+            ("::ffff:203.0.113.9/104", "203.0.0.0/8"),
+            ("::fffe:0:0/96", "::fffe:0:0/96"),
+            ("::1/128", "::1/128"),
+        ];
+        for (text, expected) in mapped {
+            assert_eq!(read(text).as_deref(), Some(expected), "{text}");
+        }
+        for bad in [
+            "::ffff:0:0/96",
+            "::ffff:203.0.113.9/103",
+            "::ffff:0:0/95",
+            "::/16",
+        ] {
+            assert_eq!(read(bad), None, "{bad:?}");
+        }
         for bad in ["", "0.0.0.0/0", "::/0", "192.0.2.7/33", "example.org"] {
             assert_eq!(read(bad), None, "{bad:?}");
         }

@@ -1,6 +1,7 @@
 //! Requests with an Idempotency-Key: a repeat answers what the first one did, for 24 hours. The
 //! code or token that such a request makes is derived, so it can be told again though only its hash
-//! is kept. A key counts within its scope: the node that the request is about, or the whole.
+//! is kept. A change or removal is not made again, and the answer is what there is by then. A key
+//! counts within its scope: the node that the request is about, or the whole.
 
 use totoro_api::Reason;
 use totoro_api::code::InviteCode;
@@ -25,8 +26,33 @@ pub(super) const MAX_INDEX: u32 = 1000;
 pub struct Idempotency<'a> {
     /// The Idempotency-Key.
     pub key: &'a str,
-    /// What is asked, method and body: the same key with another is a conflict.
+    /// What is asked, of which version, and the body: the same key with another is a conflict.
     pub request: &'a str,
+}
+
+/// One that outlives who asks.
+pub(super) struct Owned {
+    key: String,
+    request: String,
+}
+
+impl From<Idempotency<'_>> for Owned {
+    fn from(lent: Idempotency<'_>) -> Self {
+        Owned {
+            key: lent.key.to_owned(),
+            request: lent.request.to_owned(),
+        }
+    }
+}
+
+impl Owned {
+    /// As it was.
+    pub(super) fn lend(&self) -> Idempotency<'_> {
+        Idempotency {
+            key: &self.key,
+            request: &self.request,
+        }
+    }
 }
 
 /// Whether a request is new.
@@ -70,6 +96,26 @@ impl App {
             return Err(Failure::refused(Reason::Conflict, detail));
         }
         Ok(Seen::Before(record))
+    }
+
+    /// Whether this change of something was made before. One that is new is remembered in the same
+    /// commit, so where it is refused it is not.
+    pub(super) fn repeated(
+        &self,
+        tx: &mut Tx<'_>,
+        scope: &str,
+        request: Option<Idempotency<'_>>,
+        changed: &str,
+        now: i64,
+    ) -> Result<bool, Failure> {
+        let Some(request) = request else {
+            return Ok(false);
+        };
+        if let Seen::Before(_) = self.seen(tx, scope, request, now)? {
+            return Ok(true);
+        }
+        self.remember(tx, scope, request, (changed, 0), now)?;
+        Ok(false)
     }
 
     /// A code that no invite has: derived where the request has a key, random where it has none.

@@ -1,5 +1,7 @@
 //! Invites: making one, showing one.
 
+use std::sync::Arc;
+
 use totoro_api::Reason;
 use totoro_api::code::InviteCode;
 use totoro_api::limits::Limits;
@@ -8,8 +10,10 @@ use totoro_api::wire::event::kind;
 use totoro_api::wire::invite::{Invite, NewInvite};
 use totoro_api::wire::push::InviteState;
 
-use super::idempotency::{Idempotency, Seen};
-use super::{App, Caller, Failure, checked_id, fields, node};
+use super::crowd::Room;
+use super::idempotency::{Idempotency, Owned, Seen};
+use super::transact::to_its_end;
+use super::{App, Caller, Failure, checked_id, fields, invite_over, node};
 use crate::audit;
 use crate::keys::new_id;
 use crate::push;
@@ -28,6 +32,21 @@ impl App {
     /// Malformed fields; `unsupported` when the node cannot enforce a limit; `max_invites` when it has
     /// as many as it may have; `conflict`.
     pub async fn create_invite(
+        self: &Arc<Self>,
+        caller: &Caller,
+        new: &NewInvite,
+        request: Option<Idempotency<'_>>,
+    ) -> Result<Invite, Failure> {
+        let (app, caller, new) = (Arc::clone(self), caller.clone(), new.clone());
+        let request = request.map(Owned::from);
+        to_its_end(async move {
+            let request = request.as_ref().map(Owned::lend);
+            app.make_invite(&caller, &new, request).await
+        })
+        .await
+    }
+
+    async fn make_invite(
         &self,
         caller: &Caller,
         new: &NewInvite,
@@ -38,6 +57,7 @@ impl App {
         check_texts(&new.label, &new.note)?;
         let expires_at = fields::when("expires_at", new.expires_at.as_deref().unwrap_or(""))?;
         let (now, now_ms) = (self.now(), self.now_ms());
+        let mut room = None;
         let ((record, code), revision) = self
             .transact(|tx| {
                 if let Some(request) = request
@@ -49,7 +69,10 @@ impl App {
                 let found = self.node_held(tx, &node)?;
                 let node = found.ok_or(Reason::NodeUnknown)?;
                 self.check_limits(&node, &new.limits)?;
-                self.has_room_for(&node.id, 1)?;
+                // Kept for when others were first.
+                if room.is_none() {
+                    room = Some(self.room_for(&node.id, 1)?);
+                }
                 let (code, hash, index) = self.free_code(tx, &node.id, request)?;
                 let record = first_record(new, &node.id, hash, now, expires_at);
                 put_new(tx, caller, &record, now_ms)?;
@@ -64,7 +87,7 @@ impl App {
         let version = if revision == 0 {
             self.invite_record(caller, &record.id)?.revision
         } else {
-            self.crowd.joined(&record.node, 1);
+            room.into_iter().for_each(Room::filled);
             revision
         };
         Ok(view(
@@ -184,7 +207,7 @@ pub(super) fn put_new(
         format!("{}{}", key::invites_of(&record.node), record.id),
         &(),
     )?;
-    write(tx, None, record)?;
+    write(tx, None, record, now_ms / 1000)?;
     let detail = serde_json::json!({ "label": record.label, "limits": record.limits });
     let event = caller.author.event(kind::INVITE_CREATED);
     let event = event.node(&record.node).invite(&record.id).detail(detail);
@@ -196,8 +219,9 @@ pub(super) fn put_invite(
     tx: &mut Tx<'_>,
     before: Option<&InviteRecord>,
     record: &InviteRecord,
+    now: i64,
 ) -> Result<(), Failure> {
-    write(tx, before, record)?;
+    write(tx, before, record, now)?;
     Ok(push::touch(
         tx,
         &record.node,
@@ -206,21 +230,29 @@ pub(super) fn put_invite(
 }
 
 /// Writes an invite and moves the mark of its end. The mark of an end that stays as
-/// it was is left alone: once that has come, its mark is gone and its event told.
+/// it was is left alone: once that has come, its mark is gone and its event told. So it is where an
+/// invite was expired and still is: another mark would tell it twice, and only when it is to be
+/// forgotten is another time.
 fn write(
     tx: &mut Tx<'_>,
     before: Option<&InviteRecord>,
     record: &InviteRecord,
+    now: i64,
 ) -> Result<(), Failure> {
     tx.put(key::invite(&record.id), record)?;
+    let expired = |record: &InviteRecord| record.state_at(now) == InviteState::Expired;
     let end_before = before.and_then(|before| before.expires_at);
-    if end_before != record.expires_at {
-        if let Some(at) = end_before {
-            tx.delete(key::expiry(at, &record.id));
-        }
-        if let Some(at) = record.expires_at {
-            tx.put(key::expiry(at, &record.id), &())?;
-        }
+    if end_before == record.expires_at {
+        return Ok(());
+    }
+    if before.is_some_and(expired) && expired(record) {
+        return Ok(invite_over::over(tx, record, now)?);
+    }
+    if let Some(at) = end_before {
+        tx.delete(key::expiry(at, &record.id));
+    }
+    if let Some(at) = record.expires_at {
+        tx.put(key::expiry(at, &record.id), &())?;
     }
     Ok(())
 }

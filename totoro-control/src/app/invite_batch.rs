@@ -1,11 +1,15 @@
 //! Many invites in one request: all of them or none, and the node is told once.
 
+use std::sync::Arc;
+
 use totoro_api::Reason;
 use totoro_api::code::InviteCode;
 use totoro_api::wire::invite::{Invite, InvitePage, MAX_COUNT, NewInvite};
 
-use super::idempotency::{Idempotency, MAX_INDEX, Seen};
+use super::crowd::Room;
+use super::idempotency::{Idempotency, MAX_INDEX, Owned, Seen};
 use super::invite::{check_texts, first_record, put_new, view};
+use super::transact::to_its_end;
 use super::{App, Caller, Failure, fields};
 use crate::keys::random;
 use crate::push;
@@ -27,6 +31,22 @@ impl App {
     /// Malformed fields; `unsupported` when the node cannot enforce a limit; `max_invites` when it has
     /// as many as it may have; `conflict`.
     pub async fn create_invites(
+        self: &Arc<Self>,
+        caller: &Caller,
+        new: &NewInvite,
+        count: u32,
+        request: Option<Idempotency<'_>>,
+    ) -> Result<InvitePage, Failure> {
+        let (app, caller, new) = (Arc::clone(self), caller.clone(), new.clone());
+        let request = request.map(Owned::from);
+        to_its_end(async move {
+            let request = request.as_ref().map(Owned::lend);
+            app.make_invites(&caller, &new, count, request).await
+        })
+        .await
+    }
+
+    async fn make_invites(
         &self,
         caller: &Caller,
         new: &NewInvite,
@@ -41,6 +61,7 @@ impl App {
         check_texts(&numbered(&new.label, count), &new.note)?;
         let expires_at = fields::when("expires_at", new.expires_at.as_deref().unwrap_or(""))?;
         let (now, now_ms) = (self.now(), self.now_ms());
+        let mut room = None;
         let (made, revision) = self
             .transact(|tx| {
                 if let Some(request) = request
@@ -52,7 +73,11 @@ impl App {
                 let found = tx.get::<NodeRecord>(&key::node(&node.id))?;
                 let node = found.ok_or(Reason::NodeUnknown)?.value;
                 self.check_limits(&node, &new.limits)?;
-                self.has_room_for(&node.id, usize::try_from(count).unwrap_or(usize::MAX))?;
+                // Kept for when others were first.
+                if room.is_none() {
+                    let count = usize::try_from(count).unwrap_or(usize::MAX);
+                    room = Some(self.room_for(&node.id, count)?);
+                }
                 let (first, codes) = self.free_codes(tx, &node.id, request, count)?;
                 let mut made = Vec::with_capacity(codes.len());
                 for (number, (code, hash)) in (1..).zip(codes) {
@@ -77,7 +102,7 @@ impl App {
             })
             .await?;
         if revision != 0 {
-            self.crowd.joined(&node.id, made.len());
+            room.into_iter().for_each(Room::filled);
         }
         let shown = |(code, mut record): (InviteCode, Record<InviteRecord>)| -> Invite {
             // Nothing was committed when the request was a repeat: each has its own version then.

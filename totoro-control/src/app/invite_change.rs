@@ -26,6 +26,17 @@ pub enum IfMatch {
 }
 
 impl IfMatch {
+    /// Whether the caller said it at all: a repeat has to be as complete as the first one.
+    ///
+    /// # Errors
+    /// [`Failure::Unconditional`].
+    pub fn said(self, current: u64) -> Result<(), Failure> {
+        match self {
+            IfMatch::Absent => Err(Failure::Unconditional { current }),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether the caller saw the current version.
     ///
     /// # Errors
@@ -44,14 +55,17 @@ impl App {
     /// Changes an invite; what is absent stays. Lowered limits refuse new and cut nothing.
     ///
     /// # Errors
-    /// `not_found`; a stale or missing version; malformed fields; `invite_revoked`, which is final.
+    /// `not_found`; a stale or missing version; malformed fields; `invite_revoked`, which is final;
+    /// `conflict`.
     pub async fn change_invite(
         &self,
         caller: &Caller,
         id: &str,
         version: IfMatch,
         change: &ChangeInvite,
+        request: Option<Idempotency<'_>>,
     ) -> Result<Invite, Failure> {
+        Self::checked_key(request)?;
         check_texts(
             change.label.as_deref().unwrap_or(""),
             change.note.as_deref().unwrap_or(""),
@@ -72,6 +86,10 @@ impl App {
         let (before_revision, revision) = self
             .transact(|tx| {
                 let found = self.get_invite(tx, caller, id)?;
+                version.said(found.revision)?;
+                if self.repeated(tx, &found.value.node, request, id, now)? {
+                    return Ok(found.revision);
+                }
                 version.check(found.revision)?;
                 let before = found.value;
                 if before.state == InviteState::Revoked {
@@ -85,7 +103,7 @@ impl App {
                 if after == before {
                     return Ok(found.revision);
                 }
-                put_invite(tx, Some(&before), &after)?;
+                put_invite(tx, Some(&before), &after, now)?;
                 let kind = match (before.state, after.state) {
                     (InviteState::Active, InviteState::Paused) => kind::INVITE_PAUSED,
                     (InviteState::Paused, InviteState::Active) => kind::INVITE_RESUMED,
@@ -108,16 +126,22 @@ impl App {
     /// Revoking it again changes nothing.
     ///
     /// # Errors
-    /// `not_found`; a stale or missing version.
+    /// `not_found`; a stale or missing version; `conflict`.
     pub async fn revoke_invite(
         &self,
         caller: &Caller,
         id: &str,
         version: IfMatch,
+        request: Option<Idempotency<'_>>,
     ) -> Result<Invite, Failure> {
+        Self::checked_key(request)?;
         let (now, now_ms) = (self.now(), self.now_ms());
         self.transact(|tx| {
             let found = self.get_invite(tx, caller, id)?;
+            version.said(found.revision)?;
+            if self.repeated(tx, &found.value.node, request, id, now)? {
+                return Ok(());
+            }
             version.check(found.revision)?;
             let mut record = found.value;
             if record.state == InviteState::Revoked {
@@ -163,10 +187,7 @@ impl App {
                 let found = self.get_invite(tx, caller, id)?;
                 let before = found.value;
                 let (mut record, node) = (before.clone(), before.node.clone());
-                // A repeat has to be as complete as the first one.
-                if version == IfMatch::Absent {
-                    version.check(found.revision)?;
-                }
+                version.said(found.revision)?;
                 if let Some(request) = request
                     && let Seen::Before(seen) = self.seen(tx, &node, request, now)?
                 {
@@ -182,7 +203,7 @@ impl App {
                 tx.put(key::code(&hash), &record.id)?;
                 record.code = hash;
                 record.epoch += 1;
-                put_invite(tx, Some(&before), &record)?;
+                put_invite(tx, Some(&before), &record, now)?;
                 if let Some(request) = request {
                     self.remember(tx, &node, request, (id, index), now)?;
                 }

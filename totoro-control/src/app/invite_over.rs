@@ -1,16 +1,13 @@
 //! Invites that are over: named to their node for a month, so that whoever comes with one is told why;
-//! then forgotten, but for the trail. And how many a node may have.
+//! then forgotten, but for the trail.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use totoro_api::Reason;
+use std::collections::BTreeMap;
 
 use super::janitor::MAX_DUE;
 use super::{App, Failure};
 use crate::push::{self, REMEMBER_S};
 use crate::records::{Change, InviteRecord, NodeRecord, key};
-use crate::store::{Range, StoreError, Tx, names, prefix_end};
+use crate::store::{Range, StoreError, Tx, prefix_end};
 
 /// Set once all invites that are over have their mark: earlier versions made none.
 const MARKED: &str = "invites_over_marked";
@@ -25,66 +22,7 @@ pub(super) fn over(tx: &mut Tx<'_>, record: &InviteRecord, now: i64) -> Result<(
     tx.put(key::invite_over(at + REMEMBER_S + 1, &record.id), &())
 }
 
-/// How many invites each node has, counted when first asked for.
-#[derive(Default)]
-pub(super) struct Crowd(Mutex<Counts>);
-
-#[derive(Default)]
-struct Counts {
-    of: HashMap<String, usize>,
-    /// How often something was forgotten: what was counted across that is not kept.
-    forgotten: u64,
-}
-
-impl Crowd {
-    fn lock(&self) -> MutexGuard<'_, Counts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes that a node has so many more.
-    pub(super) fn joined(&self, node: &str, more: usize) {
-        if let Some(count) = self.lock().of.get_mut(node) {
-            *count += more;
-        }
-    }
-
-    /// Has a node counted anew, when it is asked for.
-    pub(super) fn forget(&self, node: &str) {
-        let mut counts = self.lock();
-        counts.of.remove(node);
-        counts.forgotten += 1;
-    }
-}
-
 impl App {
-    /// Whether a node may have `more` invites. Requests under way are not counted: as many may come
-    /// on top.
-    pub(super) fn has_room_for(&self, node: &str, more: usize) -> Result<(), Failure> {
-        let most = usize::try_from(self.config.invites_per_node).unwrap_or(usize::MAX);
-        let count = self.invites_counted(node)?;
-        if count.saturating_add(more) <= most {
-            return Ok(());
-        }
-        let detail = format!("the node has {count} invites of at most {most} (invites_per_node)");
-        Err(Failure::refused(Reason::MaxInvites, detail))
-    }
-
-    fn invites_counted(&self, node: &str) -> Result<usize, Failure> {
-        let forgotten = {
-            let counts = self.crowd.lock();
-            if let Some(count) = counts.of.get(node) {
-                return Ok(*count);
-            }
-            counts.forgotten
-        };
-        let count = names(&*self.store, &key::invites_of(node))?.len();
-        let mut counts = self.crowd.lock();
-        if counts.forgotten != forgotten {
-            return Ok(count);
-        }
-        Ok(*counts.of.entry(node.to_owned()).or_insert(count))
-    }
-
     /// Forgets invites that were over for long enough. The entries of their codes stay: a code that is
     /// derived from the same request again must not be one of them.
     pub(super) async fn forget_invites(&self) -> Result<(), Failure> {
@@ -169,12 +107,13 @@ impl App {
 
 #[cfg(test)]
 mod tests {
+    use totoro_api::Reason;
     use totoro_api::wire::invite::Invite;
 
     use super::*;
     use crate::app::invite_change::IfMatch;
     use crate::app::tests::Lab;
-    use crate::store::read;
+    use crate::store::{names, read};
 
     /// Moves the end of an invite, and its mark, back in time.
     async fn age(lab: &Lab, id: &str, seconds: i64) {
@@ -200,7 +139,9 @@ mod tests {
 
     async fn revoked(lab: &Lab, node: &str, request: &str) -> Invite {
         let invite = lab.invite(node, request).await;
-        let revoking = lab.app.revoke_invite(&lab.admin, &invite.id, IfMatch::Any);
+        let revoking = lab
+            .app
+            .revoke_invite(&lab.admin, &invite.id, IfMatch::Any, None);
         revoking.await.unwrap();
         invite
     }

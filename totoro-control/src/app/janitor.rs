@@ -250,3 +250,57 @@ impl App {
             .collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use totoro_api::ticket::rfc3339;
+    use totoro_api::wire::invite::ChangeInvite;
+
+    use super::*;
+    use crate::app::invite_change::IfMatch;
+    use crate::app::tests::Lab;
+    use crate::audit::{Ask, Filter};
+
+    #[tokio::test]
+    async fn an_end_is_told_once_wherever_in_the_past_it_is_moved() {
+        let lab = Lab::new().await;
+        let node = lab.node("n1").await;
+        let id = &lab.invite(&node, "a").await.id;
+        let now = lab.app.now();
+        let told = async |offset: i64| {
+            let expires_at = Some(rfc3339(now + offset));
+            let change = ChangeInvite {
+                expires_at,
+                ..ChangeInvite::default()
+            };
+            let changing = lab
+                .app
+                .change_invite(&lab.admin, id, IfMatch::Any, &change, None);
+            changing.await.unwrap();
+            lab.app.expire_invites().await.unwrap();
+            let kind = Some(kind::INVITE_EXPIRED.to_owned());
+            let ask = Ask {
+                filter: Filter {
+                    kind,
+                    ..Filter::default()
+                },
+                limit: 10,
+                ..Ask::default()
+            };
+            lab.app.trail.page(ask).await.unwrap().events.len()
+        };
+        // A month after its end it is to be forgotten.
+        let due = |offset: i64| {
+            let at = key::invite_over(now + offset + push::REMEMBER_S + 1, id);
+            lab.app.store.revision(at.as_bytes()).unwrap().is_some()
+        };
+        for offset in [-100, -50, -200] {
+            assert_eq!(told(offset).await, 1, "{offset}");
+            assert!(due(offset), "{offset}");
+        }
+        // Each life has its end.
+        assert_eq!(told(3600).await, 1);
+        assert_eq!(told(-10).await, 2);
+        assert_eq!(told(-20).await, 2);
+    }
+}

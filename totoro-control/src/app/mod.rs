@@ -5,6 +5,7 @@ pub mod ban;
 mod ban_index;
 pub mod callback;
 pub mod caller;
+mod crowd;
 mod decoded;
 pub mod enrol;
 pub mod events;
@@ -63,6 +64,7 @@ use crate::store::{Store, StoreError};
 
 use self::ban_index::BanIndex;
 use self::callback::Callback;
+use self::crowd::Crowd;
 use self::decoded::Decoded;
 use self::listing::Unreached;
 use self::live::Live;
@@ -87,8 +89,8 @@ pub struct App {
     ring: RwLock<KeyRing>,
     /// What nodes reported last.
     live: Live,
-    /// How many invites each node has.
-    crowd: invite_over::Crowd,
+    /// How many invites each node has, and is about to have.
+    crowd: Crowd,
     /// Nodes that have used a new key, whose old one is still to be removed from the store.
     retired: Retired,
     /// Why addresses of public nodes are not reached.
@@ -151,7 +153,7 @@ impl App {
             secret,
             ring,
             live,
-            crowd: invite_over::Crowd::default(),
+            crowd: Crowd::default(),
             retired: Retired::default(),
             unreached: Unreached::default(),
             used: Used::default(),

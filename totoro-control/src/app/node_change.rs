@@ -4,6 +4,7 @@ use totoro_api::Reason;
 use totoro_api::wire::event::kind;
 use totoro_api::wire::node::{ChangeNode, ChangeSelf, Node};
 
+use super::idempotency::{Idempotency, WHOLE};
 use super::invite_change::IfMatch;
 use super::{App, Caller, Failure, Reach, node};
 use crate::audit;
@@ -14,19 +15,30 @@ impl App {
     /// Changes a node; what is absent stays.
     ///
     /// # Errors
-    /// `not_found`, a stale or missing version, malformed fields.
+    /// `not_found`, a stale or missing version, malformed fields, `conflict`.
     pub async fn change_node(
         &self,
         caller: &Caller,
         id: &str,
         version: IfMatch,
         change: &ChangeNode,
+        request: Option<Idempotency<'_>>,
     ) -> Result<Node, Failure> {
-        let now_ms = self.now_ms();
+        Self::checked_key(request)?;
+        // What lenders call their requests is nothing to each other.
+        let scope = match caller.reach {
+            Reach::Node(_) => id,
+            Reach::All => WHOLE,
+        };
+        let (now, now_ms) = (self.now(), self.now_ms());
         self.transact(|tx| {
             let found = tx
                 .get::<NodeRecord>(&key::node(id))?
                 .ok_or(Reason::NotFound)?;
+            version.said(found.revision)?;
+            if self.repeated(tx, scope, request, id, now)? {
+                return Ok(());
+            }
             version.check(found.revision)?;
             let before = found.value;
             let after = apply(before.clone(), change);
@@ -53,15 +65,16 @@ impl App {
     /// Changes what a lender may change of the own node; what is absent stays.
     ///
     /// # Errors
-    /// A stale or missing version, malformed fields.
+    /// A stale or missing version, malformed fields, `conflict`.
     pub async fn change_self(
         &self,
         caller: &Caller,
         version: IfMatch,
         change: ChangeSelf,
+        request: Option<Idempotency<'_>>,
     ) -> Result<Node, Failure> {
         let node = caller.node(None)?;
-        self.change_node(caller, node, version, &change.into())
+        self.change_node(caller, node, version, &change.into(), request)
             .await
     }
 }

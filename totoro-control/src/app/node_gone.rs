@@ -7,6 +7,7 @@ use totoro_api::Reason;
 use totoro_api::wire::event::kind;
 use totoro_api::wire::push::InviteState;
 
+use super::idempotency::{Idempotency, WHOLE};
 use super::invite_change::IfMatch;
 use super::{App, Caller, Failure, callback, invite_over};
 use crate::audit::{self, Author};
@@ -23,16 +24,24 @@ impl App {
     /// nothing any more: to cut what lives, disable the node first.
     ///
     /// # Errors
-    /// `not_found`; a stale or missing version.
+    /// `not_found`; a stale or missing version; `conflict`.
     pub async fn delete_node(
         &self,
         caller: &Caller,
         id: &str,
         version: IfMatch,
+        request: Option<Idempotency<'_>>,
     ) -> Result<(), Failure> {
-        let now_ms = self.now_ms();
+        Self::checked_key(request)?;
+        let (now, now_ms) = (self.now(), self.now_ms());
         self.transact(|tx| {
             let found = tx.get::<NodeRecord>(&key::node(id))?;
+            if let Some(found) = &found {
+                version.said(found.revision)?;
+            }
+            if self.repeated(tx, WHOLE, request, id, now)? {
+                return Ok(());
+            }
             let found = found.ok_or(Reason::NotFound)?;
             version.check(found.revision)?;
             let node = found.value;
@@ -57,8 +66,6 @@ impl App {
             Ok(audit::record(tx, event.detail(detail), now_ms)?)
         })
         .await?;
-        self.live.forget(id);
-        self.crowd.forget(id);
         for _ in 0..AT_ONCE {
             if self.sweep(id).await? {
                 break;
@@ -80,6 +87,9 @@ impl App {
         let Some(gone) = read::<GoneRecord>(&*self.store, &key::gone(id))? else {
             return Ok(true);
         };
+        // With each piece: whoever deleted it may have hung up, and a heartbeat have come late.
+        self.live.forget(id);
+        self.crowd.forget(id);
         let GoneRecord { actor, request_id } = gone.value;
         let author = Author { actor, request_id };
         let of_node = key::invites_of(id);

@@ -8,6 +8,7 @@ use totoro_api::ticket::Revision;
 use totoro_api::wire::event::kind;
 use totoro_api::wire::session::{SessionEntry, SessionPage};
 
+use super::idempotency::Idempotency;
 use super::{App, Caller, Failure, Reach, checked_id};
 use crate::audit;
 use crate::push;
@@ -87,13 +88,16 @@ impl App {
     /// Ends a session, as soon as its node hears of it. Kicking it again changes nothing.
     ///
     /// # Errors
-    /// `not_found` when the node has not reported it; `rate_limited` past the kicks of one day.
+    /// `not_found` when the node has not reported it; `rate_limited` past the kicks of one day;
+    /// `conflict`.
     pub async fn kick(
         &self,
         caller: &Caller,
         node: Option<&str>,
         session: &str,
+        request: Option<Idempotency<'_>>,
     ) -> Result<(), Failure> {
+        Self::checked_key(request)?;
         let node = self.node_named(caller.node(node)?)?.value.id;
         let session = checked_id(session)?;
         let at = key::kick(&node, session);
@@ -101,7 +105,8 @@ impl App {
         // Behind what the node's frps has asked: beside it this would never be first.
         let _turn = self.desk_turn(&node).await;
         self.transact(|tx| {
-            if tx.get::<KickRecord>(&at)?.is_some() {
+            let kicked = tx.get::<KickRecord>(&at)?.is_some();
+            if self.repeated(tx, &node, request, session, now)? || kicked {
                 return Ok(());
             }
             let known = self.sessions_of(&node)?;

@@ -317,7 +317,7 @@ async fn a_ban_that_is_over_is_forgotten() {
     assert!(banned([192, 0, 2, 9]) && !banned([198, 51, 100, 1]));
     for id in names(&*lab.app.store, &prefix).unwrap() {
         lab.app
-            .lift_ban(&lab.admin, Some(&node), &id)
+            .lift_ban(&lab.admin, Some(&node), &id, None)
             .await
             .unwrap();
     }

@@ -200,11 +200,20 @@ impl App {
     /// Revokes a token: it opens nothing from now on.
     ///
     /// # Errors
-    /// `not_found`; `conflict` when nobody could make another after it.
-    pub async fn revoke_token(&self, caller: &Caller, id: &str) -> Result<(), Failure> {
-        let now_ms = self.now_ms();
+    /// `not_found`; `conflict`, also when nobody could make another after it.
+    pub async fn revoke_token(
+        &self,
+        caller: &Caller,
+        id: &str,
+        request: Option<Idempotency<'_>>,
+    ) -> Result<(), Failure> {
+        Self::checked_key(request)?;
+        let (now, now_ms) = (self.now(), self.now_ms());
         self.transact(|tx| {
             tx.get::<()>(key::TOKENS_TURN)?;
+            if self.repeated(tx, SCOPE, request, id, now)? {
+                return Ok(());
+            }
             let all = records::<AdminTokenRecord>(&*self.store, key::ADMIN_TOKENS)?;
             let lasts = |record: &AdminTokenRecord| {
                 record.scopes.contains(&TokenScope::All) && record.expires_at.is_none()

@@ -43,6 +43,24 @@ impl Turns {
     }
 }
 
+/// Runs to its end what follows a commit, though nobody waits for it any more: with a connection hyper
+/// drops the futures of its requests, and a client may hang up before its answer.
+///
+/// # Errors
+/// Those of `work`.
+pub(super) async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Failure>> + Send + 'static,
+) -> Result<T, Failure> {
+    match tokio::spawn(work).await {
+        Ok(done) => done,
+        Err(ended) => match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The process ends, and the store before it.
+            Err(_) => Err(StoreError::Closed.into()),
+        },
+    }
+}
+
 impl App {
     /// Runs a change until its commit is applied: `work` reads and decides, and is run again when
     /// what it read has changed before the commit, or before it refused: a part of what it read may

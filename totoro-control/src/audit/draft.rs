@@ -169,9 +169,9 @@ pub fn record_spooled(
     subject: &Subject,
     now_ms: i64,
 ) -> Result<(), StoreError> {
-    // Nothing happens after it has arrived: a node's clock that is ahead cannot hide an event from
-    // those who ask for what was new by now.
-    let at = rfc3339_ms(place.at_ms.min(now_ms));
+    // Nothing happens after it has arrived, nor before 1970: a node whose clock is wrong, or that
+    // lies, cannot hide an event from those who ask for what was new by now.
+    let at = rfc3339_ms(place.at_ms.min(now_ms).max(0));
     append(
         tx,
         &Written {

@@ -97,9 +97,14 @@ impl Author {
     }
 }
 
-/// Unix milliseconds as RFC 3339, UTC, always with three decimals.
+/// The first and the last milliseconds that RFC 3339 can tell: of the years 0000 and 9999.
+const TELLABLE_MS: (i64, i64) = (-62_167_219_200_000, 253_402_300_799_999);
+
+/// Unix milliseconds as RFC 3339, UTC, always with three decimals. What lies beyond its years is the
+/// first or the last of them: the texts sort as the times do.
 #[must_use]
 pub fn rfc3339_ms(ms: i64) -> String {
+    let ms = ms.clamp(TELLABLE_MS.0, TELLABLE_MS.1);
     let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000);
     let at = at.unwrap_or(OffsetDateTime::UNIX_EPOCH);
     // By hand: each event has one, and `time`'s formatting takes ten times as long.
@@ -125,13 +130,60 @@ mod trail_tests;
 
 #[cfg(test)]
 mod tests {
+    use totoro_api::wire::event::AuditEvent;
+
     use super::*;
+    use crate::store::{Op, SledStore, Tx};
 
     #[test]
     fn times_sort_as_text() {
         assert_eq!(rfc3339_ms(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(rfc3339_ms(1_700_000_000_005), "2023-11-14T22:13:20.005Z");
         assert_eq!(rfc3339_ms(253_402_300_799_999), "9999-12-31T23:59:59.999Z");
-        assert_eq!(rfc3339_ms(i64::MAX), "1970-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339_ms(-1), "1969-12-31T23:59:59.999Z");
+        let (first, last) = ("0000-01-01T00:00:00.000Z", "9999-12-31T23:59:59.999Z");
+        assert_eq!(rfc3339_ms(-62_167_219_199_999), "0000-01-01T00:00:00.001Z");
+        for beyond in [
+            i64::MIN,
+            -220_000_000_000_000,
+            -62_167_219_200_001,
+            -62_167_219_200_000,
+        ] {
+            assert_eq!(rfc3339_ms(beyond), first, "{beyond}");
+        }
+        for beyond in [253_402_300_800_000, i64::MAX] {
+            assert_eq!(rfc3339_ms(beyond), last, "{beyond}");
+        }
+    }
+
+    #[test]
+    fn no_event_is_before_1970_or_after_it_arrived() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SledStore::open(dir.path(), 1 << 20).unwrap();
+        let (author, subject) = (Author::system(), Subject::default());
+        let now_ms = 1_700_000_000_005;
+        let at = |at_ms| {
+            let mut tx = Tx::new(&store);
+            let place = Spooled {
+                spool: "s",
+                seq: 1,
+                boot: "b",
+                at_ms,
+            };
+            record_spooled(&mut tx, &author, "n", place, &subject, now_ms).unwrap();
+            let ops = tx.into_commit().ops;
+            let [Op::Append(_, text)] = &ops[..] else {
+                panic!("{ops:?}");
+            };
+            serde_json::from_slice::<AuditEvent>(text).unwrap().at
+        };
+        assert_eq!(at(now_ms - 1), "2023-11-14T22:13:20.004Z");
+        for ahead in [now_ms, now_ms + 1, i64::MAX] {
+            assert_eq!(at(ahead), "2023-11-14T22:13:20.005Z", "{ahead}");
+        }
+        // The second is in the year -5002.
+        for long_ago in [-1, -220_000_000_000_000, i64::MIN] {
+            assert_eq!(at(long_ago), "1970-01-01T00:00:00.000Z", "{long_ago}");
+        }
     }
 }

@@ -16,7 +16,7 @@ use serde_json::json;
 use totoro_api::wire::event::kind;
 
 use super::table::print_json;
-use super::{CliError, Remote};
+use super::{CliError, Remote, out};
 use crate::app::backup::{SECRETS, begin};
 use crate::audit::{self, Author};
 use crate::config::{Config, Settings};
@@ -123,19 +123,19 @@ impl Backup {
                 "secrets": self.with_secrets,
             }));
         }
-        println!("backup        {} (mode 0600)", self.out.display());
-        println!(
+        out::line(format_args!(
+            "backup        {} (mode 0600)",
+            self.out.display()
+        ))?;
+        out::line(format_args!(
             "holds         {} entries, {} files, {} bytes",
             summary.entries, summary.files, summary.bytes
-        );
-        println!("sha256        {}", summary.sha256);
-        println!(
-            "{}",
-            match self.with_secrets {
-                true => WITH_SECRETS,
-                false => WITHOUT_SECRETS,
-            }
-        );
+        ))?;
+        out::line(format_args!("sha256        {}", summary.sha256))?;
+        out::line(match self.with_secrets {
+            true => WITH_SECRETS,
+            false => WITHOUT_SECRETS,
+        })?;
         Ok(())
     }
 }

@@ -24,6 +24,10 @@ pub(super) struct BanCommand {
 #[derive(Subcommand)]
 enum Action {
     /// Ban an address or a prefix from a node, or from all of them.
+    #[command(after_help = "\
+Examples:
+  totoro-control ban add 192.0.2.0/24 --until 1d --note scanner     from all nodes
+  totoro-control ban add 2001:db8::7 --node n1")]
     Add {
         /// The address or prefix.
         prefix: String,
@@ -38,12 +42,19 @@ enum Action {
         note: String,
     },
     /// List the bans of a node, or those of all nodes.
+    #[command(after_help = "\
+Examples:
+  totoro-control ban list                                          of all nodes
+  totoro-control ban list --node n1")]
     List {
         /// The node, by id or name.
         #[arg(long)]
         node: Option<String>,
     },
     /// Lift a ban.
+    #[command(after_help = "\
+Examples:
+  totoro-control ban remove ban-4k2v9x0c7m1p --node n1")]
     Remove {
         /// The ban's id.
         ban: String,
@@ -110,10 +121,9 @@ fn print_table(bans: Vec<BanEntry>) -> Result<(), CliError> {
             ban.id,
             ban.prefix.to_string(),
             ban.node.unwrap_or_else(|| "all".to_owned()),
-            ban.until.unwrap_or_else(|| "lifted".to_owned()),
+            ban.until.unwrap_or_else(|| "never".to_owned()),
             ban.note,
         ]);
     }
-    table.print();
-    Ok(())
+    table.print()
 }

@@ -2,8 +2,8 @@
 
 use totoro_api::wire::invite::InvitePage;
 
-use super::CliError;
 use super::table::{Table, print_json};
+use super::{CliError, out};
 
 /// Prints what a batch has made.
 pub(super) fn show(made: &InvitePage, as_csv: bool, as_json: bool) -> Result<(), CliError> {
@@ -11,8 +11,7 @@ pub(super) fn show(made: &InvitePage, as_csv: bool, as_json: bool) -> Result<(),
         return print_json(made);
     }
     if as_csv {
-        print!("{}", csv(made));
-        return Ok(());
+        return out::text(&csv(made));
     }
     let mut table = Table::new(["ID", "LABEL", "CODE", "QR"]);
     for invite in &made.items {
@@ -23,8 +22,7 @@ pub(super) fn show(made: &InvitePage, as_csv: bool, as_json: bool) -> Result<(),
             invite.code_qr.clone().unwrap_or_default(),
         ]);
     }
-    table.print();
-    Ok(())
+    table.print()
 }
 
 /// RFC 4180, with a head.

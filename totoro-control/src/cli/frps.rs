@@ -7,9 +7,9 @@ use clap::Args;
 use serde::Serialize;
 use totoro_api::wire::node::{Enroll, Enrolled, Node, NodeCreated};
 
-use super::CliError;
 use super::client::{Client, in_path};
 use super::table::print_json;
+use super::{CliError, out};
 use crate::app::callback::Door;
 use crate::keys::{TokenKind, create_secret, random_hex, read_secret};
 
@@ -63,13 +63,13 @@ impl EnrollCallback {
             });
         }
         let file = self.key_file.display();
-        println!("node    {} ({})", node.id, node.name);
-        println!("key     in {file}, mode 0600: a secret");
-        println!("next    add what this prints to frps's file, which it makes a secret:");
-        println!(
+        out::line(format_args!("node    {} ({})", node.id, node.name))?;
+        out::line(format_args!("key     in {file}, mode 0600: a secret"))?;
+        out::line("next    add what this prints to frps's file, which it makes a secret:")?;
+        out::line(format_args!(
             "        totoro-control node frps-config {} --key-file {file} --control https://…",
             node.name
-        );
+        ))?;
         Ok(())
     }
 }
@@ -103,8 +103,7 @@ impl FrpsConfig {
             return Err(CliError::Usage(problem));
         }
         let control = self.control.as_deref().unwrap_or(api);
-        print!("{}", blocks(&node, &key, control)?);
-        Ok(())
+        out::text(&blocks(&node, &key, control)?)
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use toml::Table;
 
-use super::CliError;
+use super::{CliError, out};
 use crate::config::{Config, Settings};
 use crate::http::load_tls;
 use crate::keys::{KeyRing, Purpose, ServerSecret, TokenKind, create_secret};
@@ -87,12 +87,15 @@ impl Init {
         let text = format!("# Totoro's control plane. Secrets are in secrets/, mode 0600.\n{text}");
         create_whole(&file, 0o666, text.as_bytes())
             .map_err(|error| failed("write control.toml", &error))?;
-        println!("settings      {}", file.display());
-        println!("admin token   {} (mode 0600)", token_file.display());
-        println!(
+        out::line(format_args!("settings      {}", file.display()))?;
+        out::line(format_args!(
+            "admin token   {} (mode 0600)",
+            token_file.display()
+        ))?;
+        out::line(format_args!(
             "next          totoro-control serve --config {}",
             file.display()
-        );
+        ))?;
         Ok(())
     }
 }

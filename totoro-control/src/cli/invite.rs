@@ -16,7 +16,7 @@ use super::{CliError, Remote, batch};
 #[command(after_help = "\
 Examples:
   totoro-control invite create --node n1 --label \"for Mei\" --max-conns 5 --max-proxies 2 --expires 7d
-  totoro-control invite create --node n1 --count 200 --label \"course {n}\" --csv > codes.csv
+  totoro-control invite create --node n1 --count 200 --label \"course {\x1b[0mn}\" --csv > codes.csv
   totoro-control invite list --node n1 --label course --state active
   totoro-control invite change inv-4k2v9x0c7m1p --max-conns 10
   totoro-control invite revoke inv-4k2v9x0c7m1p")]
@@ -30,8 +30,15 @@ pub(super) struct InviteCommand {
 #[derive(Subcommand)]
 enum Action {
     /// Make an invite, or many; codes are shown once.
+    #[command(after_help = "\
+Examples:
+  totoro-control invite create --node n1 --label \"for Mei\" --max-conns 5 --max-proxies 2 --expires 7d
+  totoro-control invite create --node n1 --count 200 --label \"course {\x1b[0mn}\" --csv > codes.csv")]
     Create(Box<Create>),
     /// List invites.
+    #[command(after_help = "\
+Examples:
+  totoro-control invite list --node n1 --label course --state active")]
     List {
         /// Of this node, by id or name.
         #[arg(long)]
@@ -44,16 +51,35 @@ enum Action {
         state: Option<String>,
     },
     /// Show one.
+    #[command(after_help = "\
+Examples:
+  totoro-control invite show inv-4k2v9x0c7m1p")]
     Show(One),
     /// Change limits, label, note or expiry; what is not given stays.
+    #[command(after_help = "\
+Examples:
+  totoro-control invite change inv-4k2v9x0c7m1p --max-conns 10
+  totoro-control invite change inv-4k2v9x0c7m1p --label \"for Mei and Jun\" --expires never")]
     Change(Box<Change>),
     /// Refuse what is new; what lives goes on.
+    #[command(after_help = "\
+Examples:
+  totoro-control invite pause inv-4k2v9x0c7m1p")]
     Pause(One),
     /// Take the pause back.
+    #[command(after_help = "\
+Examples:
+  totoro-control invite resume inv-4k2v9x0c7m1p")]
     Resume(One),
     /// A new code for the same invite; the old one stops, and what lives is cut.
+    #[command(after_help = "\
+Examples:
+  totoro-control invite rotate inv-4k2v9x0c7m1p")]
     Rotate(One),
     /// End it for good, and cut what lives.
+    #[command(after_help = "\
+Examples:
+  totoro-control invite revoke inv-4k2v9x0c7m1p")]
     Revoke(One),
 }
 
@@ -68,8 +94,12 @@ struct Create {
     /// The node, by id or name.
     #[arg(long)]
     node: String,
-    /// A name for people. With --count, {n} in it is each one's number.
-    #[arg(long, default_value = "")]
+    // clap takes a bare {n} for a line feed; the escape is not to be seen.
+    #[arg(
+        long,
+        default_value = "",
+        help = "A name for people. With --count, {\x1b[0mn} in it is each one's number"
+    )]
     label: String,
     /// So many at once, at most 1000: all of them or none.
     #[arg(long, value_name = "N")]
@@ -248,8 +278,7 @@ async fn list(
             invite.label,
         ]);
     }
-    table.print();
-    Ok(())
+    table.print()
 }
 
 fn print_invite(invite: &Invite) -> Result<(), CliError> {
@@ -276,8 +305,7 @@ fn print_invite(invite: &Invite) -> Result<(), CliError> {
     );
     row("label", invite.label.clone());
     row("note", invite.note.clone());
-    table.print();
-    Ok(())
+    table.print()
 }
 
 fn path(id: &str) -> Result<String, CliError> {

@@ -1,5 +1,11 @@
 //! The command line. `init`, `serve`, `restore` and `doctor` work on files; everything else talks REST, as any client.
 
+#![deny(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "they panic when the reader has gone or the disk is full; `out` does not"
+)]
+
 mod audit;
 mod backup;
 mod ban;
@@ -13,6 +19,7 @@ mod init;
 mod invite;
 mod limits;
 mod node;
+mod out;
 mod restore;
 mod serve;
 mod session;
@@ -112,17 +119,17 @@ pub fn main() -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("totoro-control: cannot start: {error}");
+            out::warn(format_args!("totoro-control: cannot start: {error}"));
             return ExitCode::FAILURE;
         }
     };
     match runtime.block_on(run(cli.command, &matches)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("totoro-control: {error}");
+            out::warn(format_args!("totoro-control: {error}"));
             let mut cause = std::error::Error::source(&error);
             while let Some(error) = cause {
-                eprintln!("  because: {error}");
+                out::warn(format_args!("  because: {error}"));
                 cause = error.source();
             }
             ExitCode::from(error.exit_code())

@@ -6,11 +6,11 @@ use totoro_api::limits::Limits;
 use totoro_api::ports::{Pool, PortSet};
 use totoro_api::wire::node::{ChangeNode, NewNode, Node, NodeCreated, NodePage, Visibility};
 
-use super::client::{in_path, with_query};
+use super::client::{Client, in_path, with_query};
 use super::frps::{EnrollCallback, FrpsConfig};
 use super::limits::json;
 use super::table::{Table, print_json, word};
-use super::{CliError, Remote};
+use super::{CliError, Remote, out};
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -32,30 +32,61 @@ pub(super) struct NodeCommand {
 #[derive(Subcommand)]
 enum Action {
     /// Add a node; prints its one-time enrolment token.
+    #[command(after_help = "\
+Examples:
+  totoro-control node add --name n1 --pool-tcp 20000-20099 --server-addr n1.example.org:7000
+  totoro-control node add --name n2 --pool-tcp 20000-20099 --pool-udp 20000-20099 \\
+      --server-addr n2.example.org:7000 --server-addr '[2001:db8::2]:7000' --json")]
     Add(Box<Add>),
     /// List nodes.
+    #[command(after_help = "\
+Examples:
+  totoro-control node list
+  totoro-control node list --json")]
     List,
     /// Show one, by id or name.
+    #[command(after_help = "\
+Examples:
+  totoro-control node show n1")]
     Show {
         /// Its id or name.
         node: String,
     },
     /// Change one; what is not given stays.
+    #[command(after_help = "\
+Examples:
+  totoro-control node change n1 --draining true            before a reboot: nothing new comes
+  totoro-control node change n1 --pool-tcp 20000-20199
+  totoro-control node change n1 --defaults '{\"max_conns\": 20}'")]
     Change(Box<Change>),
     /// Remove one and revoke its invites. Its machine is told nothing any more: to cut what lives,
     /// disable the node first, and wait until it has applied that.
+    #[command(after_help = "\
+Examples:
+  totoro-control node change n1 --disabled true            cut what lives first
+  totoro-control node delete n1")]
     Delete {
-        /// Its id.
+        /// Its id or name.
         node: String,
     },
     /// A new enrolment token: for another machine, or when the key was lost.
+    #[command(after_help = "\
+Examples:
+  totoro-control node token n1
+  totoro-control node token n1 --json")]
     Token {
-        /// Its id.
+        /// Its id or name.
         node: String,
     },
     /// Enrol one without our daemon: makes its key, for a stock frps that asks the control plane.
+    #[command(after_help = "\
+Examples:
+  totoro-control node enroll-callback n1 --key-file ./n1.key")]
     EnrollCallback(EnrollCallback),
     /// Print what the frps of such a node needs: two [[httpPlugins]] blocks.
+    #[command(after_help = "\
+Examples:
+  totoro-control node frps-config n1 --key-file ./n1.key --control https://control.example.org >> frps.toml")]
     FrpsConfig(FrpsConfig),
 }
 
@@ -101,7 +132,7 @@ struct Add {
 
 #[derive(Args)]
 struct Change {
-    /// Its id.
+    /// Its id or name.
     node: String,
     /// Take nothing new.
     #[arg(long, value_name = "BOOL")]
@@ -139,14 +170,13 @@ impl NodeCommand {
                 show_created(&made, as_json)
             }
             Action::Token { node } => {
-                let path = format!("/admin/nodes/{}/token", in_path(&node)?);
+                let id = show(&client, &node).await?.id;
+                let path = format!("/admin/nodes/{id}/token");
                 let made: NodeCreated = client.post(&path, &(), &[]).await?;
                 show_created(&made, as_json)
             }
             Action::Delete { node } => {
-                let path = format!("/admin/nodes/{}", in_path(&node)?);
-                let seen: Node = client.get(&path).await?;
-                // Its name leads there too, but only its id is deleted by.
+                let seen = show(&client, &node).await?;
                 let path = format!("/admin/nodes/{}", seen.id);
                 client.delete_version(&path, seen.version).await
             }
@@ -170,12 +200,10 @@ impl NodeCommand {
                     print_table(&all.items)
                 }
             }
-            Action::Show { node } => {
-                let path = format!("/admin/nodes/{}", in_path(&node)?);
-                print_node(&client.get(&path).await?, as_json)
-            }
+            Action::Show { node } => print_node(&show(&client, &node).await?, as_json),
             Action::Change(change) => {
-                let path = format!("/admin/nodes/{}", in_path(&change.node)?);
+                let id = show(&client, &change.node).await?.id;
+                let path = format!("/admin/nodes/{id}");
                 let changed = client
                     .update(
                         (Method::PATCH, &path, &path),
@@ -187,6 +215,12 @@ impl NodeCommand {
             }
         }
     }
+}
+
+/// One, by id or name: a name leads to where it is shown, and only the id to where it is changed.
+async fn show(client: &Client, node: &str) -> Result<Node, CliError> {
+    let path = format!("/admin/nodes/{}", in_path(node)?);
+    client.get(&path).await
 }
 
 impl Add {
@@ -255,14 +289,14 @@ fn show_created(made: &NodeCreated, as_json: bool) -> Result<(), CliError> {
     if as_json {
         return print_json(made);
     }
-    println!("node    {}", made.id);
-    println!("token   {}", made.token);
-    println!(
+    out::line(format_args!("node    {}", made.id))?;
+    out::line(format_args!("token   {}", made.token))?;
+    out::line(format_args!(
         "        shown once, good once, until {}",
         made.token_expires_at
-    );
-    println!("next    on the node, with the token in TOTORO_TOKEN:");
-    println!("        totoro-node enroll --control URL --dir /etc/totoro");
+    ))?;
+    out::line("next    on the node, with the token in TOTORO_TOKEN:")?;
+    out::line("        totoro-node enroll --control URL --dir /etc/totoro")?;
     Ok(())
 }
 
@@ -283,8 +317,7 @@ fn print_table(nodes: &[Node]) -> Result<(), CliError> {
                 .map_or_else(|| "never".to_owned(), |seconds| format!("{seconds}s ago")),
         ]);
     }
-    table.print();
-    Ok(())
+    table.print()
 }
 
 fn print_node(node: &Node, as_json: bool) -> Result<(), CliError> {
@@ -323,6 +356,5 @@ fn print_node(node: &Node, as_json: bool) -> Result<(), CliError> {
     for limit in &node.unenforced {
         row("unenforced", limit.clone());
     }
-    table.print();
-    Ok(())
+    table.print()
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::CliError;
 use super::table::print_json;
+use super::{CliError, out};
 use crate::app::restore::Checked;
 
 /// Make an installation from a backup. The store's directory must be empty or missing.
@@ -47,7 +47,7 @@ impl Restore {
         let checked = Checked::read(&self.from)?;
         let made = totoro_api::ticket::rfc3339(checked.header.created_at);
         if !self.json {
-            println!(
+            out::line(format_args!(
                 "backup        of {made} by version {}, schema {}, {}",
                 checked.header.version,
                 checked.header.schema,
@@ -55,11 +55,11 @@ impl Restore {
                     true => "with secrets",
                     false => "without secrets",
                 }
-            );
-            println!(
+            ))?;
+            out::line(format_args!(
                 "whole         {} entries, {} files, sha256 {}",
                 checked.summary.entries, checked.summary.files, checked.summary.sha256
-            );
+            ))?;
         }
         let mut answer = json!({
             "header": checked.header,
@@ -81,22 +81,25 @@ impl Restore {
             answer["restored"] = json!(restored);
             return print_json(&answer);
         }
-        println!("store         {}", restored.data_dir.display());
-        println!("generation    {}", restored.generation);
-        println!(
+        out::line(format_args!(
+            "store         {}",
+            restored.data_dir.display()
+        ))?;
+        out::line(format_args!("generation    {}", restored.generation))?;
+        out::line(format_args!(
             "admin token   {} (mode 0600)",
             restored.admin_token.display()
-        );
+        ))?;
         if !restored.keys_known {
-            println!(
+            out::line(
                 "lost          every node key, invite code and admin token of before: enrol every \
-                 node (`node token`) and rotate every invite (`invite rotate`)"
-            );
+                 node (`node token`) and rotate every invite (`invite rotate`)",
+            )?;
         }
-        println!(
+        out::line(format_args!(
             "next          totoro-control serve --config {}",
             restored.config.display()
-        );
+        ))?;
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use clap::{ArgMatches, Args};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::{CliError, descriptors, systemd};
+use super::{CliError, descriptors, out, systemd};
 use crate::app::App;
 use crate::audit::Trail;
 use crate::config::{self, Config, Settings};
@@ -49,8 +49,7 @@ impl Serve {
     pub(super) async fn run(self, matches: Option<&ArgMatches>) -> Result<(), CliError> {
         let config = Config::load(&self.config, &self.settings)?;
         if let Some(matches) = matches.filter(|_| self.print_config) {
-            print!("{}", config::print(&config, &self.config, matches)?);
-            return Ok(());
+            return out::text(&config::print(&config, &self.config, matches)?);
         }
         log_to_stderr(self.log_json);
         descriptors::raise(config.max_connections);
@@ -84,9 +83,13 @@ impl Serve {
         let (url, tls) = (server.url().map_err(no_address)?, server.tls());
         let admin_url = server.admin_url().map_err(no_address)?;
         tracing::info!(url, admin_url, "listening");
-        println!("listening on {url}");
+        let mut said = format!("listening on {url}\n");
         if let Some(url) = admin_url {
-            println!("listening for admins on {url}");
+            said.push_str(&format!("listening for admins on {url}\n"));
+        }
+        // The log has it too: a full disk behind the standard output keeps nobody from being served.
+        if let Err(error) = out::text(&said) {
+            tracing::warn!(%error, "the address is not printed");
         }
         let house = tokio::spawn(Arc::clone(&app).keep_house());
         let moving = tokio::spawn(trail.keep(app.stopping()));

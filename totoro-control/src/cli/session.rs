@@ -11,7 +11,7 @@ use super::{CliError, Remote};
 #[command(after_help = "\
 Examples:
   totoro-control session list --node n1
-  totoro-control session kick 4k2v9x0c7m1p --node n1")]
+  totoro-control session kick ses_0123456789abcdef --node n1")]
 pub(super) struct SessionCommand {
     #[command(flatten)]
     remote: Remote,
@@ -22,12 +22,18 @@ pub(super) struct SessionCommand {
 #[derive(Subcommand)]
 enum Action {
     /// Who is on, as the nodes last reported it.
+    #[command(after_help = "\
+Examples:
+  totoro-control session list --node n1")]
     List {
         /// On this node, by id or name.
         #[arg(long)]
         node: Option<String>,
     },
     /// End a session. Who has the code can come back: ban the source, or revoke the invite.
+    #[command(after_help = "\
+Examples:
+  totoro-control session kick ses_0123456789abcdef --node n1")]
     Kick {
         /// The session's id.
         session: String,
@@ -78,7 +84,6 @@ impl SessionCommand {
                 state.to_owned(),
             ]);
         }
-        table.print();
-        Ok(())
+        table.print()
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::CliError;
+use super::{CliError, out};
 
 /// A table that is printed when it is complete.
 pub(super) struct Table {
@@ -22,8 +22,8 @@ impl Table {
         self.rows.push(cells.map(clean).to_vec());
     }
 
-    pub(super) fn print(&self) {
-        print!("{}", self.render());
+    pub(super) fn print(&self) -> Result<(), CliError> {
+        out::text(&self.render())
     }
 
     fn render(&self) -> String {
@@ -53,8 +53,7 @@ impl Table {
 pub(super) fn print_json(value: &impl Serialize) -> Result<(), CliError> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|error| CliError::Failed(format!("cannot write JSON: {error}")))?;
-    println!("{text}");
-    Ok(())
+    out::line(text)
 }
 
 /// A value as it stands in JSON, without quotes: `online`, `active`.

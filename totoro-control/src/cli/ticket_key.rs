@@ -21,9 +21,15 @@ pub(super) struct TicketKeyCommand {
 #[derive(Subcommand)]
 enum Action {
     /// The keys, their age, and which nodes know them.
+    #[command(after_help = "\
+Examples:
+  totoro-control ticket-key list")]
     List,
     /// Make a new key now. It signs for each node as soon as the node has said that it knows it;
     /// tickets that were signed before stay good.
+    #[command(after_help = "\
+Examples:
+  totoro-control ticket-key rotate")]
     Rotate,
 }
 
@@ -48,7 +54,6 @@ impl TicketKeyCommand {
                 key.waiting.join(" "),
             ]);
         }
-        table.print();
-        Ok(())
+        table.print()
     }
 }

@@ -6,7 +6,7 @@ use totoro_api::wire::admin::{NewToken, Token, TokenPage, TokenScope};
 use super::client::in_path;
 use super::limits::time;
 use super::table::{Table, print_json};
-use super::{CliError, Remote};
+use super::{CliError, Remote, out};
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -25,6 +25,10 @@ pub(super) struct TokenCommand {
 #[derive(Subcommand)]
 enum Action {
     /// Make a token; it is shown once.
+    #[command(after_help = "\
+Examples:
+  totoro-control token create --name dashboard --scopes read --expires 90d
+  totoro-control token create --name front-desk --scopes invites,audit --json")]
     Create {
         /// Who or what has it; the actor in the trail.
         #[arg(long)]
@@ -40,8 +44,14 @@ enum Action {
         idempotency_key: Option<String>,
     },
     /// List tokens.
+    #[command(after_help = "\
+Examples:
+  totoro-control token list")]
     List,
     /// End a token for good.
+    #[command(after_help = "\
+Examples:
+  totoro-control token revoke tok-0123456789ab")]
     Revoke {
         /// The token's id.
         token: String,
@@ -71,14 +81,17 @@ impl TokenCommand {
                 if as_json {
                     return print_json(&made);
                 }
-                println!("id      {}", made.id);
-                println!("token   {}", made.token.as_deref().unwrap_or_default());
-                println!("        shown once; keep it in a file of mode 0600");
-                println!("may     {}", scopes_of(&made));
-                println!(
+                out::line(format_args!("id      {}", made.id))?;
+                out::line(format_args!(
+                    "token   {}",
+                    made.token.as_deref().unwrap_or_default()
+                ))?;
+                out::line("        shown once; keep it in a file of mode 0600")?;
+                out::line(format_args!("may     {}", scopes_of(&made)))?;
+                out::line(format_args!(
                     "until   {}",
-                    made.expires_at.as_deref().unwrap_or("revoked")
-                );
+                    made.expires_at.as_deref().unwrap_or("never")
+                ))?;
                 Ok(())
             }
             Action::List => {
@@ -97,12 +110,11 @@ impl TokenCommand {
                         token.name.clone(),
                         scopes_of(token),
                         or(&token.created_at, "with the installation"),
-                        or(&token.expires_at, "revoked"),
+                        or(&token.expires_at, "never"),
                         or(&token.last_used_at, "never"),
                     ]);
                 }
-                table.print();
-                Ok(())
+                table.print()
             }
             Action::Revoke { token } => {
                 let path = format!("/admin/tokens/{}", in_path(&token)?);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Requests per minute and address (IPv4) or /64 (IPv6).
+/// Requests per minute and address (IPv4) or /64 (IPv6); events per minute and node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rates {
@@ -16,6 +16,8 @@ pub struct Rates {
     pub wrong_key: u32,
     /// Requests with a code that nobody has: the same.
     pub wrong_code: u32,
+    /// Events of one node on `POST /nodes/events`: each for every 256 bytes of it that were begun.
+    pub events: u32,
 }
 
 impl Default for Rates {
@@ -27,6 +29,8 @@ impl Default for Rates {
             public: 240,
             wrong_key: 120,
             wrong_code: 120,
+            // 500 a second: one node fills the 4 GiB of the trail in two hours at the least.
+            events: 30_000,
         }
     }
 }

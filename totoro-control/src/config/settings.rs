@@ -104,6 +104,8 @@ settings! {
     rate_wrong_key: u32 = "rate.wrong_key", "TOTORO_CONTROL_RATE_WRONG_KEY";
     /// Requests with a wrong code per minute and address, before lockouts that grow.
     rate_wrong_code: u32 = "rate.wrong_code", "TOTORO_CONTROL_RATE_WRONG_CODE";
+    /// Events per minute of one node, each of up to 256 bytes; a larger one counts as several.
+    rate_events: u32 = "rate.events", "TOTORO_CONTROL_RATE_EVENTS";
     /// Connect once to each address of a public node before it is listed.
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     listing_probe: bool = "listing.probe", "TOTORO_CONTROL_LISTING_PROBE";
@@ -320,6 +322,27 @@ mod tests {
         // It can be used as a file, and says the same.
         std::fs::write(&file, &text).unwrap();
         assert_eq!(Config::load(&file, &Settings::default()).unwrap(), config);
+    }
+
+    #[test]
+    fn what_is_printed_says_the_same_wherever_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("control.toml");
+        let least = "listen = \"127.0.0.1:1\"\npublic_url = \"http://[::1]\"\n";
+        std::fs::write(&file, format!("{least}[tls]\ncert = \"c\"\nkey = \"k\"\n")).unwrap();
+        // The same file as somebody names it who stands elsewhere.
+        let here = std::env::current_dir().unwrap();
+        let up: PathBuf = here.components().skip(1).map(|_| "..").collect();
+        let named = up.join(file.strip_prefix("/").unwrap());
+        let (given, matches) = parse(&[]);
+        let config = Config::load(&named, &given).unwrap();
+        let text = print(&config, &named, &matches).unwrap();
+        let elsewhere = dir.path().join("elsewhere");
+        std::fs::create_dir(&elsewhere).unwrap();
+        let copy = elsewhere.join("control.toml");
+        std::fs::write(&copy, &text).unwrap();
+        let read = Config::load(&copy, &Settings::default()).unwrap();
+        assert_eq!(read, config, "{text}");
     }
 
     #[test]

@@ -91,6 +91,7 @@ fn changing() -> About {
         )
         .if_match()
         .body(BODY_LIMIT, &change)
+        .idempotent()
         .answer::<Node>(200, "The node as it is now.")
         .versioned(200)
         .refuses(&[Reason::NotFound, Reason::PortOutsidePool])
@@ -100,6 +101,7 @@ fn removing() -> About {
     about("Remove a node")
         .says("With its invites, sessions and bans; its part of the audit trail stays.")
         .if_match()
+        .idempotent()
         .empty(204, "Removed.")
         .refuses(&[Reason::NotFound])
 }
@@ -141,10 +143,12 @@ async fn show(api: Arc<Api>, id: String, incoming: Incoming) -> Answer {
 async fn change(api: Arc<Api>, id: String, mut incoming: Incoming) -> Answer {
     let caller = api.caller(Scope::Admin, &incoming)?;
     let version = incoming.if_match()?;
-    let change: ChangeNode = incoming.json(BODY_LIMIT).await?;
+    let (change, text) = incoming.json_and_text::<ChangeNode>(BODY_LIMIT).await?;
+    let request = incoming.asked(&text);
+    let request = incoming.idempotency(&request)?;
     let node = api
         .app
-        .change_node(&caller, checked_id(&id)?, version, &change)
+        .change_node(&caller, checked_id(&id)?, version, &change, request)
         .await?;
     Ok(reply::versioned(reply::ok(&node), node.version))
 }
@@ -153,7 +157,9 @@ async fn remove(api: Arc<Api>, id: String, incoming: Incoming) -> Answer {
     let caller = api.caller(Scope::Admin, &incoming)?;
     let version = incoming.if_match()?;
     let id = checked_id(&id)?;
-    api.app.delete_node(&caller, id, version).await?;
+    let request = incoming.asked("");
+    let request = incoming.idempotency(&request)?;
+    api.app.delete_node(&caller, id, version, request).await?;
     Ok(reply::nothing())
 }
 

@@ -51,6 +51,7 @@ fn creating() -> About {
 fn revoking() -> About {
     about("Revoke a token")
         .says("The last one that may do everything stays.")
+        .idempotent()
         .empty(204, "Revoked.")
         .refuses(&[Reason::NotFound, Reason::Conflict])
 }
@@ -87,7 +88,9 @@ async fn create(api: Arc<Api>, mut incoming: Incoming) -> Answer {
 
 async fn revoke(api: Arc<Api>, id: String, incoming: Incoming) -> Answer {
     let caller = api.caller(Scope::Admin, &incoming)?;
-    api.app.revoke_token(&caller, &id).await?;
+    let request = incoming.asked("");
+    let request = incoming.idempotency(&request)?;
+    api.app.revoke_token(&caller, &id, request).await?;
     Ok(reply::nothing())
 }
 

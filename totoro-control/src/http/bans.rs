@@ -57,6 +57,7 @@ fn listing(scope: Scope) -> About {
 fn lifting(scope: Scope) -> About {
     About::new(scope, "Lift a ban")
         .of_node()
+        .idempotent()
         .empty(204, "Lifted.")
         .refuses(&[Reason::NotFound])
 }
@@ -88,6 +89,9 @@ async fn lift(api: Arc<Api>, scope: Scope, id: String, incoming: Incoming) -> An
     let mut query = incoming.query()?;
     let node = query.take("node");
     query.done()?;
-    api.app.lift_ban(&caller, node.as_deref(), &id).await?;
+    let request = incoming.asked("");
+    let request = incoming.idempotency(&request)?;
+    let lifted = api.app.lift_ban(&caller, node.as_deref(), &id, request);
+    lifted.await?;
     Ok(reply::nothing())
 }

@@ -138,6 +138,14 @@ impl Incoming {
         Ok(Some(Idempotency { key, request }))
     }
 
+    /// What a change of something asks for: of what, of which version of it, and the body.
+    pub(super) fn asked(&self, body: &str) -> String {
+        let Origin { method, uri, .. } = &*self.origin;
+        let (path, query) = (uri.path(), uri.query().unwrap_or_default());
+        let version = self.header("if-match").unwrap_or_default();
+        format!("{method} {path}?{query}\n{version}\n{body}")
+    }
+
     /// The version that the client saw: `If-Match: "17"` or `*`.
     pub(super) fn if_match(&self) -> Result<IfMatch, ApiError> {
         let Some(value) = self.origin.headers.get(IF_MATCH) else {
@@ -241,8 +249,18 @@ impl Incoming {
 
     /// The body as JSON.
     pub(super) async fn json<T: DeserializeOwned>(&mut self, limit: usize) -> Result<T, ApiError> {
+        Ok(self.json_and_size(limit).await?.0)
+    }
+
+    /// The body as JSON, and how many bytes it was.
+    pub(super) async fn json_and_size<T: DeserializeOwned>(
+        &mut self,
+        limit: usize,
+    ) -> Result<(T, usize), ApiError> {
         let body = self.bytes(limit).await?;
-        parse(&body).map_err(|problem| ApiError::malformed(format!("body: {problem}")))
+        let value =
+            parse(&body).map_err(|problem| ApiError::malformed(format!("body: {problem}")))?;
+        Ok((value, body.len()))
     }
 
     /// The body as JSON, and as it came.

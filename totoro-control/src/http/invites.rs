@@ -164,6 +164,7 @@ fn changing(scope: Scope) -> About {
         )
         .if_match()
         .body(BODY_LIMIT, &example)
+        .idempotent()
         .answer::<Invite>(200, "The invite as it is now.")
         .versioned(200)
         .refuses(LIMITS)
@@ -177,6 +178,7 @@ fn revoking(scope: Scope) -> About {
                it again changes nothing.",
         )
         .if_match()
+        .idempotent()
         .answer::<Invite>(200, "The invite, revoked.")
         .versioned(200)
         .refuses(&[Reason::NotFound])
@@ -239,10 +241,12 @@ async fn show(api: Arc<Api>, scope: Scope, id: String, incoming: Incoming) -> An
 async fn change(api: Arc<Api>, scope: Scope, id: String, mut incoming: Incoming) -> Answer {
     let caller = api.caller(scope, &incoming)?;
     let version = incoming.if_match()?;
-    let change: ChangeInvite = incoming.json(BODY_LIMIT).await?;
+    let (change, text) = incoming.json_and_text::<ChangeInvite>(BODY_LIMIT).await?;
+    let request = incoming.asked(&text);
+    let request = incoming.idempotency(&request)?;
     Ok(shown(
         &api.app
-            .change_invite(&caller, &id, version, &change)
+            .change_invite(&caller, &id, version, &change, request)
             .await?,
     ))
 }
@@ -250,7 +254,13 @@ async fn change(api: Arc<Api>, scope: Scope, id: String, mut incoming: Incoming)
 async fn revoke(api: Arc<Api>, scope: Scope, id: String, incoming: Incoming) -> Answer {
     let caller = api.caller(scope, &incoming)?;
     let version = incoming.if_match()?;
-    Ok(shown(&api.app.revoke_invite(&caller, &id, version).await?))
+    let request = incoming.asked("");
+    let request = incoming.idempotency(&request)?;
+    Ok(shown(
+        &api.app
+            .revoke_invite(&caller, &id, version, request)
+            .await?,
+    ))
 }
 
 async fn rotate(api: Arc<Api>, scope: Scope, id: String, incoming: Incoming) -> Answer {

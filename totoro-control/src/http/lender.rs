@@ -37,6 +37,7 @@ fn changing() -> About {
         )
         .if_match()
         .body(BODY_LIMIT, &change)
+        .idempotent()
         .answer::<Node>(200, "The node as it is now.")
         .versioned(200)
         .refuses(&[
@@ -70,8 +71,11 @@ async fn show(api: Arc<Api>, incoming: Incoming) -> Answer {
 async fn change(api: Arc<Api>, mut incoming: Incoming) -> Answer {
     let caller = api.caller(Scope::Node, &incoming)?;
     let version = incoming.if_match()?;
-    let change: ChangeSelf = incoming.json(BODY_LIMIT).await?;
-    let node = api.app.change_self(&caller, version, change).await?;
+    let (change, text) = incoming.json_and_text::<ChangeSelf>(BODY_LIMIT).await?;
+    let request = incoming.asked(&text);
+    let request = incoming.idempotency(&request)?;
+    let node = api.app.change_self(&caller, version, change, request);
+    let node = node.await?;
     Ok(reply::versioned(reply::ok(&node), node.version))
 }
 

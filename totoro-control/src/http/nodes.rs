@@ -23,6 +23,9 @@ pub(super) fn routes(api: &Arc<Api>) -> Route {
     ])
 }
 
+/// What counts as one event of a node's allowance, bytes of its request: a larger one takes more of the
+/// trail.
+const EVENT_BYTES: usize = 256;
 /// As an installation of the examples calls itself.
 const INSTANCE: &str = "00112233445566778899aabbccddeeff";
 
@@ -62,7 +65,8 @@ fn telling() -> About {
     };
     About::new(Scope::Node, "Events for the audit trail")
         .says("The next ones of a spool, in the order of their `seq`; each lands once. Those before a \
-               gap that no `audit.lost` closes are a `conflict`, which names the expected `seq`.")
+               gap that no `audit.lost` closes are a `conflict`, which names the expected `seq`. A node that \
+               sends too many has to wait (`rate.events`): they stay in its spool.")
         .body(BATCH_LIMIT, &batch)
         .answer::<EventsAccepted>(200, "All up to `seq` are durable.")
         .refuses(&[Reason::Conflict])
@@ -113,7 +117,10 @@ async fn heartbeat(api: Arc<Api>, mut incoming: Incoming) -> Answer {
 
 async fn events(api: Arc<Api>, mut incoming: Incoming) -> Answer {
     let caller = api.caller(Scope::Node, &incoming)?;
-    let batch: EventBatch = incoming.json(BATCH_LIMIT).await?;
+    let (batch, size) = incoming.json_and_size::<EventBatch>(BATCH_LIMIT).await?;
+    // All nodes share one trail, whose oldest goes for what is new: none may have it to itself.
+    let count = batch.events.len().max(size.div_ceil(EVENT_BYTES));
+    api.limiters.events.check(caller.node(None)?, count)?;
     Ok(reply::ok(&api.app.accept_events(&caller, &batch).await?))
 }
 

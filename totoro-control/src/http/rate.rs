@@ -1,5 +1,5 @@
 //! Requests per minute and source on what anyone may call, and a lockout that grows for those who
-//! guess keys and codes. The arithmetic is `governor`'s (GCRA); what it remembers of sources is kept
+//! guess keys and codes; events per minute and node. The arithmetic is `governor`'s (GCRA); what it remembers of sources is kept
 //! in a table that has a bound (`sources`).
 
 use std::net::IpAddr;
@@ -11,6 +11,7 @@ use governor::clock::Clock;
 use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
 use governor::state::StateStore;
+use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
 
 use super::problem::ApiError;
@@ -80,11 +81,9 @@ impl<C: Clock<Instant = Nanos> + Clone> Limiter<C> {
             clock: clock.clone(),
             table: Arc::new(Mutex::new(Table::new(MAX_SOURCES))),
         };
-        // The settings refuse 0.
-        let quota = Quota::per_minute(NonZeroU32::new(per_minute).unwrap_or(NonZeroU32::MIN));
         Limiter {
             clock: clock.clone(),
-            limiter: RateLimiter::new(quota, sources.clone(), clock.clone()),
+            limiter: RateLimiter::new(quota(per_minute), sources.clone(), clock.clone()),
             sources,
         }
     }
@@ -155,6 +154,47 @@ impl<C: Clock<Instant = Nanos> + Clone> Penalty<C> {
     }
 }
 
+/// One allowance per node. Who asks is known here, and nodes are the operator's: what is remembered of
+/// them needs no other bound than that it is forgotten.
+pub(super) struct Budget<C: Clock<Instant = Nanos> = Uptime> {
+    clock: C,
+    most: u32,
+    limiter: RateLimiter<String, HashMapStateStore<String>, C, NoOpMiddleware<Nanos>>,
+}
+
+impl<C: Clock<Instant = Nanos> + Clone> Budget<C> {
+    fn new(per_minute: u32, clock: &C) -> Self {
+        Budget {
+            clock: clock.clone(),
+            most: per_minute,
+            limiter: RateLimiter::hashmap_with_clock(quota(per_minute), clock.clone()),
+        }
+    }
+
+    /// Spends so many of this node's. What is more than a minute's allowance costs all of that: it could
+    /// never be had otherwise.
+    pub(super) fn check(&self, node: &str, count: usize) -> Result<(), ApiError> {
+        let count = u32::try_from(count).unwrap_or(u32::MAX).min(self.most);
+        let Some(count) = NonZeroU32::new(count) else {
+            return Ok(());
+        };
+        match self.limiter.check_key_n(&node.to_owned(), count) {
+            Ok(Err(not_until)) => Err(limited(not_until.wait_time_from(self.clock.now()))),
+            Ok(Ok(())) | Err(_) => Ok(()),
+        }
+    }
+
+    fn forget(&self) {
+        self.limiter.retain_recent();
+        self.limiter.shrink_to_fit();
+    }
+}
+
+fn quota(per_minute: u32) -> Quota {
+    // The settings refuse 0.
+    Quota::per_minute(NonZeroU32::new(per_minute).unwrap_or(NonZeroU32::MIN))
+}
+
 fn limited(wait: Duration) -> ApiError {
     // Rounded up: who comes when told is not early.
     ApiError::rate_limited(
@@ -176,6 +216,7 @@ pub(super) struct Limiters {
     pub(super) public: Limiter,
     pub(super) wrong_key: Penalty,
     pub(super) wrong_code: Penalty,
+    pub(super) events: Budget,
 }
 
 impl Limiters {
@@ -187,6 +228,7 @@ impl Limiters {
             public: Limiter::new(rates.public, &clock),
             wrong_key: Penalty::new(rates.wrong_key, &clock),
             wrong_code: Penalty::new(rates.wrong_code, &clock),
+            events: Budget::new(rates.events, &clock),
         }
     }
 
@@ -198,6 +240,7 @@ impl Limiters {
         for penalty in [&self.wrong_key, &self.wrong_code] {
             penalty.forget();
         }
+        self.events.forget();
     }
 }
 
@@ -228,6 +271,29 @@ mod tests {
         assert_eq!(ask("2001:db8::2"), None);
         assert_eq!(ask("2001:db8::3"), Some(30), "one /64");
         assert_eq!(ask("2001:db8:0:1::1"), None, "another /64");
+    }
+
+    #[test]
+    fn a_node_has_an_allowance_of_its_own() {
+        let clock = FakeRelativeClock::default();
+        let budget = Budget::new(600, &clock);
+        let ask = |node: &str, count| {
+            let answer = budget.check(node, count);
+            answer.map_err(|error| error.retry_after.unwrap()).err()
+        };
+        assert_eq!(ask("loud", 500), None);
+        assert_eq!(ask("loud", 500), Some(40));
+        assert_eq!(ask("loud", 100), None, "what is left");
+        assert_eq!(ask("loud", 0), None);
+        assert_eq!(ask("quiet", 500), None, "another has its own");
+        clock.advance(Duration::from_secs(40));
+        assert_eq!(ask("loud", 500), Some(10));
+        clock.advance(Duration::from_secs(20));
+        assert_eq!(ask("loud", 4096), None, "a whole minute's");
+        assert_eq!(ask("loud", 1), Some(1));
+        clock.advance(Duration::from_secs(61));
+        budget.forget();
+        assert!(budget.limiter.is_empty());
     }
 
     #[test]

@@ -43,6 +43,7 @@ fn kicking(scope: Scope) -> About {
                changes nothing; its ticket still admits a new one.",
         )
         .on_node()
+        .idempotent()
         .empty(204, "It is to end.")
         .refuses(&[Reason::NotFound, Reason::RateLimited])
 }
@@ -65,6 +66,9 @@ async fn kick(api: Arc<Api>, scope: Scope, id: String, incoming: Incoming) -> An
     let mut query = incoming.query()?;
     let node = query.take("node");
     query.done()?;
-    api.app.kick(&caller, node.as_deref(), &id).await?;
+    let request = incoming.asked("");
+    let request = incoming.idempotency(&request)?;
+    let kicked = api.app.kick(&caller, node.as_deref(), &id, request);
+    kicked.await?;
     Ok(reply::nothing())
 }

@@ -7,6 +7,8 @@ use super::writer::Bounds;
 use super::*;
 
 const CACHE: u64 = 4 << 20;
+/// How long the copy of a lock may live that a process got by a fork, until its exec.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// A store with some history, and its entries.
 async fn filled(dir: &Path, bounds: Bounds) -> (SledStore, Vec<Entry>) {
@@ -278,6 +280,29 @@ async fn a_snapshot_that_was_half_written_at_a_kill_is_left_out() {
         assert!(!is_refused(&at, &whole), "{length} bytes");
         assert!(!half.exists());
     }
+}
+
+#[tokio::test]
+async fn what_another_is_writing_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let killed = dir.path().join("killed");
+    killed_at_rest(&killed, Bounds::USUAL).await;
+    let half = "snap.7FFFFFFFFFFFFFFF.generating";
+    std::fs::write(killed.join(half), b"").unwrap();
+    let held = seal::lock(&killed, PATIENCE).unwrap();
+    let refused = examine::before_opening(&killed);
+    assert!(matches!(refused, Err(StoreError::InUse { .. })));
+    assert!(killed.join(half).exists());
+    drop(held);
+    // Once the lock is free again whoever has it next may be writing one: it is gone by then.
+    examine::before_opening(&killed).unwrap();
+    assert!(!killed.join(half).exists());
+    // Where there is nothing to lock yet, another may be making a store.
+    let young = dir.path().join("young");
+    std::fs::create_dir(&young).unwrap();
+    std::fs::write(young.join(half), b"").unwrap();
+    assert!(examine::before_opening(&young).unwrap().is_none());
+    assert!(young.join(half).exists());
 }
 
 #[tokio::test]

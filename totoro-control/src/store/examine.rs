@@ -3,6 +3,7 @@
 //! A sealed store is compared with its seal. One that was not closed is copied, and the copy is
 //! opened and read from end to end: what sled would repair, throw away or panic at happens there.
 
+use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::ground;
 use super::load::is_unfinished;
-use super::seal::{Seal, files, lock};
+use super::seal::{Seal, files, lock, remove_halves};
 use super::sum::{Over, Sum, Target};
 use super::writer::{DATA, HEAD_KEY, Head, META, split};
 use super::{SCHEMA, StoreError, wal, witness};
@@ -40,6 +41,11 @@ pub struct Examined {
 /// # Errors
 /// When it is in use, unfinished or damaged. Nothing was changed then.
 pub fn examine(dir: &Path) -> Result<Option<Examined>, StoreError> {
+    Ok(locked(dir)?.and_then(|(examined, _)| examined))
+}
+
+/// [`examine`], and the store's lock where there is a store to lock.
+fn locked(dir: &Path) -> Result<Option<(Option<Examined>, File)>, StoreError> {
     let failed = |source| StoreError::Io {
         doing: "examine",
         path: dir.to_owned(),
@@ -59,7 +65,7 @@ pub fn examine(dir: &Path) -> Result<Option<Examined>, StoreError> {
     if present.is_empty() && witness::read(dir) == 0 {
         return Ok(None);
     }
-    let _lock = match lock(dir, PATIENCE) {
+    let lock = match lock(dir, PATIENCE) {
         Ok(lock) => lock,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             return Err(StoreError::InUse {
@@ -71,7 +77,7 @@ pub fn examine(dir: &Path) -> Result<Option<Examined>, StoreError> {
         }
         Err(error) => return Err(failed(error)),
     };
-    match Seal::read(dir) {
+    let examined = match Seal::read(dir) {
         Ok(Some(seal)) => match seal.broken(dir).map_err(failed)? {
             None => Ok(Some(Examined {
                 schema: seal.schema,
@@ -104,12 +110,16 @@ pub fn examine(dir: &Path) -> Result<Option<Examined>, StoreError> {
         },
         Err(_) => Err(damaged(dir, "its seal cannot be read")),
     }
-    .inspect_err(|_| remove_copy(dir))
+    .inspect_err(|_| remove_copy(dir))?;
+    Ok(Some((examined, lock)))
 }
 
-/// [`examine`], and then the files may change. The sum of what sled has, where that is known.
+/// [`examine`], and then the files may change. The sum of what sled has, where that is known. What is
+/// changed here is so under the lock: another may open the store as soon as that is free.
 pub(super) fn before_opening(dir: &Path) -> Result<Option<Sum>, StoreError> {
-    let examined = examine(dir)?;
+    let Some((examined, lock)) = locked(dir)? else {
+        return Ok(None);
+    };
     if let Some(Examined { schema, .. }) = examined
         && schema > SCHEMA
     {
@@ -127,6 +137,11 @@ pub(super) fn before_opening(dir: &Path) -> Result<Option<Sum>, StoreError> {
             source,
         })?;
     }
+    remove_halves(dir, &lock).map_err(|source| StoreError::Io {
+        doing: "remove a file of",
+        path: dir.to_owned(),
+        source,
+    })?;
     // A migration makes other entries of them.
     let same = examined.filter(|examined| examined.schema == SCHEMA);
     Ok(same.and_then(|examined| examined.sum))

@@ -106,8 +106,8 @@ pub(super) fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// Removes the snapshots that sled was writing when it was killed. It leaves out such files by another
 /// name than it gives them, takes one for the newest snapshot, and where that is not whole, the store for
-/// corrupted.
-pub(super) fn remove_halves(dir: &Path) -> io::Result<()> {
+/// corrupted. Whoever holds the store may be writing one: hence the lock.
+pub(super) fn remove_halves(dir: &Path, _lock: &File) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         let name = entry.file_name();

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::checkpoint::Checkpoints;
 use super::record::{Change, Record};
-use super::seal::{SealOnDrop, remove_halves};
+use super::seal::SealOnDrop;
 use super::snapshot::{Keeper, SledSnapshot};
 use super::sum::{Sum, Target};
 use super::sync::{make_dir, sync_all};
@@ -84,7 +84,6 @@ impl SledStore {
             problem,
         };
         let examined = examine::before_opening(dir)?;
-        remove_halves(dir).map_err(|source| io("remove a file of", source))?;
         let began = Instant::now();
         let db = ::sled::Config::new()
             .path(dir)

@@ -48,6 +48,7 @@ struct Live {
     read: Option<Vec<u8>>,
     /// What stood under keys that were changed before they were read.
     kept: BTreeMap<Vec<u8>, Option<Versioned>>,
+    /// What is kept now: what was handed out is the reader's.
     kept_bytes: usize,
     /// All of it was read.
     done: bool,
@@ -69,7 +70,7 @@ impl Keeper {
                 continue;
             }
             let old = view.get(key)?;
-            live.kept_bytes += key.len() + old.as_ref().map_or(0, |old| old.value.len()) + 64;
+            live.kept_bytes += weight(key, old.as_ref());
             live.kept.insert(key.to_vec(), old);
         }
         if live.kept_bytes > MAX_KEPT {
@@ -109,6 +110,11 @@ impl Keeper {
     }
 }
 
+/// What an entry that is kept aside takes, bytes: with what it takes in the map, roughly.
+fn weight(key: &[u8], old: Option<&Versioned>) -> usize {
+    key.len() + old.map_or(0, |old| old.value.len()) + 64
+}
+
 impl Live {
     /// The next part as it stood at the beginning.
     fn part(&mut self, view: &View) -> Result<Option<Vec<Entry>>, StoreError> {
@@ -127,16 +133,21 @@ impl Live {
                 // What was deleted meanwhile comes before what still stands after it.
                 while let Some(gone) = self.kept.first_entry().filter(|kept| *kept.key() < key) {
                     let (key, old) = gone.remove_entry();
+                    self.kept_bytes -= weight(&key, old.as_ref());
                     part.extend(old.map(|old| (key, old)));
                 }
                 self.read = Some(key.clone());
                 match self.kept.remove(&key) {
-                    Some(old) => part.extend(old.map(|old| (key, old))),
+                    Some(old) => {
+                        self.kept_bytes -= weight(&key, old.as_ref());
+                        part.extend(old.map(|old| (key, old)));
+                    }
                     None => part.push((key, found)),
                 }
             }
             if !more {
                 // Past the end only what was deleted is left.
+                self.kept_bytes = 0;
                 let rest = std::mem::take(&mut self.kept).into_iter();
                 part.extend(rest.filter_map(|(key, old)| Some((key, old?))));
                 self.done = true;
@@ -198,4 +209,54 @@ async fn asked<T>(
     let sent = requests.send(Request::Snapshot(ask)).await;
     sent.map_err(|_| StoreError::Closed)?;
     answer.await.map_err(|_| StoreError::Closed)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::view::Layer;
+    use super::*;
+
+    /// All that is kept now, by the same measure.
+    fn held(live: &Live) -> usize {
+        let each = live.kept.iter();
+        each.map(|(key, old)| weight(key, old.as_ref())).sum()
+    }
+
+    #[test]
+    fn what_was_handed_out_is_not_counted_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = ::sled::open(dir.path()).unwrap();
+        let mut layer = Layer::default();
+        let key = |index: usize| format!("{index:05}").into_bytes();
+        for index in 0..3 * PART {
+            layer.apply(key(index), 1, Some(vec![b'v'; 100]), true);
+        }
+        let view = View::new((*db).clone(), layer);
+        let token = Arc::new(());
+        let mut keeper = Keeper::default();
+        let (begin, _begun) = oneshot::channel();
+        let begin = Ask::Begin(Arc::downgrade(&token), begin);
+        keeper.answer(begin, &view, Head::default());
+        // A new one, changed ones, and removed ones: amid the rest and past its end.
+        let changes = [
+            (b"00001x".to_vec(), Some(vec![])),
+            (key(1), Some(vec![])),
+            (key(PART + 1), Some(vec![])),
+            (key(PART + 2), None),
+            (key(3 * PART - 1), None),
+        ];
+        let keys = changes.iter().map(|(key, _)| &key[..]);
+        keeper.keep(&view, keys).unwrap();
+        let changes = changes.map(|(key, value)| (key, value, false));
+        view.change(2, changes.to_vec());
+        let live = keeper.live.as_mut().unwrap();
+        assert_eq!((live.kept.len(), live.kept_bytes), (5, held(live)));
+        let mut read = 0;
+        while let Some(part) = live.part(&view).unwrap() {
+            assert_eq!(live.kept_bytes, held(live), "after {read}");
+            read += part.len();
+        }
+        assert_eq!(read, 3 * PART);
+        assert_eq!(live.kept_bytes, 0);
+    }
 }

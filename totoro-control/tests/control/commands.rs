@@ -61,7 +61,11 @@ async fn the_operators_day() {
         cli.json(&["node", "show", "n1"])["public_limits"],
         json!({ "max_conns": 3 })
     );
-    let drained = cli.json(&["node", "change", node, "--draining", "true"]);
+    // Whatever takes an id of a node takes its name.
+    let token = cli.json(&["node", "token", "n1"]);
+    assert_eq!(token["id"], made["id"]);
+    let drained = cli.json(&["node", "change", "n1", "--draining", "true"]);
+    assert_eq!(drained["id"], node);
     assert_eq!(
         (&drained["state"], &drained["visibility"]),
         (&json!("offline"), &json!("public"))
@@ -126,6 +130,13 @@ async fn the_operators_day() {
             .contains("192.0.2.0/24")
     );
     cli.text(&["ban", "remove", ban["id"].as_str().unwrap(), "--node", "n1"]);
+    let ever = cli.text(&["ban", "add", "192.0.2.0/24", "--node", "n1"]);
+    assert!(ever.contains("  never"), "{ever}");
+    let ban = ever.lines().nth(1).unwrap().split(' ').next().unwrap();
+    cli.text(&["ban", "remove", ban, "--node", "n1"]);
+    let tokens = cli.text(&["token", "list"]);
+    assert!(tokens.contains("never"), "{tokens}");
+    assert!(!tokens.contains("revoked"), "{tokens}");
 
     let trail = cli.json(&["audit", "--invite", id, "--since", "1h"]);
     let kinds: Vec<&str> = trail["items"]
@@ -336,6 +347,45 @@ fn the_token_does_not_travel_in_the_clear_unasked() {
     let refused = list("false");
     assert_eq!(refused.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--insecure-http"));
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_failure_and_a_full_disk_is_one_with_a_text() {
+    let control = Control::start();
+    let cli = Cli(&control);
+    let add = "node add --name n1 --pool-tcp 20000-20099 --server-addr 192.0.2.1:7000";
+    cli.text(&add.split(' ').collect::<Vec<_>>());
+    let settings = control.at().join("control.toml");
+    let doctor = format!("doctor --config {}", settings.display());
+    for command in [
+        "node list",
+        "node show n1 --json",
+        "node token n1",
+        "invite create --node n1",
+        "invite create --node n1 --count 2 --csv",
+        "invite create --node n1 --count 2 --json",
+        "audit",
+        "audit --ndjson",
+        "token list",
+        &doctor,
+    ] {
+        let to = |out: std::process::Stdio| {
+            let mut spoken = Command::new(binary());
+            spoken.args(command.split(' ')).stdout(out);
+            spoken.env("TOTORO_API", &control.api);
+            spoken.env("TOTORO_TOKEN_FILE", control.at().join("admin.token"));
+            let ended = spoken.output().unwrap();
+            let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+            (ended.status.code(), said)
+        };
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(to(writer.into()), (Some(0), String::new()), "{command}");
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        let (code, said) = to(full.unwrap().into());
+        assert_eq!(code, Some(1), "{command}: {said}");
+        assert!(said.contains("cannot write: "), "{command}: {said}");
+    }
 }
 
 #[tokio::test]

@@ -163,6 +163,28 @@ async fn each_address_describes_what_it_serves() {
 }
 
 #[tokio::test]
+async fn whatever_changes_or_removes_takes_an_idempotency_key() {
+    let control = quiet_control();
+    let document = document(&control, &control.api).await;
+    let mut changes = 0;
+    for (path, of) in document["paths"].as_object().unwrap() {
+        for method in ["patch", "delete"] {
+            let Some(call) = of.get(method) else {
+                continue;
+            };
+            let mut parameters = call["parameters"].as_array().unwrap().iter();
+            let takes = parameters.any(|one| one["name"] == "Idempotency-Key");
+            assert!(
+                takes && call["responses"].get("409").is_some(),
+                "{method} {path}"
+            );
+            changes += 1;
+        }
+    }
+    assert_eq!(changes, 12);
+}
+
+#[tokio::test]
 async fn every_reason_is_documented_and_a_problem_points_to_it() {
     let control = Control::start();
     let document = document(&control, &control.api).await;

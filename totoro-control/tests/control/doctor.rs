@@ -70,7 +70,9 @@ async fn running_stopped_and_killed() {
         .call("POST", "/admin/backup", &control.admin, None)
         .await;
     assert_eq!(about(&doctor(&control).0, "backup").0, "ok");
-    for component in ["settings", "modes", "disk", "keys", "clock", "exposure"] {
+    for component in [
+        "settings", "modes", "disk", "audit", "keys", "clock", "exposure",
+    ] {
         assert_eq!(about(&lines, component).0, "ok", "{component}");
     }
 

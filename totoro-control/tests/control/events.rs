@@ -36,6 +36,27 @@ async fn seqs(control: &Control, node: &Node) -> Vec<u64> {
 }
 
 #[tokio::test]
+async fn a_node_that_tells_too_much_waits_and_no_other() {
+    let mut control = Control::start();
+    control.reconfigure(&[("events = 30000", "events = 5")]);
+    let (loud, quiet) = (control.node("n1").await, control.node("n2").await);
+    let batch = |from: u64, to: u64| (from..=to).map(|seq| event(seq, None)).collect();
+    send(&control, &loud, SPOOL, batch(1, 3)).await.with(200);
+    let limited = send(&control, &loud, SPOOL, batch(4, 6)).await;
+    let after = limited.headers["retry-after"].to_str().unwrap();
+    assert!((1..=12).contains(&after.parse().unwrap()), "{after}");
+    limited.refused(429, "rate_limited");
+    // What it takes of a trail that all share counts, too.
+    let mut large = event(4, None);
+    large["detail"] = json!({ "what": "w".repeat(600) });
+    let limited = send(&control, &loud, SPOOL, vec![large]).await;
+    limited.refused(429, "rate_limited");
+    send(&control, &quiet, SPOOL, batch(1, 3)).await.with(200);
+    assert_eq!(seqs(&control, &loud).await, [1, 2, 3]);
+    assert_eq!(seqs(&control, &quiet).await, [1, 2, 3]);
+}
+
+#[tokio::test]
 async fn each_event_lands_once_in_order() {
     let control = Control::start();
     let node = control.node("n1").await;

@@ -27,6 +27,7 @@ fn without_limits() -> Control {
         most("TOTORO_CONTROL_RATE_PUBLIC"),
         most("TOTORO_CONTROL_RATE_WRONG_KEY"),
         most("TOTORO_CONTROL_RATE_WRONG_CODE"),
+        most("TOTORO_CONTROL_RATE_EVENTS"),
     ];
     Control::over(Control::init(&[]), &env)
 }

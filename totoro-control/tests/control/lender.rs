@@ -183,7 +183,7 @@ async fn a_lost_new_key_is_replaced_and_an_enrolment_ends_both() {
 }
 
 /// Reports these sessions of one tenant.
-async fn report(control: &Control, node: &Node, tenant: &str, ids: &[&str]) {
+pub(crate) async fn report(control: &Control, node: &Node, tenant: &str, ids: &[&str]) {
     let session = |id: &&str| json!({ "id": id, "client": "192.0.2.7:5", "since": "2030-01-01T00:00:00Z", "frpc_version": "0.70.1" });
     let mut heartbeat = node.heartbeat();
     let sessions: Vec<Value> = ids.iter().map(session).collect();

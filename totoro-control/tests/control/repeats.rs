@@ -3,6 +3,7 @@
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
+use crate::lender::report;
 use crate::support::{Answer, Control, Node};
 
 #[tokio::test]
@@ -72,6 +73,226 @@ async fn nodes_tokens_and_bans_are_made_once_per_key() {
             .refused(409, "conflict");
     }
     assert_eq!(control.kinds("&kind=ban.added").await.len(), 2);
+}
+
+/// Method, path, who asks, the body, and the kind of the one event.
+type Change<'a> = (&'a str, String, &'a str, Option<Value>, &'a str);
+
+#[tokio::test]
+async fn what_needs_a_version_is_changed_once_per_key() {
+    let control = Control::start();
+    let admin = control.admin.as_str();
+    let (node, gone) = (control.node("n1").await, control.node("n2").await);
+    let lender = node.key.as_str();
+    let (own, _) = control.invite(&node, json!({})).await;
+    let (other, _) = control.invite(&node, json!({})).await;
+    let invite = |group, id| format!("/{group}/invites/{id}");
+    let (note, pause) = (json!({ "note": "x" }), json!({ "state": "paused" }));
+    let (drain, region) = (json!({ "draining": true }), json!({ "region": "eu" }));
+    let on = |node: &Node| format!("/admin/nodes/{}", node.id);
+    let changes: [Change; 7] = [
+        (
+            "PATCH",
+            invite("nodes", &own),
+            lender,
+            Some(note),
+            "invite.changed",
+        ),
+        (
+            "PATCH",
+            invite("admin", &own),
+            admin,
+            Some(pause),
+            "invite.paused",
+        ),
+        (
+            "DELETE",
+            invite("nodes", &own),
+            lender,
+            None,
+            "invite.revoked",
+        ),
+        (
+            "DELETE",
+            invite("admin", &other),
+            admin,
+            None,
+            "invite.revoked",
+        ),
+        (
+            "PATCH",
+            "/nodes/self".to_owned(),
+            lender,
+            Some(drain),
+            "node.drained",
+        ),
+        (
+            "PATCH",
+            on(&node),
+            admin,
+            Some(region),
+            "admin.node_changed",
+        ),
+        ("DELETE", on(&gone), admin, None, "admin.node_deleted"),
+    ];
+    for (row, (method, path, bearer, body, kind)) in changes.iter().enumerate() {
+        let key = format!("k-{row}");
+        let ask = |version: Option<&str>, body: Option<Value>| {
+            let (control, key, version) = (&control, key.clone(), version.map(str::to_owned));
+            async move {
+                let mut headers = vec![("idempotency-key", key.as_str())];
+                headers.extend(version.as_deref().map(|version| ("if-match", version)));
+                let asked = control.call_with(method, path, bearer, body, &headers);
+                asked.await
+            }
+        };
+        let events = async || control.kinds(&format!("&kind={kind}")).await.len();
+        let before = events().await;
+        let seen = control.get(path, bearer).await.etag();
+        // What is refused is not remembered.
+        ask(Some("\"1\""), body.clone())
+            .await
+            .refused(412, "conflict");
+        ask(None, body.clone())
+            .await
+            .refused(428, "request_malformed");
+        let first = ask(Some(&seen), body.clone()).await;
+        assert!(first.status.is_success(), "{method} {path}: {}", first.text);
+        // Whoever lost the answer still has the version that it saw before.
+        let again = ask(Some(&seen), body.clone()).await;
+        assert_eq!((again.status, &again.body), (first.status, &first.body));
+        assert_eq!(again.headers.get("etag"), first.headers.get("etag"));
+        assert_eq!(events().await, before + 1, "{method} {path}");
+
+        ask(Some("*"), body.clone()).await.refused(409, "conflict");
+        let bare = ask(None, body.clone()).await;
+        match first.status.as_u16() {
+            // Nothing is there that has a version.
+            204 => bare.refused(409, "conflict"),
+            _ => bare.refused(428, "request_malformed"),
+        };
+        if body.is_some() {
+            let asked = ask(Some(&seen), Some(json!({})));
+            asked.await.refused(409, "conflict");
+        }
+        assert_eq!(events().await, before + 1, "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn what_needs_no_version_is_removed_once_per_key() {
+    let control = Control::start();
+    let admin = control.admin.as_str();
+    let node = control.node("n1").await;
+    let lender = node.key.as_str();
+    report(&control, &node, "public:192.0.2.7", &["s-1", "s-2", "s-3"]).await;
+    let made = async |path: &str, bearer: &str, body: Value| {
+        let made = control.post(path, bearer, body).await.with(201);
+        made["id"].as_str().unwrap().to_owned()
+    };
+    let ban = json!({ "prefix": "192.0.2.0/24" });
+    let mut bans = Vec::new();
+    for _ in 0..3 {
+        bans.push(made("/nodes/bans", lender, ban.clone()).await);
+    }
+    let (all, more) = (
+        made("/admin/bans", admin, ban.clone()).await,
+        made("/admin/bans", admin, ban).await,
+    );
+    let token = |name: &str| json!({ "name": name, "scopes": ["read"] });
+    let tokens = (
+        made("/admin/tokens", admin, token("a")).await,
+        made("/admin/tokens", admin, token("b")).await,
+    );
+    // Each with another one of the kind, which the same key may not remove.
+    let removals = [
+        (
+            "/nodes/bans/",
+            "",
+            lender,
+            &*bans[0],
+            &*bans[2],
+            "ban.lifted",
+        ),
+        (
+            "/admin/bans/",
+            "?node=n1",
+            admin,
+            &bans[1],
+            &bans[2],
+            "ban.lifted",
+        ),
+        ("/admin/bans/", "", admin, &all, &more, "ban.lifted"),
+        (
+            "/nodes/sessions/",
+            "",
+            lender,
+            "s-1",
+            "s-3",
+            "session.kicked",
+        ),
+        (
+            "/admin/sessions/",
+            "?node=n1",
+            admin,
+            "s-2",
+            "s-3",
+            "session.kicked",
+        ),
+        (
+            "/admin/tokens/",
+            "",
+            admin,
+            &tokens.0,
+            &tokens.1,
+            "admin.token_revoked",
+        ),
+    ];
+    for (row, (path, query, bearer, id, other, kind)) in removals.into_iter().enumerate() {
+        let key = format!("k-{row}");
+        let ask = async |id: &str| {
+            let headers = [("idempotency-key", key.as_str())];
+            let path = format!("{path}{id}{query}");
+            let asked = control.call_with("DELETE", &path, bearer, None, &headers);
+            asked.await
+        };
+        let events = async || control.kinds(&format!("&kind={kind}")).await.len();
+        let before = events().await;
+        ask("nowhere").await.refused(404, "not_found");
+        for _ in ["once", "and again, though it is gone"] {
+            assert_eq!(ask(id).await.status.as_u16(), 204, "{path}{id}");
+        }
+        ask(other).await.refused(409, "conflict");
+        assert_eq!(events().await, before + 1, "{path}{id}");
+    }
+}
+
+#[tokio::test]
+async fn a_late_repeat_changes_nothing_and_shows_what_is_there() {
+    let control = Control::start();
+    let (node, other) = (control.node("n1").await, control.node("n2").await);
+    let (id, _) = control.invite(&node, json!({})).await;
+    let path = format!("/nodes/invites/{id}");
+    let headers = [("idempotency-key", "k-1"), ("if-match", "*")];
+    let ask = async |path: &str, node: &Node, body: Value| {
+        control
+            .call_with("PATCH", path, &node.key, Some(body), &headers)
+            .await
+    };
+    ask(&path, &node, json!({ "note": "mine" })).await.with(200);
+    let later = control.patch(&path, &node.key, json!({ "note": "later" }));
+    let later = later.await.with(200);
+    let again = ask(&path, &node, json!({ "note": "mine" })).await;
+    assert_eq!(again.etag(), format!("\"{}\"", later["version"]));
+    assert_eq!(again.with(200), later);
+    // A key is its node's alone, and one that changed nothing is taken all the same.
+    ask("/nodes/self", &other, json!({})).await.with(200);
+    let drain = || json!({ "draining": true });
+    ask("/nodes/self", &other, drain())
+        .await
+        .refused(409, "conflict");
+    let third = control.node("n3").await;
+    ask("/nodes/self", &third, drain()).await.with(200);
 }
 
 /// As many as ask at once.

@@ -60,6 +60,5 @@ pub(super) async fn run(control: &Control, args: &Args, as_json: bool) -> Result
             subject.detail.to_string(),
         ]);
     }
-    table.print();
-    Ok(())
+    table.print()
 }

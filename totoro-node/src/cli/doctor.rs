@@ -6,6 +6,7 @@ use totoro_api::ports::Pool;
 use totoro_api::ticket::rfc3339;
 
 use super::check::{self, Line, Status};
+use crate::clock::machine_ms;
 use crate::config::Config;
 use crate::figures::Condition;
 use crate::kernel;
@@ -16,6 +17,8 @@ use crate::spool::Size;
 const SILENT_S: u64 = 60;
 /// How far clocks may be apart, ms.
 const CLOCKS_MS: i64 = crate::clock::TOLERATED_MS;
+/// So long an error in the log is one of now, ms.
+const RECENT_MS: i64 = 60_000;
 /// The problems that are shown, newest first.
 const PROBLEMS: usize = 5;
 
@@ -25,7 +28,13 @@ pub(super) async fn run(config: &Config, pool: Pool, as_json: bool) -> Result<()
     lines.push(pins(config));
     let socket = config.local_socket();
     match ask::<Condition>(&socket, &Ask::Condition).await {
-        Ok(condition) => lines.extend(of(&condition)),
+        Ok(condition) => {
+            let refusal = match is_silent(condition.silent_s) {
+                true => check::refusal(config).await,
+                false => None,
+            };
+            lines.extend(of(&condition, refusal));
+        }
         Err(error) => {
             let shown = socket.display().to_string();
             let advice = match error.is::<NotRunning>() {
@@ -35,6 +44,9 @@ pub(super) async fn run(config: &Config, pool: Pool, as_json: bool) -> Result<()
                 false => format!("{error:#}; its log says more: journalctl -u totoro-node"),
             };
             lines.push(Line::new("daemon", shown, Status::Fail, advice));
+            // A start would not help then.
+            let refusal = check::refusal(config).await;
+            lines.extend(refusal.map(|why| refused("now".to_owned(), why)));
         }
     }
     lines.extend(check::frps(config, &pool).await);
@@ -63,8 +75,8 @@ fn pins(config: &Config) -> Line {
     }
 }
 
-/// What a daemon's condition says.
-fn of(condition: &Condition) -> Vec<Line> {
+/// What a daemon's condition says; `refusal`: what the control plane answers instead of taking heartbeats.
+fn of(condition: &Condition, refusal: Option<String>) -> Vec<Line> {
     let mut lines = vec![Line::new(
         "daemon",
         format!(
@@ -74,7 +86,7 @@ fn of(condition: &Condition) -> Vec<Line> {
         Status::Ok,
         "running",
     )];
-    lines.push(control(condition));
+    lines.push(control(condition.silent_s, refusal));
     lines.push(clock(condition.clock_offset_ms));
     for missing in &condition.missing {
         lines.push(Line::new("grade", "kernel", Status::Fail, missing.clone()));
@@ -91,7 +103,9 @@ fn of(condition: &Condition) -> Vec<Line> {
     lines.push(spool(condition.spool));
     lines.push(drift(&condition.mended));
     for problem in condition.problems.iter().rev().take(PROBLEMS) {
-        let status = if problem.error {
+        // What an older one was about may be well by now: what is not has a line of its own above.
+        let recent = machine_ms() - problem.at_ms < RECENT_MS;
+        let status = if problem.error && recent {
             Status::Fail
         } else {
             Status::Warn
@@ -111,16 +125,25 @@ fn of(condition: &Condition) -> Vec<Line> {
     lines
 }
 
-fn control(condition: &Condition) -> Line {
-    let (status, target, detail) = match condition.silent_s {
-        Some(silent) if silent < SILENT_S => {
-            (Status::Ok, format!("{silent} s ago"), "answers".to_owned())
-        }
-        silent => (
+fn is_silent(silent_s: Option<u64>) -> bool {
+    silent_s.is_none_or(|silent| silent >= SILENT_S)
+}
+
+fn refused(target: String, why: String) -> Line {
+    Line::new("control plane", target, Status::Fail, why)
+}
+
+fn control(silent_s: Option<u64>, refusal: Option<String>) -> Line {
+    let target = silent_s.map_or("not since the start".to_owned(), |silent| {
+        format!("{silent} s ago")
+    });
+    if let Some(why) = refusal {
+        return refused(target, why);
+    }
+    let (status, detail) = match is_silent(silent_s) {
+        false => (Status::Ok, "answers".to_owned()),
+        true => (
             Status::Warn,
-            silent.map_or("not since the start".to_owned(), |silent| {
-                format!("{silent} s ago")
-            }),
             "has not answered: sessions, reconnects with a cached ticket, expiry and what was \
              revoked before go on; a frpc that is started anew and fetches its ticket by its code \
              can't log in, changes do not arrive, events wait here. Look at `control` in node.toml \
@@ -184,7 +207,7 @@ mod tests {
     use crate::health::Problem;
 
     fn bad(condition: &Condition) -> Vec<&'static str> {
-        of(condition)
+        of(condition, None)
             .into_iter()
             .filter(|line| line.status != Status::Ok)
             .map(|line| line.component)
@@ -266,6 +289,33 @@ mod tests {
             );
             assert!((1..=PROBLEMS).contains(&found.len()), "{component}");
         }
+        let status = |error, at_ms| {
+            let text = "x".to_owned();
+            let problem = Problem {
+                at_ms,
+                error,
+                text,
+                times: 1,
+            };
+            let condition = Condition {
+                problems: vec![problem],
+                ..well.clone()
+            };
+            let lines = of(&condition, None);
+            lines
+                .into_iter()
+                .find(|line| line.component == "log")
+                .unwrap()
+                .status
+        };
+        assert_eq!(status(true, machine_ms()), Status::Fail);
+        assert_eq!(status(true, 0), Status::Warn, "it may be over");
+        assert_eq!(status(false, machine_ms()), Status::Warn);
+        let refused = control(Some(61), Some("enrol anew".to_owned()));
+        assert_eq!(
+            (refused.status, refused.detail.as_str()),
+            (Status::Fail, "enrol anew")
+        );
         let mended = vec![("surplus".to_owned(), 2), ("orphan".to_owned(), 0)];
         assert_eq!(drift(&mended).target, "surplus 2");
     }

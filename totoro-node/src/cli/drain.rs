@@ -3,6 +3,7 @@
 use anyhow::Result;
 use totoro_api::wire::node::{ChangeSelf, Node, NodeState};
 
+use super::out;
 use super::table::json;
 use crate::control::Control;
 
@@ -18,15 +19,15 @@ pub(super) async fn run(control: &Control, draining: bool, as_json: bool) -> Res
         return json(&node);
     }
     if draining {
-        println!(
+        out::line(format_args!(
             "{} takes nothing new; what lives goes on (drain --off ends it)",
             node.name
-        );
+        ))?;
     } else {
-        println!("{} takes what is new again", node.name);
+        out::line(format_args!("{} takes what is new again", node.name))?;
     }
     if node.state == NodeState::Offline {
-        println!("its daemon does not report now: it learns of this when it does");
+        out::line("its daemon does not report now: it learns of this when it does")?;
     }
     Ok(())
 }

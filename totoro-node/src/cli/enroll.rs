@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use totoro_api::wire::node::{Enroll, Enrolled};
 
+use super::out;
 use crate::config::{Settings, check_control};
 use crate::control::Control;
 use crate::{secret, tls};
@@ -64,17 +65,17 @@ pub(super) async fn run(args: &Args, given: Settings) -> Result<()> {
     // Last: with it the machine counts as enrolled.
     let text = toml::to_string(&settings).context("write node.toml")?;
     secret::write(&file, &text)?;
-    println!(
+    out::line(format_args!(
         "node {} ({}) is enrolled; settings and secrets are in {}",
         enrolled.name,
         enrolled.node,
         args.dir.display()
-    );
-    println!(
+    ))?;
+    out::line(format_args!(
         "next: totoro-node check --config {0}; totoro-node frps-config --config {0} --out {1}; totoro-node run --config {0}",
         file.display(),
         args.dir.join("frps.toml").display()
-    );
+    ))?;
     Ok(())
 }
 

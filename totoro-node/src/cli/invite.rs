@@ -6,8 +6,8 @@ use totoro_api::limits::Limits;
 use totoro_api::wire::invite::{ChangeInvite, Invite, InvitePage, NewInvite};
 use totoro_api::wire::push::InviteState;
 
-use super::query;
 use super::table::{Table, json};
+use super::{out, query};
 use crate::control::Control;
 
 /// What to do with invites.
@@ -16,18 +16,40 @@ pub(super) enum Command {
     /// Makes an invite, or many; codes are shown once.
     Create(Create),
     /// Lists the invites.
+    #[command(after_help = "\
+Examples:
+  totoro-node invite list --label course --state active")]
     List(List),
     /// Shows one.
+    #[command(after_help = "\
+Examples:
+  totoro-node invite show inv-4k2v9x0c7m1p")]
     Show(Which),
     /// Changes limits, expiry, label or note.
+    #[command(after_help = "\
+Examples:
+  totoro-node invite change inv-4k2v9x0c7m1p --limits '{\"max_conns\": 10}'
+  totoro-node invite change inv-4k2v9x0c7m1p --label ann --expires-at 2030-01-31T00:00:00Z")]
     Change(Change),
     /// Refuses what is new; what lives goes on.
+    #[command(after_help = "\
+Examples:
+  totoro-node invite pause inv-4k2v9x0c7m1p")]
     Pause(Which),
     /// Ends a pause.
+    #[command(after_help = "\
+Examples:
+  totoro-node invite resume inv-4k2v9x0c7m1p")]
     Resume(Which),
     /// Gives the invite a new code; what lives under the old one is cut.
+    #[command(after_help = "\
+Examples:
+  totoro-node invite rotate inv-4k2v9x0c7m1p")]
     Rotate(Which),
     /// Ends the invite for good; what lives is cut.
+    #[command(after_help = "\
+Examples:
+  totoro-node invite revoke inv-4k2v9x0c7m1p")]
     Revoke(Which),
 }
 
@@ -47,10 +69,14 @@ pub(super) struct List {
 #[command(after_help = "\
 Examples:
   totoro-node invite create --label ann --limits '{\"max_conns\": 5}'
-  totoro-node invite create --count 30 --label 'course {n}' --json > codes.json")]
+  totoro-node invite create --count 30 --label 'course {\x1b[0mn}' --json > codes.json")]
 pub(super) struct Create {
-    /// A name for people. With --count, {n} in it is each one's number.
-    #[arg(long, default_value = "")]
+    // clap takes a bare {n} for a line feed; the escape is not to be seen.
+    #[arg(
+        long,
+        default_value = "",
+        help = "A name for people. With --count, {\x1b[0mn} in it is each one's number"
+    )]
     label: String,
     /// So many at once, at most 1000: all of them or none.
     #[arg(long, value_name = "N")]
@@ -205,32 +231,34 @@ async fn list(control: &Control, which: &List, as_json: bool) -> Result<()> {
             invite.expires_at.unwrap_or_else(|| "never".to_owned()),
         ]);
     }
-    table.print();
-    Ok(())
+    table.print()
 }
 
 fn show(invite: &Invite, as_json: bool) -> Result<()> {
     if as_json {
         return json(invite);
     }
-    println!("invite   {}", invite.id);
-    println!(
+    out::line(format_args!("invite   {}", invite.id))?;
+    out::line(format_args!(
         "state    {}, epoch {}",
         format!("{:?}", invite.state).to_lowercase(),
         invite.epoch
-    );
-    println!("limits   {}", serde_json::to_string(&invite.limits)?);
-    println!(
+    ))?;
+    out::line(format_args!(
+        "limits   {}",
+        serde_json::to_string(&invite.limits)?
+    ))?;
+    out::line(format_args!(
         "expires  {}",
         invite.expires_at.as_deref().unwrap_or("never")
-    );
+    ))?;
     if let Some(code) = &invite.code_qr {
-        println!("qr       {code}");
+        out::line(format_args!("qr       {code}"))?;
     }
     if let Some(code) = &invite.code {
-        println!(
+        out::line(format_args!(
             "code     {code}   (shown once; give it to the tenant by a way that others don't read)"
-        );
+        ))?;
     }
     Ok(())
 }
@@ -249,6 +277,5 @@ fn show_many(made: &InvitePage, as_json: bool) -> Result<()> {
             invite.code_qr.clone().unwrap_or_default(),
         ]);
     }
-    table.print();
-    Ok(())
+    table.print()
 }

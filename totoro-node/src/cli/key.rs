@@ -9,6 +9,7 @@ use clap::Subcommand;
 use reqwest::StatusCode;
 use totoro_api::wire::node::{KeyRotated, NewKey};
 
+use super::out;
 use super::table::json;
 use crate::config::Config;
 use crate::control::{CallError, Control};
@@ -58,14 +59,14 @@ async fn rotate(config: &Config, as_json: bool) -> Result<()> {
     if as_json {
         return json(&rotated);
     }
-    println!("the node has a new key, in {}", at.display());
+    out::line(format_args!("the node has a new key, in {}", at.display()))?;
     match rotated.old_until {
-        Some(until) => {
-            println!("the old one works until the new one's first use, at most until {until}")
-        }
-        None => println!("the old one no longer works"),
+        Some(until) => out::line(format_args!(
+            "the old one works until the new one's first use, at most until {until}"
+        ))?,
+        None => out::line("the old one no longer works")?,
     }
-    println!("a running daemon takes it with its next heartbeat");
+    out::line("a running daemon takes it with its next heartbeat")?;
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use clap::Subcommand;
 use ipnet::IpNet;
 
+use super::out;
 use super::table::{Table, json};
 use crate::config::{Config, Span};
 use crate::local::{Ask, ask};
@@ -15,6 +16,10 @@ use crate::session::{BanLine, SessionLine};
 #[derive(Debug, Subcommand)]
 pub(super) enum Bans {
     /// Bans an address or a prefix on this node.
+    #[command(after_help = "\
+Examples:
+  totoro-node ban add 192.0.2.7 --for 24h
+  totoro-node ban add 2001:db8::/48")]
     Add {
         /// `192.0.2.7` or `2001:db8::/48`.
         prefix: String,
@@ -23,8 +28,14 @@ pub(super) enum Bans {
         r#for: Option<Span>,
     },
     /// Lists the bans that hold here.
+    #[command(after_help = "\
+Examples:
+  totoro-node ban list")]
     List,
     /// Lifts a ban that was made on this node.
+    #[command(after_help = "\
+Examples:
+  totoro-node ban remove 192.0.2.7")]
     Remove {
         /// The address or prefix.
         prefix: String,
@@ -56,14 +67,13 @@ pub(super) async fn sessions(config: &Config, as_json: bool) -> Result<()> {
             session.proxies.join(", "),
         ]);
     }
-    table.print();
-    Ok(())
+    table.print()
 }
 
 /// `kick`.
 pub(super) async fn kick(config: &Config, session: String) -> Result<()> {
     ask::<()>(&config.local_socket(), &Ask::Kick { session }).await?;
-    println!("the session is ended; who has the code can come back (ban keeps an address out)");
+    out::line("the session is ended; who has the code can come back (ban keeps an address out)")?;
     Ok(())
 }
 
@@ -80,7 +90,7 @@ pub(super) async fn bans(config: &Config, command: Bans, as_json: bool) -> Resul
                 },
             )
             .await?;
-            println!("banned");
+            out::line("banned")?;
         }
         Bans::Remove { prefix } => {
             ask::<()>(
@@ -90,7 +100,7 @@ pub(super) async fn bans(config: &Config, command: Bans, as_json: bool) -> Resul
                 },
             )
             .await?;
-            println!("lifted");
+            out::line("lifted")?;
         }
         Bans::List => {
             let all: Vec<BanLine> = ask(&socket, &Ask::Bans).await?;
@@ -100,13 +110,13 @@ pub(super) async fn bans(config: &Config, command: Bans, as_json: bool) -> Resul
             let mut table = Table::new(["PREFIX", "UNTIL", "BY"]);
             for ban in all {
                 let until = if ban.until.is_empty() {
-                    "lifted".to_owned()
+                    "never".to_owned()
                 } else {
                     ban.until
                 };
                 table.row([ban.prefix.to_string(), until, ban.by]);
             }
-            table.print();
+            table.print()?;
         }
     }
     Ok(())

@@ -1,5 +1,11 @@
 //! The commands.
 
+#![deny(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "they panic when the reader has gone or the disk is full; `out` does not"
+)]
+
 mod audit;
 mod check;
 mod doctor;
@@ -10,6 +16,7 @@ mod inspect;
 mod invite;
 mod key;
 mod local;
+mod out;
 mod run;
 mod table;
 mod uninstall;
@@ -71,23 +78,44 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Makes this machine a node, with a one-time token.
+    #[command(after_help = "\
+Examples:
+  TOTORO_TOKEN=… totoro-node enroll --control https://control.example.org
+  totoro-node enroll --control https://control.example.org --token-file ./token --dir ./lab")]
     Enroll(enroll::Args),
     /// Runs the daemon.
+    #[command(after_help = "\
+Examples:
+  totoro-node run
+  totoro-node run --print-config              what holds, and where each setting comes from
+  totoro-node --config ./lab/node.toml run --run-dir ./lab/run")]
     Run {
         /// Accept a plugin port from 1024 on, where there are no other local users.
         #[arg(long)]
         allow_unprivileged_plugin_port: bool,
     },
     /// Says whether this machine has what it takes.
+    #[command(after_help = "\
+Examples:
+  totoro-node check
+  totoro-node --config ./lab/node.toml check --json")]
     Check,
     /// Says how the running node is, and what to do about what is wrong.
     #[command(after_help = "\
-Looks only: secrets, attached programs, the daemon's word on itself, its last problems, frps. Runs as
-root, beside the daemon or without one. Exit code 1 when a check fails; warnings do not fail.")]
+Examples:
+  totoro-node doctor
+  totoro-node --config ./lab/node.toml doctor --json
+
+Looks only: secrets, attached programs, the daemon's word on itself, its last problems, frps, and, when
+the daemon has not heard of it, the control plane. Runs as root, beside the daemon or without one. Exit
+code 1 when a check fails; warnings do not fail.")]
     Doctor,
     /// Shows what the kernel holds.
     Inspect(inspect::Args),
     /// Prints frps's configuration, with the pool that holds now. It has secrets in it.
+    #[command(after_help = "\
+Examples:
+  totoro-node frps-config --out /etc/totoro/frps.toml")]
     FrpsConfig {
         /// Write it to this file (0600) instead.
         #[arg(long)]
@@ -97,8 +125,15 @@ root, beside the daemon or without one. Exit code 1 when a check fails; warnings
     #[command(subcommand)]
     Invite(invite::Command),
     /// Lists the sessions.
+    #[command(after_help = "\
+Examples:
+  totoro-node sessions
+  totoro-node sessions --json")]
     Sessions,
     /// Ends a session.
+    #[command(after_help = "\
+Examples:
+  totoro-node kick ses_0123456789abcdef")]
     Kick {
         /// Its id, from `sessions`.
         session: String,
@@ -120,6 +155,10 @@ Examples:
     #[command(subcommand)]
     Key(key::Command),
     /// Shows this node's part of the audit trail.
+    #[command(after_help = "\
+Examples:
+  totoro-node audit --limit 20
+  totoro-node audit --invite inv-4k2v9x0c7m1p --kind session.closed --json")]
     Audit(audit::Args),
     /// Detaches all programs, removes all pins and reserved ports, and says so. The daemon must not run.
     Uninstall(uninstall::Args),
@@ -146,7 +185,7 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            out::warn(format_args!("error: {error:#}"));
             ExitCode::from(code(&error))
         }
     }
@@ -183,8 +222,7 @@ async fn act(cli: Cli, health: Health, listener: Option<TcpListener>) -> Result<
     let settings = cli.config.clone();
     let config = Config::load(&cli.config, cli.settings)?;
     if cli.print_config {
-        print!("{}", config.print()?);
-        return Ok(());
+        return out::text(&config.print()?);
     }
     let control = || Control::with_key_file(&config.control, &config.key_file);
     match cli.command {
@@ -207,11 +245,13 @@ async fn act(cli: Cli, health: Health, listener: Option<TcpListener>) -> Result<
             match out {
                 Some(path) => {
                     secret::write(&path, &text)?;
-                    println!("written to {}; restart frps with it", path.display());
+                    out::line(format_args!(
+                        "written to {}; restart frps with it",
+                        path.display()
+                    ))
                 }
-                None => print!("{text}"),
+                None => out::text(&text),
             }
-            Ok(())
         }
         Command::Inspect(args) => {
             // Without the daemon the pins still tell all but the names.

@@ -1,5 +1,7 @@
 //! Tables for people: aligned columns, nothing that a terminal would obey.
 
+use super::out;
+
 /// A table that is printed when it is complete.
 pub(super) struct Table {
     rows: Vec<Vec<String>>,
@@ -28,7 +30,12 @@ impl Table {
         self.rows.push(cells.into_iter().map(clean).collect());
     }
 
-    pub(super) fn print(&self) {
+    pub(super) fn print(&self) -> anyhow::Result<()> {
+        out::text(&self.render())
+    }
+
+    /// The table as text.
+    pub(super) fn render(&self) -> String {
         let columns = self.rows.first().map_or(0, Vec::len);
         let width = |column: usize| {
             self.rows
@@ -38,19 +45,21 @@ impl Table {
                 .unwrap_or(0)
         };
         let widths: Vec<usize> = (0..columns).map(width).collect();
+        let mut text = String::new();
         for row in &self.rows {
             let cells: Vec<String> = row
                 .iter()
                 .zip(&widths)
                 .map(|(cell, &width)| format!("{cell:width$}"))
                 .collect();
-            println!("{}", cells.join("  ").trim_end());
+            text.push_str(cells.join("  ").trim_end());
+            text.push('\n');
         }
+        text
     }
 }
 
 /// Prints an answer as JSON.
 pub(super) fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
-    Ok(())
+    out::line(serde_json::to_string_pretty(value)?)
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use super::out;
 use crate::config::Config;
 use crate::{kernel, reserve, store, tls};
 
@@ -25,11 +26,11 @@ pub(super) struct Args {
 pub(super) fn run(config: &Config, settings: &Path, args: &Args) -> Result<()> {
     let programs = kernel::attached_programs(&config.pin_root);
     for line in kernel::uninstall(&config.pin_root)? {
-        println!("removed {line}");
+        out::line(format_args!("removed {line}"))?;
     }
     let ports = reserve::release(&config.state_dir)?;
     if !ports.is_empty() {
-        println!("no longer reserved: ports {ports}");
+        out::line(format_args!("no longer reserved: ports {ports}"))?;
     }
     let left = kernel::still_loaded(&programs)?;
     ensure!(
@@ -44,15 +45,19 @@ pub(super) fn run(config: &Config, settings: &Path, args: &Args) -> Result<()> {
         );
     }
     let ended = programs.len();
-    println!("nothing of Totoro is left in the kernel ({ended} programs ended)");
+    out::line(format_args!(
+        "nothing of Totoro is left in the kernel ({ended} programs ended)"
+    ))?;
     if !args.purge {
         let (state, dir) = (config.state_dir.display(), settings.display());
-        println!("kept: {dir}, the secrets beside it, and {state}; --purge removes them too");
+        out::line(format_args!(
+            "kept: {dir}, the secrets beside it, and {state}; --purge removes them too"
+        ))?;
         return Ok(());
     }
     for path in files(config, settings) {
         match fs::remove_file(&path) {
-            Ok(()) => println!("removed {}", path.display()),
+            Ok(()) => out::line(format_args!("removed {}", path.display()))?,
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => {
                 return Err(error).with_context(|| format!("remove {}", path.display()));
@@ -64,9 +69,9 @@ pub(super) fn run(config: &Config, settings: &Path, args: &Args) -> Result<()> {
     for dir in dirs.into_iter().cloned().chain(beside) {
         // What is not ours is left where it is, and said.
         match fs::remove_dir(&dir) {
-            Ok(()) => println!("removed {}", dir.display()),
+            Ok(()) => out::line(format_args!("removed {}", dir.display()))?,
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => println!("left {}: {error}", dir.display()),
+            Err(error) => out::line(format_args!("left {}: {error}", dir.display()))?,
         }
     }
     Ok(())

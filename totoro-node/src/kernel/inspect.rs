@@ -65,6 +65,15 @@ impl Inspector {
         Ok(tenants)
     }
 
+    /// One tenant's counts, or all tenants' together ([`abi::NODE`], where a total is set); zeros where there
+    /// are none.
+    ///
+    /// # Errors
+    /// When a map can't be read.
+    pub fn counts(&self, tenant: u32) -> Result<TenantCounts> {
+        self.maps.counts(tenant)
+    }
+
     /// One tenant, by its number.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use anyhow::{Result, anyhow, bail};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use totoro_api::ticket::rfc3339;
+use totoro_api::wire::ban::canonical;
 use totoro_api::wire::event::{Subject, kind};
 use totoro_api::{Reason, Refusal};
 
@@ -79,11 +80,17 @@ impl Desk {
     /// Bans a prefix on this node for so many seconds, or until lifted.
     ///
     /// # Errors
-    /// The kernel, or the disk; the ban stands, and both are tried again.
+    /// The prefix holds all of IPv4 by its mapped addresses. Or the kernel, or the disk: the ban stands, and
+    /// both are tried again.
     pub fn ban(&self, prefix: IpNet, for_s: Option<i64>) -> Result<()> {
         let now_ms = self.clock.now_ms();
         let until = for_s.map(|s| (now_ms / 1000).saturating_add(s));
-        let prefix = prefix.trunc();
+        let Some(prefix) = canonical(prefix) else {
+            bail!(
+                "{}: {prefix} holds ::ffff:0:0/96, which is all of IPv4; write the IPv4 prefix",
+                Reason::RequestMalformed
+            );
+        };
         let mut desk = self.lock();
         let inner = &mut *desk;
         inner.local_bans.insert(prefix, LocalBan { until });
@@ -103,7 +110,7 @@ impl Desk {
     /// There is none; or the kernel or the disk failed, and are tried again.
     pub fn unban(&self, prefix: IpNet) -> Result<()> {
         let now_ms = self.clock.now_ms();
-        let prefix = prefix.trunc();
+        let prefix = canonical(prefix).unwrap_or(prefix);
         let mut desk = self.lock();
         let inner = &mut *desk;
         if inner.local_bans.remove(&prefix).is_none() {
@@ -156,12 +163,12 @@ impl Desk {
 }
 
 impl Inner {
-    /// Whether the operator banned an address on this node.
     /// Whether an address is banned, by the control plane or here.
     pub(super) fn is_banned(&self, ip: std::net::IpAddr, now: i64) -> bool {
         self.policy.banned(ip, now) || self.banned_here(ip, now)
     }
 
+    /// Whether the operator banned an address on this node.
     pub(super) fn banned_here(&self, ip: std::net::IpAddr, now: i64) -> bool {
         let ip = ip.to_canonical();
         self.local_bans

@@ -51,8 +51,9 @@ pub(crate) struct Args {
 /// # Errors
 /// A lab can't be had, or what is measured does not work.
 pub(crate) fn measure(args: &Args, only: &str, progress: &Progress) -> Result<Run> {
-    lab::keep_to(USERS_CPU).context("two processors are needed")?;
+    // Before this process keeps to one of the machine's processors, which it tells of.
     let mut run = Run::new("tunnel");
+    lab::keep_to(USERS_CPU).context("two processors are needed")?;
     run.baseline(
         NOTHING,
         "frps and frpc 0.70.1 without Totoro; frps has no web server, which Totoro asks",

@@ -1,5 +1,8 @@
 //! Bans: sources that may not reach a node's pool or its frps.
 
+use std::net::Ipv6Addr;
+
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
 /// `POST /nodes/bans` (and `/admin/bans`, where no node means all nodes).
@@ -53,4 +56,23 @@ pub struct BanPage {
     /// Where the next page begins; absent at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+}
+
+/// The first of the v4-mapped addresses, `::ffff:0:0/96`.
+const MAPPED: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0);
+
+/// A prefix as addresses are looked up, host bits cleared: a v4-mapped one is the IPv4 one. `None` where it holds all
+/// mapped addresses and more: it would ban nobody by IPv4, and a node's programs would take it for all of IPv4.
+#[must_use]
+pub fn canonical(net: IpNet) -> Option<IpNet> {
+    let net = net.trunc();
+    let IpNet::V6(wide) = net else {
+        return Some(net);
+    };
+    let length = wide.prefix_len().checked_sub(96);
+    match (wide.addr().to_ipv4_mapped(), length) {
+        (Some(address), Some(length)) => Ipv4Net::new(address, length).ok().map(IpNet::V4),
+        (_, None) if wide.contains(&MAPPED) => None,
+        _ => Some(net),
+    }
 }

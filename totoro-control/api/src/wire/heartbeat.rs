@@ -18,6 +18,12 @@ const MAX_LIST: usize = 100;
 const MAX_TENANTS: usize = 10_000;
 /// Sessions and leases of one tenant at most.
 const MAX_SESSIONS: usize = 4096;
+/// Sessions and leases of all tenants together at most. More do not fit a body of 1 MiB, as a node
+/// writes them; written as `{}` they would be small there, and large here.
+const MAX_ALL: Left = Left {
+    sessions: 12_500,
+    leases: 12_500,
+};
 /// frps's CA, bytes at most.
 const MAX_CA: usize = 16 * 1024;
 
@@ -122,7 +128,7 @@ impl Heartbeat {
         }
         shorten_all(&mut self.features);
         shorten_all(&mut self.missing);
-        self.interfaces.truncate(MAX_LIST);
+        cut(&mut self.interfaces, MAX_LIST);
         for interface in &mut self.interfaces {
             shorten(&mut interface.name);
             shorten(&mut interface.filter);
@@ -135,25 +141,36 @@ impl Heartbeat {
         }
         // Half a certificate is none.
         if self.tls_ca.len() > MAX_CA {
-            self.tls_ca.clear();
+            self.tls_ca = String::new();
         }
-        self.tenants.truncate(MAX_TENANTS);
-        self.tenants.iter_mut().for_each(TenantUsage::bound);
+        cut(&mut self.tenants, MAX_TENANTS);
+        let mut left = MAX_ALL;
+        for tenant in &mut self.tenants {
+            tenant.bound(&mut left);
+        }
         self
     }
 }
 
+/// What the tenants that come next may have.
+struct Left {
+    sessions: usize,
+    leases: usize,
+}
+
 impl TenantUsage {
-    fn bound(&mut self) {
+    fn bound(&mut self, left: &mut Left) {
         shorten(&mut self.tenant);
-        self.sessions.truncate(MAX_SESSIONS);
+        cut(&mut self.sessions, MAX_SESSIONS.min(left.sessions));
+        left.sessions -= self.sessions.len();
         for session in &mut self.sessions {
             shorten(&mut session.id);
             shorten(&mut session.client);
             shorten(&mut session.since);
             shorten(&mut session.frpc_version);
         }
-        self.leases.truncate(MAX_SESSIONS);
+        cut(&mut self.leases, MAX_SESSIONS.min(left.leases));
+        left.leases -= self.leases.len();
         for lease in &mut self.leases {
             shorten(&mut lease.proxy);
             shorten(&mut lease.protocol);
@@ -171,10 +188,17 @@ fn shorten(text: &mut String) {
     if let Some((end, _)) = text.char_indices().nth(MAX_TEXT) {
         text.truncate(end);
     }
+    text.shrink_to_fit();
+}
+
+/// Cuts a list, and gives back the memory that it had grown to.
+fn cut<T>(list: &mut Vec<T>, most: usize) {
+    list.truncate(most);
+    list.shrink_to_fit();
 }
 
 fn shorten_all(texts: &mut Vec<String>) {
-    texts.truncate(MAX_LIST);
+    cut(texts, MAX_LIST);
     texts.iter_mut().for_each(shorten);
 }
 
@@ -281,48 +305,4 @@ pub struct HeartbeatAnswer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn whatever_a_node_says_is_kept_short() {
-        let said = json!({
-            "frps_version": "v".repeat(500_000),
-            "agent_version": "a\u{1b}[2J",
-            "cpu_percent": 1e300,
-            "load1": -1.0,
-            "features": vec!["f".repeat(300); 5000],
-            "free_ports": { "tcp": 3, "sctp": 4, "x".repeat(1000): 1 },
-            "refused": { "max_conns": 1, "x".repeat(41): 2 },
-            "tls_ca": "c".repeat(MAX_CA + 1),
-            "tenants": [{ "tenant": "t".repeat(999), "leases": [{ "proxy": "p".repeat(999) }] }],
-        });
-        let heartbeat: Heartbeat = serde_json::from_value(said).unwrap();
-        let bounded = heartbeat.bounded();
-        assert_eq!(bounded.frps_version.len(), MAX_TEXT);
-        assert_eq!(bounded.agent_version, "a[2J");
-        assert_eq!((bounded.cpu_percent, bounded.load1), (0.0, 0.0));
-        assert_eq!(
-            (bounded.features.len(), bounded.features[0].len()),
-            (100, 120)
-        );
-        assert_eq!(bounded.free_ports, BTreeMap::from([("tcp".to_owned(), 3)]));
-        assert_eq!(bounded.refused.len(), 1);
-        assert_eq!(bounded.tls_ca, "");
-        assert_eq!(bounded.tenants[0].tenant.len(), MAX_TEXT);
-        assert_eq!(bounded.tenants[0].leases[0].proxy.len(), MAX_TEXT);
-    }
-
-    #[test]
-    fn a_newer_node_can_be_read() {
-        let said = json!({
-            "grade": "quantum",
-            "tenants": [{ "tenant": "inv-1", "refused": { "max_conns": 2, "max_moons": 3 } }],
-        });
-        let heartbeat: Heartbeat = serde_json::from_value(said).unwrap();
-        assert_eq!(heartbeat.grade, Grade::Callback);
-        let refused = &heartbeat.tenants[0].refused;
-        assert_eq!(*refused, BTreeMap::from([(Reason::MaxConns, 2)]));
-    }
-}
+mod tests;

@@ -140,6 +140,10 @@ fn chinese(command: Command) -> Command {
     if let Some(about) = about {
         command = command.about(about);
     }
+    if let Some(after) = command.get_after_help() {
+        let after = after.to_string().replace("Examples:", "示例：");
+        command = command.after_help(after);
+    }
     command.mut_subcommands(chinese)
 }
 
@@ -164,6 +168,10 @@ mod tests {
             }
             all.extend(command.get_subcommands().cloned());
         }
+        let mut spoken_to = spoken(super::super::command(), Lang::Zh);
+        let tcp = spoken_to.find_subcommand_mut("tcp").unwrap();
+        let help = tcp.render_long_help().to_string();
+        assert!(help.contains("示例：\n  totoro tcp 22"), "{help}");
         for (name, _) in COMMANDS.iter().chain(ARGUMENTS) {
             assert!(used.iter().any(|used| used == name), "{name} is no more");
         }

@@ -50,22 +50,59 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Expose TCP services.
+    #[command(after_help = "\
+Examples:
+  totoro tcp 22
+  totoro tcp 22 8080 nas.local:445
+  totoro tcp 22 --node n1 --remote-port 20005")]
     Tcp(tunnel::Expose),
     /// Expose UDP services.
+    #[command(after_help = "\
+Examples:
+  totoro udp 53
+  totoro udp 53 --node n1")]
     Udp(tunnel::Expose),
     /// Expose what a file says: TOML with [[proxies]], or the frpc.toml that came with an invite.
+    #[command(after_help = "\
+Examples:
+  totoro connect tunnels.toml
+  totoro connect frpc.toml --json")]
     Connect(tunnel::Connect),
     /// The public nodes: where they are, how far, how busy; best first.
+    #[command(after_help = "\
+Examples:
+  totoro nodes --top 3
+  totoro nodes --control https://control.example.org --region eu --json")]
     Nodes(nodes::Nodes),
     /// The tunnels that run, of all your totoro programs.
+    #[command(after_help = "\
+Examples:
+  totoro status
+  totoro status --json")]
     Status(status::Status),
     /// What an invite allows, has used and has left.
+    #[command(after_help = "\
+Examples:
+  totoro usage
+  totoro usage --invite-file ./code --json")]
     Usage(usage::UsageCommand),
     /// Look at everything between here and a tunnel, or explain a reason.
+    #[command(after_help = "\
+Examples:
+  totoro doctor
+  totoro doctor max_proxies")]
     Doctor(doctor::Doctor),
     /// Open a tunnel to a built-in echo and measure it through its public address.
+    #[command(after_help = "\
+Examples:
+  totoro test
+  totoro test --node n1 --json")]
     Test(test::Test),
     /// Serve a page for the browser, and an API, on this machine: tunnels by a few clicks.
+    #[command(after_help = "\
+Examples:
+  totoro serve
+  totoro serve --listen 192.0.2.10:7400 --name nas.local")]
     Serve(serve::Serve),
 }
 

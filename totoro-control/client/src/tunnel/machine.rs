@@ -1,5 +1,6 @@
 //! What frpc's words mean for a tunnel: pure, so that every order of them can be tried.
 
+use totoro_api::Reason;
 use totoro_api::frpc::host_port;
 
 use super::event::{Event, Why};
@@ -123,6 +124,15 @@ impl Machine {
         }
         self.snapshot.why = Some(why.clone());
         Event::Reconnecting { why, within_s }
+    }
+
+    /// Whether frpc is refused because its session has ended, by a kick or in its time: it would show the same
+    /// ticket again and again, and one that is started anew begins another.
+    pub(super) fn session_is_over(&self) -> bool {
+        let Some(Why::Refused(told)) = &self.snapshot.why else {
+            return false;
+        };
+        told.reason() == Some(Reason::SessionExpired)
     }
 
     /// Something that the control plane said of it, when it was asked again.

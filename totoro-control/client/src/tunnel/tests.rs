@@ -107,6 +107,19 @@ fn what_ends_a_new_tunnel_may_not_end_an_old_one() {
 }
 
 #[test]
+fn a_session_that_was_ended_is_begun_anew_by_another_frpc() {
+    let mut machine = machine();
+    machine.line(Line::LoggedIn, 2);
+    machine.line(up("box-tcp-22"), 2);
+    machine.line(Line::Connecting, 3);
+    assert!(!machine.session_is_over(), "frpc tries again");
+    machine.line(login_refused("max_clients"), 3);
+    assert!(!machine.session_is_over(), "and may get in");
+    machine.line(login_refused("session_expired"), 4);
+    assert!(machine.session_is_over() && machine.fate.is_none());
+}
+
+#[test]
 fn it_ends_when_no_proxy_is_left_to_hope_for() {
     let mut one = machine();
     one.line(Line::LoggedIn, 2);

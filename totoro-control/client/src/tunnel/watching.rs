@@ -91,7 +91,7 @@ impl Runner {
                 self.access = access;
                 // An anonymous visitor's is made up, and frpc has the first.
                 self.access.user = user;
-                !same || several
+                !same || several || self.machine.session_is_over()
             }
             Ok(Err(Error::Refused(told))) => {
                 self.machine.refused(*told);

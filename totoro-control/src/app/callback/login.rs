@@ -80,10 +80,11 @@ impl App {
         let client = client_of(&body.client_address).ok_or_else(|| {
             Failure::malformed("client_address is no address; frps itself writes it")
         })?;
-        if !self.callback.doors.take(&door_of(client.ip()), LOGINS) {
+        let node = frps.node.id.as_str();
+        let door = (node.to_owned(), door_of(client.ip()));
+        if !self.callback.doors.take(&door, LOGINS) {
             return Err(Reason::RateLimited.into());
         }
-        let node = frps.node.id.as_str();
         if self.is_banned(node, client.ip())? {
             return Err(Reason::ClientBanned.into());
         }

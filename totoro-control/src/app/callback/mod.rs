@@ -48,15 +48,16 @@ use self::rate::Rates;
 use self::refused::Gathered;
 use self::table::Tables;
 
-/// Logins per second from one IPv4 address or IPv6 /64, before any signature is looked at.
+/// Logins per second at one node from one IPv4 address or IPv6 /64, before any signature is looked at.
 const LOGINS: (u32, u32) = (5, 60);
 /// What one session may ask per second, and at once beside two requests for each of its proxies.
 const ASKS: (u32, u32) = (10, 50);
 
 /// What is kept in memory of all nodes at grade `callback`. What must survive is in the store.
 pub(super) struct Callback {
-    /// Logins by source: an IPv4 address, or the first of an IPv6 /64.
-    doors: Rates<IpAddr>,
+    /// Logins by node and source: an IPv4 address, or the first of an IPv6 /64. By node too, since a
+    /// client's address is what its node says that it is.
+    doors: Rates<(String, IpAddr)>,
     /// New user connections by node and tenant.
     conns: Rates,
     /// Requests by session.

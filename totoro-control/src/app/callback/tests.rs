@@ -30,7 +30,11 @@ async fn ask(lab: &Lab, frps: &Frps<'_>, op: &str, content: Value) -> Answer {
 
 /// A node at this grade, its key, an invite of it, and who logs in with that.
 async fn logged_in(lab: &Lab) -> (String, String, Invite, Value) {
-    let node = lab.node("n1").await;
+    logged_in_at(lab, "n1").await
+}
+
+async fn logged_in_at(lab: &Lab, name: &str) -> (String, String, Invite, Value) {
+    let node = lab.node(name).await;
     lab.app.renew_keys().await.unwrap();
     let made = lab
         .app
@@ -91,7 +95,7 @@ async fn what_held_once_holds_no_longer_than_its_time() {
     let soon = change(rfc3339(lab.app.now() + 2));
     let changed = lab
         .app
-        .change_invite(&lab.admin, &invite.id, IfMatch::Any, &soon);
+        .change_invite(&lab.admin, &invite.id, IfMatch::Any, &soon, None);
     changed.await.unwrap();
     // Nothing else changes from here on: that its time has come is all.
     let said = loop {
@@ -107,7 +111,7 @@ async fn what_held_once_holds_no_longer_than_its_time() {
     let later = change(rfc3339(lab.app.now() + 3600));
     let changed = lab
         .app
-        .change_invite(&lab.admin, &invite.id, IfMatch::Any, &later);
+        .change_invite(&lab.admin, &invite.id, IfMatch::Any, &later, None);
     changed.await.unwrap();
     let said = ask(&lab, &frps, "NewUserConn", conn).await.reject_reason;
     assert!(!said.starts_with("totoro[invite_expired]"), "{said}");
@@ -128,7 +132,7 @@ async fn a_kick_is_for_good() {
     assert_eq!((on.len(), &on[0].tenant), (1, &invite.id));
     let session = on[0].id.clone();
     for _ in ["once", "and again, which changes nothing"] {
-        let kicked = lab.app.kick(&lab.admin, Some(&node), &session).await;
+        let kicked = lab.app.kick(&lab.admin, Some(&node), &session, None).await;
         kicked.unwrap();
     }
     assert!(lab.app.callback_sessions(&node).unwrap().is_empty());
@@ -189,4 +193,21 @@ async fn a_session_is_idle_without_proxies_wherever_that_was_written() {
         ask(&lab, &frps, "CloseProxy", proxy.clone()).await;
         assert_eq!(on(), 0);
     }
+}
+
+#[tokio::test]
+async fn a_node_spends_nobodys_allowance_at_another() {
+    let lab = Lab::new().await;
+    let (loud, loud_key, ..) = logged_in_at(&lab, "n1").await;
+    let (quiet, quiet_key, _, login) = logged_in_at(&lab, "n2").await;
+    let (loud, quiet) = (frps(&lab, &loud, &loud_key), frps(&lab, &quiet, &quiet_key));
+    let mut forged = login.clone();
+    forged["privilege_key"] = json!("none");
+    for _ in 0..99 {
+        ask(&lab, &loud, "Login", forged.clone()).await;
+    }
+    let said = ask(&lab, &loud, "Login", forged).await;
+    assert!(said.reject_reason.contains("rate_limited"), "{said:?}");
+    let said = ask(&lab, &quiet, "Login", login).await;
+    assert!(!said.reject, "{said:?}");
 }

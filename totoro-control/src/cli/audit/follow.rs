@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use totoro_api::wire::event::AuditPage;
 
-use super::super::CliError;
 use super::super::client::Client;
-use super::output::{line, warn_of_damage, write_out};
+use super::super::{CliError, out};
+use super::output::{line, warn_of_damage};
 use super::{PAGE, Parameters, fetch, path};
 
 /// How long one request waits for events; below the client's own patience.
@@ -51,7 +51,9 @@ pub(super) async fn run(
                 }
             }
             Err(CliError::Unreachable { url, source }) => {
-                eprintln!("totoro-control: {url} is not reached ({source}); trying again");
+                out::warn(format_args!(
+                    "totoro-control: {url} is not reached ({source}); trying again"
+                ));
                 tokio::time::sleep(rest).await;
                 rest = (rest * 2).min(RETRY.1);
             }
@@ -66,7 +68,7 @@ fn show(page: AuditPage, as_json: bool, warned: &mut BTreeSet<String>) -> Result
     damaged.retain(|name| warned.insert(name.clone()));
     warn_of_damage(&damaged);
     for event in page.items {
-        if !write_out(&line(event, as_json)?)? {
+        if !out::write(&line(event, as_json)?)? {
             return Ok(false);
         }
     }

@@ -7,10 +7,10 @@ use clap::Args;
 use reqwest::Method;
 use totoro_api::wire::event::AuditPage;
 
-use self::output::{cells, warn_of_damage, write_out};
+use self::output::{cells, warn_of_damage};
 use super::client::{Client, with_query};
 use super::table::{Table, print_json};
-use super::{CliError, Remote};
+use super::{CliError, Remote, out};
 use crate::duration::Span;
 
 /// Events in one request.
@@ -57,7 +57,7 @@ struct Filter {
     /// Of this session.
     #[arg(long)]
     session: Option<String>,
-    /// Of this kind, or of all that begin so: session.
+    /// Of this kind (`invite.created`), or of all that begin so (`session.`).
     #[arg(long)]
     kind: Option<String>,
     /// Refused for this reason.
@@ -95,8 +95,7 @@ impl Audit {
         for event in page.items {
             table.row(cells(event));
         }
-        table.print();
-        Ok(())
+        table.print()
     }
 }
 
@@ -167,7 +166,7 @@ async fn export(client: &Client, query: Parameters, limit: Option<usize>) -> Res
         .open(Method::GET, &path(&query, more), NDJSON)
         .await?;
     while let Some(part) = client.part(&mut response).await? {
-        if !write_out(&part)? {
+        if !out::write(&part)? {
             break;
         }
     }

@@ -1,10 +1,8 @@
 //! Writing events.
 
-use std::io::Write as _;
-
 use totoro_api::wire::event::AuditEvent;
 
-use super::super::CliError;
+use super::super::{CliError, out};
 
 /// An event as the cells of a table.
 pub(super) fn cells(event: AuditEvent) -> [String; 8] {
@@ -57,22 +55,12 @@ pub(super) fn line(event: AuditEvent, as_json: bool) -> Result<Vec<u8>, CliError
     Ok(format!("{text}\n").into_bytes())
 }
 
-/// Writes to the standard output; `false` when nobody reads it any more, which is no failure.
-pub(super) fn write_out(bytes: &[u8]) -> Result<bool, CliError> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(bytes).and_then(|()| out.flush()) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(CliError::Failed(format!("cannot write: {error}"))),
-    }
-}
-
 /// Says which segments could not be read as a whole.
 pub(super) fn warn_of_damage(damaged: &[String]) {
     for name in damaged {
-        eprintln!(
+        out::warn(format_args!(
             "totoro-control: audit segment {name} is damaged and events may be missing; restore it \
              from a backup"
-        );
+        ));
     }
 }

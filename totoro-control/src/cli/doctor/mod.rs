@@ -4,6 +4,7 @@
 mod exposure;
 mod live;
 mod local;
+mod trail;
 
 use std::path::PathBuf;
 
@@ -14,7 +15,7 @@ use super::CliError;
 use super::table::{Table, print_json};
 use crate::config::{Config, Settings};
 
-/// Check an installation: settings, modes, disk, store, keys, ports, TLS, last backup.
+/// Check an installation: settings, modes, disk, store, audit trail, keys, ports, TLS, last backup.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -106,7 +107,7 @@ impl Doctor {
                     line.detail.clone(),
                 ]);
             }
-            table.print();
+            table.print()?;
         }
         let bad = |line: &&Line| line.status == Status::Fail;
         match lines.iter().filter(bad).count() {
@@ -141,6 +142,7 @@ impl Doctor {
         let live = live::ask(&config, self.api.as_deref(), &token).await;
         // Looked at only when nobody has it: a live store's files change under the eye.
         lines.extend(local::store(&config.data_dir, live.is_up()));
+        lines.push(trail::trail(&config.data_dir, live.is_up()));
         lines.extend(live.lines(&config));
         lines.extend(local::keys(&config.secrets_dir, now));
         lines.push(local::clock(&config.data_dir, now));

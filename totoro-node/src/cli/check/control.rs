@@ -40,6 +40,14 @@ pub(super) async fn lines(config: &Config) -> Vec<Line> {
     }
 }
 
+/// Why the control plane answers this node with a refusal, and what to do; `None` where it does not.
+pub(in crate::cli) async fn refusal(config: &Config) -> Option<String> {
+    let control = Control::with_key_file(&config.control, &config.key_file).ok()?;
+    let error = control.date().await.err()?;
+    let error = error.downcast_ref::<CallError>()?;
+    (status(error) == Status::Fail).then(|| advice(error))
+}
+
 const fn status(error: &CallError) -> Status {
     match error {
         // A node enforces without it.
@@ -104,7 +112,53 @@ fn clock(target: String, date: Option<i64>) -> Line {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
+    use crate::config::Settings;
+    use crate::secret;
+
+    /// What is said to a node whose control plane answers so, or is away.
+    async fn said(answer: Option<&'static str>) -> Option<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let given = Settings {
+            control: Some(format!("http://{}", listener.local_addr().unwrap())),
+            insecure_http: Some(true),
+            node: Some("n1".to_owned()),
+            ..Settings::default()
+        };
+        let config = Config::from_settings(given, Settings::default(), dir.path()).unwrap();
+        secret::write(Path::new(&config.key_file), "tk1-key").unwrap();
+        let Some(answer) = answer else {
+            drop(listener);
+            return refusal(&config).await;
+        };
+        let answering = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await.unwrap();
+            let whole =
+                format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            stream.write_all(whole.as_bytes()).await.unwrap();
+        });
+        let said = refusal(&config).await;
+        answering.await.unwrap();
+        said
+    }
+
+    #[tokio::test]
+    async fn only_an_answer_is_a_refusal() {
+        let said_to_a_stranger = said(Some("401 Unauthorized")).await.unwrap();
+        assert!(
+            said_to_a_stranger.contains("enrol with a new token"),
+            "{said_to_a_stranger}"
+        );
+        assert!(said(Some("404 Not Found")).await.is_some());
+        assert_eq!(said(Some("200 OK")).await, None);
+        assert_eq!(said(None).await, None, "nobody is no refusal");
+    }
 
     #[test]
     fn a_clock_is_judged_by_the_control_planes() {

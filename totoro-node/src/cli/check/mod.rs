@@ -94,6 +94,7 @@ pub(super) async fn run(
     conclude(&lines, as_json)
 }
 
+pub(super) use control::refusal;
 pub(super) use frps::lines as frps;
 pub(super) use machine::{neighbours, secrets};
 
@@ -142,6 +143,5 @@ fn print(lines: &[Line], as_json: bool) -> Result<()> {
             line.detail.clone(),
         ]);
     }
-    table.print();
-    Ok(())
+    table.print()
 }

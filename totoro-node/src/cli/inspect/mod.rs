@@ -5,14 +5,15 @@ mod rows;
 mod talkers;
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::ValueEnum;
 use serde::Serialize;
 use totoro_api::ticket::rfc3339;
 
+use super::out;
 use super::table::Table;
 use crate::clock::machine_ms;
 use crate::config::{Config, Span};
@@ -42,9 +43,9 @@ pub(super) enum What {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  totoro-node inspect                          the ports that are lent, and to whom
-  totoro-node inspect talkers --top 10 --watch who moves the most, every 2 s
-  totoro-node inspect conns --tenant inv_7k2   one tenant's connections
+  totoro-node inspect                                   the ports that are lent, and to whom
+  totoro-node inspect talkers --top 10 --watch          who moves the most, every 2 s
+  totoro-node inspect conns --tenant inv-4k2v9x0c7m1p   one tenant's connections
   totoro-node inspect reasons --json")]
 pub(super) struct Args {
     /// What to look at.
@@ -95,29 +96,32 @@ pub(super) async fn run(
 ) -> Result<()> {
     let view = View { args, json };
     let Some(every) = args.watch else {
-        return view.once(config, &names().await);
+        return out::text(&view.once(config, &names().await)?);
     };
     // Twice a second is enough for eyes; each look reads whole maps.
     let every = Duration::from_millis(u64::try_from(every.ms).unwrap_or(0).max(500));
     loop {
         let began = Instant::now();
         let names = names().await;
+        let mut text = String::new();
         if !json && std::io::stdout().is_terminal() {
             // Home, and clear what is below.
-            print!("\x1b[H\x1b[2J");
+            text.push_str("\x1b[H\x1b[2J");
         }
         if !json {
-            println!("{}", rfc3339(machine_ms() / 1000));
+            text.push_str(&format!("{}\n", rfc3339(machine_ms() / 1000)));
         }
-        view.once(config, &names)?;
-        std::io::stdout().flush().context("print")?;
+        text.push_str(&view.once(config, &names)?);
+        if !out::write(&text)? {
+            return Ok(());
+        }
         tokio::time::sleep(every.saturating_sub(began.elapsed())).await;
     }
 }
 
 impl View<'_> {
-    /// Opens the pins each time: a daemon that came back may have new ones.
-    fn once(&self, config: &Config, names: &Names) -> Result<()> {
+    /// What is to be printed. Opens the pins each time: a daemon that came back may have new ones.
+    fn once(&self, config: &Config, names: &Names) -> Result<String> {
         let inspector = &Inspector::open(&config.pin_root)?;
         let source = Source { inspector, names };
         match self.args.what {
@@ -131,7 +135,7 @@ impl View<'_> {
         }
     }
 
-    fn show<R: Row>(&self, mut rows: Vec<R>) -> Result<()> {
+    fn show<R: Row>(&self, mut rows: Vec<R>) -> Result<String> {
         if let Some(tenant) = &self.args.tenant {
             rows.retain(|row| row.tenant() == tenant);
         }
@@ -141,14 +145,12 @@ impl View<'_> {
                 Some(_) => serde_json::to_string(&rows)?,
                 None => serde_json::to_string_pretty(&rows)?,
             };
-            println!("{text}");
-            return Ok(());
+            return Ok(format!("{text}\n"));
         }
         let mut table = Table::of(R::HEAD);
         for row in rows {
             table.push(row.cells());
         }
-        table.print();
-        Ok(())
+        Ok(table.render())
     }
 }

@@ -300,3 +300,15 @@ fn a_ban_while_a_login_is_judged_holds() {
         assert!(lines.iter().all(|line| !line.connected), "{n}: {lines:?}");
     }
 }
+
+#[test]
+fn a_ban_of_mapped_addresses_is_one_of_ipv4() {
+    let world = world();
+    let mapped = "::ffff:203.0.113.9/120".parse().unwrap();
+    world.desk.ban(mapped, None).unwrap();
+    let bans = world.desk.bans();
+    assert_eq!(bans[0].prefix.to_string(), "203.0.113.0/24");
+    world.desk.unban(mapped).unwrap();
+    assert!(world.desk.bans().is_empty());
+    assert!(world.desk.ban("::/0".parse().unwrap(), None).is_err());
+}
