@@ -116,13 +116,13 @@ fn main() -> ExitCode {
         Command::Revoke { rounds } => hostile(|| revoke::play(rounds)),
         Command::Flood { rate, rounds } => hostile(|| {
             logins::play(Duration::from_secs(10))?;
+            flood::play(rate, rounds)?;
             readers::play(readers::Played {
                 readers: 1000,
                 allowed: 85,
                 rounds: 9,
                 mib: 512,
-            })?;
-            flood::play(rate, rounds)
+            })
         }),
         Command::Headless { seconds } => headless(Duration::from_secs(seconds)),
         Command::Backend { tcp, udp } => Backend::serve_for_ever(tcp, udp).map(|()| true),
