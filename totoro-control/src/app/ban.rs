@@ -219,13 +219,10 @@ fn read_prefix(text: &str) -> Result<IpNet, Failure> {
     let bad = || Failure::malformed("prefix: write an address or a prefix, like 192.0.2.0/24");
     let text = text.trim();
     let net = match text.parse::<std::net::IpAddr>() {
-        Ok(address) => IpNet::from(address.to_canonical()),
-        Err(_) => canonical(text.parse().map_err(|_| bad())?).ok_or_else(|| {
-            Failure::malformed(
-                "prefix: it holds ::ffff:0:0/96, which is all of IPv4; write the IPv4 prefix",
-            )
-        })?,
+        Ok(address) => IpNet::from(address),
+        Err(_) => text.parse().map_err(|_| bad())?,
     };
+    let net = canonical(net).map_err(|why| Failure::malformed(format!("prefix: it {why}")))?;
     let shortest = match net {
         IpNet::V4(_) => MIN_PREFIX.0,
         IpNet::V6(_) => MIN_PREFIX.1,

@@ -244,10 +244,10 @@ fn has_ethernet(interface: &str) -> bool {
 }
 
 /// What an interface has that is filtered so.
-const fn kinds_of(mode: &str) -> [&'static str; 2] {
-    let kind = match mode.as_bytes() {
-        b"native" => "xdp-native",
-        b"generic" => "xdp-generic",
+fn kinds_of(mode: &str) -> [&'static str; 2] {
+    let kind = match mode {
+        "native" => "xdp-native",
+        "generic" => "xdp-generic",
         _ => "tc-in",
     };
     [kind, "tc-out"]

@@ -85,12 +85,8 @@ impl Desk {
     pub fn ban(&self, prefix: IpNet, for_s: Option<i64>) -> Result<()> {
         let now_ms = self.clock.now_ms();
         let until = for_s.map(|s| (now_ms / 1000).saturating_add(s));
-        let Some(prefix) = canonical(prefix) else {
-            bail!(
-                "{}: {prefix} holds ::ffff:0:0/96, which is all of IPv4; write the IPv4 prefix",
-                Reason::RequestMalformed
-            );
-        };
+        let malformed = |why| anyhow!("{}: {prefix} {why}", Reason::RequestMalformed);
+        let prefix = canonical(prefix).map_err(malformed)?;
         let mut desk = self.lock();
         let inner = &mut *desk;
         inner.local_bans.insert(prefix, LocalBan { until });

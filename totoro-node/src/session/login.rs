@@ -1,11 +1,12 @@
 //! A frpc logs in.
 
 use std::net::SocketAddr;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use serde_json::Value;
 use totoro_api::decide::{
-    Action, Granted, Voucher, check_login, client_of, rewritten, session_room, tenant_room,
+    Action, Granted, PUBLIC, Voucher, check_login, client_of, rewritten, session_room, tenant_room,
     ticket_of, user_denied,
 };
 use totoro_api::ticket::{self, Claims, Grant};
@@ -198,10 +199,10 @@ impl Desk {
         let others = others(inner, &tenant, known);
         let max = &policy.node.public_max;
         session_room(&tenant, standing.limits.max_clients, max, &others)?;
-        if !inner.tenants.contains_key(&tenant) {
-            let known = inner.tenants.keys().map(String::as_str);
-            tenant_room(&tenant, standing.limits.max_clients, max, known)?;
-        }
+        let anonymous = (Bound::Included(PUBLIC), Bound::Unbounded);
+        let known = inner.tenants.range::<str, _>(anonymous);
+        let known = known.map(|(id, _)| id.as_str());
+        tenant_room(&tenant, standing.limits.max_clients, max, known)?;
         if credential.fresh.is_some() {
             room_for_ticket(inner, &tenant, now)?;
         }

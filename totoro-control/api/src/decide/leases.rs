@@ -264,8 +264,11 @@ impl Ports {
         let port = choose_port(choice, held, avoid)?;
         let id = (asked.protocol, port);
         let is_theirs = |waiting: &Waiting| *waiting.tenant == *tenant && waiting.cools(now_ms);
-        let kept = self.count_of(tenant) + self.cooling_of(tenant, now_ms);
-        if kept >= most_kept(limits.max_proxies) && !self.waiting.get(&id).is_some_and(is_theirs) {
+        // What is theirs already makes none more: most ask for that, and need not be counted.
+        if !self.waiting.get(&id).is_some_and(is_theirs)
+            && let kept = self.count_of(tenant) + self.cooling_of(tenant, now_ms)
+            && kept >= most_kept(limits.max_proxies)
+        {
             let detail = format!(
                 "{kept} ports wait for this invite's proxies, those that it left lately among them: ask \
                  for one of these, or wait until they are free again"

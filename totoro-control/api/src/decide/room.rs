@@ -53,8 +53,8 @@ pub fn session_room(
 /// a while.
 const REMEMBERED: usize = 20;
 
-/// Room for one more anonymous tenant among those that are remembered, `known`: per IPv6 /48, whose visitors may
-/// have `max_clients` sessions, and all together. Whoever moves on and on from one address to the next, in one
+/// Room for one more anonymous tenant among those that are remembered, with which `known` begins: per IPv6 /48, whose
+/// visitors may have `max_clients` sessions, and all together. Whoever moves on and on from one address to the next, in one
 /// session, would fill the tables of all.
 ///
 /// # Errors
@@ -68,7 +68,7 @@ pub fn tenant_room<'a>(
     if !tenant.starts_with(PUBLIC) {
         return Ok(());
     }
-    let known: Vec<&str> = known.filter(|of| of.starts_with(PUBLIC)).collect();
+    let known: Vec<&str> = known.take_while(|of| of.starts_with(PUBLIC)).collect();
     if known.contains(&tenant) {
         return Ok(());
     }

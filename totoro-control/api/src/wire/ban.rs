@@ -61,18 +61,22 @@ pub struct BanPage {
 /// The first of the v4-mapped addresses, `::ffff:0:0/96`.
 const MAPPED: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0);
 
-/// A prefix as addresses are looked up, host bits cleared: a v4-mapped one is the IPv4 one. `None` where it holds all
-/// mapped addresses and more: it would ban nobody by IPv4, and a node's programs would take it for all of IPv4.
-#[must_use]
-pub fn canonical(net: IpNet) -> Option<IpNet> {
+/// A prefix as addresses are looked up, host bits cleared: a v4-mapped one is the IPv4 one.
+///
+/// # Errors
+/// Why not, where it holds all mapped addresses and more: it would ban nobody by IPv4, and a node's programs would take
+/// it for all of IPv4.
+pub fn canonical(net: IpNet) -> Result<IpNet, &'static str> {
     let net = net.trunc();
     let IpNet::V6(wide) = net else {
-        return Some(net);
+        return Ok(net);
     };
     let length = wide.prefix_len().checked_sub(96);
     match (wide.addr().to_ipv4_mapped(), length) {
-        (Some(address), Some(length)) => Ipv4Net::new(address, length).ok().map(IpNet::V4),
-        (_, None) if wide.contains(&MAPPED) => None,
-        _ => Some(net),
+        (Some(address), Some(length)) => Ok(Ipv4Net::new_assert(address, length).into()),
+        (_, None) if wide.contains(&MAPPED) => {
+            Err("holds ::ffff:0:0/96, which is all of IPv4; write the IPv4 prefix")
+        }
+        _ => Ok(net),
     }
 }
