@@ -1,5 +1,9 @@
 //! `soak fuzz`: libFuzzer looks for inputs by the code that they reach (cargo-fuzz, on a rustup
 //! nightly). What breaks a target becomes a file of its corpus, which the tests replay from then on.
+//! `soak fuzz --coverage` says which lines of our readers the corpus reaches.
+
+pub(crate) mod coverage;
+mod readers;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -87,6 +87,12 @@ pub(crate) enum Soak {
         /// How long each.
         #[arg(long, default_value_t = 2)]
         minutes: u64,
+        /// Instead: which lines of each reader does its corpus reach, and which does it miss?
+        #[arg(long, conflicts_with = "minutes")]
+        coverage: bool,
+        /// The coverage as JSON.
+        #[arg(long, requires = "coverage")]
+        json: bool,
     },
     /// schemathesis against the control plane: does it answer what it documents, and nothing else?
     Api {
@@ -137,7 +143,15 @@ pub(crate) fn run(soak: &Soak) -> Result<u8> {
             return demo::lab("headless", &[format!("--seconds={}", 60 * minutes)]);
         }
         Soak::Packets { packets, seed } => random_packets(*packets, *seed),
-        Soak::Fuzz { targets, minutes } => {
+        Soak::Fuzz {
+            targets,
+            coverage: true,
+            json,
+            ..
+        } => return fuzz::coverage::run(targets, *json),
+        Soak::Fuzz {
+            targets, minutes, ..
+        } => {
             return fuzz::run(targets, Duration::from_secs(60 * minutes));
         }
         Soak::Api { cases } => {

@@ -12,15 +12,14 @@ pub fn dir(target: &str) -> PathBuf {
         .join(target)
 }
 
-/// Its inputs by name.
+/// Inputs in such a directory by name.
 ///
 /// # Panics
 /// It can't be read.
 #[must_use]
-pub fn read(target: &str) -> Vec<(String, Vec<u8>)> {
-    let dir = dir(target);
+pub fn read(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let listed =
-        fs::read_dir(&dir).unwrap_or_else(|error| panic!("list {}: {error}", dir.display()));
+        fs::read_dir(dir).unwrap_or_else(|error| panic!("list {}: {error}", dir.display()));
     let mut found: Vec<(String, Vec<u8>)> = listed
         .map(|entry| {
             let entry = entry.expect("list the corpus");
@@ -39,7 +38,7 @@ pub fn read(target: &str) -> Vec<(String, Vec<u8>)> {
 pub fn bless(target: &str, seeds: &[Vec<u8>]) {
     let dir = dir(target);
     fs::create_dir_all(&dir).expect("create the corpus");
-    for (name, _) in read(target) {
+    for (name, _) in read(&dir) {
         if name.starts_with("seed-") {
             fs::remove_file(dir.join(name)).expect("remove an old seed");
         }

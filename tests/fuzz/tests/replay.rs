@@ -1,9 +1,11 @@
 //! Every input of the corpus, and thousands of changes to it, on the ordinary build.
 //!
 //! `TOTORO_BLESS=1` writes the seeds anew; `TOTORO_SEED` repeats a run's changes, and
-//! `TOTORO_CASES` says how many there are for each target.
+//! `TOTORO_CASES` says how many there are for each target. `TOTORO_FOUND` names a directory of more inputs,
+//! where `cargo xtask soak fuzz` keeps what it found.
 
 use std::panic::catch_unwind;
+use std::path::Path;
 
 use totoro_fuzz::{TARGETS, Target, corpus, mutate};
 
@@ -28,10 +30,13 @@ fn replay(name: &str) {
     if std::env::var_os("TOTORO_BLESS").is_some() {
         corpus::bless(name, &(target.seeds)());
     }
-    let inputs = corpus::read(name);
+    let mut inputs = corpus::read(&corpus::dir(name));
     assert!(!inputs.is_empty(), "TOTORO_BLESS=1 writes the seeds");
+    if let Some(found) = std::env::var_os("TOTORO_FOUND") {
+        inputs.extend(corpus::read(&Path::new(&found).join(name)));
+    }
     for (file, input) in &inputs {
-        run(&target, input, &format!("corpus/{name}/{file}"));
+        run(&target, input, &format!("{name}/{file}"));
     }
     let seed = number("TOTORO_SEED").unwrap_or_else(|| fastrand::u64(..));
     println!("{name}: {} inputs, TOTORO_SEED={seed}", inputs.len());

@@ -35,13 +35,18 @@ fn file(data: &[u8]) {
         }
         Err(error) => {
             quotes_nothing(text, &error.to_string());
-            match settings::read_text(std::path::Path::new("t.toml"), text, Lang::En) {
-                Ok(asked) => asked.wanted,
-                Err(_) => return,
+            let other = read(text, Lang::Zh).expect_err("the language is of the words alone");
+            quotes_nothing(text, &other.to_string());
+            let ours = |lang| settings::read_text(std::path::Path::new("t.toml"), text, lang);
+            match (ours(Lang::En), ours(Lang::Zh)) {
+                (Ok(asked), Ok(_)) => asked.wanted,
+                (Err(_), Err(_)) => return,
+                _ => panic!("the language is of the words alone"),
             }
         }
     };
     let Ok(made) = proxies(&asked, "box", Lang::En) else {
+        proxies(&asked, "box", Lang::Zh).expect_err("the language is of the words alone");
         return;
     };
     assert_eq!(made.len(), asked.len());
@@ -123,7 +128,9 @@ fn line(data: &[u8]) {
             assert_eq!(reason.code(), told.code);
         }
         for lang in [Lang::En, Lang::Zh] {
-            assert!(!told.what(lang).chars().any(char::is_control));
+            for shown in [told.what(lang), told.next(lang)] {
+                assert!(!shown.chars().any(char::is_control), "{shown:?}");
+            }
         }
     }
 }

@@ -84,6 +84,10 @@ fn login(content: Value) {
         .into_iter()
         .chain(body.metas.iter().flat_map(|metas| metas.values()));
     assert!(ticket.is_empty() || brought.into_iter().any(|text| text == ticket));
+    match user_denied(&body.user, Some("inv_1"), |_| false) {
+        Some(refusal) => refused(&refusal),
+        None => assert_eq!(body.user, "inv_1"),
+    }
     if let Some(refusal) = user_denied(&body.user, None, |user| user == "inv_1") {
         refused(&refusal);
     } else {
