@@ -12,7 +12,7 @@ use crate::{bpf, dist, machine, path, root, setup, step, target};
 #[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 pub(crate) struct Args {
     /// Whether the second of two runs (directories below target/bench, or their run.json) is worse than
-    /// the first, by more than noise: the exit code is 1 then.
+    /// the first, by more than noise, or can't judge a goal that the first could: the exit code is 1 then.
     #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"])]
     compare: Vec<PathBuf>,
     #[command(subcommand)]

@@ -9,8 +9,10 @@ mod packets;
 #[path = "../node/place.rs"]
 mod place;
 mod programs;
+mod server;
 mod shield;
 mod sockets;
+mod tc;
 mod xdp;
 
 use std::path::{Path, PathBuf};
@@ -31,7 +33,7 @@ struct Args {
     /// Runs of a program in a round.
     #[arg(long, default_value_t = 200_000)]
     repeat: u32,
-    /// Only parts whose name has this in it: xdp-same, xdp-others, xdp-growth, sockets, memory.
+    /// Only parts whose name has this in it: xdp-same, xdp-others, xdp-growth, tc, sockets, memory.
     #[arg(long, default_value = "")]
     only: String,
     /// Only classes of packets whose name has this in it.
@@ -43,6 +45,9 @@ struct Args {
     /// Serve these ports, with commas between them; how this program starts itself.
     #[arg(long, hide = true, value_delimiter = ',')]
     serve: Vec<u16>,
+    /// The same of UDP.
+    #[arg(long, hide = true, value_delimiter = ',')]
+    serve_udp: Vec<u16>,
     /// What cargo gives every bench.
     #[arg(long, hide = true)]
     bench: bool,
@@ -84,17 +89,22 @@ impl Progress {
 fn main() {
     let args = Args::parse();
     if !args.serve.is_empty() {
-        return sockets::serve(&args.serve);
+        return server::serve(&args.serve, &args.serve_udp);
     }
     // Before there is a second thread: all that is started later lives in the same namespace.
     let place = place::Place::enter();
     let progress = Progress(Instant::now());
     let mut run = Run::new("dataplane");
+    run.only("--only", &args.only);
+    run.only("--class", &args.class);
     if xdp::PARTS.into_iter().any(|part| args.wants(part)) {
         // Beside the pins, whose directory is the node's; bpffs takes no dots.
         let mut filter = place.0.pins.clone().into_os_string();
         filter.push("-filter");
         xdp::measure(&args, Path::new(&filter), &mut run, &progress);
+    }
+    if args.wants("tc") {
+        tc::measure(&args, &mut run, &progress);
     }
     let (pins, cgroup) = (&place.0.pins, &place.0.cgroup);
     if args.wants("sockets") {

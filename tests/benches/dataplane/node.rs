@@ -16,11 +16,12 @@ const UDP_POOL: (u16, u16) = (20_000, 45_535);
 const BIND_PORT: u16 = 19_999;
 /// As many as there may be.
 pub(crate) const FULL: u32 = 65_536;
+/// The first lease that is UDP's.
+pub(crate) const FIRST_UDP: u32 = TCP_POOL.1 as u32 - TCP_POOL.0 as u32 + 1;
 
 /// The nth lease's port; the first 40,000 are TCP's.
 pub(crate) fn port(nth: u32) -> abi::PortKey {
-    let tcp = u32::from(TCP_POOL.1 - TCP_POOL.0) + 1;
-    let (proto, port) = match nth.checked_sub(tcp) {
+    let (proto, port) = match nth.checked_sub(FIRST_UDP) {
         None => (TCP, u32::from(TCP_POOL.0) + nth),
         Some(nth) => (UDP, u32::from(UDP_POOL.0) + nth),
     };

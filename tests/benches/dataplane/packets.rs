@@ -72,6 +72,18 @@ pub(crate) fn frame(family: usize, proto: u8, flags: u8, to: u16) -> Vec<u8> {
     bytes
 }
 
+/// The same frame the other way, as an answer to it.
+pub(crate) fn answer(mut frame: Vec<u8>) -> Vec<u8> {
+    let (addresses, size) = match frame[12..14] {
+        [8, 0] => (26, 4),
+        _ => (22, 16),
+    };
+    let ports = addresses + 2 * size;
+    frame[addresses..ports].rotate_left(size);
+    frame[ports..ports + 4].rotate_left(2);
+    frame
+}
+
 /// A segment of a connection that is there.
 pub(crate) fn segment(family: usize, to: u16) -> Vec<u8> {
     frame(family, TCP, ACK | PSH, to)

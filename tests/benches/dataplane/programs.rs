@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use aya::maps::{Array, HashMap, LpmTrie, MapData, ProgramArray, lpm_trie::Key};
-use aya::programs::{TestRun, TestRunOptions, Xdp};
+use aya::programs::{TestRun, TestRunOptions, TestRunResult, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod};
 use nix::time::{ClockId, clock_gettime};
 use totoro_baseline as drive;
@@ -70,19 +70,27 @@ impl Program {
                 xdp(&self.driver, "drive")
             }
         };
-        let run = |repeat| {
-            let options = TestRunOptions {
-                data_in: Some(packet),
-                repeat,
-                ..TestRunOptions::new()
-            };
-            program.test_run(options).expect("a test run").return_value
-        };
-        run(WARM.min(times));
-        let before = clock();
-        let verdict = run(times);
-        ((clock() - before) * 1e9 / f64::from(times), verdict)
+        timed(program, packet, times)
     }
+}
+
+/// Runs a program so often; ns of this thread for one, and the verdict.
+pub(crate) fn timed<P>(program: &P, packet: &[u8], times: u32) -> (f64, u32)
+where
+    P: for<'a> TestRun<Opts<'a> = TestRunOptions<'a>, Result = TestRunResult>,
+{
+    let run = |repeat| {
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            repeat,
+            ..TestRunOptions::new()
+        };
+        program.test_run(options).expect("a test run").return_value
+    };
+    run(WARM.min(times));
+    let before = clock();
+    let verdict = run(times);
+    ((clock() - before) * 1e9 / f64::from(times), verdict)
 }
 
 /// Processor time of this thread, s.

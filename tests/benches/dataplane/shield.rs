@@ -41,8 +41,13 @@ pub(crate) struct Node {
     pub(crate) spent: bool,
 }
 
-/// Totoro's XDP program with maps as a node has them that lends all ports from [`FREE`] on.
+/// Totoro's XDP program on such a node.
 pub(crate) fn totoro(object: &Path, baseline: &Path, node: Node) -> Program {
+    Program::new(filled(object, node), "totoro_xdp", baseline)
+}
+
+/// Totoro's object with maps as a node has them that lends all ports from [`FREE`] on.
+pub(crate) fn filled(object: &Path, node: Node) -> Ebpf {
     let mut ebpf = EbpfLoader::new()
         .load_file(object)
         .expect("Totoro's object");
@@ -86,7 +91,7 @@ pub(crate) fn totoro(object: &Path, baseline: &Path, node: Node) -> Program {
     lend(&mut ebpf, node.leases);
     ban(&mut ebpf, node.bans);
     flows(&mut ebpf);
-    Program::new(ebpf, "totoro_xdp", baseline)
+    ebpf
 }
 
 /// Makes leases, and all that the daemon makes with each.

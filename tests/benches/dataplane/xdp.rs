@@ -14,7 +14,7 @@ use crate::{Args, Progress};
 pub(crate) const PARTS: [&str; 3] = ["xdp-same", "xdp-others", "xdp-growth"];
 
 /// XDP's verdicts.
-const DROP: u32 = 1;
+pub(crate) const DROP: u32 = 1;
 const PASS: u32 = 2;
 
 /// What the goals say, ns over the empty program, by class.
@@ -39,13 +39,14 @@ const ONE_LEASE: &str = "1 lease";
 /// The sizes of a node: leases, each of a tenant of its own.
 const SIZES: [u32; 3] = [1, 1_000, 65_536];
 const FULL: usize = 2;
-const BANS: u32 = 10_000;
+pub(crate) const BANS: u32 = 10_000;
 /// TCP ports that may be leased.
 const TCP_PORTS: u32 = u16::MAX as u32 - LEASED as u32 + 1;
 
 /// Who is measured.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Who {
+pub(crate) enum Who {
+    /// A node of that size.
     Totoro(usize),
     /// The full node, with bans.
     Banning,
@@ -54,17 +55,19 @@ enum Who {
 }
 
 /// Packets of one kind.
-struct Class {
-    name: &'static str,
-    packet: Vec<u8>,
-    who: Who,
-    verdict: u32,
-    goal: Option<f64>,
+pub(crate) struct Class {
+    pub(crate) name: &'static str,
+    pub(crate) packet: Vec<u8>,
+    pub(crate) who: Who,
+    pub(crate) verdict: u32,
+    /// ns over the empty program.
+    pub(crate) goal: Option<f64>,
     /// xdp-filter where it looks at such packets as Totoro does, and comes to the same verdict.
     filters: &'static [&'static str],
 }
 
-fn classes() -> Vec<Class> {
+/// What users send.
+pub(crate) fn classes() -> Vec<Class> {
     let class = |name, packet, goal| Class {
         name,
         packet,
@@ -155,7 +158,8 @@ impl All {
         match filter::dir() {
             Some(dir) => {
                 let version = version_of("xdp-tools");
-                let all = "xdpfilt_alw_all, which a default load chooses, and one for TCP and UDP ports";
+                let all =
+                    "xdpfilt_alw_all, which a default load chooses, and one for TCP and UDP ports";
                 let lean = "xdpfilt_alw_tcp, which knows no UDP and no addresses";
                 for (name, features, how, ports, addresses) in [
                     (ONE_RULE, Features::All, all, 1, 0),
@@ -173,10 +177,13 @@ impl All {
                     run.baseline(name, &format!("xdp-tools {version}: {how}"));
                 }
             }
-            None => run.note(
-                "xdp-filter was not measured: its objects (xdpfilt_alw_all.o and xdpfilt_alw_tcp.o of \
-                 xdp-tools) are not on this machine.",
-            ),
+            None => {
+                let why = "not measured: xdpfilt_alw_all.o and xdpfilt_alw_tcp.o of xdp-tools are not on \
+                           this machine";
+                for name in [ONE_RULE, MANY_RULES, ADDRESSES, LEAN] {
+                    run.baseline(name, why);
+                }
+            }
         }
         All {
             nothing: shield::nothing(&baseline),
@@ -321,11 +328,16 @@ fn by_class(
         let goal = class.goal.map(Relative::over);
         let mut figure = Figure::new(part, class.name, "ns", Better::Less, samples.ours);
         figure = figure.against(NOTHING, &samples.nothing, goal);
+        // The lean one does less than is asked for: told, and no goal.
+        let goal = |name| (name != LEAN).then_some(Relative::at_most(1.0));
         for (nth, theirs) in beside.into_iter().zip(&samples.filters) {
             let name = all.filters[nth].0;
-            // The lean one does less than is asked for: told, and no goal.
-            let goal = (name != LEAN).then_some(Relative::at_most(1.0));
-            figure = figure.against(name, theirs, goal);
+            figure = figure.against(name, theirs, goal(name));
+        }
+        // What is not on this machine is no goal less.
+        let loaded = |name: &str| all.filters.iter().any(|(loaded, _)| *loaded == name);
+        for name in class.filters.iter().filter(|name| !loaded(name)) {
+            figure = figure.lacks(name, goal(*name));
         }
         run.add(figure);
     }

@@ -64,10 +64,11 @@ fn measure(args: &Args) -> Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     let progress = Progress(Instant::now());
-    let run = match &args.suite {
+    let mut run = match &args.suite {
         Suite::Accuracy(of) => accuracy::measure(of, &args.only, &progress)?,
         Suite::Tunnel(of) => tunnel::measure(of, &args.only, &progress)?,
     };
+    run.only("--only", &args.only);
     run.finish(args.json)?;
     Ok(())
 }

@@ -7,6 +7,9 @@
 //! a false alarm (Bonferroni). What a test finds may still be too small to matter, and rounds of one run
 //! know nothing of what differs between two (memory's layout, say): below the smallest effect nothing is
 //! a regression.
+//!
+//! A goal that the first run could judge and the second can't any more is no note: what is not measured
+//! can't have become better.
 
 use std::fmt::{self, Write};
 
@@ -15,6 +18,7 @@ use statrs::stats_tests::mannwhitneyu::{MannWhitneyUMethod, mannwhitneyu};
 
 use crate::figure::{Better, Figure};
 use crate::goal::Verdict;
+use crate::gone::goals_gone;
 use crate::run::Run;
 use crate::stats::median;
 use crate::table::number;
@@ -44,6 +48,9 @@ pub enum Outcome {
     Regression,
     /// A goal that each sample must keep was kept, and is not: no noise excuses that.
     GoalLost,
+    /// A goal was judged, and is not any more: its figure or its baseline is not there, or not measured, or
+    /// the goal is dropped.
+    GoalGone,
     /// Better, likewise.
     Better,
     /// Neither.
@@ -57,6 +64,7 @@ impl fmt::Display for Outcome {
         f.write_str(match self {
             Outcome::Regression => "**worse**",
             Outcome::GoalLost => "**goal lost**",
+            Outcome::GoalGone => "**goal not judged any more**",
             Outcome::Better => "better",
             Outcome::Same => "",
             Outcome::TooFew => "too few repeats",
@@ -69,9 +77,9 @@ impl fmt::Display for Outcome {
 pub struct Change {
     /// Part and name.
     pub figure: String,
-    /// The baseline whose ratios were compared; `None`: the figures themselves.
+    /// The baseline whose ratios were compared, or that is gone; `None`: the figures themselves.
     pub beside: Option<String>,
-    /// Its median before and after.
+    /// Its median before and after; NaN where it is gone.
     pub medians: (f64, f64),
     /// The chance that it is worse (or, if it looks better, better) by chance alone; 1 where it can't
     /// be either.
@@ -85,7 +93,7 @@ pub struct Change {
 pub struct Comparison {
     /// The figures of both.
     pub changes: Vec<Change>,
-    /// Figures that only one has.
+    /// Figures that only one has, or has measured, and whose goals, if any, may be missing.
     pub alone: Vec<String>,
     /// Why the runs may not be comparable.
     pub warnings: Vec<String>,
@@ -106,26 +114,37 @@ pub fn compare(before: &Run, after: &Run, rules: Rules) -> Comparison {
     let same = |one: &Figure, other: &Figure| {
         one.part == other.part && one.name == other.name && one.unit == other.unit
     };
-    let called = |figure: &Figure| format!("{}: {}", figure.part, figure.name);
     let mut alone = Vec::new();
     let mut pairs = Vec::new();
+    let mut gone = Vec::new();
     for figure in &before.figures {
-        match after.figures.iter().find(|other| same(figure, other)) {
-            Some(other) if figure.better != Better::Neither => pairs.push(pair(figure, other)),
-            Some(_) => {}
-            None => alone.push(format!("{} (before)", called(figure))),
+        let other = after.figures.iter().find(|other| same(figure, other));
+        let goals = goals_gone(figure, other);
+        match other {
+            // What was not asked for is not missing.
+            None if goals.is_empty() || !after.only.is_empty() => {
+                alone.push(format!("{} (before)", figure.called()));
+            }
+            None => gone.extend(goals),
+            Some(other) => {
+                gone.extend(goals);
+                let both = !figure.samples.is_empty() && !other.samples.is_empty();
+                if both && figure.better != Better::Neither {
+                    pairs.push(pair(figure, other));
+                }
+            }
         }
     }
     let new = |figure: &&Figure| !before.figures.iter().any(|other| same(figure, other));
     let new = after.figures.iter().filter(new);
-    alone.extend(new.map(|figure| format!("{} (after)", called(figure))));
+    alone.extend(new.map(|figure| format!("{} (after)", figure.called())));
     let chance = rules.chance / pairs.len().max(1) as f64;
     let changes = pairs.iter().map(|pair| Change {
-        figure: called(pair.before),
+        figure: pair.before.called(),
         ..judge(pair, rules.effect, chance)
     });
     Comparison {
-        changes: changes.collect(),
+        changes: changes.chain(gone).collect(),
         alone,
         warnings: warnings(before, after),
         rules,
@@ -251,6 +270,11 @@ fn warnings(before: &Run, after: &Run) -> Vec<String> {
             warnings.push(format!("another {what}: {first}, then {second}"));
         }
     }
+    for (which, run) in [("the first", before), ("the second", after)] {
+        for only in &run.only {
+            warnings.push(format!("{which} is only of a part: {only}"));
+        }
+    }
     if one.release != other.release {
         warnings.push("only one is a release build".to_owned());
     }
@@ -272,7 +296,7 @@ impl Comparison {
     /// Whether anything became worse.
     #[must_use]
     pub fn is_worse(&self) -> bool {
-        let bad = [Outcome::Regression, Outcome::GoalLost];
+        let bad = [Outcome::Regression, Outcome::GoalLost, Outcome::GoalGone];
         self.changes
             .iter()
             .any(|change| bad.contains(&change.outcome))
@@ -294,9 +318,11 @@ impl fmt::Display for Comparison {
             if let Some(beside) = &change.beside {
                 write!(name, ", over {beside}")?;
             }
-            let by = match before {
-                0.0 => String::new(),
-                before => format!("{:+.1} %", (after - before) / before.abs() * 100.0),
+            let by = (after - before) / before.abs() * 100.0;
+            let by = if by.is_finite() {
+                format!("{by:+.1} %")
+            } else {
+                String::new()
             };
             writeln!(
                 f,

@@ -43,7 +43,7 @@ pub struct Figure {
 pub struct Against {
     /// The baseline's name.
     pub baseline: String,
-    /// One value per repeat, in the figure's unit.
+    /// One value per repeat, in the figure's unit; none where it could not be measured.
     pub samples: Vec<f64>,
     /// What the figure must be beside it.
     #[serde(default)]
@@ -93,10 +93,50 @@ impl Figure {
         self
     }
 
+    /// With a baseline that could not be measured, as [`Figure::against`] would have had it: a goal beside it
+    /// stays one, and is not met.
+    #[must_use]
+    pub fn lacks(mut self, baseline: &str, goal: Option<Relative>) -> Self {
+        self.against.push(Against {
+            baseline: baseline.to_owned(),
+            samples: Vec::new(),
+            goal,
+        });
+        self
+    }
+
+    /// Part and name.
+    pub(crate) fn called(&self) -> String {
+        format!("{}: {}", self.part, self.name)
+    }
+
     /// All verdicts: of its own goals, then of those beside baselines.
     pub fn verdicts(&self) -> impl Iterator<Item = Verdict> {
         let own = self.goals.iter().map(|goal| goal.verdict(&self.samples));
         own.chain(self.against.iter().filter_map(|one| one.verdict(self)))
+    }
+
+    /// One for all of them: met if each is; `None` without a goal.
+    #[must_use]
+    pub fn verdict(&self) -> Option<Verdict> {
+        self.verdicts().reduce(|one, other| match (one, other) {
+            (Verdict::Met, other) => other,
+            (Verdict::NotMeasured, Verdict::Missed) => other,
+            _ => one,
+        })
+    }
+
+    /// Its goals that nothing can be said of, by what they are called.
+    pub(crate) fn not_measured(&self) -> impl Iterator<Item = String> {
+        let called = self.called();
+        let missing = |verdict| verdict == Verdict::NotMeasured;
+        let own = self.goals.iter();
+        let own = own.filter(move |goal| missing(goal.verdict(&self.samples)));
+        let beside = self.against.iter();
+        let beside = beside.filter(move |one| one.verdict(self).is_some_and(missing));
+        let own: Vec<String> = own.map(|_| called.clone()).collect();
+        own.into_iter()
+            .chain(beside.map(move |one| format!("{called}, beside {}", one.baseline)))
     }
 }
 
@@ -107,7 +147,7 @@ impl Against {
         Some(paired(&figure.samples, &self.samples, |a, b| a / b)).filter(|ratio| ratio.is_finite())
     }
 
-    /// How much more than the baseline it is, in the figure's unit.
+    /// How much more than the baseline it is, in the figure's unit; NaN where either was not measured.
     #[must_use]
     pub fn over(&self, figure: &Figure) -> f64 {
         paired(&figure.samples, &self.samples, |a, b| a - b)

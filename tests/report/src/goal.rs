@@ -40,6 +40,9 @@ pub enum Verdict {
     Met,
     /// It was not.
     Missed,
+    /// Nothing to judge by: the figure or what it is measured against has no samples, or there is no ratio to
+    /// it. Counts as not met.
+    NotMeasured,
 }
 
 impl From<bool> for Verdict {
@@ -89,6 +92,9 @@ impl Goal {
     /// Whether samples reach it.
     #[must_use]
     pub fn verdict(&self, samples: &[f64]) -> Verdict {
+        if samples.is_empty() {
+            return Verdict::NotMeasured;
+        }
         let (least, most) = range(samples);
         let is = match (self.each, self.bound) {
             (false, _) => median(samples),
@@ -149,11 +155,17 @@ impl Relative {
     /// Whether samples reach it.
     #[must_use]
     pub fn verdict(&self, ours: &[f64], theirs: &[f64]) -> Verdict {
-        match self {
-            Relative::Over { value } => (paired(ours, theirs, |a, b| a - b) <= *value).into(),
-            Relative::Ratio { bound, value } => bound
-                .holds(paired(ours, theirs, |a, b| a / b), *value)
-                .into(),
+        let (is, bound, value) = match self {
+            Relative::Over { value } => (paired(ours, theirs, |a, b| a - b), Bound::AtMost, *value),
+            Relative::Ratio { bound, value } => {
+                (paired(ours, theirs, |a, b| a / b), *bound, *value)
+            }
+        };
+        // Of nothing, or beside a baseline that did nothing: infinitely good is not good.
+        if is.is_finite() {
+            bound.holds(is, value).into()
+        } else {
+            Verdict::NotMeasured
         }
     }
 }
@@ -173,7 +185,7 @@ mod tests {
 
     #[test]
     fn judges() {
-        use Verdict::{Met, Missed};
+        use Verdict::{Met, Missed, NotMeasured};
         let samples = [1.0, 2.0, 9.0];
         assert_eq!(Goal::at_most(2.0).verdict(&samples), Met);
         assert_eq!(Goal::at_most(1.9).verdict(&samples), Missed);
@@ -185,8 +197,26 @@ mod tests {
         assert_eq!(Relative::over(-1.5).verdict(&samples, &theirs), Missed);
         assert_eq!(Relative::at_most(0.7).verdict(&samples, &theirs), Met);
         assert_eq!(Relative::at_least(0.7).verdict(&samples, &theirs), Missed);
-        // Nothing is below a baseline that was not measured.
-        assert_eq!(Relative::at_most(9.0).verdict(&samples, &[]), Missed);
+        // What was not measured reaches nothing, whichever side is good.
+        assert_eq!(Goal::at_most(0.0).each().verdict(&[]), NotMeasured);
+        assert_eq!(Goal::at_least(0.0).verdict(&[]), NotMeasured);
+        for goal in [
+            Relative::at_most(9.0),
+            Relative::at_least(0.0),
+            Relative::over(9.0),
+        ] {
+            assert_eq!(goal.verdict(&samples, &[]), NotMeasured);
+            assert_eq!(goal.verdict(&[], &theirs), NotMeasured);
+        }
+        // Nor is one far above a baseline that did nothing.
+        assert_eq!(
+            Relative::at_least(5.0).verdict(&samples, &[0.0; 3]),
+            NotMeasured
+        );
+        assert_eq!(
+            Relative::at_least(0.5).verdict(&[0.0, 1.0, 1.0], &[0.0, 1.0, 1.0]),
+            NotMeasured
+        );
         assert_eq!(Relative::over(9.0).to_string(), "≤ +9");
         assert_eq!(Goal::at_most(0.0).each().to_string(), "≤ 0, each");
     }

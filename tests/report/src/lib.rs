@@ -6,6 +6,7 @@
 mod compare;
 mod figure;
 mod goal;
+mod gone;
 mod machine;
 mod page;
 mod plot;
@@ -17,5 +18,5 @@ pub use compare::{Change, Comparison, Outcome, Rules, compare};
 pub use figure::{Against, Better, Figure};
 pub use goal::{Bound, Goal, Relative, Verdict};
 pub use machine::Machine;
-pub use run::{Baseline, FORMAT, Run};
+pub use run::{Baseline, FORMAT, Goals, Run};
 pub use stats::{median, range};

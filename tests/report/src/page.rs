@@ -71,7 +71,7 @@ fn style() -> String {
 
 /// The page.
 pub(crate) fn page(run: &Run) -> String {
-    let (met, all) = run.goals();
+    let goals = run.goals();
     let title = format!("Totoro: bench {}", run.suite);
     html! {
         (DOCTYPE)
@@ -84,7 +84,11 @@ pub(crate) fn page(run: &Run) -> String {
             }
             body {
                 h1 { (title) }
-                p { (met) " of " (all) " goals met." }
+                p { (goals) }
+                @if !goals.not_measured.is_empty() {
+                    ul.missed { @for one in &goals.not_measured { li { (one) } } }
+                }
+                @for one in &run.only { p { "Only a part was measured: " code { (one) } "." } }
                 p.machine { (machine(run)) }
                 @if !run.baselines.is_empty() {
                     h2 { "Measured against" }
@@ -136,8 +140,11 @@ fn picture(figures: &[&Figure], unit: &str, baselines: &[&str]) -> Markup {
     let of: Vec<&Figure> = figures
         .iter()
         .copied()
-        .filter(|one| one.unit == unit)
+        .filter(|one| one.unit == unit && !one.samples.is_empty())
         .collect();
+    if of.is_empty() {
+        return html! { p { "No picture: nothing was measured." } };
+    }
     html! {
         @match plot::svg(&of, unit, baselines) {
             Ok(svg) => (PreEscaped(svg)),
@@ -169,12 +176,10 @@ fn table(figures: &[&Figure]) -> Markup {
                     td { (row.baseline) }
                     td.number { (row.ratio) }
                     td.number { (row.goal) }
-                    td { @let called = called(row.verdict); span class=(called) {
-                        @match row.verdict {
-                            Some(Verdict::Met) => "✓ met",
-                            Some(Verdict::Missed) => "✗ missed",
-                            None => "",
-                        }
+                    td { @match row.verdict {
+                        Some(Verdict::Met) => span.met { "✓ " (called(row.verdict)) },
+                        Some(_) => span.missed { "✗ " (called(row.verdict)) },
+                        None => {},
                     } }
                 }
             }

@@ -82,6 +82,9 @@ fn points(figure: &Figure) -> Vec<f64> {
 fn goals(figure: &Figure) -> Vec<f64> {
     let own = figure.goals.iter().map(|goal| goal.value);
     let beside = figure.against.iter().filter_map(|one| {
+        if one.samples.is_empty() {
+            return None;
+        }
         let baseline = median(&one.samples);
         Some(match one.goal.as_ref()? {
             Relative::Over { value } => baseline + value,
@@ -127,7 +130,7 @@ where
         for (nth, figure) in (0..count).zip(figures) {
             let top = f64::from(count - nth);
             let mut lines = vec![(SERIES[0], figure.samples.as_slice())];
-            for one in &figure.against {
+            for one in figure.against.iter().filter(|one| !one.samples.is_empty()) {
                 lines.push((series(baselines, &one.baseline), &one.samples));
             }
             let step = 1.0 / (lines.len() + 1) as f64;

@@ -1,5 +1,6 @@
 //! A run, and where it is kept.
 
+use std::fmt::{self, Write as _};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,10 @@ pub struct Run {
     pub at: String,
     /// What it ran on.
     pub machine: Machine,
+    /// What it was restricted to, as it was asked for (`--only xdp`): the suite's other figures are not
+    /// missing. Empty: to nothing.
+    #[serde(default)]
+    pub only: Vec<String>,
     /// What was measured beside it.
     pub baselines: Vec<Baseline>,
     /// How it was measured, and what could not be.
@@ -45,6 +50,27 @@ pub struct Baseline {
     pub version: String,
 }
 
+/// How a run's goals stand.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Goals {
+    /// Those that were met.
+    pub met: usize,
+    /// All that there are.
+    pub all: usize,
+    /// Those that nothing can be said of, which are not met: figures without samples, and baselines without.
+    pub not_measured: Vec<String>,
+}
+
+impl fmt::Display for Goals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} goals met", self.met, self.all)?;
+        match self.not_measured.len() {
+            0 => f.write_char('.'),
+            count => write!(f, "; {count} could not be measured, and count as not met:"),
+        }
+    }
+}
+
 /// A figure as it is written: with what follows from it, for whoever reads the JSON.
 #[derive(Serialize)]
 struct Shown<'a> {
@@ -53,7 +79,6 @@ struct Shown<'a> {
     median: f64,
     range: (f64, f64),
     ratios: Vec<Option<f64>>,
-    /// Met if all are; `None` without a goal.
     verdict: Option<Verdict>,
 }
 
@@ -68,9 +93,17 @@ impl Run {
             suite: suite.to_owned(),
             at: at.expect("a date has all of these"),
             machine: Machine::look(),
+            only: Vec::new(),
             baselines: Vec::new(),
             notes: Vec::new(),
             figures: Vec::new(),
+        }
+    }
+
+    /// Says that it is restricted by an option, unless that has its empty default.
+    pub fn only(&mut self, option: &str, value: &str) {
+        if !value.is_empty() {
+            self.only.push(format!("{option} {value}"));
         }
     }
 
@@ -113,33 +146,39 @@ impl Run {
         self.figures.push(figure);
     }
 
-    /// How many goals were met, and how many there are.
+    /// How its goals stand.
     #[must_use]
-    pub fn goals(&self) -> (usize, usize) {
+    pub fn goals(&self) -> Goals {
         let verdicts: Vec<Verdict> = self.figures.iter().flat_map(Figure::verdicts).collect();
-        let met = verdicts.iter().filter(|one| **one == Verdict::Met).count();
-        (met, verdicts.len())
+        let not_measured = self.figures.iter().flat_map(Figure::not_measured);
+        Goals {
+            met: verdicts.iter().filter(|one| **one == Verdict::Met).count(),
+            all: verdicts.len(),
+            not_measured: not_measured.collect(),
+        }
     }
 
     /// The run as JSON.
     #[must_use]
     pub fn json(&self) -> String {
-        let shown = self.figures.iter().map(|figure| {
-            let mut verdicts = figure.verdicts().peekable();
-            let any = verdicts.peek().is_some();
-            let met = verdicts.all(|one| one == Verdict::Met);
-            Shown {
-                median: median(&figure.samples),
-                range: range(&figure.samples),
-                ratios: figure.against.iter().map(|one| one.ratio(figure)).collect(),
-                verdict: any.then_some(met.into()),
-                figure,
-            }
+        let shown = self.figures.iter().map(|figure| Shown {
+            median: median(&figure.samples),
+            range: range(&figure.samples),
+            ratios: figure.against.iter().map(|one| one.ratio(figure)).collect(),
+            verdict: figure.verdict(),
+            figure,
         });
         let shown: Vec<Shown> = shown.collect();
         let mut run = serde_json::to_value(self).expect("strings and finite numbers");
         run["figures"] = serde_json::to_value(shown).expect("strings and finite numbers");
+        run["goals"] = serde_json::to_value(self.goals()).expect("strings and numbers");
         format!("{run:#}")
+    }
+
+    /// The run as a table in Markdown.
+    #[must_use]
+    pub fn table(&self) -> String {
+        table::table(self)
     }
 
     /// Reads what [`Run::finish`] wrote: `run.json`, or the directory that has it.
@@ -192,7 +231,7 @@ impl Run {
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or(workspace, PathBuf::from);
         let dir = self.write(&target.join("bench"))?.canonicalize()?;
-        eprintln!("\n{}", table::table(self));
+        eprintln!("\n{}", self.table());
         eprintln!("{}", dir.join("index.html").display());
         if json {
             println!("{}", self.json());

@@ -23,12 +23,16 @@ pub fn range(samples: &[f64]) -> (f64, f64) {
 }
 
 /// The median of what a function gives for both sides of each round, where both have as many; else
-/// what it gives for both medians.
+/// what it gives for both medians. NaN where a round gives no number: sorted, it would stand at one end, as
+/// if it were one.
 pub(crate) fn paired(ours: &[f64], theirs: &[f64], of: impl Fn(f64, f64) -> f64) -> f64 {
     if ours.len() != theirs.len() {
         return of(median(ours), median(theirs));
     }
     let each: Vec<f64> = ours.iter().zip(theirs).map(|(a, b)| of(*a, *b)).collect();
+    if each.iter().any(|one| one.is_nan()) {
+        return f64::NAN;
+    }
     median(&each)
 }
 
@@ -46,5 +50,7 @@ mod tests {
         // The second round was slow for both: no ratio changes by that.
         assert_eq!(ratio(&[2.0, 20.0, 2.0], &[1.0, 10.0, 1.0]), 2.0);
         assert_eq!(ratio(&[2.0, 20.0, 2.0], &[1.0, 1.0]), 2.0);
+        assert!(ratio(&[0.0, 2.0, 2.0], &[0.0, 1.0, 1.0]).is_nan());
+        assert!(ratio(&[2.0], &[]).is_nan());
     }
 }

@@ -18,8 +18,11 @@ pub(crate) struct Row {
     pub(crate) verdict: Option<Verdict>,
 }
 
-/// A number with as many digits as say something.
+/// A number with as many digits as say something, and a dash for none.
 pub(crate) fn number(value: f64) -> String {
+    if value.is_nan() {
+        return "–".to_owned();
+    }
     let digits = match value.abs() {
         0.0 => 0,
         size if size < 0.1 => 4,
@@ -35,6 +38,9 @@ pub(crate) fn number(value: f64) -> String {
 }
 
 fn measured(samples: &[f64], unit: &str) -> String {
+    if samples.is_empty() {
+        return "not measured".to_owned();
+    }
     format!("{} {unit}", number(median(samples)))
         .trim_end()
         .to_owned()
@@ -43,7 +49,7 @@ fn measured(samples: &[f64], unit: &str) -> String {
 fn spread(samples: &[f64]) -> String {
     let (least, most) = range(samples);
     match samples.len() {
-        1 => String::new(),
+        0 | 1 => String::new(),
         _ if least == most => number(least),
         _ => format!("{} to {}", number(least), number(most)),
     }
@@ -93,6 +99,9 @@ pub(crate) fn rows(figure: &Figure) -> Vec<Row> {
 
 fn ratio(figure: &Figure, against: &Against) -> String {
     let over = against.over(figure);
+    if over.is_nan() {
+        return String::new();
+    }
     let sign = if over < 0.0 { '−' } else { '+' };
     let over = format!("{sign}{}", number(over.abs()));
     match against.ratio(figure) {
@@ -107,6 +116,7 @@ pub(crate) fn called(verdict: Option<Verdict>) -> &'static str {
         None => "",
         Some(Verdict::Met) => "met",
         Some(Verdict::Missed) => "missed",
+        Some(Verdict::NotMeasured) => "not measured",
     }
 }
 
@@ -156,14 +166,20 @@ pub(crate) fn table(run: &Run) -> String {
         )
         .expect("memory");
         for row in figures.into_iter().flat_map(rows) {
-            let verdict = match row.verdict {
-                Some(Verdict::Missed) => "**missed**",
-                verdict => called(verdict),
+            let bold = match row.verdict {
+                Some(Verdict::Missed | Verdict::NotMeasured) => "**",
+                _ => "",
             };
             writeln!(
                 text,
-                "| {} | {} | {} | {} | {} | {} | {verdict} |",
-                row.name, row.is, row.spread, row.baseline, row.ratio, row.goal
+                "| {} | {} | {} | {} | {} | {} | {bold}{}{bold} |",
+                row.name,
+                row.is,
+                row.spread,
+                row.baseline,
+                row.ratio,
+                row.goal,
+                called(row.verdict)
             )
             .expect("memory");
         }
@@ -171,7 +187,13 @@ pub(crate) fn table(run: &Run) -> String {
     for note in &run.notes {
         writeln!(text, "\n{note}").expect("memory");
     }
-    let (met, all) = run.goals();
-    writeln!(text, "\n{met} of {all} goals met.").expect("memory");
+    for one in &run.only {
+        writeln!(text, "\nOnly a part was measured: {one}.").expect("memory");
+    }
+    let goals = run.goals();
+    writeln!(text, "\n{goals}").expect("memory");
+    for one in &goals.not_measured {
+        writeln!(text, "- {one}").expect("memory");
+    }
     text
 }

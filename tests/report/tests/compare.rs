@@ -1,6 +1,6 @@
 //! Two runs beside each other.
 
-use totoro_report::{Better, Figure, Goal, Outcome, Rules, Run, compare};
+use totoro_report::{Better, Figure, Goal, Outcome, Relative, Rules, Run, compare};
 
 /// A run with one figure, beside a baseline of so much in each round.
 fn run(samples: &[f64], baseline: f64) -> Run {
@@ -119,6 +119,91 @@ fn what_is_not_comparable_is_said() {
     assert_eq!(said.warnings, ["another empty: 1, then 2"]);
 }
 
+/// A run with a goal of its own, and one beside a baseline.
+fn judged() -> Run {
+    let mut run = Run::new("example");
+    run.baseline("empty", "1");
+    let samples = noisy(50.0, 4.0, 10);
+    let figure = Figure::new("xdp", "ours", "ns", Better::Neither, samples.clone());
+    let figure = figure.goal(Goal::at_most(100.0));
+    run.add(figure.against("empty", &[30.0; 10], Some(Relative::over(30.0))));
+    run.add(Figure::new("xdp", "told", "ns", Better::Less, samples));
+    run
+}
+
+/// What is gone, and whether that makes a run worse.
+fn gone(after: &Run) -> (Vec<Option<String>>, bool) {
+    let comparison = compare(&judged(), after, Rules::default());
+    let gone = comparison.changes.iter();
+    let gone = gone.filter(|change| change.outcome == Outcome::GoalGone);
+    let beside = gone.map(|change| change.beside.clone()).collect();
+    (beside, comparison.is_worse())
+}
+
+#[test]
+fn a_goal_that_is_not_judged_any_more_is_worse() {
+    let whole = vec![None, Some("empty".to_owned())];
+    let baseline = vec![Some("empty".to_owned())];
+    assert_eq!(gone(&judged()), (vec![], false));
+    // What never had a goal may go, and what is new may come.
+    let mut after = judged();
+    let mut told = after.figures.pop().unwrap();
+    told.name = "new".to_owned();
+    told.goals.push(Goal::at_most(1.0));
+    after.figures.push(told);
+    assert_eq!(gone(&after), (vec![], false));
+    // The figure is not there, or has another name; or nothing was measured.
+    let mut after = judged();
+    after.figures.remove(0);
+    assert_eq!(gone(&after), (whole.clone(), true));
+    let mut after = judged();
+    after.figures[0].name = "renamed".to_owned();
+    assert_eq!(gone(&after), (whole.clone(), true));
+    let mut after = judged();
+    after.figures[0].samples.clear();
+    assert_eq!(gone(&after), (whole.clone(), true));
+    // The baseline is not there, was not measured, or has no goal any more.
+    let mut after = judged();
+    after.figures[0].against.clear();
+    assert_eq!(gone(&after), (baseline.clone(), true));
+    let mut after = judged();
+    after.figures[0].against[0].samples.clear();
+    assert_eq!(gone(&after), (baseline.clone(), true));
+    let mut after = judged();
+    after.figures[0].against[0].goal = None;
+    assert_eq!(gone(&after), (baseline, true));
+    // A goal of the median is kept by one of each sample, and not the other way round.
+    let mut after = judged();
+    after.figures[0].goals = vec![Goal::at_most(100.0).each()];
+    assert_eq!(gone(&after), (vec![], false));
+    assert!(!compare(&after, &after, Rules::default()).is_worse());
+    assert!(compare(&after, &judged(), Rules::default()).is_worse());
+    let mut after = judged();
+    after.figures[0].goals.clear();
+    assert_eq!(gone(&after), (vec![None], true));
+}
+
+#[test]
+fn what_was_not_asked_for_is_not_missing() {
+    let mut after = judged();
+    after.only("--only", "");
+    assert!(after.only.is_empty(), "the default restricts nothing");
+    after.only("--only", "others");
+    after.figures.clear();
+    let said = compare(&judged(), &after, Rules::default());
+    assert!(!said.is_worse() && said.changes.is_empty());
+    assert_eq!(said.alone, ["xdp: ours (before)", "xdp: told (before)"]);
+    assert_eq!(
+        said.warnings,
+        ["the second is only of a part: --only others"]
+    );
+    // It was asked for, and has lost its baseline.
+    let mut after = judged();
+    after.only("--only", "xdp");
+    after.figures[0].against[0].samples.clear();
+    assert_eq!(gone(&after), (vec![Some("empty".to_owned())], true));
+}
+
 #[test]
 fn the_exit_code_says_it() {
     let dir = tempfile::tempdir().unwrap();
@@ -136,5 +221,12 @@ fn the_exit_code_says_it() {
     };
     assert_eq!(code(&first, &second), Some(1));
     assert_eq!(code(&second, &first), Some(0));
+    let third = dir.path().join("3.json");
+    let mut without = judged();
+    std::fs::write(&first, without.json()).unwrap();
+    without.figures.remove(0);
+    std::fs::write(&third, without.json()).unwrap();
+    assert_eq!(code(&first, &third), Some(1));
+    assert_eq!(code(&third, &first), Some(0), "what is new is a note");
     assert_eq!(code(&first, &dir.path().to_path_buf()), Some(2));
 }

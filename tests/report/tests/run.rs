@@ -47,6 +47,8 @@ fn is_read_as_it_was_written() {
     assert_eq!(figure["verdict"], "missed");
     assert_eq!(json["figures"][1]["verdict"], "met");
     assert_eq!(json["figures"][2]["verdict"], serde_json::Value::Null);
+    let goals = serde_json::json!({ "met": 2, "all": 3, "not_measured": [] });
+    assert_eq!(json["goals"], goals);
 }
 
 #[test]
@@ -55,7 +57,66 @@ fn goals_are_judged_over_all_repeats() {
     let verdicts: Vec<Verdict> = run.figures.iter().flat_map(Figure::verdicts).collect();
     // 36 ns is the median; round by round it is 5, 6 and 4 ns over the empty program.
     assert_eq!(verdicts, [Verdict::Missed, Verdict::Met, Verdict::Met]);
-    assert_eq!(run.goals(), (2, 3));
+    let goals = run.goals();
+    assert_eq!((goals.met, goals.all), (2, 3));
+    assert_eq!(goals.to_string(), "2 of 3 goals met.");
+}
+
+/// A run whose second figure has no samples, and whose first lacks one baseline of two.
+fn lacking() -> Run {
+    let mut run = run();
+    run.baseline("nft", "not measured: it is not there");
+    run.only("--only", "xdp");
+    let figure = run.figures.remove(0);
+    run.figures
+        .insert(0, figure.lacks("nft", Some(Relative::at_most(1.0))));
+    run.figures[1].samples.clear();
+    run
+}
+
+#[test]
+fn a_goal_without_samples_is_counted_and_named() {
+    let run = lacking();
+    let goals = run.goals();
+    // Before: three, of which two were met; the one of the figure without samples is not any more.
+    assert_eq!((goals.met, goals.all), (1, 4));
+    let names = ["xdp: not ours, beside nft", "accuracy: leaked"];
+    assert_eq!(goals.not_measured, names);
+    assert_eq!(run.figures[1].verdict(), Some(Verdict::NotMeasured));
+    // A missed goal is not hidden by one that can't be judged.
+    assert_eq!(run.figures[0].verdict(), Some(Verdict::Missed));
+
+    let dir = tempfile::tempdir().unwrap();
+    let written = run.write(dir.path()).unwrap();
+    assert_eq!(Run::read(&written).unwrap(), run);
+    let json: serde_json::Value = serde_json::from_str(&run.json()).unwrap();
+    assert_eq!(json["goals"]["not_measured"], serde_json::json!(names));
+    assert_eq!(json["figures"][1]["verdict"], "not_measured");
+    assert_eq!(json["figures"][1]["median"], serde_json::Value::Null);
+
+    let page = std::fs::read_to_string(written.join("index.html")).unwrap();
+    let table = run.table();
+    let said = "1 of 4 goals met; 2 could not be measured, and count as not met:";
+    for text in [&page, &table] {
+        assert!(text.contains(said), "{text}");
+        assert!(names.iter().all(|name| text.contains(name)), "{text}");
+        assert!(text.contains("nft: not measured"), "{text}");
+        assert!(text.contains("--only xdp"), "{text}");
+        assert!(!text.contains("NaN") && !text.contains("inf"), "{text}");
+    }
+    assert!(table.contains("| **not measured** |"), "{table}");
+    assert!(page.contains("✗ not measured"), "{page}");
+}
+
+#[test]
+fn an_earlier_run_was_restricted_to_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("run.json");
+    let mut json: serde_json::Value = serde_json::from_str(&run().json()).unwrap();
+    let fields = json.as_object_mut().unwrap();
+    assert!(fields.remove("only").is_some() && fields.remove("goals").is_some());
+    std::fs::write(&file, json.to_string()).unwrap();
+    assert_eq!(Run::read(&file).unwrap(), run());
 }
 
 #[test]

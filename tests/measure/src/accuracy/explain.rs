@@ -22,7 +22,7 @@ impl Totals {
     pub(super) fn add(&mut self, frame: &Frame) {
         let way = usize::from(frame.out);
         self.bytes[way] += frame.bytes;
-        self.packets[way] += 1;
+        self.packets[way] += u64::from(!frame.later);
     }
 
     /// Bytes of both ways.
@@ -153,6 +153,7 @@ mod tests {
             user: ([10, 0, 0, 2].into(), 4000),
             port: 20_000,
             bytes: 40 + u64::from(payload),
+            later: false,
             proto: 6,
             flags,
             seq,

@@ -3,9 +3,12 @@
 mod bursts;
 mod cut;
 mod explain;
+mod field;
 mod flows;
+mod refusals;
 mod stage;
 mod traffic;
+mod visitors;
 
 use anyhow::Result;
 use totoro_report::Run;

@@ -102,6 +102,22 @@ pub(crate) struct Outcome {
     pub(crate) unknown: u64,
 }
 
+impl Outcome {
+    /// What became of several crowds together.
+    pub(crate) fn of(crowds: &[Crowd]) -> Outcome {
+        let mut all = Outcome::default();
+        for one in crowds.iter().map(Crowd::outcome) {
+            all.connects += one.connects;
+            all.admitted += one.admitted;
+            all.refused += one.refused;
+            all.muted += one.muted;
+            all.cut += one.cut;
+            all.unknown += one.unknown;
+        }
+        all
+    }
+}
+
 impl Crowd {
     /// Starts `count` users as fast as two processors do. `name` makes their words differ from other
     /// crowds'.
