@@ -56,8 +56,6 @@ impl Log {
         std::thread::spawn(move || {
             let (mut batch, mut left) = (Vec::new(), 0);
             while receive.blocking_recv_many(&mut batch, 1024) > 0 {
-                // As the node does: whoever waits for this processor gets into the same batch.
-                std::thread::yield_now();
                 while let Ok(one) = receive.try_recv() {
                     batch.push(one);
                 }

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt as _;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use reqwest::Client;
 use serde_json::{Value, json};
 
@@ -38,6 +40,15 @@ impl Drop for Daemon {
     }
 }
 
+/// A daemon that is stopped until this is dropped.
+pub(crate) struct Away(Pid);
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        kill(self.0, Signal::SIGCONT).unwrap();
+    }
+}
+
 /// This program, as one that serves; and the first line that it prints.
 pub(crate) fn serving(args: &[&str]) -> (Daemon, String) {
     let mut child = Command::new(std::env::current_exe().unwrap())
@@ -53,7 +64,7 @@ pub(crate) fn serving(args: &[&str]) -> (Daemon, String) {
 
 pub(crate) struct Daemons {
     pub(crate) node: Daemon,
-    _control: Daemon,
+    control: Daemon,
     pub(crate) key: String,
     /// How frps shows the plugin's secret.
     pub(crate) authorization: String,
@@ -111,6 +122,13 @@ impl Drop for Daemons {
 }
 
 impl Daemons {
+    /// Takes the control plane off the processors, which it shares with the node here alone.
+    pub(crate) fn away(&self) -> Away {
+        let pid = Pid::from_raw(self.control.0.id().try_into().unwrap());
+        kill(pid, Signal::SIGSTOP).unwrap();
+        Away(pid)
+    }
+
     /// New ones, whose state is under this name.
     pub(crate) fn start(place: &Paths, name: &str) -> Daemons {
         let dir = place.dir.join(name);
@@ -192,7 +210,7 @@ impl Daemons {
         let node = Daemons::start_node(&dir);
         Daemons {
             node,
-            _control: control_runs,
+            control: control_runs,
             key: read("node.key"),
             authorization,
             pins: place.pins.clone(),

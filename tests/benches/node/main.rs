@@ -9,6 +9,7 @@ mod full;
 mod logins;
 mod place;
 mod rounds;
+mod seen;
 mod series;
 
 use std::time::{Duration, Instant};

@@ -6,6 +6,7 @@ use crate::bare::Bare;
 use crate::client::Request;
 use crate::daemons::{Daemons, PLUGIN};
 use crate::logins::Logins;
+use crate::seen::{busy, delivered};
 use crate::series::{Series, median};
 use crate::{Figure, Progress};
 
@@ -16,8 +17,11 @@ const FASTEST: usize = 12_000;
 /// How often is asked in a second where what counts is how long one answer takes: the logins that a
 /// node must bear. As fast as it goes, an answer takes as long as the processor has to do for all.
 const PACE: f64 = 1_000.0;
-/// How many times as long is asked at that pace, so that there are answers enough.
-const LONGER: u32 = 3;
+/// How many times as long is asked at that pace: one answer of a hundred is what counts, and when the
+/// machine holds still for some milliseconds, all wait that come meanwhile.
+const LONGER: u32 = 8;
+/// How long the control plane has to take what the node tells of a round.
+const TAKES: Duration = Duration::from_millis(500);
 
 /// How the rounds are made.
 pub(crate) struct Rounds {
@@ -57,12 +61,12 @@ impl Rounds {
             ("", self.length, None),
             (" at 1,000/s", self.length * LONGER, Some(PACE)),
         ];
-        let mut measured: [[Vec<Series>; 4]; 2] = Default::default();
+        let mut measured: [[Vec<Round>; 4]; 2] = Default::default();
         for round in 0..=self.count {
             progress.says(&format!("round {round} of {}", self.count));
             for ((_, length, pace), measured) in modes.iter().zip(&mut measured) {
                 for ((_, request), series) in asked.iter().zip(measured) {
-                    let one = request.measure(self.clients, *length, *pace).await;
+                    let one = self.one(daemons, request, *length, *pace).await;
                     if round > 0 {
                         series.push(one);
                     }
@@ -79,21 +83,60 @@ impl Rounds {
         }
         figures
     }
+
+    /// One measurement. In life the control plane has processors of its own: here it is stopped meanwhile, and
+    /// takes afterwards what the node tells of it, whose processor time for that is counted.
+    async fn one(
+        &self,
+        daemons: &Daemons,
+        request: &Request,
+        length: Duration,
+        pace: Option<f64>,
+    ) -> Round {
+        let away = daemons.away();
+        let before = busy(daemons);
+        let series = request.measure(self.clients, length, pace).await;
+        let decided = busy(daemons);
+        drop(away);
+        tokio::time::sleep(TAKES).await;
+        let told = busy(daemons);
+        delivered(daemons);
+        let each = |seconds: f64| seconds / series.count as f64 * 1e6;
+        Round {
+            series,
+            decides: each(decided - before),
+            tells: each(told - decided),
+        }
+    }
+}
+
+/// One measurement of one call, and what the node's processors did for each, microseconds.
+struct Round {
+    series: Series,
+    decides: f64,
+    tells: f64,
 }
 
 /// What a call took, what it took the bare handler, and the ratios.
-fn shown(pair: &[Vec<Series>], names: [String; 2]) -> Vec<Figure> {
+fn shown(pair: &[Vec<Round>], names: [String; 2]) -> Vec<Figure> {
     let mut figures = Vec::new();
     for (name, series) in names.iter().zip(pair) {
-        let of = |part: fn(&Series) -> f64| median(series.iter().map(part));
+        let of = |part: fn(&Series) -> f64| median(series.iter().map(|one| part(&one.series)));
         let figure = |what, is, unit| Figure(format!("{name}, {what}"), is, unit, None);
         figures.push(figure("answered", of(|one| one.rate), "/s"));
         figures.push(figure("p50", of(|one| one.p50), "ms"));
         figures.push(figure("p99", of(|one| one.p99), "ms"));
     }
+    let of = |part: fn(&Round) -> f64| median(pair[0].iter().map(part));
+    for (what, is) in [
+        ("the node's processor for each", of(|one| one.decides)),
+        ("and to deliver what it tells of each", of(|one| one.tells)),
+    ] {
+        figures.push(Figure(format!("{}, {what}", names[0]), is, "µs", None));
+    }
     let ratio = |part: fn(&Series) -> f64| {
         let rounds = pair[0].iter().zip(&pair[1]);
-        median(rounds.map(|(ours, bare)| part(ours) / part(bare)))
+        median(rounds.map(|(ours, bare)| part(&ours.series) / part(&bare.series)))
     };
     for (what, is) in [("p50", ratio(|one| one.p50)), ("p99", ratio(|one| one.p99))] {
         let what = format!("**{}, {what} over the bare handler's**", names[0]);

@@ -5,6 +5,8 @@ use std::time::Duration;
 /// One measurement.
 #[derive(Clone, Copy)]
 pub(crate) struct Series {
+    /// Answers.
+    pub(crate) count: usize,
     /// Answers per second.
     pub(crate) rate: f64,
     /// Half of the answers took at most so long, milliseconds.
@@ -22,6 +24,7 @@ impl Series {
             took[place].as_secs_f64() * 1000.0
         };
         Series {
+            count: took.len(),
             rate: took.len() as f64 / together.as_secs_f64(),
             p50: at(50),
             p99: at(99),

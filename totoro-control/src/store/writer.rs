@@ -136,8 +136,8 @@ impl Writer {
         let mut queue = Vec::with_capacity(MAX_BATCH);
         let mut record = Record::new();
         while self.requests.blocking_recv_many(&mut queue, MAX_BATCH) > 0 {
-            // Some are about to ask and wait for this processor: they are in the same batch then.
-            std::thread::yield_now();
+            // Without a `sched_yield` for more of them: where anybody else has work for this processor, it
+            // costs a slice of 3 ms since Linux 6.18 (docs/benchmarks.md).
             while queue.len() < MAX_BATCH
                 && let Ok(request) = self.requests.try_recv()
             {

@@ -187,10 +187,8 @@ impl<T> Shared<T> {
                 state.idle = false;
                 continue;
             }
-            drop(state);
-            // Whoever is about to ask and waits for this processor is in the same batch then.
-            std::thread::yield_now();
-            state = self.state();
+            // At once: a `sched_yield` would bring some more into the batch, and since Linux 6.18 give away a
+            // slice of 3 ms where anybody else has work for this processor (docs/benchmarks.md).
             state.wanted = false;
             let batch = std::mem::take(&mut state.open);
             let place = std::mem::take(&mut state.place);
