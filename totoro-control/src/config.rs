@@ -288,16 +288,8 @@ impl Config {
                 return bad(key, "must not be 0".to_owned());
             }
         }
-        let Rates {
-            resolve,
-            token,
-            public,
-            wrong_key,
-            wrong_code,
-            events,
-        } = self.rate;
-        if [resolve, token, public, wrong_key, wrong_code, events].contains(&0) {
-            return bad("rate", "must not be 0".to_owned());
+        if let Some((key, problem)) = self.rate.problem() {
+            return bad(key, problem.to_owned());
         }
         match self.audit.problem() {
             Some((key, problem)) => bad(key, problem),

@@ -253,11 +253,31 @@ impl Control {
         tag: &str,
         body: &impl Serialize,
     ) -> Result<T> {
-        let request = self
-            .request(Method::PATCH, path)
-            .header("if-match", tag)
-            .json(body);
-        let response = self.send(request).await?;
+        self.change(Method::PATCH, path, tag, body).await
+    }
+
+    /// POST that changes the version that `tag` names.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn post_tagged<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        tag: &str,
+        body: &impl Serialize,
+    ) -> Result<T> {
+        self.change(Method::POST, path, tag, body).await
+    }
+
+    async fn change<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        tag: &str,
+        body: &impl Serialize,
+    ) -> Result<T> {
+        let request = self.request(method, path).header("if-match", tag);
+        let response = self.send(request.json(body)).await?;
         self.read(response).await
     }
 

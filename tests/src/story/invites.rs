@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
-use serde_json::json;
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
 use totoro_api::Reason;
 
 use super::world::World;
@@ -42,9 +42,53 @@ pub(super) fn play(world: &mut World, report: &mut Report) {
             Ok(figure)
         },
     );
+    report.check(
+        "totoro-node invite list, show, change, pause, resume, rotate, revoke",
+        || every_command(world),
+    );
     report.check("a misspelt limit is named, nothing is made", || {
         misspelt(world)
     });
+}
+
+/// What a lender does to an invite in its life; answers how many commands that were.
+fn every_command(world: &World) -> Result<String> {
+    let made = world.invite_by_command("short-lived", &json!({ "max_conns": 5 }))?;
+    let id = &*made.invite.id;
+    let does = |args: &[&str]| -> Result<Value> {
+        let text = world
+            .node_cli(&[&["invite"], args, &["--json"]].concat())?
+            .ok()?;
+        serde_json::from_str(&text).with_context(|| format!("read {text:.200}"))
+    };
+    let listed = does(&["list", "--label", "short-lived"])?.to_string();
+    ensure!(
+        listed.contains(id) && !listed.contains(&made.code),
+        "{listed:.400}"
+    );
+    let changed = does(&["change", id, "--limits", r#"{"max_conns":7}"#])?;
+    ensure!(changed["limits"]["max_conns"] == 7, "{changed}");
+    for (command, state) in [
+        ("pause", "paused"),
+        ("resume", "active"),
+        ("show", "active"),
+    ] {
+        let is = does(&[command, id])?;
+        ensure!(is["state"] == state, "{command}: {is}");
+    }
+    let rotated = does(&["rotate", id])?;
+    let code = rotated["code"].as_str().context("rotate shows no code")?;
+    ensure!(code != made.code, "the code is the old one");
+    world.resolve(code)?;
+    let old = json!({ "code": made.code });
+    let reason = world.anyone.refused("/invites/resolve", &old)?;
+    ensure!(
+        reason == Reason::InviteUnknown,
+        "the old code is refused by {reason}"
+    );
+    let revoked = does(&["revoke", id])?;
+    ensure!(revoked["state"] == "revoked", "{revoked}");
+    Ok("8 commands; the old code is unknown at once".to_owned())
 }
 
 fn misspelt(world: &World) -> Result<String> {

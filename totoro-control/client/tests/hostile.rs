@@ -77,6 +77,22 @@ fn ends(output: &Output, exit: i32, words: &str) {
 }
 
 #[test]
+fn a_reader_that_has_gone_is_no_failure_and_a_full_disk_is() {
+    let status = |out: std::process::Stdio| {
+        let home = tempfile::tempdir().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_totoro"));
+        command.args(["status", "--json"]).stdout(out).env_clear();
+        command.env("XDG_RUNTIME_DIR", home.path());
+        command.output().unwrap()
+    };
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    ends(&status(writer.into()), 0, "");
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    ends(&status(full.unwrap().into()), 1, "totoro: cannot write: ");
+}
+
+#[test]
 fn ten_megabytes() {
     let (url, _) = serve(answer("200 OK", &"x".repeat(10 << 20)));
     ends(&totoro(&url, &["tcp", "22"]), 1, "more than 512 KiB");

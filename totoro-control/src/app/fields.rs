@@ -3,6 +3,7 @@
 use totoro_api::Reason;
 use totoro_api::limits::{BadLimit, Limits};
 use totoro_api::ports::{Pool, PortSet};
+use totoro_api::ticket::rfc3339;
 
 use super::Failure;
 
@@ -52,6 +53,18 @@ pub(super) fn when(field: &str, text: &str) -> Result<Option<i64>, Failure> {
         .ok_or_else(|| {
             Failure::malformed(format!("{field}: write a time like 2030-01-31T12:00:00Z"))
         })
+}
+
+/// Refuses an end that is over before it begins. The caller's clock may be wrong, so ours is named.
+pub(super) fn to_come(field: &str, at: Option<i64>, now: i64) -> Result<(), Failure> {
+    match at {
+        Some(at) if at <= now => Err(Failure::malformed(format!(
+            "{field}: {} is past, it is {} here; write a time to come",
+            rfc3339(at),
+            rfc3339(now)
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Limits as a person wrote them, of a node with this pool.
@@ -115,6 +128,13 @@ mod tests {
         assert_eq!(when("t", "1970-01-01T02:00:00+02:00").unwrap(), Some(0));
         assert_eq!(when("t", "").unwrap(), None);
         assert!(when("t", "tomorrow").is_err() && when("t", "1960-01-01T00:00:00Z").is_err());
+    }
+
+    #[test]
+    fn an_end_is_to_come() {
+        assert!(to_come("t", None, 60).is_ok() && to_come("t", Some(61), 60).is_ok());
+        let said = to_come("t", Some(60), 60).unwrap_err().to_string();
+        assert!(said.contains("t: 1970-01-01T00:01:00Z is past"), "{said}");
     }
 
     #[test]

@@ -25,6 +25,37 @@ const MAX_LABEL: usize = 80;
 /// The longest note, characters.
 const MAX_NOTE: usize = 300;
 
+/// New invites as they were asked for, for making them where who asked may be gone by the end.
+pub(super) struct Asked {
+    app: Arc<App>,
+    caller: Caller,
+    new: NewInvite,
+    request: Option<Owned>,
+}
+
+impl Asked {
+    /// All of it, owned.
+    pub(super) fn of(
+        app: &Arc<App>,
+        caller: &Caller,
+        new: &NewInvite,
+        request: Option<Idempotency<'_>>,
+    ) -> Self {
+        Asked {
+            app: Arc::clone(app),
+            caller: caller.clone(),
+            new: new.clone(),
+            request: request.map(Owned::from),
+        }
+    }
+
+    /// As it was.
+    pub(super) fn lend(&self) -> (&App, &Caller, &NewInvite, Option<Idempotency<'_>>) {
+        let request = self.request.as_ref().map(Owned::lend);
+        (&self.app, &self.caller, &self.new, request)
+    }
+}
+
 impl App {
     /// Makes an invite. Its code is in this answer only.
     ///
@@ -37,11 +68,10 @@ impl App {
         new: &NewInvite,
         request: Option<Idempotency<'_>>,
     ) -> Result<Invite, Failure> {
-        let (app, caller, new) = (Arc::clone(self), caller.clone(), new.clone());
-        let request = request.map(Owned::from);
+        let asked = Asked::of(self, caller, new, request);
         to_its_end(async move {
-            let request = request.as_ref().map(Owned::lend);
-            app.make_invite(&caller, &new, request).await
+            let (app, caller, new, request) = asked.lend();
+            app.make_invite(caller, new, request).await
         })
         .await
     }
@@ -65,6 +95,8 @@ impl App {
                 {
                     return self.answer_again(tx, &node, request.key, &before);
                 }
+                // Not sooner: a repeat is answered whatever the time is by then.
+                fields::to_come("expires_at", expires_at, now)?;
                 // Read again: a limit must fit the pool as it is when the invite is made.
                 let found = self.node_held(tx, &node)?;
                 let node = found.ok_or(Reason::NodeUnknown)?;

@@ -7,8 +7,8 @@ use totoro_api::code::InviteCode;
 use totoro_api::wire::invite::{Invite, InvitePage, MAX_COUNT, NewInvite};
 
 use super::crowd::Room;
-use super::idempotency::{Idempotency, MAX_INDEX, Owned, Seen};
-use super::invite::{check_texts, first_record, put_new, view};
+use super::idempotency::{Idempotency, MAX_INDEX, Seen};
+use super::invite::{Asked, check_texts, first_record, put_new, view};
 use super::transact::to_its_end;
 use super::{App, Caller, Failure, fields};
 use crate::keys::random;
@@ -37,11 +37,10 @@ impl App {
         count: u32,
         request: Option<Idempotency<'_>>,
     ) -> Result<InvitePage, Failure> {
-        let (app, caller, new) = (Arc::clone(self), caller.clone(), new.clone());
-        let request = request.map(Owned::from);
+        let asked = Asked::of(self, caller, new, request);
         to_its_end(async move {
-            let request = request.as_ref().map(Owned::lend);
-            app.make_invites(&caller, &new, count, request).await
+            let (app, caller, new, request) = asked.lend();
+            app.make_invites(caller, new, count, request).await
         })
         .await
     }
@@ -69,6 +68,8 @@ impl App {
                 {
                     return self.batch_again(tx, (&node.id, request.key), before.index, count);
                 }
+                // Not sooner: a repeat is answered whatever the time is by then.
+                fields::to_come("expires_at", expires_at, now)?;
                 // Read again: a limit must fit the pool as it is when the invites are made.
                 let found = tx.get::<NodeRecord>(&key::node(&node.id))?;
                 let node = found.ok_or(Reason::NodeUnknown)?.value;

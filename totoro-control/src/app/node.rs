@@ -125,6 +125,9 @@ impl App {
         let (state, problems) = self.node_state(&record, &applied);
         let heartbeat = seen.as_ref().map(|seen| &*seen.heartbeat);
         let grade = self.grade_of(&record);
+        let is_known = record.callback || heartbeat.is_some();
+        let known_grade = (is_known && !record.instance.is_empty()).then_some(grade);
+        let live = self.lives(&record)?;
         let policy = self.policy_revision(&record.id)?;
         let unlisted = self.unlisted(&record)?;
         let said = record.said;
@@ -142,9 +145,12 @@ impl App {
             tags: said.tags,
             abuse_contact: said.abuse_contact,
             state,
+            draining: record.draining,
+            live,
             problems,
             unlisted,
             grade,
+            known_grade,
             unenforced: unenforced(grade),
             features: heartbeat
                 .map(|heartbeat| heartbeat.features.clone())

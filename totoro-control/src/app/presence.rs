@@ -64,6 +64,15 @@ impl App {
         Ok(())
     }
 
+    /// Whether an installation holds the node now. After a start of the control plane each has as long to
+    /// report as one that was just heard of. One that has not used its key yet has nothing to lose.
+    pub(super) fn lives(&self, node: &NodeRecord) -> Result<bool, StoreError> {
+        let calls = node.callback.then(|| self.ping_patience());
+        let presence = self.presence_now(&node.id)?;
+        let online = presence.is_some_and(|presence| presence.online);
+        Ok(node.key_used && online && !self.live.is_lost(&node.id, calls))
+    }
+
     fn presence_of(&self, node: &NodeRecord) -> Result<PresenceRecord, StoreError> {
         let applied = self.applied_now(&node.id)?.unwrap_or_default();
         let (_, problems) = self.node_state(node, &applied);

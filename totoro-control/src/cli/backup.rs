@@ -14,9 +14,9 @@ use futures_util::stream::poll_fn;
 use futures_util::{Stream, StreamExt as _};
 use serde_json::json;
 use totoro_api::wire::event::kind;
+use totoro_cli::{out, print_json};
 
-use super::table::print_json;
-use super::{CliError, Remote, out};
+use super::{CliError, Remote};
 use crate::app::backup::{SECRETS, begin};
 use crate::audit::{self, Author};
 use crate::config::{Config, Settings};
@@ -114,14 +114,14 @@ impl Backup {
 
     fn tell(&self, summary: &Summary) -> Result<(), CliError> {
         if self.remote.json {
-            return print_json(&json!({
+            return Ok(print_json(&json!({
                 "file": self.out,
                 "entries": summary.entries,
                 "files": summary.files,
                 "bytes": summary.bytes,
                 "sha256": summary.sha256,
                 "secrets": self.with_secrets,
-            }));
+            }))?);
         }
         out::line(format_args!(
             "backup        {} (mode 0600)",

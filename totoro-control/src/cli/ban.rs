@@ -2,10 +2,10 @@
 
 use clap::{Args, Subcommand};
 use totoro_api::wire::ban::{BanEntry, BanPage, NewBan};
+use totoro_cli::{Table, print_json};
 
 use super::client::{in_path, with_query};
 use super::limits::time;
-use super::table::{Table, print_json};
 use super::{CliError, Remote};
 
 #[derive(Args)]
@@ -83,7 +83,7 @@ impl BanCommand {
                 };
                 let made: BanEntry = client.post("/admin/bans", &new, &[]).await?;
                 if as_json {
-                    print_json(&made)
+                    Ok(print_json(&made)?)
                 } else {
                     print_table(vec![made])
                 }
@@ -101,7 +101,7 @@ impl BanCommand {
                     }
                 }
                 if as_json {
-                    print_json(&all)
+                    Ok(print_json(&all)?)
                 } else {
                     print_table(all.items)
                 }
@@ -125,5 +125,5 @@ fn print_table(bans: Vec<BanEntry>) -> Result<(), CliError> {
             ban.note,
         ]);
     }
-    table.print()
+    Ok(table.print()?)
 }

@@ -1,17 +1,17 @@
 //! Many new invites, for people, programs and spreadsheets. Their codes are shown here only.
 
 use totoro_api::wire::invite::InvitePage;
+use totoro_cli::{Table, out, print_json};
 
-use super::table::{Table, print_json};
-use super::{CliError, out};
+use super::CliError;
 
 /// Prints what a batch has made.
 pub(super) fn show(made: &InvitePage, as_csv: bool, as_json: bool) -> Result<(), CliError> {
     if as_json {
-        return print_json(made);
+        return Ok(print_json(made)?);
     }
     if as_csv {
-        return out::text(&csv(made));
+        return Ok(out::text(&csv(made))?);
     }
     let mut table = Table::new(["ID", "LABEL", "CODE", "QR"]);
     for invite in &made.items {
@@ -22,7 +22,7 @@ pub(super) fn show(made: &InvitePage, as_csv: bool, as_json: bool) -> Result<(),
             invite.code_qr.clone().unwrap_or_default(),
         ]);
     }
-    table.print()
+    Ok(table.print()?)
 }
 
 /// RFC 4180, with a head.

@@ -28,6 +28,8 @@ pub(super) enum CliError {
     #[error("{}: {}\n  next: {} (request {})", .0.code, .0.detail, .0.next, .0.request_id)]
     Refused(Box<Problem>),
     #[error(transparent)]
+    Write(#[from] std::io::Error),
+    #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
     Secret(#[from] FileError),

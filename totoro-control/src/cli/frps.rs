@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 use totoro_api::wire::node::{Enroll, Enrolled, Node, NodeCreated};
+use totoro_cli::{out, print_json};
 
+use super::CliError;
 use super::client::{Client, in_path};
-use super::table::print_json;
-use super::{CliError, out};
 use crate::app::callback::Door;
 use crate::keys::{TokenKind, create_secret, random_hex, read_secret};
 
@@ -20,6 +20,9 @@ pub(super) struct EnrollCallback {
     /// Where to write the node's key, mode 0600; must not be there yet.
     #[arg(long, value_name = "FILE")]
     key_file: PathBuf,
+    /// Take the node over from what lives there now: its key opens nothing from then on.
+    #[arg(long)]
+    replace: bool,
 }
 
 #[derive(Args)]
@@ -47,6 +50,9 @@ impl EnrollCallback {
         let node: Node = client
             .get(&format!("/admin/nodes/{}", in_path(&self.node)?))
             .await?;
+        if node.live && !self.replace {
+            return Err(CliError::Failed(taken(&node)));
+        }
         let key = TokenKind::NodeKey.generate();
         // Kept before it is shown: an answer that is lost loses no key.
         create_secret(&self.key_file, format!("{key}\n").as_bytes())?;
@@ -57,10 +63,10 @@ impl EnrollCallback {
         }
         enrolled?;
         if as_json {
-            return print_json(&Made {
+            return Ok(print_json(&Made {
                 node: &node.id,
                 key_file: &self.key_file,
-            });
+            })?);
         }
         let file = self.key_file.display();
         out::line(format_args!("node    {} ({})", node.id, node.name))?;
@@ -72,6 +78,21 @@ impl EnrollCallback {
         ))?;
         Ok(())
     }
+}
+
+/// Why a node that lives is left alone. A daemon's machine takes a node over by a token that somebody made
+/// for it; here a name is all it takes, and a wrong one would lock another machine out.
+fn taken(node: &Node) -> String {
+    let Node { name, id, .. } = node;
+    let heard = match node.seen_s {
+        Some(seconds) => format!("was heard of {seconds} s ago"),
+        None => "may live: the control plane has just started, and gives it time".to_owned(),
+    };
+    format!(
+        "conflict: node {name} ({id}) {heard}; enrolled anew, its key would open nothing any more\n  \
+         next: stop what runs there and try again when it has missed three reports, or take the node \
+         over with --replace"
+    )
 }
 
 async fn enrol(client: &Client, node: &str, key: &str) -> Result<Enrolled, CliError> {
@@ -103,7 +124,7 @@ impl FrpsConfig {
             return Err(CliError::Usage(problem));
         }
         let control = self.control.as_deref().unwrap_or(api);
-        out::text(&blocks(&node, &key, control)?)
+        Ok(out::text(&blocks(&node, &key, control)?)?)
     }
 }
 

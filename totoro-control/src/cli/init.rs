@@ -4,9 +4,11 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde::Serialize;
 use toml::Table;
+use totoro_cli::{out, print_json};
 
-use super::{CliError, out};
+use super::CliError;
 use crate::config::{Config, Settings};
 use crate::http::load_tls;
 use crate::keys::{KeyRing, Purpose, ServerSecret, TokenKind, create_secret};
@@ -24,13 +26,25 @@ Examples:
   totoro-control init --dir ./lab                                     to try it on this machine
   totoro-control init --listen 0.0.0.0:443 --public-url https://control.example.org \\
     --tls-cert fullchain.pem --tls-key privkey.pem --admin-listen 127.0.0.1:8081
-  totoro-control init --dir ./lab --listen 10.0.0.1:8080 --public-url http://10.0.0.1:8080 --insecure-http")]
+  totoro-control init --dir ./lab --listen 10.0.0.1:8080 --public-url http://10.0.0.1:8080 --insecure-http
+  totoro-control init --dir ./lab --json                              where everything is, for a script")]
 pub(super) struct Init {
     /// Where everything goes.
     #[arg(long, default_value = "/etc/totoro")]
     dir: PathBuf,
+    /// Print the answer as JSON.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     settings: Settings,
+}
+
+/// What `--json` prints; the names are those of `restore --json`.
+#[derive(Serialize)]
+struct Made<'a> {
+    config: &'a Path,
+    data_dir: &'a Path,
+    admin_token: &'a Path,
 }
 
 impl Init {
@@ -87,6 +101,13 @@ impl Init {
         let text = format!("# Totoro's control plane. Secrets are in secrets/, mode 0600.\n{text}");
         create_whole(&file, 0o666, text.as_bytes())
             .map_err(|error| failed("write control.toml", &error))?;
+        if self.json {
+            return Ok(print_json(&Made {
+                config: &file,
+                data_dir: &data,
+                admin_token: &token_file,
+            })?);
+        }
         out::line(format_args!("settings      {}", file.display()))?;
         out::line(format_args!(
             "admin token   {} (mode 0600)",

@@ -6,10 +6,10 @@ use serde::de::DeserializeOwned;
 use totoro_api::limits::Limits;
 use totoro_api::wire::invite::{ChangeInvite, Invite, InvitePage, NewInvite};
 use totoro_api::wire::push::InviteState;
+use totoro_cli::{Table, print_json, word};
 
 use super::client::{Client, in_path, with_query};
 use super::limits::{LimitFlags, time};
-use super::table::{Table, print_json, word};
 use super::{CliError, Remote, batch};
 
 #[derive(Args)]
@@ -111,7 +111,7 @@ struct Create {
     #[arg(long, default_value = "")]
     note: String,
     /// When it ends: 7d, 2030-01-31T12:00:00Z or never.
-    #[arg(long, default_value = "never")]
+    #[arg(long, alias = "expires-at", default_value = "never")]
     expires: String,
     /// Repeating the command with the same key makes no second invite, and shows the codes again.
     #[arg(long, value_name = "KEY")]
@@ -131,7 +131,7 @@ struct Change {
     #[arg(long)]
     note: Option<String>,
     /// When it ends: 7d, 2030-01-31T12:00:00Z or never.
-    #[arg(long)]
+    #[arg(long, alias = "expires-at")]
     expires: Option<String>,
     #[command(flatten)]
     limits: LimitFlags,
@@ -176,7 +176,7 @@ impl InviteCommand {
             }
         };
         if as_json {
-            print_json(&invite)
+            Ok(print_json(&invite)?)
         } else {
             print_invite(&invite)
         }
@@ -265,7 +265,7 @@ async fn list(
         }
     }
     if as_json {
-        return print_json(&all);
+        return Ok(print_json(&all)?);
     }
     let mut table = Table::new(["ID", "NODE", "STATE", "EPOCH", "EXPIRES", "LABEL"]);
     for invite in all.items {
@@ -278,7 +278,7 @@ async fn list(
             invite.label,
         ]);
     }
-    table.print()
+    Ok(table.print()?)
 }
 
 fn print_invite(invite: &Invite) -> Result<(), CliError> {
@@ -305,7 +305,7 @@ fn print_invite(invite: &Invite) -> Result<(), CliError> {
     );
     row("label", invite.label.clone());
     row("note", invite.note.clone());
-    table.print()
+    Ok(table.print()?)
 }
 
 fn path(id: &str) -> Result<String, CliError> {

@@ -113,19 +113,8 @@ pub(super) fn json<T: serde::de::DeserializeOwned>(flag: &str, text: &str) -> Re
     serde_json::from_str(text).map_err(|error| CliError::Usage(format!("{flag}: {error}")))
 }
 
-/// A time as people give it: RFC 3339, a duration from now, or `never`.
+/// A time as people give it: RFC 3339, a duration from now, or `never`, which is `""`.
 pub(super) fn time(flag: &str, text: &str) -> Result<String, CliError> {
-    if text == "never" {
-        return Ok(String::new());
-    }
-    if let Ok(span) = text.parse::<Span>() {
-        let at = time::OffsetDateTime::now_utc() + span.0;
-        return Ok(totoro_api::ticket::rfc3339(at.unix_timestamp()));
-    }
-    match time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339) {
-        Ok(at) => Ok(totoro_api::ticket::rfc3339(at.unix_timestamp())),
-        Err(_) => Err(CliError::Usage(format!(
-            "{flag}: write 7d, 2030-01-31T12:00:00Z or never, not {text:?}"
-        ))),
-    }
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    totoro_cli::end(text, now).map_err(|problem| CliError::Usage(format!("{flag}: {problem}")))
 }

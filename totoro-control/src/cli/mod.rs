@@ -3,7 +3,7 @@
 #![deny(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "they panic when the reader has gone or the disk is full; `out` does not"
+    reason = "they panic when the reader has gone or the disk is full; `totoro_cli::out` does not"
 )]
 
 mod audit;
@@ -19,12 +19,10 @@ mod init;
 mod invite;
 mod limits;
 mod node;
-mod out;
 mod restore;
 mod serve;
 mod session;
 mod systemd;
-mod table;
 mod ticket_key;
 mod token;
 
@@ -32,6 +30,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use totoro_cli::out;
 
 use client::Client;
 use error::CliError;

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
+use totoro_cli::{out, print_json};
 
-use super::table::print_json;
-use super::{CliError, out};
+use super::CliError;
 use crate::app::restore::Checked;
 
 /// Make an installation from a backup. The store's directory must be empty or missing.
@@ -68,7 +68,7 @@ impl Restore {
         });
         if self.check {
             return match self.json {
-                true => print_json(&answer),
+                true => Ok(print_json(&answer)?),
                 false => Ok(()),
             };
         }
@@ -79,7 +79,7 @@ impl Restore {
             .await?;
         if self.json {
             answer["restored"] = json!(restored);
-            return print_json(&answer);
+            return Ok(print_json(&answer)?);
         }
         out::line(format_args!(
             "store         {}",

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use clap::{ArgMatches, Args};
 use tokio::signal::unix::{SignalKind, signal};
+use totoro_cli::out;
 use tracing_subscriber::EnvFilter;
 
-use super::{CliError, descriptors, out, systemd};
+use super::{CliError, descriptors, systemd};
 use crate::app::App;
 use crate::audit::Trail;
 use crate::config::{self, Config, Settings};
@@ -49,7 +50,7 @@ impl Serve {
     pub(super) async fn run(self, matches: Option<&ArgMatches>) -> Result<(), CliError> {
         let config = Config::load(&self.config, &self.settings)?;
         if let Some(matches) = matches.filter(|_| self.print_config) {
-            return out::text(&config::print(&config, &self.config, matches)?);
+            return Ok(out::text(&config::print(&config, &self.config, matches)?)?);
         }
         log_to_stderr(self.log_json);
         descriptors::raise(config.max_connections);

@@ -2,9 +2,9 @@
 
 use clap::{Args, Subcommand};
 use totoro_api::wire::session::SessionPage;
+use totoro_cli::{Table, print_json};
 
 use super::client::{in_path, with_query};
-use super::table::{Table, print_json};
 use super::{CliError, Remote};
 
 #[derive(Args)]
@@ -67,7 +67,7 @@ impl SessionCommand {
             }
         }
         if as_json {
-            return print_json(&all);
+            return Ok(print_json(&all)?);
         }
         let mut table = Table::new([
             "SESSION", "NODE", "TENANT", "CLIENT", "SINCE", "FRPC", "STATE",
@@ -84,6 +84,6 @@ impl SessionCommand {
                 state.to_owned(),
             ]);
         }
-        table.print()
+        Ok(table.print()?)
     }
 }

@@ -2,8 +2,8 @@
 
 use clap::{Args, Subcommand};
 use totoro_api::wire::admin::TicketKeyPage;
+use totoro_cli::{Table, print_json};
 
-use super::table::{Table, print_json};
 use super::{CliError, Remote};
 
 #[derive(Args)]
@@ -41,7 +41,7 @@ impl TicketKeyCommand {
             Action::Rotate => client.post("/admin/ticket-keys", &(), &[]).await?,
         };
         if as_json {
-            return print_json(&page);
+            return Ok(print_json(&page)?);
         }
         let mut table = Table::new(["KID", "AGE", "UNTIL", "SIGNS FOR", "KNOWN TO", "WAITING"]);
         for key in page.items {
@@ -54,6 +54,6 @@ impl TicketKeyCommand {
                 key.waiting.join(" "),
             ]);
         }
-        table.print()
+        Ok(table.print()?)
     }
 }

@@ -2,11 +2,11 @@
 
 use clap::{Args, Subcommand};
 use totoro_api::wire::admin::{NewToken, Token, TokenPage, TokenScope};
+use totoro_cli::{Table, out, print_json};
 
 use super::client::in_path;
 use super::limits::time;
-use super::table::{Table, print_json};
-use super::{CliError, Remote, out};
+use super::{CliError, Remote};
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -37,7 +37,7 @@ Examples:
         #[arg(long, value_delimiter = ',', required = true)]
         scopes: Vec<TokenScope>,
         /// When it ends: 90d, 2030-01-31T12:00:00Z or never.
-        #[arg(long, default_value = "never")]
+        #[arg(long, alias = "expires-at", default_value = "never")]
         expires: String,
         /// Repeating the command with the same key makes no second token, and shows it again.
         #[arg(long, value_name = "KEY")]
@@ -79,7 +79,7 @@ impl TokenCommand {
                     .map(|key| ("idempotency-key", key));
                 let made: Token = client.post("/admin/tokens", &new, key.as_slice()).await?;
                 if as_json {
-                    return print_json(&made);
+                    return Ok(print_json(&made)?);
                 }
                 out::line(format_args!("id      {}", made.id))?;
                 out::line(format_args!(
@@ -97,7 +97,7 @@ impl TokenCommand {
             Action::List => {
                 let page: TokenPage = client.get("/admin/tokens").await?;
                 if as_json {
-                    return print_json(&page);
+                    return Ok(print_json(&page)?);
                 }
                 let mut table =
                     Table::new(["ID", "NAME", "SCOPES", "CREATED", "UNTIL", "LAST USED"]);
@@ -114,7 +114,7 @@ impl TokenCommand {
                         or(&token.last_used_at, "never"),
                     ]);
                 }
-                table.print()
+                Ok(table.print()?)
             }
             Action::Revoke { token } => {
                 let path = format!("/admin/tokens/{}", in_path(&token)?);

@@ -20,6 +20,30 @@ pub struct Rates {
     pub events: u32,
 }
 
+impl Rates {
+    /// The first that cannot hold, and why.
+    pub(super) fn problem(&self) -> Option<(&'static str, &'static str)> {
+        let Rates {
+            resolve,
+            token,
+            public,
+            wrong_key,
+            wrong_code,
+            events,
+        } = *self;
+        let all = [
+            ("rate.resolve", resolve),
+            ("rate.token", token),
+            ("rate.public", public),
+            ("rate.wrong_key", wrong_key),
+            ("rate.wrong_code", wrong_code),
+            ("rate.events", events),
+        ];
+        let (key, _) = all.into_iter().find(|&(_, rate)| rate == 0)?;
+        Some((key, "must not be 0"))
+    }
+}
+
 impl Default for Rates {
     fn default() -> Self {
         // An frpc that is refused asks twice per try and tries every few seconds.

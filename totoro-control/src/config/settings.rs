@@ -356,7 +356,11 @@ mod tests {
         .unwrap();
         for (args, word) in [
             (&["--listen", "10.0.0.1:1"][..], "not loopback"),
-            (&["--rate-token", "0"], "must not be 0"),
+            (&["--rate-token", "0"], "rate.token: must not be 0"),
+            (
+                &["--rate-wrong-code", "0"],
+                "rate.wrong_code: must not be 0",
+            ),
             (&["--tls-cert", "x"], "key"),
         ] {
             let refused = Config::load(&file, &parse(args).0).unwrap_err();

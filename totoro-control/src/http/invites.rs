@@ -266,7 +266,7 @@ async fn revoke(api: Arc<Api>, scope: Scope, id: String, incoming: Incoming) -> 
 async fn rotate(api: Arc<Api>, scope: Scope, id: String, incoming: Incoming) -> Answer {
     let caller = api.caller(scope, &incoming)?;
     let version = incoming.if_match()?;
-    let request = format!("rotate {id}");
+    let request = incoming.asked("");
     let request = incoming.idempotency(&request)?;
     Ok(shown(
         &api.app

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use crate::support::{Control, binary};
 
-struct Cli<'a>(&'a Control);
+pub(crate) struct Cli<'a>(pub(crate) &'a Control);
 
 impl Cli<'_> {
-    fn output(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn output(&self, arguments: &[&str]) -> Output {
         Command::new(binary())
             .args(arguments)
             .env("TOTORO_API", &self.0.api)
@@ -20,7 +20,7 @@ impl Cli<'_> {
     }
 
     #[track_caller]
-    fn text(&self, arguments: &[&str]) -> String {
+    pub(crate) fn text(&self, arguments: &[&str]) -> String {
         let output = self.output(arguments);
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(0), "{arguments:?}: {said}");
@@ -28,7 +28,7 @@ impl Cli<'_> {
     }
 
     #[track_caller]
-    fn json(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         serde_json::from_str(&self.text(&[arguments, &["--json"]].concat())).unwrap()
     }
 }

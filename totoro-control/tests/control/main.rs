@@ -26,6 +26,7 @@ mod listing;
 mod metrics;
 mod misfits;
 mod nodes;
+mod operator;
 mod pages;
 mod power;
 mod repeats;

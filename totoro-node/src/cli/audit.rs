@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 use totoro_api::wire::event::AuditPage;
+use totoro_cli::{Table, print_json};
 
 use super::query;
-use super::table::{Table, json};
 use crate::control::Control;
 
 /// What to show.
@@ -41,7 +41,7 @@ pub(super) async fn run(control: &Control, args: &Args, as_json: bool) -> Result
         }
     }
     if as_json {
-        return json(&all);
+        return Ok(print_json(&all)?);
     }
     let mut table = Table::new([
         "AT", "KIND", "INVITE", "CLIENT", "PROXY", "PORT", "REASON", "DETAIL",
@@ -60,5 +60,5 @@ pub(super) async fn run(control: &Control, args: &Args, as_json: bool) -> Result
             subject.detail.to_string(),
         ]);
     }
-    table.print()
+    Ok(table.print()?)
 }

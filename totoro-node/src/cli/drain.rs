@@ -2,9 +2,8 @@
 
 use anyhow::Result;
 use totoro_api::wire::node::{ChangeSelf, Node, NodeState};
+use totoro_cli::{out, print_json};
 
-use super::out;
-use super::table::json;
 use crate::control::Control;
 
 /// Drains, or ends it.
@@ -16,7 +15,7 @@ pub(super) async fn run(control: &Control, draining: bool, as_json: bool) -> Res
     };
     let node: Node = control.patch("/nodes/self", &tag, &change).await?;
     if as_json {
-        return json(&node);
+        return Ok(print_json(&node)?);
     }
     if draining {
         out::line(format_args!(

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use totoro_api::wire::node::{Enroll, Enrolled};
+use totoro_cli::out;
 
-use super::out;
 use crate::config::{Settings, check_control};
 use crate::control::Control;
 use crate::{secret, tls};

@@ -5,9 +5,10 @@ use clap::Subcommand;
 use totoro_api::limits::Limits;
 use totoro_api::wire::invite::{ChangeInvite, Invite, InvitePage, NewInvite};
 use totoro_api::wire::push::InviteState;
+use totoro_cli::{Table, out, print_json};
 
-use super::table::{Table, json};
-use super::{out, query};
+use super::query;
+use crate::clock::machine_ms;
 use crate::control::Control;
 
 /// What to do with invites.
@@ -29,7 +30,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   totoro-node invite change inv-4k2v9x0c7m1p --limits '{\"max_conns\": 10}'
-  totoro-node invite change inv-4k2v9x0c7m1p --label ann --expires-at 2030-01-31T00:00:00Z")]
+  totoro-node invite change inv-4k2v9x0c7m1p --label ann --expires 30d")]
     Change(Change),
     /// Refuses what is new; what lives goes on.
     #[command(after_help = "\
@@ -85,9 +86,9 @@ pub(super) struct Create {
     /// defaults.
     #[arg(long, value_parser = limits)]
     limits: Option<Limits>,
-    /// When it ends, RFC 3339: 2030-01-31T00:00:00Z.
-    #[arg(long)]
-    expires_at: Option<String>,
+    /// When it ends: 7d, 2030-01-31T12:00:00Z or never.
+    #[arg(long, alias = "expires-at", value_parser = end)]
+    expires: Option<String>,
     /// Free text for yourself.
     #[arg(long, default_value = "")]
     note: String,
@@ -105,9 +106,9 @@ pub(super) struct Change {
     /// Replaces the limits whole (JSON).
     #[arg(long, value_parser = limits)]
     limits: Option<Limits>,
-    /// When it ends, RFC 3339; "" = never.
-    #[arg(long)]
-    expires_at: Option<String>,
+    /// When it ends: 7d, 2030-01-31T12:00:00Z or never. One in the past ends it now.
+    #[arg(long, alias = "expires-at", value_parser = end)]
+    expires: Option<String>,
     /// A new label.
     #[arg(long)]
     label: Option<String>,
@@ -129,6 +130,10 @@ fn limits(text: &str) -> Result<Limits, String> {
     Ok(limits)
 }
 
+fn end(text: &str) -> Result<String, String> {
+    totoro_cli::end(text, machine_ms() / 1000)
+}
+
 /// Does it.
 pub(super) async fn run(control: &Control, command: Command, as_json: bool) -> Result<()> {
     let invite = match command {
@@ -137,7 +142,7 @@ pub(super) async fn run(control: &Control, command: Command, as_json: bool) -> R
             let body = NewInvite {
                 label: create.label,
                 limits: create.limits.unwrap_or_default(),
-                expires_at: create.expires_at,
+                expires_at: create.expires.filter(|at| !at.is_empty()),
                 note: create.note,
                 count: create.count,
                 ..NewInvite::default()
@@ -151,8 +156,10 @@ pub(super) async fn run(control: &Control, command: Command, as_json: bool) -> R
         }
         Command::Show(Which { id }) => control.get(&path(&id)?).await?,
         Command::Rotate(Which { id }) => {
+            let (_, tag): (Invite, String) = control.get_tagged(&path(&id)?).await?;
+            let rotate = format!("{}/rotate", path(&id)?);
             control
-                .post(&format!("{}/rotate", path(&id)?), &serde_json::json!({}))
+                .post_tagged(&rotate, &tag, &serde_json::json!({}))
                 .await?
         }
         Command::Revoke(Which { id }) => {
@@ -165,7 +172,7 @@ pub(super) async fn run(control: &Control, command: Command, as_json: bool) -> R
         Command::Change(change) => {
             let body = ChangeInvite {
                 limits: change.limits,
-                expires_at: change.expires_at,
+                expires_at: change.expires,
                 label: change.label,
                 note: change.note,
                 ..ChangeInvite::default()
@@ -218,7 +225,7 @@ async fn list(control: &Control, which: &List, as_json: bool) -> Result<()> {
         }
     }
     if as_json {
-        return json(&all);
+        return Ok(print_json(&all)?);
     }
     let mut table = Table::new(["ID", "LABEL", "STATE", "EPOCH", "CREATED", "EXPIRES"]);
     for invite in all {
@@ -231,12 +238,12 @@ async fn list(control: &Control, which: &List, as_json: bool) -> Result<()> {
             invite.expires_at.unwrap_or_else(|| "never".to_owned()),
         ]);
     }
-    table.print()
+    Ok(table.print()?)
 }
 
 fn show(invite: &Invite, as_json: bool) -> Result<()> {
     if as_json {
-        return json(invite);
+        return Ok(print_json(invite)?);
     }
     out::line(format_args!("invite   {}", invite.id))?;
     out::line(format_args!(
@@ -266,7 +273,7 @@ fn show(invite: &Invite, as_json: bool) -> Result<()> {
 /// Many new invites: their codes are in this answer alone.
 fn show_many(made: &InvitePage, as_json: bool) -> Result<()> {
     if as_json {
-        return json(&made.items);
+        return Ok(print_json(&made.items)?);
     }
     let mut table = Table::new(["ID", "LABEL", "CODE", "QR"]);
     for invite in &made.items {
@@ -277,5 +284,43 @@ fn show_many(made: &InvitePage, as_json: bool) -> Result<()> {
             invite.code_qr.clone().unwrap_or_default(),
         ]);
     }
-    table.print()
+    Ok(table.print()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::super::{Cli, Command as Any};
+    use super::*;
+
+    fn read(words: &[&str]) -> Result<Command, clap::Error> {
+        let cli = Cli::try_parse_from([&["totoro-node", "invite"], words].concat())?;
+        match cli.command {
+            Any::Invite(command) => Ok(command),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_end_has_one_name_and_an_older_one() {
+        for flag in ["--expires", "--expires-at"] {
+            for (text, at) in [
+                ("2030-01-31T12:00:00Z", "2030-01-31T12:00:00Z"),
+                ("never", ""),
+                ("", ""),
+            ] {
+                let Ok(Command::Change(change)) = read(&["change", "inv-1", flag, text]) else {
+                    panic!("{flag} {text}");
+                };
+                assert_eq!(change.expires.as_deref(), Some(at));
+            }
+            let Ok(Command::Create(create)) = read(&["create", flag, "90d"]) else {
+                panic!("{flag}");
+            };
+            assert!(create.expires.unwrap().starts_with("20"));
+        }
+        let wrong = read(&["create", "--expires", "soon"]).unwrap_err();
+        assert!(wrong.to_string().contains("2030-01-31T12:00:00Z or never"));
+    }
 }

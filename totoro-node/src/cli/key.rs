@@ -8,9 +8,8 @@ use anyhow::{Context, Result};
 use clap::Subcommand;
 use reqwest::StatusCode;
 use totoro_api::wire::node::{KeyRotated, NewKey};
+use totoro_cli::{out, print_json};
 
-use super::out;
-use super::table::json;
 use crate::config::Config;
 use crate::control::{CallError, Control};
 use crate::secret;
@@ -57,7 +56,7 @@ async fn rotate(config: &Config, as_json: bool) -> Result<()> {
     };
     adopt(&next, at)?;
     if as_json {
-        return json(&rotated);
+        return Ok(print_json(&rotated)?);
     }
     out::line(format_args!("the node has a new key, in {}", at.display()))?;
     match rotated.old_until {

@@ -5,9 +5,8 @@ use std::net::IpAddr;
 use anyhow::{Context, Result};
 use clap::Subcommand;
 use ipnet::IpNet;
+use totoro_cli::{Table, out, print_json};
 
-use super::out;
-use super::table::{Table, json};
 use crate::config::{Config, Span};
 use crate::local::{Ask, ask};
 use crate::session::{BanLine, SessionLine};
@@ -46,7 +45,7 @@ Examples:
 pub(super) async fn sessions(config: &Config, as_json: bool) -> Result<()> {
     let all: Vec<SessionLine> = ask(&config.local_socket(), &Ask::Sessions).await?;
     if as_json {
-        return json(&all);
+        return Ok(print_json(&all)?);
     }
     let mut table = Table::new([
         "SESSION", "TENANT", "CLIENT", "SINCE", "STATE", "FRPC", "PROXIES",
@@ -67,7 +66,7 @@ pub(super) async fn sessions(config: &Config, as_json: bool) -> Result<()> {
             session.proxies.join(", "),
         ]);
     }
-    table.print()
+    Ok(table.print()?)
 }
 
 /// `kick`.
@@ -105,7 +104,7 @@ pub(super) async fn bans(config: &Config, command: Bans, as_json: bool) -> Resul
         Bans::List => {
             let all: Vec<BanLine> = ask(&socket, &Ask::Bans).await?;
             if as_json {
-                return json(&all);
+                return Ok(print_json(&all)?);
             }
             let mut table = Table::new(["PREFIX", "UNTIL", "BY"]);
             for ban in all {

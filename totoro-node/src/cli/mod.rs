@@ -3,7 +3,7 @@
 #![deny(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "they panic when the reader has gone or the disk is full; `out` does not"
+    reason = "they panic when the reader has gone or the disk is full; `totoro_cli::out` does not"
 )]
 
 mod audit;
@@ -16,9 +16,7 @@ mod inspect;
 mod invite;
 mod key;
 mod local;
-mod out;
 mod run;
-mod table;
 mod uninstall;
 
 use std::net::TcpListener;
@@ -29,6 +27,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use reqwest::StatusCode;
 use totoro_api::ports::Pool;
+use totoro_cli::out;
 
 use crate::config::{Config, Settings};
 use crate::control::{CallError, Control};
@@ -222,7 +221,7 @@ async fn act(cli: Cli, health: Health, listener: Option<TcpListener>) -> Result<
     let settings = cli.config.clone();
     let config = Config::load(&cli.config, cli.settings)?;
     if cli.print_config {
-        return out::text(&config.print()?);
+        return Ok(out::text(&config.print()?)?);
     }
     let control = || Control::with_key_file(&config.control, &config.key_file);
     match cli.command {
@@ -245,12 +244,12 @@ async fn act(cli: Cli, health: Health, listener: Option<TcpListener>) -> Result<
             match out {
                 Some(path) => {
                     secret::write(&path, &text)?;
-                    out::line(format_args!(
+                    Ok(out::line(format_args!(
                         "written to {}; restart frps with it",
                         path.display()
-                    ))
+                    ))?)
                 }
-                None => out::text(&text),
+                None => Ok(out::text(&text)?),
             }
         }
         Command::Inspect(args) => {

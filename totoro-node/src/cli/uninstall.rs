@@ -5,8 +5,8 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use totoro_cli::out;
 
-use super::out;
 use crate::config::Config;
 use crate::{kernel, reserve, store, tls};
 

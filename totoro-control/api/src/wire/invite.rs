@@ -19,7 +19,7 @@ pub struct NewInvite {
     pub label: String,
     /// What it allows.
     pub limits: Limits,
-    /// RFC 3339; absent = never.
+    /// RFC 3339, to come; absent = never.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::TimeOrNever>))]
     pub expires_at: Option<String>,
@@ -48,7 +48,7 @@ pub struct ChangeInvite {
     /// Replaces the limits whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
-    /// RFC 3339, or `""` for never.
+    /// RFC 3339, or `""` for never; one in the past ends it now, and a later change may revive it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::TimeOrNever>))]
     pub expires_at: Option<String>,

@@ -279,13 +279,24 @@ pub struct Node {
     pub abuse_contact: String,
     /// Whether it serves.
     pub state: NodeState,
+    /// Takes nothing new, by its operator's will; `state` says so while it is heard of.
+    #[serde(default)]
+    pub draining: bool,
+    /// Whether an installation holds it now: it is heard of, or was when the control plane last ran and
+    /// has had no time since.
+    #[serde(default)]
+    pub live: bool,
     /// Why it is degraded, or could not apply its policy; one line each.
     pub problems: Vec<String>,
     /// Addresses of a public node that it is not listed with, and why; one line each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unlisted: Vec<String>,
-    /// How limits are enforced.
+    /// How limits are enforced; `callback` where that is not known.
     pub grade: Grade,
+    /// The same, where it is known: absent before the enrolment, and of a node that has not reported
+    /// since the control plane started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known_grade: Option<Grade>,
     /// Limits that this grade cannot hold.
     pub unenforced: Vec<String>,
     /// What it can enforce, as it reports.

@@ -3,9 +3,10 @@
 use clap::Args;
 use serde::Serialize;
 use totoro_api::Reason;
+use totoro_cli::Table;
 
 use super::Common;
-use super::output::{Output, Table};
+use super::output::Output;
 use crate::doctor::{Check, Health, beyond, frpc};
 use crate::error::Error;
 use crate::lang::{Lang, say};
@@ -69,9 +70,7 @@ fn print(checks: &[Check], output: Output) {
         };
         table.row([check.what.to_owned(), status, check.detail.clone()]);
     }
-    for line in table.lines() {
-        output.line(&line);
-    }
+    output.table(&table);
     for check in checks.iter().filter(|check| !check.next.is_empty()) {
         output.line(&format!("{}: {}", check.what, output.next(&check.next)));
     }

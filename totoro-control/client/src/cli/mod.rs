@@ -1,5 +1,11 @@
 //! `totoro`: the library at a terminal.
 
+#![deny(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "they panic when the reader has gone or the disk is full; `totoro_cli::out` does not"
+)]
+
 mod ask;
 mod doctor;
 mod help;
@@ -17,10 +23,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use totoro_cli::out;
 
 use crate::error::Error;
 use crate::lang::{Lang, of_system};
-use output::Output;
+use output::{Output, unwritten};
 
 /// Tunnels by one command: an invite code, or a public node, and a stock frpc.
 #[derive(Parser)]
@@ -174,13 +181,18 @@ pub fn main() -> ExitCode {
         }
         Err(error) => Err(Error::file("runtime", error)),
     };
-    match ended {
-        Ok(code) => ExitCode::from(code),
+    let code = match ended {
+        Ok(code) => code,
         Err(error) => {
             output.error(&error);
-            ExitCode::from(error.exit_code())
+            error.exit_code()
         }
+    };
+    if let Some(error) = unwritten() {
+        out::warn(format_args!("totoro: {error}"));
+        return ExitCode::from(code.max(1));
     }
+    ExitCode::from(code)
 }
 
 async fn run(cli: Cli, output: Output) -> Result<u8, Error> {

@@ -4,9 +4,10 @@ use clap::Args;
 use serde::Serialize;
 use totoro_api::limits::Limits;
 use totoro_api::ports::Protocol;
+use totoro_cli::Table;
 
 use super::Common;
-use super::output::{Output, Table};
+use super::output::Output;
 use super::words::limits_text;
 use crate::error::Error;
 use crate::lang::say;
@@ -94,9 +95,7 @@ impl Nodes {
                 one.why(lang),
             ]);
         }
-        for line in table.lines() {
-            output.line(&line);
-        }
+        output.table(&table);
         if let Some(best) = nodes.iter().find(|one| one.usable()) {
             let limits = best.node.public_limits.over(&Limits::default());
             let limits = limits_text(&limits, Protocol::Tcp, lang);

@@ -1,14 +1,18 @@
 //! What is printed, and how: for people or as JSON, in one language. Nothing that others wrote goes to
 //! a terminal uncleaned.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
+use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
-use unicode_width::UnicodeWidthStr as _;
+use totoro_cli::{Table, out};
 
 use crate::error::Error;
 use crate::lang::{Lang, say};
 use crate::told::Told;
+
+/// What could not be written first. A tunnel goes on without its words; the command fails at its end.
+static UNWRITTEN: Mutex<Option<std::io::Error>> = Mutex::new(None);
 
 /// How a command speaks.
 #[derive(Clone, Copy, Debug)]
@@ -32,9 +36,20 @@ impl Output {
         Output { lang, json }
     }
 
-    /// A line on standard output. Whoever reads it may be gone.
+    /// A line on standard output. Whoever reads it may be gone; that its disk is full is told by
+    /// [`unwritten`].
     pub(super) fn line(self, text: &str) {
-        writeln!(std::io::stdout().lock(), "{text}").ok();
+        if let Err(error) = out::line(text) {
+            let mut first = UNWRITTEN.lock().unwrap_or_else(PoisonError::into_inner);
+            first.get_or_insert(error);
+        }
+    }
+
+    /// A table, for people.
+    pub(super) fn table(self, table: &Table) {
+        for line in table.lines() {
+            self.line(&line);
+        }
     }
 
     /// A value as one line of JSON.
@@ -82,7 +97,7 @@ impl Output {
             code => format!("{code}: "),
         };
         let next = self.next(next);
-        writeln!(std::io::stderr().lock(), "totoro: {code}{what}\n  {next}").ok();
+        out::warn(format_args!("totoro: {code}{what}\n  {next}"));
     }
 
     /// A next step.
@@ -96,35 +111,12 @@ impl Output {
     }
 }
 
-/// A table that is printed when it is complete.
-pub(super) struct Table(Vec<Vec<String>>);
-
-impl Table {
-    pub(super) fn new<const N: usize>(head: [String; N]) -> Self {
-        Table(vec![head.to_vec()])
-    }
-
-    pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.0.push(cells.to_vec());
-    }
-
-    /// Its lines, in columns as wide as a terminal shows them.
-    pub(super) fn lines(&self) -> Vec<String> {
-        let columns = self.0.first().map_or(0, Vec::len);
-        let width = |column: usize| self.0.iter().map(|row| row[column].width()).max();
-        let widths: Vec<usize> = (0..columns)
-            .map(|column| width(column).unwrap_or(0))
-            .collect();
-        let line = |row: &Vec<String>| {
-            let mut line = String::new();
-            for (cell, width) in row.iter().zip(&widths) {
-                line.push_str(cell);
-                line.push_str(&" ".repeat(width - cell.width() + 2));
-            }
-            line.trim_end().to_owned()
-        };
-        self.0.iter().map(line).collect()
-    }
+/// What kept a line from being written: a full disk behind the standard output.
+pub(super) fn unwritten() -> Option<std::io::Error> {
+    UNWRITTEN
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take()
 }
 
 /// Bytes, for people.
@@ -163,13 +155,6 @@ pub(super) fn span(seconds: u64, lang: Lang) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn columns_hold_in_both_scripts() {
-        let mut table = Table::new(["名称".to_owned(), "B".to_owned()]);
-        table.row(["n".to_owned(), "1".to_owned()]);
-        assert_eq!(table.lines(), ["名称  B", "n     1"]);
-    }
 
     #[test]
     fn figures_for_people() {

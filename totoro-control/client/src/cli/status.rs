@@ -1,8 +1,9 @@
 //! `totoro status`: the tunnels that run, of all this user's programs.
 
 use clap::Args;
+use totoro_cli::Table;
 
-use super::output::{Output, Table, span};
+use super::output::{Output, span};
 use crate::error::Error;
 use crate::lang::say;
 use crate::running::{age, list};
@@ -53,9 +54,7 @@ impl Status {
                 ]);
             }
         }
-        for line in table.lines() {
-            output.line(&line);
-        }
+        output.table(&table);
         for entry in &entries {
             if let Some(why) = &entry.tunnel.why {
                 output.line(&format!("{}: {}", entry.pid, why.text(lang)));

@@ -5,9 +5,10 @@ use totoro_api::Reason;
 use totoro_api::ticket::unix;
 use totoro_api::wire::invite::Usage;
 use totoro_api::wire::push::InviteState;
+use totoro_cli::Table;
 
 use super::Common;
-use super::output::{Output, Table, bytes, span};
+use super::output::{Output, bytes, span};
 use crate::access::Source;
 use crate::error::Error;
 use crate::lang::{Lang, say};
@@ -41,9 +42,7 @@ impl UsageCommand {
             let ends = totoro_web::moment(ends);
             output.line(&say!(lang, "it ends at {ends}", "到期时间：{ends}"));
         }
-        for line in figures(&usage, lang).lines() {
-            output.line(&line);
-        }
+        output.table(&figures(&usage, lang));
         let (bytes_in, bytes_out) = (bytes(usage.usage.bytes_in), bytes(usage.usage.bytes_out));
         let admitted = usage.usage.admitted;
         output.line(&say!(

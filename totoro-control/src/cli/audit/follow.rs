@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use totoro_api::wire::event::AuditPage;
+use totoro_cli::out;
 
+use super::super::CliError;
 use super::super::client::Client;
-use super::super::{CliError, out};
 use super::output::{line, warn_of_damage};
 use super::{PAGE, Parameters, fetch, path};
 

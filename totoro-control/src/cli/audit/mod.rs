@@ -6,11 +6,11 @@ mod output;
 use clap::Args;
 use reqwest::Method;
 use totoro_api::wire::event::AuditPage;
+use totoro_cli::{Table, out, print_json};
 
 use self::output::{cells, warn_of_damage};
 use super::client::{Client, with_query};
-use super::table::{Table, print_json};
-use super::{CliError, Remote, out};
+use super::{CliError, Remote};
 use crate::duration::Span;
 
 /// Events in one request.
@@ -87,7 +87,7 @@ impl Audit {
         let page = fetch(&client, &query, self.limit.unwrap_or(USUAL.0), newest).await?;
         warn_of_damage(&page.damaged);
         if self.remote.json {
-            return print_json(&page);
+            return Ok(print_json(&page)?);
         }
         let mut table = Table::new([
             "AT", "KIND", "REASON", "NODE", "INVITE", "SESSION", "CLIENT", "DETAIL",
@@ -95,7 +95,7 @@ impl Audit {
         for event in page.items {
             table.row(cells(event));
         }
-        table.print()
+        Ok(table.print()?)
     }
 }
 

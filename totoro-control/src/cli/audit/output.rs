@@ -1,8 +1,9 @@
 //! Writing events.
 
 use totoro_api::wire::event::AuditEvent;
+use totoro_cli::out;
 
-use super::super::{CliError, out};
+use super::super::CliError;
 
 /// An event as the cells of a table.
 pub(super) fn cells(event: AuditEvent) -> [String; 8] {

@@ -10,9 +10,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
+use totoro_cli::{Table, print_json};
 
 use super::CliError;
-use super::table::{Table, print_json};
 use crate::config::{Config, Settings};
 
 /// Check an installation: settings, modes, disk, store, audit trail, keys, ports, TLS, last backup.

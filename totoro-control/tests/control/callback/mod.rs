@@ -107,6 +107,11 @@ impl Frps {
         Session::of(&answer)
     }
 
+    /// Asks something, whatever is said to it: it is heard of then.
+    pub(crate) async fn asks(&self, control: &Control) {
+        self.ask(control, "Ping", json!({})).await;
+    }
+
     async fn new_proxy(
         &self,
         control: &Control,

@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use reqwest::StatusCode;
+use serde::Deserialize;
 
 use super::{Line, Status};
 use crate::config::Config;
@@ -18,14 +19,19 @@ pub(super) async fn lines(config: &Config) -> Vec<Line> {
         // The line on the key says why.
         Err(_) => return Vec::new(),
     };
-    match control.date().await {
-        Ok(date) => vec![
+    let known = async {
+        let date = control.date().await?;
+        Ok::<_, anyhow::Error>((date, control.get::<Own>("/nodes/self").await?))
+    };
+    match known.await {
+        Ok((date, own)) => vec![
             Line::new(
                 "control",
                 target.clone(),
                 Status::Ok,
                 "answers, and knows this node",
             ),
+            own.line(&config.node),
             clock(target, date),
         ],
         Err(error) => match error.downcast_ref::<CallError>() {
@@ -37,6 +43,31 @@ pub(super) async fn lines(config: &Config) -> Vec<Line> {
                 format!("{error:#}"),
             )],
         },
+    }
+}
+
+/// The node that the control plane knows the key as.
+#[derive(Deserialize)]
+struct Own {
+    id: String,
+    name: String,
+}
+
+impl Own {
+    /// Whether it is the one of the settings: by that id the daemon judges tickets.
+    fn line(&self, configured: &str) -> Line {
+        let Own { id, name } = self;
+        Line::must(
+            "node",
+            configured,
+            id == configured,
+            "the key is this node's",
+            &format!(
+                "the key is of node {id} ({name}), so every login would be refused \
+                 (ticket_wrong_node): write node = \"{id}\" in node.toml, or name the other's key in \
+                 key_file"
+            ),
+        )
     }
 }
 
@@ -120,9 +151,9 @@ mod tests {
     use crate::config::Settings;
     use crate::secret;
 
-    /// What is said to a node whose control plane answers so, or is away.
-    async fn said(answer: Option<&'static str>) -> Option<String> {
-        let dir = tempfile::tempdir().unwrap();
+    /// The settings of node n1, of a control plane that gives these answers, one after the other; with
+    /// none it is away.
+    async fn config(dir: &Path, answers: &'static [&'static str]) -> Config {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let given = Settings {
             control: Some(format!("http://{}", listener.local_addr().unwrap())),
@@ -130,34 +161,58 @@ mod tests {
             node: Some("n1".to_owned()),
             ..Settings::default()
         };
-        let config = Config::from_settings(given, Settings::default(), dir.path()).unwrap();
+        let config = Config::from_settings(given, Settings::default(), dir).unwrap();
         secret::write(Path::new(&config.key_file), "tk1-key").unwrap();
-        let Some(answer) = answer else {
-            drop(listener);
-            return refusal(&config).await;
-        };
-        let answering = tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let _ = stream.read(&mut [0; 4096]).await.unwrap();
-            let whole =
-                format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-            stream.write_all(whole.as_bytes()).await.unwrap();
+        tokio::spawn(async move {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _ = stream.read(&mut [0; 4096]).await.unwrap();
+                let (status, body) = answer.split_once('|').unwrap_or((answer, ""));
+                let length = body.len();
+                let whole = format!(
+                    "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+                );
+                stream.write_all(whole.as_bytes()).await.unwrap();
+            }
         });
-        let said = refusal(&config).await;
-        answering.await.unwrap();
-        said
+        config
+    }
+
+    /// What is said to a node whose control plane answers so, or is away.
+    async fn said(answers: &'static [&'static str]) -> Option<String> {
+        let dir = tempfile::tempdir().unwrap();
+        refusal(&config(dir.path(), answers).await).await
+    }
+
+    #[tokio::test]
+    async fn the_key_of_another_node_is_named() {
+        const OF_N1: &str = r#"200 OK|{"id": "n1", "name": "one", "more": 1}"#;
+        const OF_N2: &str = r#"200 OK|{"id": "n2", "name": "two", "more": 1}"#;
+        for (answers, status, word) in [
+            (&[OF_N1, OF_N1], Status::Ok, "this node's"),
+            (&[OF_N2, OF_N2], Status::Fail, "node = \"n2\""),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let lines = lines(&config(dir.path(), answers).await).await;
+            let line = lines.iter().find(|line| line.component == "node").unwrap();
+            assert_eq!((line.status, line.target.as_str()), (status, "n1"));
+            assert!(line.detail.contains(word), "{}", line.detail);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let lines = lines(&config(dir.path(), &["401 Unauthorized"]).await).await;
+        assert_eq!((lines.len(), lines[0].status), (1, Status::Fail));
     }
 
     #[tokio::test]
     async fn only_an_answer_is_a_refusal() {
-        let said_to_a_stranger = said(Some("401 Unauthorized")).await.unwrap();
+        let said_to_a_stranger = said(&["401 Unauthorized"]).await.unwrap();
         assert!(
             said_to_a_stranger.contains("enrol with a new token"),
             "{said_to_a_stranger}"
         );
-        assert!(said(Some("404 Not Found")).await.is_some());
-        assert_eq!(said(Some("200 OK")).await, None);
-        assert_eq!(said(None).await, None, "nobody is no refusal");
+        assert!(said(&["404 Not Found"]).await.is_some());
+        assert_eq!(said(&["200 OK"]).await, None);
+        assert_eq!(said(&[]).await, None, "nobody is no refusal");
     }
 
     #[test]

@@ -13,8 +13,8 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use serde::Serialize;
 use totoro_api::ports::Pool;
+use totoro_cli::{Table, print_json};
 
-use super::table::{Table, json};
 use crate::config::Config;
 
 /// How bad it is.
@@ -132,7 +132,7 @@ pub(super) fn conclude(lines: &[Line], as_json: bool) -> Result<()> {
 
 fn print(lines: &[Line], as_json: bool) -> Result<()> {
     if as_json {
-        return json(&lines);
+        return Ok(print_json(&lines)?);
     }
     let mut table = Table::new(["COMPONENT", "TARGET", "STATUS", "DETAIL"]);
     for line in lines {
@@ -143,5 +143,5 @@ fn print(lines: &[Line], as_json: bool) -> Result<()> {
             line.detail.clone(),
         ]);
     }
-    table.print()
+    Ok(table.print()?)
 }

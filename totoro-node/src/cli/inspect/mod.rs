@@ -12,9 +12,8 @@ use anyhow::Result;
 use clap::ValueEnum;
 use serde::Serialize;
 use totoro_api::ticket::rfc3339;
+use totoro_cli::{Table, out};
 
-use super::out;
-use super::table::Table;
 use crate::clock::machine_ms;
 use crate::config::{Config, Span};
 use crate::kernel::Inspector;
@@ -96,7 +95,7 @@ pub(super) async fn run(
 ) -> Result<()> {
     let view = View { args, json };
     let Some(every) = args.watch else {
-        return out::text(&view.once(config, &names().await)?);
+        return Ok(out::text(&view.once(config, &names().await)?)?);
     };
     // Twice a second is enough for eyes; each look reads whole maps.
     let every = Duration::from_millis(u64::try_from(every.ms).unwrap_or(0).max(500));
@@ -147,7 +146,7 @@ impl View<'_> {
             };
             return Ok(format!("{text}\n"));
         }
-        let mut table = Table::of(R::HEAD);
+        let mut table = Table::of(R::HEAD.iter().copied());
         for row in rows {
             table.push(row.cells());
         }

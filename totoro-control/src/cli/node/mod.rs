@@ -1,16 +1,21 @@
 //! `node …`.
 
+mod change;
+mod show;
+
 use clap::{Args, Subcommand};
 use reqwest::Method;
 use totoro_api::limits::Limits;
 use totoro_api::ports::{Pool, PortSet};
-use totoro_api::wire::node::{ChangeNode, NewNode, Node, NodeCreated, NodePage, Visibility};
+use totoro_api::wire::node::{NewNode, Node, NodeCreated, NodePage, Visibility};
+use totoro_cli::print_json;
 
+use self::change::Change;
+use self::show::{print_node, print_table, show_created};
 use super::client::{Client, in_path, with_query};
 use super::frps::{EnrollCallback, FrpsConfig};
 use super::limits::json;
-use super::table::{Table, print_json, word};
-use super::{CliError, Remote, out};
+use super::{CliError, Remote};
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -57,7 +62,8 @@ Examples:
 Examples:
   totoro-control node change n1 --draining true            before a reboot: nothing new comes
   totoro-control node change n1 --pool-tcp 20000-20199
-  totoro-control node change n1 --defaults '{\"max_conns\": 20}'")]
+  totoro-control node change n1 --defaults '{\"max_conns\": 20}'
+  totoro-control node change n1 --region eu-west --isp Example --tags fast,ipv6")]
     Change(Box<Change>),
     /// Remove one and revoke its invites. Its machine is told nothing any more: to cut what lives,
     /// disable the node first, and wait until it has applied that.
@@ -81,7 +87,8 @@ Examples:
     /// Enrol one without our daemon: makes its key, for a stock frps that asks the control plane.
     #[command(after_help = "\
 Examples:
-  totoro-control node enroll-callback n1 --key-file ./n1.key")]
+  totoro-control node enroll-callback n1 --key-file ./n1.key
+  totoro-control node enroll-callback n1 --key-file ./new.key --replace    its key was lost")]
     EnrollCallback(EnrollCallback),
     /// Print what the frps of such a node needs: two [[httpPlugins]] blocks.
     #[command(after_help = "\
@@ -130,36 +137,6 @@ struct Add {
     abuse_contact: String,
 }
 
-#[derive(Args)]
-struct Change {
-    /// Its id or name.
-    node: String,
-    /// Take nothing new.
-    #[arg(long, value_name = "BOOL")]
-    draining: Option<bool>,
-    /// Take nothing, and cut what lives.
-    #[arg(long, value_name = "BOOL")]
-    disabled: Option<bool>,
-    /// Whether anyone may connect.
-    #[arg(long, value_name = "BOOL")]
-    public: Option<bool>,
-    /// TCP ports to lend.
-    #[arg(long, value_name = "PORTS")]
-    pool_tcp: Option<PortSet>,
-    /// UDP ports to lend.
-    #[arg(long, value_name = "PORTS")]
-    pool_udp: Option<PortSet>,
-    /// Where clients reach frps.
-    #[arg(long, value_name = "HOST:PORT")]
-    server_addr: Vec<String>,
-    /// What one anonymous tenant gets; replaced whole.
-    #[arg(long, value_name = "JSON")]
-    public_limits: Option<String>,
-    /// What an invite that says nothing gets; replaced whole.
-    #[arg(long, value_name = "JSON")]
-    defaults: Option<String>,
-}
-
 impl NodeCommand {
     pub(super) async fn run(self) -> Result<(), CliError> {
         let (client, as_json) = (self.remote.client()?, self.remote.json);
@@ -195,7 +172,7 @@ impl NodeCommand {
                     }
                 }
                 if as_json {
-                    print_json(&all)
+                    Ok(print_json(&all)?)
                 } else {
                     print_table(&all.items)
                 }
@@ -254,107 +231,4 @@ impl Add {
             abuse_contact: self.abuse_contact,
         })
     }
-}
-
-impl Change {
-    fn to_change(&self, node: &Node) -> Result<ChangeNode, CliError> {
-        let pool = (self.pool_tcp.is_some() || self.pool_udp.is_some()).then(|| Pool {
-            tcp: self
-                .pool_tcp
-                .clone()
-                .unwrap_or_else(|| node.pool.tcp.clone()),
-            udp: self
-                .pool_udp
-                .clone()
-                .unwrap_or_else(|| node.pool.udp.clone()),
-        });
-        let limits = |flag: &str, text: Option<&str>| text.map(|text| json(flag, text)).transpose();
-        Ok(ChangeNode {
-            visibility: self.public.map(|public| match public {
-                true => Visibility::Public,
-                false => Visibility::Private,
-            }),
-            draining: self.draining,
-            disabled: self.disabled,
-            server_addr: (!self.server_addr.is_empty()).then(|| self.server_addr.clone()),
-            pool,
-            defaults: limits("--defaults", self.defaults.as_deref())?,
-            public_limits: limits("--public-limits", self.public_limits.as_deref())?,
-            ..ChangeNode::default()
-        })
-    }
-}
-
-fn show_created(made: &NodeCreated, as_json: bool) -> Result<(), CliError> {
-    if as_json {
-        return print_json(made);
-    }
-    out::line(format_args!("node    {}", made.id))?;
-    out::line(format_args!("token   {}", made.token))?;
-    out::line(format_args!(
-        "        shown once, good once, until {}",
-        made.token_expires_at
-    ))?;
-    out::line("next    on the node, with the token in TOTORO_TOKEN:")?;
-    out::line("        totoro-node enroll --control URL --dir /etc/totoro")?;
-    Ok(())
-}
-
-fn print_table(nodes: &[Node]) -> Result<(), CliError> {
-    let mut table = Table::new([
-        "ID", "NAME", "STATE", "GRADE", "FOR", "POLICY", "APPLIED", "SEEN",
-    ]);
-    for node in nodes {
-        table.row([
-            node.id.clone(),
-            node.name.clone(),
-            word(&node.state),
-            word(&node.grade),
-            word(&node.visibility),
-            node.policy.rev.to_string(),
-            node.applied.revision.rev.to_string(),
-            node.seen_s
-                .map_or_else(|| "never".to_owned(), |seconds| format!("{seconds}s ago")),
-        ]);
-    }
-    table.print()
-}
-
-fn print_node(node: &Node, as_json: bool) -> Result<(), CliError> {
-    if as_json {
-        return print_json(node);
-    }
-    let mut table = Table::new(["FIELD", "VALUE"]);
-    let mut row = |name: &str, value: String| table.row([name.to_owned(), value]);
-    row("id", node.id.clone());
-    row("name", node.name.clone());
-    row("state", word(&node.state));
-    row("grade", word(&node.grade));
-    row("visibility", word(&node.visibility));
-    row("server_addr", node.server_addr.join(" "));
-    row(
-        "pool",
-        format!("tcp {} udp {}", node.pool.tcp, node.pool.udp),
-    );
-    row(
-        "policy",
-        format!(
-            "{} (applied {})",
-            node.policy.rev, node.applied.revision.rev
-        ),
-    );
-    row("ticket keys", node.applied.keys.join(" "));
-    for (name, version) in &node.versions {
-        row(name, version.clone());
-    }
-    for problem in &node.problems {
-        row("problem", problem.clone());
-    }
-    for address in &node.unlisted {
-        row("not listed", address.clone());
-    }
-    for limit in &node.unenforced {
-        row("unenforced", limit.clone());
-    }
-    table.print()
 }
