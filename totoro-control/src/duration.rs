@@ -35,19 +35,9 @@ impl FromStr for Span {
     type Err = BadSpan;
 
     fn from_str(text: &str) -> Result<Self, BadSpan> {
-        let bad = || BadSpan(text.chars().take(32).collect());
-        let (digits, unit) = UNITS
-            .iter()
-            .find_map(|(unit, ms)| Some((text.strip_suffix(unit)?, *ms)))
-            .ok_or_else(bad)?;
-        if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(bad());
-        }
-        let count: u64 = digits.parse().map_err(|_| bad())?;
-        count
-            .checked_mul(unit)
-            .map(|ms| Span(Duration::from_millis(ms)))
-            .ok_or_else(bad)
+        let ms =
+            totoro_cli::span_ms(text).ok_or_else(|| BadSpan(text.chars().take(32).collect()))?;
+        Ok(Span(Duration::from_millis(ms)))
     }
 }
 

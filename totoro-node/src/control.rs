@@ -155,14 +155,21 @@ impl Control {
     /// # Errors
     /// See [`CallError`].
     pub async fn date(&self) -> Result<Option<i64>> {
+        Ok(date(&self.probe().await?))
+    }
+
+    /// The same, with the node that the control plane knows the key as.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn date_and_self<T: DeserializeOwned>(&self) -> Result<(Option<i64>, T)> {
+        let response = self.probe().await?;
+        Ok((date(&response), self.read(response).await?))
+    }
+
+    async fn probe(&self) -> Result<Response> {
         let request = self.request(Method::GET, "/nodes/self").timeout(PROBE);
-        let response = self.send(request).await?;
-        let date = response.headers().get("date").and_then(|date| {
-            let at = httpdate::parse_http_date(date.to_str().ok()?).ok()?;
-            let since = at.duration_since(std::time::UNIX_EPOCH).ok()?;
-            i64::try_from(since.as_secs()).ok()
-        });
-        Ok(date)
+        self.send(request).await
     }
 
     /// GET, with the entity's tag.
@@ -367,4 +374,12 @@ impl Control {
         }
         Ok(body)
     }
+}
+
+/// Its `date`, seconds since the epoch.
+fn date(response: &Response) -> Option<i64> {
+    let date = response.headers().get("date")?.to_str().ok()?;
+    let at = httpdate::parse_http_date(date).ok()?;
+    let since = at.duration_since(std::time::UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_secs()).ok()
 }

@@ -142,7 +142,7 @@ fn complete(
 }
 
 /// rustc's (major, minor) and its LLVM's major version, from `rustc -vV`.
-fn versions(verbose: &str) -> Option<((u32, u32), u32)> {
+pub(crate) fn versions(verbose: &str) -> Option<((u32, u32), u32)> {
     let field = |name: &str| verbose.lines().find_map(|line| line.strip_prefix(name));
     let mut release = field("release: ")?.split(['.', '-']);
     let version = (release.next()?.parse().ok()?, release.next()?.parse().ok()?);

@@ -7,8 +7,8 @@ use totoro_report::{Better, Figure, Run};
 
 use crate::packets::{FREE, LEASED, OTHERS, V4, V6, answer, datagram, segment};
 use crate::programs::timed;
-use crate::shield::{self, Node};
-use crate::xdp::{self, BANS, Who};
+use crate::shield;
+use crate::xdp::{self, FULL, Who};
 use crate::{Args, Progress};
 
 /// What the programs say: the next one decides, or the packet is dropped.
@@ -19,7 +19,6 @@ const IN: &str = "totoro_tc_in";
 const OUT: &str = "totoro_tc_out";
 const NOTHING: &str = "empty TC program";
 const EMPTY: &str = "nothing_tc";
-const LEASES: u32 = 65_536;
 
 /// A packet on its way through one program of one node.
 struct Class {
@@ -51,7 +50,7 @@ fn egress() -> Vec<Class> {
         name,
         program: OUT,
         packet: answer(packet),
-        who: Who::Totoro(0),
+        who: Who::Totoro(FULL),
         verdict: UNSPEC,
     };
     vec![
@@ -73,18 +72,8 @@ struct Nodes([Ebpf; 3]);
 
 impl Nodes {
     fn load(args: &Args) -> Nodes {
-        let full = Node {
-            leases: LEASES,
-            bans: 0,
-            spent: false,
-        };
-        let banning = Node { bans: BANS, ..full };
-        let flooded = Node {
-            spent: true,
-            ..full
-        };
-        Nodes([full, banning, flooded].map(|node| {
-            let mut ebpf = shield::filled(&args.object(), node);
+        Nodes([Who::Totoro(FULL), Who::Banning, Who::Flooded].map(|who| {
+            let mut ebpf = shield::filled(&args.object(), who.node());
             for name in [IN, OUT] {
                 load(&mut ebpf, name);
             }

@@ -38,8 +38,9 @@ const ONE_LEASE: &str = "1 lease";
 
 /// The sizes of a node: leases, each of a tenant of its own.
 const SIZES: [u32; 3] = [1, 1_000, 65_536];
-const FULL: usize = 2;
-pub(crate) const BANS: u32 = 10_000;
+/// The place of the last.
+pub(crate) const FULL: usize = 2;
+const BANS: u32 = 10_000;
 /// TCP ports that may be leased.
 const TCP_PORTS: u32 = u16::MAX as u32 - LEASED as u32 + 1;
 
@@ -54,6 +55,22 @@ pub(crate) enum Who {
     Flooded,
 }
 
+impl Who {
+    /// The node that it is.
+    pub(crate) fn node(self) -> Node {
+        let (leases, bans, spent) = match self {
+            Who::Totoro(size) => (SIZES[size], 0, false),
+            Who::Banning => (SIZES[FULL], BANS, false),
+            Who::Flooded => (SIZES[FULL], 0, true),
+        };
+        Node {
+            leases,
+            bans,
+            spent,
+        }
+    }
+}
+
 /// Packets of one kind.
 pub(crate) struct Class {
     pub(crate) name: &'static str,
@@ -61,7 +78,7 @@ pub(crate) struct Class {
     pub(crate) who: Who,
     pub(crate) verdict: u32,
     /// ns over the empty program.
-    pub(crate) goal: Option<f64>,
+    goal: Option<f64>,
     /// xdp-filter where it looks at such packets as Totoro does, and comes to the same verdict.
     filters: &'static [&'static str],
 }
@@ -147,13 +164,7 @@ struct All {
 impl All {
     fn load(args: &Args, pins: &Path, run: &mut Run) -> All {
         let (object, baseline) = (args.object(), args.baseline());
-        let node = |leases| Node {
-            leases,
-            bans: 0,
-            spent: false,
-        };
-        let totoro = |node| shield::totoro(&object, &baseline, node);
-        let full = node(SIZES[FULL]);
+        let totoro = |who: Who| shield::totoro(&object, &baseline, who.node());
         let mut filters = Vec::new();
         match filter::dir() {
             Some(dir) => {
@@ -188,12 +199,9 @@ impl All {
         All {
             nothing: shield::nothing(&baseline),
             filters,
-            sizes: SIZES.into_iter().map(node).map(totoro).collect(),
-            banning: totoro(Node { bans: BANS, ..full }),
-            flooded: totoro(Node {
-                spent: true,
-                ..full
-            }),
+            sizes: (0..SIZES.len()).map(Who::Totoro).map(totoro).collect(),
+            banning: totoro(Who::Banning),
+            flooded: totoro(Who::Flooded),
         }
     }
 

@@ -85,7 +85,10 @@ pub(crate) fn start_release(world: &World, frpc: &Path, name: &str, text: &str) 
 }
 
 /// Starts frpc and waits until every proxy runs.
-pub(crate) fn up(world: &World, name: &str, text: &str, proxies: &[Proxy]) -> Result<Process> {
+///
+/// # Errors
+/// It does not start, or a proxy does not run in time.
+pub fn up(world: &World, name: &str, text: &str, proxies: &[Proxy]) -> Result<Process> {
     // The log outlives a restart of the same name, so only what is new counts.
     let mark = world
         .lab

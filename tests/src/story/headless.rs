@@ -144,7 +144,7 @@ fn prepare(world: &mut World) -> Result<Scene> {
         &json!({ "expires_at": until }),
     )?;
     let proxies = [Proxy::new("visitor", "tcp", tcp, VISITOR)];
-    let text = public::file(world, &proxies);
+    let text = public::file(world, public::USER, &proxies);
     frpcs.push(frpc::up(world, "frpc-visitor", &text, &proxies)?);
     within(PATIENCE, || {
         let tenants = world.inspect("tenants")?;

@@ -13,7 +13,7 @@ mod inspect;
 mod invites;
 mod kernel;
 pub mod outage;
-mod public;
+pub mod public;
 mod refusals;
 mod revoke;
 mod tickets;

@@ -12,6 +12,8 @@ use crate::net::user::{self, Denied};
 use crate::report::Report;
 
 const PORT: u16 = 20_070;
+/// What a visitor calls itself.
+pub(super) const USER: &str = "visitor";
 
 pub(super) fn play(world: &mut World, report: &mut Report) {
     let mut frpc = None;
@@ -29,7 +31,7 @@ pub(super) fn play(world: &mut World, report: &mut Report) {
     report.check(
         "public limits hold: one session, the second is refused",
         || {
-            let text = file(world, &[]);
+            let text = file(world, USER, &[]);
             frpc::login_refused(world, "frpc-public-2", &text, Reason::MaxClients)
         },
     );
@@ -45,10 +47,11 @@ pub(super) fn play(world: &mut World, report: &mut Report) {
     }
 }
 
-/// A visitor's file: no code, the node's name as the secret.
-pub(super) fn file(world: &World, proxies: &[Proxy]) -> String {
+/// A visitor's file: no code, the node's name as the secret. The user's name is in those of its proxies.
+#[must_use]
+pub fn file(world: &World, user: &str, proxies: &[Proxy]) -> String {
     let head = format!(
-        "serverAddr = \"{NODE_CLIENT_V4}\"\nserverPort = {FRPS_PORT}\nuser = \"visitor\"\n\
+        "serverAddr = \"{NODE_CLIENT_V4}\"\nserverPort = {FRPS_PORT}\nuser = \"{user}\"\n\
          auth.method = \"oidc\"\nauth.oidc.clientID = \"totoro\"\n\
          auth.oidc.clientSecret = \"public:{}\"\n\
          auth.oidc.tokenEndpointURL = \"{CONTROL}/api/v1/oauth/token\"\n",
@@ -63,7 +66,7 @@ fn second_proxy(world: &World) -> Result<String> {
         Proxy::new("left", "tcp", world.backend.tcp, PORT + 1),
         Proxy::new("right", "tcp", world.backend.tcp, PORT + 2),
     ];
-    let mut frpc = frpc::start(world, "frpc-public-pair", &file(world, &proxies))?;
+    let mut frpc = frpc::start(world, "frpc-public-pair", &file(world, USER, &proxies))?;
     let line = frpc.wait_line("] start error", PATIENCE)?;
     let said = frpc::said(&line, Reason::MaxProxies)?;
     frpc.wait_line("] start proxy success", PATIENCE)?;
@@ -73,7 +76,7 @@ fn second_proxy(world: &World) -> Result<String> {
 
 fn start(world: &World, frpc: &mut Option<Process>) -> Result<String> {
     let proxies = [Proxy::new("anon", "tcp", world.backend.tcp, PORT)];
-    let text = file(world, &proxies);
+    let text = file(world, USER, &proxies);
     *frpc = Some(frpc::up(world, "frpc-public", &text, &proxies)?);
     let took = user::fetch(world.lab.ns(Place::User), user::at(NODE_USER_V4, PORT)?)?;
     Ok(format!("the page in {}", ms(took)))

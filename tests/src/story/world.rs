@@ -51,7 +51,8 @@ pub struct World {
     pub(crate) ticket_ttl_s: u64,
     /// How often the node reports, where it is not the product's own choice.
     pub(crate) heartbeat: Option<&'static str>,
-    pub(crate) node_id: String,
+    /// Its name with the control plane.
+    pub node_id: String,
     /// The node's enrolment token, after its use.
     pub(crate) spent_token: String,
     /// Without a credential, from the client's machine.
@@ -98,7 +99,10 @@ impl World {
     }
 
     /// The admin's view.
-    pub(crate) fn admin(&self) -> Result<Api> {
+    ///
+    /// # Errors
+    /// There is no admin's token.
+    pub fn admin(&self) -> Result<Api> {
         Ok(self.anyone.with_token(&secret(&self.admin_token())?))
     }
 

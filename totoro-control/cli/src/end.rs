@@ -1,4 +1,4 @@
-//! When something ends, as people give it.
+//! Times as people give them: spans, and when something ends.
 
 use totoro_api::ticket::{rfc3339, unix};
 
@@ -14,7 +14,8 @@ pub fn end(text: &str, now: i64) -> Result<String, String> {
     if text == "never" || text.is_empty() {
         return Ok(String::new());
     }
-    let at = match seconds(text) {
+    let span = span_ms(text).map(|ms| i64::try_from(ms / 1000).unwrap_or(i64::MAX));
+    let at = match span {
         Some(span) => now.checked_add(span).filter(|&at| at <= LAST),
         None => unix(text),
     };
@@ -22,18 +23,20 @@ pub fn end(text: &str, now: i64) -> Result<String, String> {
         .ok_or_else(|| format!("write 7d, 2030-01-31T12:00:00Z or never, not {text:?}"))
 }
 
-/// A span of time: `500ms`, `30s`, `10m`, `1h`, `7d`.
-fn seconds(text: &str) -> Option<i64> {
+/// A span of time in milliseconds: `500ms`, `30s`, `10m`, `1h`, `7d`. `None`: it is no such text, or more
+/// than there are numbers for.
+#[must_use]
+pub fn span_ms(text: &str) -> Option<u64> {
     let unit = text.trim_start_matches(|symbol: char| symbol.is_ascii_digit());
-    let number: i64 = text[..text.len() - unit.len()].parse().ok()?;
-    match unit {
-        "ms" => Some(number / 1000),
-        "s" => Some(number),
-        "m" => number.checked_mul(60),
-        "h" => number.checked_mul(3600),
-        "d" => number.checked_mul(86_400),
-        _ => None,
-    }
+    let number: u64 = text[..text.len() - unit.len()].parse().ok()?;
+    number.checked_mul(match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

@@ -22,18 +22,8 @@ impl std::str::FromStr for Span {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let bad = || format!("{text:?} is no time: write 500ms, 30s, 10m or 1h, at most 30 days");
-        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        let number: i64 = text[..digits].parse().map_err(|_| bad())?;
-        let unit = match &text[digits..] {
-            "ms" => 1,
-            "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
-            _ => return Err(bad()),
-        };
-        number
-            .checked_mul(unit)
+        totoro_cli::span_ms(text)
+            .and_then(|ms| i64::try_from(ms).ok())
             .filter(|ms| *ms <= 30 * 86_400_000)
             .map(|ms| Span { ms })
             .ok_or_else(bad)

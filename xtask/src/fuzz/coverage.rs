@@ -260,10 +260,8 @@ fn llvm() -> Result<[PathBuf; 2]> {
         step::output(toolchain::bare(&rustc).current_dir(root()).args(words)).unwrap_or_default()
     };
     let verbose = said(&["-vV"]);
-    let version = verbose
-        .lines()
-        .find_map(|line| line.strip_prefix("LLVM version: ")?.split('.').next())
-        .context("rustc -vV does not say which LLVM it has")?;
+    let (_, version) =
+        toolchain::versions(&verbose).context("rustc -vV does not say which LLVM it has")?;
     let own = Path::new(&said(&["--print", "target-libdir"])).with_file_name("bin");
     let debian = PathBuf::from(format!("/usr/lib/llvm-{version}/bin"));
     let named = ["LLVM_COV", "LLVM_PROFDATA"].map(|name| std::env::var_os(name).map(PathBuf::from));

@@ -20,7 +20,7 @@ use super::visitors::{CEILING, VISITOR, open, visitor};
 use crate::net::capture::Capture;
 use crate::net::crowd::{Crowd, Way};
 use crate::net::service::Service;
-use crate::net::truth::{cookies, sockets};
+use crate::net::truth::{cookies, mac, sockets};
 
 /// How long a crowd may take to know where it stands.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -109,29 +109,25 @@ impl Field {
         let service = Service::start(world.lab.ns(Place::Client), true)?;
         let proxy = |port| [Proxy::new("web", "tcp", service.tcp, port)];
         let mut running = Vec::new();
-        let mut node_id = String::new();
         for (max, port) in limits.iter().zip(FIRST..) {
             let limits = json!({
                 "max_conns": max, "max_conns_per_source": max, "conn_rate": 100_000, "max_proxies": 1
             });
             let invite = world.invite(&format!("max-{max}"), limits)?;
-            node_id.clone_from(&invite.invite.node);
             let name = format!("max-{max}");
             let client = Client::of(&world, &name, &invite, Tunnel::PLAIN, &proxy(port))?;
             running.push((*max, port, client.frpc));
         }
-        let some = limits.first().context("no limit was given")?;
-        let invited = std::fs::read_to_string(world.lab.file(&format!("other/max-{some}.toml")))?;
         let kernel = Inspector::open(&world.lab.pin_root())?;
-        open(&world, &invited, &node_id)?;
+        open(&world)?;
         for (nth, from) in [CLIENT_V4, CLIENT_V4_B].into_iter().enumerate() {
             let port = FIRST + 90 + nth as u16;
-            let frpc = visitor(&world, &invited, &node_id, from, &proxy(port))?;
+            let frpc = visitor(&world, from, &proxy(port))?;
             running.push((VISITOR, port, frpc));
         }
         let tenants = tenants(&kernel, running)?;
         let mut field = Field {
-            users: mac(&world)?,
+            users: mac(&world.lab, Place::User, "eth0")?,
             world,
             service,
             kernel,
@@ -395,14 +391,4 @@ fn tenants(kernel: &Inspector, running: Vec<(u32, u16, Process)>) -> Result<Vec<
         })
     });
     tenants.collect()
-}
-
-/// The users' address on the wire.
-fn mac(world: &World) -> Result<String> {
-    let mut ip = world.lab.command("ip");
-    ip.args(["-o", "link", "show", "dev", "eth0"]);
-    let text = world.lab.run(Place::User, ip)?.ok()?;
-    let mut words = text.split_whitespace();
-    words.find(|word| *word == "link/ether");
-    Ok(words.next().context("no hardware address")?.to_owned())
 }

@@ -1,4 +1,4 @@
-//! What the kernel's own socket tables say, by `ss` (inet_diag), which shares no code with Totoro.
+//! What the kernel itself says, by `ss` (inet_diag) and `ip`, which share no code with Totoro.
 
 use anyhow::{Context, Result};
 use totoro_tests::lab::{Lab, Place};
@@ -26,6 +26,19 @@ pub(crate) fn cookies(pid: u32) -> Result<u64> {
         .find(|(name, _)| *name == "SyncookiesSent")
         .context("no SyncookiesSent in /proc/net/netstat")?;
     Ok(value.parse()?)
+}
+
+/// The hardware address of an interface.
+///
+/// # Errors
+/// There is no such interface.
+pub(crate) fn mac(lab: &Lab, place: Place, interface: &str) -> Result<String> {
+    let mut ip = lab.command("ip");
+    ip.args(["-o", "link", "show", "dev", interface]);
+    let text = lab.run(place, ip)?.ok()?;
+    let mut words = text.split_whitespace();
+    words.find(|word| *word == "link/ether");
+    Ok(words.next().context("no hardware address")?.to_owned())
 }
 
 /// The sockets of some ports on the node.

@@ -20,6 +20,7 @@ use super::rules::{self, Mode, Verdict, xdp};
 use super::speed::{GENERIC, NATIVE, PORT, download, tenant};
 use super::{Args, NODE_CPU, NOTHING, TOTORO, samples};
 use crate::Progress;
+use crate::net::truth::mac;
 
 /// The flooded port: of the pool, and nobody's.
 const CLOSED: u16 = 20_050;
@@ -128,7 +129,7 @@ fn places(generation: usize) -> Result<Vec<Place>> {
         node.ip(&["link", "set", "sink", "arp", "off", "up"])?;
         node.ip(&["route", "add", "198.18.0.0/15", "dev", "sink"])?;
         // Who drops everything answers no question for its address either.
-        let mac = rules::mac(place.lab(), "us0")?;
+        let mac = mac(place.lab(), lab::Place::Node, "us0")?;
         let neighbour = ["neigh", "replace", USERS_DOOR, "lladdr", &mac];
         let users = place.lab().ns(lab::Place::User);
         users.ip(&[&neighbour[..], &["dev", "eth0", "nud", "permanent"]].concat())?;

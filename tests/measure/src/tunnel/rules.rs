@@ -49,19 +49,6 @@ pub(super) fn nft_version(lab: &Lab) -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
-/// The hardware address of an interface of the node.
-///
-/// # Errors
-/// There is no such interface.
-pub(super) fn mac(lab: &Lab, interface: &str) -> Result<String> {
-    let mut ip = lab.command("ip");
-    ip.args(["-o", "link", "show", "dev", interface]);
-    let text = lab.run(Place::Node, ip)?.ok()?;
-    let mut words = text.split_whitespace();
-    words.find(|word| *word == "link/ether");
-    Ok(words.next().context("no hardware address")?.to_owned())
-}
-
 /// Has every packet that comes by these interfaces of the node meet a program of two instructions.
 ///
 /// # Errors
