@@ -16,6 +16,7 @@ mod greeting;
 mod idle;
 mod interfaces;
 mod lapse;
+mod leases;
 mod memory;
 mod mending;
 mod near;

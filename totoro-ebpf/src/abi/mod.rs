@@ -11,11 +11,13 @@
 
 mod event;
 mod gate;
+mod lease;
 mod mend;
 mod state;
 
 pub use event::*;
 pub use gate::*;
+pub use lease::*;
 pub use mend::*;
 pub use state::*;
 

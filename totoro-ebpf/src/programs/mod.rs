@@ -12,6 +12,7 @@ mod frame;
 mod greeting;
 mod idle;
 mod known;
+mod lease;
 mod mend;
 mod meter;
 mod shield;

@@ -8,6 +8,7 @@ use aya::{Ebpf, EbpfLoader};
 use totoro_api::Reason;
 use totoro_ebpf::abi;
 
+use super::leases::Leases;
 use super::maps::{Maps, PINNED, found};
 use super::mend::Suspects;
 use super::migrate::{self, Predecessors};
@@ -50,6 +51,7 @@ pub struct Kernel {
     due: Mutex<Due>,
     suspects: Mutex<Suspects>,
     pub(super) stamps: Stamps,
+    pub(super) leases: Leases,
 }
 
 impl Shared {
@@ -135,7 +137,7 @@ impl Kernel {
         // Before the programs see a packet: those of an earlier daemon have arrays of their own. The
         // budgets in these are whole, for they are new.
         for (key, lease) in tables.ports.all()? {
-            near.open(key, &lease, false)?;
+            near.open(key, &lease)?;
         }
         near.mark(maps.ban_keys()?)?;
         let shared = Arc::new(Shared {
@@ -144,7 +146,8 @@ impl Kernel {
             tables,
             destroyer: Mutex::new(Destroyer::open()?),
         });
-        let loaded = Loaded::attach(ebpf, pins, options)?;
+        let mut loaded = Loaded::attach(ebpf, pins, options)?;
+        let leases = Leases::of(&mut loaded.ebpf)?;
         predecessors.retire();
         let kernel = Kernel {
             shared,
@@ -153,6 +156,7 @@ impl Kernel {
             due: Mutex::default(),
             suspects: Mutex::default(),
             stamps: Stamps::default(),
+            leases,
         };
         // Told with the first sweep.
         let drifted = kernel.recount()?;

@@ -11,6 +11,7 @@ mod dump;
 mod events;
 mod filter;
 mod inspect;
+mod leases;
 mod left;
 mod links;
 mod load;

@@ -14,7 +14,6 @@ use super::{Context, Result};
 /// The arrays. Each has a place for all that can be in it, so nothing of it is ever full.
 pub(super) struct Near {
     gates: Array<MapData, abi::Gate>,
-    tats: Array<MapData, u64>,
     locals: Array<MapData, Words>,
     banned: Array<MapData, u64>,
     /// Places of `banned` that are not zero, as they were written; the head too.
@@ -35,7 +34,6 @@ impl Near {
         }
         Ok(Near {
             gates: take!("GATES"),
-            tats: take!("SYN_TATS"),
             locals: take!("NEAR"),
             banned: take!("BANNED"),
             marks: HashMap::new(),
@@ -43,26 +41,11 @@ impl Near {
         })
     }
 
-    /// Enters a lease that is in `PORTS`; with its whole budget where it is `fresh`.
-    pub(super) fn open(
-        &mut self,
-        key: abi::PortKey,
-        lease: &abi::Lease,
-        fresh: bool,
-    ) -> Result<()> {
+    /// Enters a lease that is in `PORTS`, and was written by another daemon's programs.
+    pub(super) fn open(&mut self, key: abi::PortKey, lease: &abi::Lease) -> Result<()> {
         let place = pool::place(key.proto, key.port);
-        if fresh {
-            self.tats.set(place, 0, 0).on("write", "SYN_TATS")?;
-        }
         let gate = abi::Gate::of(lease);
         self.gates.set(place, gate, 0).on("write", "GATES")
-    }
-
-    /// Forgets a lease that is about to leave `PORTS`.
-    pub(super) fn close(&mut self, key: abi::PortKey) -> Result<()> {
-        let place = pool::place(key.proto, key.port);
-        let nothing = abi::Gate::default();
-        self.gates.set(place, nothing, 0).on("write", "GATES")
     }
 
     /// Keeps one of the node's addresses of each family at hand: the same as before while the node has

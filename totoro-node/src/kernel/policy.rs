@@ -1,18 +1,14 @@
-//! What the daemon writes and reads: tenants, leases, counts.
+//! What the daemon writes and reads: the pool, tenants, counts.
 
 use std::collections::{HashMap, HashSet};
 
-use aya::maps::PerCpuValues;
 use totoro_api::ports::{Pool, Protocol};
 use totoro_ebpf::abi;
 use totoro_ebpf::logic::pool;
 
 use super::maps::{Maps, found, gone, patiently};
 use super::sweep::First;
-use super::{Connection, Context, Kernel, LeaseCounts, Refused, Result, TenantCounts};
-
-/// SYNs per second, and burst, that a lease takes before XDP drops (UDP: new flows).
-const LEASE_SYN_RATE: (u32, u32) = (2_000, 8_000);
+use super::{Connection, Context, Kernel, Refused, Result, TenantCounts};
 
 /// Replaces the pool's bits; frps's own port is guarded too.
 pub(super) fn write_pool(maps: &mut Maps, lent: &Pool, bind_port: u16) -> Result<()> {
@@ -115,111 +111,6 @@ impl Kernel {
         self.shared.tables.tenants.all()
     }
 
-    /// Opens (or changes) a lease: from here on users are admitted. A new one counts from zero. A SYN budget of 0 is replaced
-    /// by 2,000 a second with a burst of 8,000.
-    ///
-    /// # Errors
-    /// When a map can't be written (it is full); nothing stays half-written then.
-    pub fn put_lease(&self, key: abi::PortKey, lease: &abi::Lease) -> Result<()> {
-        let mut lease = *lease;
-        if lease.syn_interval_ns == 0 {
-            (lease.syn_interval_ns, lease.syn_burst_ns) =
-                totoro_ebpf::logic::bucket::rate(LEASE_SYN_RATE.0, LEASE_SYN_RATE.1);
-        }
-        let traffic = traffic_key(lease.tenant, key);
-        let (before, mut fresh) = {
-            let maps = self.shared.maps();
-            let before = found(maps.ports.get(&key, 0)).on("read", "PORTS")?;
-            let same = before.is_some_and(|before| before.lease == lease.lease);
-            // A new lease counts from zero, whatever a killed daemon left of the one before.
-            let counted = same
-                && found(maps.traffic.get(&traffic, 0))
-                    .on("read", "TRAFFIC")?
-                    .is_some();
-            (before, (!same, !counted))
-        };
-        let new = fresh.0;
-        let written = patiently(|| {
-            let mut maps = self.shared.maps();
-            write_lease(&mut maps, key, &lease, &mut fresh)?;
-            self.shared.near().open(key, &lease, new)
-        });
-        if written.is_err() && before.is_none() {
-            // What made it into the maps before one was full must not stay.
-            let mut maps = self.shared.maps();
-            let _ = maps.port_usage.remove(&key);
-            let _ = maps.traffic.remove(&traffic);
-        }
-        written
-    }
-
-    /// Closes a lease: nothing new is admitted, and what lives on the port is destroyed. What was
-    /// counted on it ([`Kernel::lease_counts`]) stays until [`Kernel::forget_lease`]: it must be
-    /// durable elsewhere before.
-    ///
-    /// # Errors
-    /// The first map that can't be written, or socket that can't be destroyed; the rest was done
-    /// all the same, and the lease is closed to new connections in any case.
-    pub fn remove_lease(&self, key: abi::PortKey) -> Result<()> {
-        let mut first = First(None);
-        {
-            let mut maps = self.shared.maps();
-            first.of(self.shared.near().close(key));
-            first.of(gone(maps.ports.remove(&key)).on("write", "PORTS"));
-        }
-        if key.proto == abi::TCP {
-            // A connection is counted before it is entered, and to look at all of them takes a while.
-            // What was not admitted is not counted, and is about to be destroyed anyway.
-            let usage = found(self.shared.maps().port_usage.get(&key, 0));
-            if !matches!(usage, Ok(Some(usage)) if usage.conns == 0) {
-                first.of(self.destroy_where(|conn| conn.local_port == key.port));
-            }
-        } else {
-            first.of(self.end_flows(|flow, _| flow.port == key.port));
-        }
-        first.0.map_or(Ok(()), Err)
-    }
-
-    /// What was counted on a tenant's lease so far; zeros when there is none.
-    ///
-    /// # Errors
-    /// When a map can't be read.
-    pub fn lease_counts(&self, tenant: u32, key: abi::PortKey) -> Result<LeaseCounts> {
-        let maps = self.shared.maps();
-        let traffic = maps.traffic(tenant, key)?;
-        let usage = found(maps.port_usage.get(&key, 0))
-            .on("read", "PORT_USAGE")?
-            .unwrap_or_default();
-        Ok(LeaseCounts {
-            bytes_in: traffic.bytes_in,
-            bytes_out: traffic.bytes_out,
-            packets_in: traffic.packets_in,
-            packets_out: traffic.packets_out,
-            admitted: usage.admitted,
-            live: usage.conns,
-        })
-    }
-
-    /// What passed a tenant's lease so far.
-    ///
-    /// # Errors
-    /// When a map can't be read.
-    pub fn traffic(&self, tenant: u32, key: abi::PortKey) -> Result<abi::Traffic> {
-        self.shared.maps().traffic(tenant, key)
-    }
-
-    /// Forgets what was counted on a tenant's lease of a port, which must be closed.
-    ///
-    /// # Errors
-    /// When a map can't be written.
-    pub fn forget_lease(&self, tenant: u32, key: abi::PortKey) -> Result<()> {
-        let mut maps = self.shared.maps();
-        gone(maps.traffic.remove(&traffic_key(tenant, key))).on("write", "TRAFFIC")?;
-        gone(maps.port_usage.remove(&key))
-            .on("write", "PORT_USAGE")
-            .map(drop)
-    }
-
     /// Leases now.
     ///
     /// # Errors
@@ -288,40 +179,4 @@ impl Kernel {
         let ended = conns.destroyed + first.of(flows);
         first.0.map_or(Ok(ended), Err)
     }
-}
-
-fn traffic_key(tenant: u32, key: abi::PortKey) -> abi::TrafficKey {
-    abi::TrafficKey {
-        tenant,
-        port: key.port,
-        proto: key.proto,
-        pad: 0,
-    }
-}
-
-/// Writes what a lease needs: fresh counters where `fresh` says so (of the port, of the traffic; no
-/// more once they are there), and the lease itself last, because with it users are admitted.
-fn write_lease(
-    maps: &mut Maps,
-    key: abi::PortKey,
-    lease: &abi::Lease,
-    fresh: &mut (bool, bool),
-) -> Result<()> {
-    if fresh.0 {
-        let zeros = maps.port_usage.insert(key, abi::PortUsage::default(), 0);
-        zeros.on("write", "PORT_USAGE")?;
-        fresh.0 = false;
-    }
-    if fresh.1 {
-        let cpus = aya::util::nr_cpus()
-            .map_err(|(_, error)| error)
-            .on("count", "the CPUs")?;
-        let zeros = PerCpuValues::try_from(vec![abi::Traffic::default(); cpus]);
-        let zeros = zeros.on("make", "zeros")?;
-        let traffic = traffic_key(lease.tenant, key);
-        let zeros = maps.traffic.insert(traffic, zeros, 0);
-        zeros.on("write", "TRAFFIC")?;
-        fresh.1 = false;
-    }
-    maps.ports.insert(key, lease, 0).on("write", "PORTS")
 }

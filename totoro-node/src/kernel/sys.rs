@@ -18,6 +18,7 @@ const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_PROG_ATTACH: libc::c_long = 8;
+const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_LINK_GET_FD_BY_ID: libc::c_long = 30;
 const BPF_LINK_GET_NEXT_ID: libc::c_long = 31;
@@ -100,6 +101,39 @@ pub(super) fn attach_verdict(program: impl AsFd, map: impl AsFd) -> io::Result<(
         flags: 0,
     };
     bpf(BPF_PROG_ATTACH, &mut attr).map(drop)
+}
+
+/// Runs a program that is attached nowhere on a packet, which it may change; what it returns.
+pub(super) fn run<T: aya::Pod>(program: impl AsFd, packet: &mut T) -> io::Result<u32> {
+    /// All of it up to `batch_size`: the kernel writes to fields of it.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attr {
+        program: u32,
+        returned: u32,
+        size_in: u32,
+        size_out: u32,
+        data_in: u64,
+        data_out: u64,
+        repeat: u32,
+        duration: u32,
+        context: [u64; 3],
+        flags: u32,
+        cpu: u32,
+        batch_size: u32,
+        pad: u32,
+    }
+    let at = std::ptr::from_mut(packet) as u64;
+    let mut attr = Attr {
+        program: program.as_fd().as_raw_fd() as u32,
+        size_in: size_of::<T>() as u32,
+        size_out: size_of::<T>() as u32,
+        data_in: at,
+        data_out: at,
+        ..Attr::default()
+    };
+    bpf(BPF_PROG_TEST_RUN, &mut attr)?;
+    Ok(attr.returned)
 }
 
 /// What the map commands take; `value` is the next key's place for one of them.

@@ -74,7 +74,7 @@ impl Desk {
         let tried = self.fly(port, &listener);
         let key = port_key(port);
         for cleaned in [
-            self.kernel.remove_lease(key),
+            self.kernel.remove_lease(key).map(drop),
             self.kernel.forget_lease(CANARY, key),
             self.kernel.remove_tenants(&[CANARY]),
         ] {

@@ -266,7 +266,7 @@ impl Desk {
         let tenant = tenant.map(|tenant| tenant.number);
         let removed = self.kernel.remove_lease(key);
         let forgotten =
-            removed.and_then(|()| tenant.map_or(Ok(()), |of| self.kernel.forget_lease(of, key)));
+            removed.and_then(|_| tenant.map_or(Ok(()), |of| self.kernel.forget_lease(of, key)));
         if let Err(error) = forgotten {
             // The next alignment closes what nobody knows of.
             inner.untidy = Some(error.whole());

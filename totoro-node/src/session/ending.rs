@@ -169,9 +169,13 @@ impl Desk {
     /// Closes a lease in the kernel, and reads what was counted on it.
     fn end_in_kernel(&self, inner: &mut Inner, port: PortId) -> LeaseCounts {
         let key = port_key(port);
-        if let Err(error) = self.kernel.remove_lease(key) {
-            tracing::error!(error = error.whole(), port = %record_key(port), "a lease could not be ended cleanly");
-            inner.untidy = Some(error.whole());
+        match self.kernel.remove_lease(key) {
+            Ok(Some(counts)) => return counts,
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!(error = error.whole(), port = %record_key(port), "a lease could not be ended cleanly");
+                inner.untidy = Some(error.whole());
+            }
         }
         let lease = inner.ports.leases().get(&port);
         let tenant = lease.and_then(|lease| inner.tenants.get(&*lease.tenant));

@@ -51,8 +51,8 @@ gate! {
     fn all_counts(&self) -> HashMap<u32, TenantCounts>;
     /// Opens or changes a lease.
     fn put_lease(&self, key: abi::PortKey, lease: &abi::Lease) -> ();
-    /// Closes a lease; what was counted on it stays.
-    fn remove_lease(&self, key: abi::PortKey) -> ();
+    /// Closes a lease; what was counted on it is the answer, and stays.
+    fn remove_lease(&self, key: abi::PortKey) -> Option<LeaseCounts>;
     /// What was counted on a lease.
     fn lease_counts(&self, tenant: u32, key: abi::PortKey) -> LeaseCounts;
     /// What passed a lease.

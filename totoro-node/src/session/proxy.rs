@@ -183,7 +183,7 @@ impl Desk {
             let refusal = kernel_failed(&error);
             // A full table says so to the tenant; whatever was written of it goes.
             let removed = self.kernel.remove_lease(key);
-            let gone = removed.and_then(|()| self.kernel.forget_lease(number, key));
+            let gone = removed.and_then(|_| self.kernel.forget_lease(number, key));
             return Err(gone.map_or_else(|error| kernel_failed(&error), |()| refusal));
         }
         let mut these = Changes::default();

@@ -137,9 +137,11 @@ impl Gate for Fake {
         Ok(())
     }
 
-    fn remove_lease(&self, key: abi::PortKey) -> Result<()> {
-        self.works("remove_lease", key.port)?.leases.remove(&key);
-        Ok(())
+    fn remove_lease(&self, key: abi::PortKey) -> Result<Option<LeaseCounts>> {
+        let mut maps = self.works("remove_lease", key.port)?;
+        let lease = maps.leases.remove(&key);
+        let counts = |lease: abi::Lease| maps.counts.get(&(lease.tenant, key)).copied();
+        Ok(lease.map(|lease| counts(lease).unwrap_or_default()))
     }
 
     fn lease_counts(&self, tenant: u32, key: abi::PortKey) -> Result<LeaseCounts> {

@@ -1,0 +1,189 @@
+//! Leases: opening and closing them, each in one call of the kernel, and what is counted on them.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use aya::programs::ProgramFd;
+use totoro_ebpf::abi::{self, LeaseOrder, LeasePacket};
+use totoro_ebpf::logic::bucket;
+
+use super::maps::{found, patiently};
+use super::sweep::First;
+use super::{Context, Kernel, LeaseCounts, Result, links, sys};
+
+/// SYNs per second, and burst, that a lease takes before XDP drops (UDP: new flows).
+const SYN_RATE: (u32, u32) = (2_000, 8_000);
+
+/// The program that opens and closes them.
+const PROGRAM: &str = "totoro_lease";
+
+/// A handle of its own of the program: who opens a lease waits for nobody that looks after the links.
+pub(super) struct Leases(ProgramFd);
+
+impl Leases {
+    /// Of a loaded object.
+    pub(super) fn of(ebpf: &mut aya::Ebpf) -> Result<Leases> {
+        let program = links::program(ebpf, PROGRAM)?;
+        let handle = program.fd().on("use", PROGRAM)?.try_clone();
+        Ok(Leases(handle.on("keep", PROGRAM)?))
+    }
+
+    /// Has an order carried out; with its answer.
+    fn run(&self, order: LeaseOrder) -> Result<LeaseOrder> {
+        let mut answer = order;
+        patiently(|| {
+            let mut packet = LeasePacket {
+                order,
+                ..LeasePacket::default()
+            };
+            let code = sys::run(self.0.as_fd(), &mut packet).on("run", PROGRAM)?;
+            answer = packet.order;
+            done(code)
+        })?;
+        Ok(answer)
+    }
+}
+
+/// What the program's code says: which table could not be written, and why.
+fn done(code: u32) -> Result<()> {
+    let table = match code >> abi::LEASE_SHIFT {
+        _ if code == abi::LEASE_DONE => return Ok(()),
+        abi::LEASE_NO_USAGE => "PORT_USAGE",
+        abi::LEASE_NO_TRAFFIC => "TRAFFIC",
+        abi::LEASE_NO_PORT => "PORTS",
+        _ => return Err(io::Error::from(io::ErrorKind::InvalidInput)).on("order", PROGRAM),
+    };
+    let error = code & ((1 << abi::LEASE_SHIFT) - 1);
+    Err(io::Error::from_raw_os_error(error.cast_signed())).on("write", table)
+}
+
+impl Kernel {
+    /// Opens (or changes) a lease: from here on users are admitted. A new one counts from zero. A SYN budget of 0 is replaced
+    /// by 2,000 a second with a burst of 8,000.
+    ///
+    /// # Errors
+    /// When a map can't be written (it is full); nothing stays half-written then.
+    pub fn put_lease(&self, key: abi::PortKey, lease: &abi::Lease) -> Result<()> {
+        let mut lease = *lease;
+        if lease.syn_interval_ns == 0 {
+            (lease.syn_interval_ns, lease.syn_burst_ns) = bucket::rate(SYN_RATE.0, SYN_RATE.1);
+        }
+        let order = LeaseOrder {
+            kind: abi::LEASE_OPEN,
+            key,
+            lease,
+            ..LeaseOrder::default()
+        };
+        self.leases.run(order).map(drop)
+    }
+
+    /// Closes a lease: nothing new is admitted, and what lives on the port is destroyed. The answer is what was
+    /// counted on it (`None`: there was no lease), which stays until [`Kernel::forget_lease`]: it must be
+    /// durable elsewhere before.
+    ///
+    /// # Errors
+    /// The first map that can't be written, or socket that can't be destroyed; the rest was done
+    /// all the same, and the lease is closed to new connections in any case.
+    pub fn remove_lease(&self, key: abi::PortKey) -> Result<Option<LeaseCounts>> {
+        let order = LeaseOrder {
+            kind: abi::LEASE_CLOSE,
+            key,
+            ..LeaseOrder::default()
+        };
+        let closed = self.leases.run(order);
+        let mut first = First(None);
+        // A connection is counted before it is entered, and to look at all of them takes a while.
+        // What was not admitted is not counted, and is about to be destroyed anyway.
+        let is_empty = matches!(&closed, Ok(closed) if closed.conns == 0);
+        if key.proto == abi::UDP {
+            first.of(self.end_flows(|flow, _| flow.port == key.port));
+        } else if !is_empty {
+            first.of(self.destroy_where(|conn| conn.local_port == key.port));
+        }
+        let closed = closed?;
+        if let Some(error) = first.0 {
+            return Err(error);
+        }
+        Ok(match closed.lease.lease {
+            0 => None,
+            _ if key.proto == abi::TCP && is_empty => Some(LeaseCounts {
+                bytes_in: closed.traffic.bytes_in,
+                bytes_out: closed.traffic.bytes_out,
+                packets_in: closed.traffic.packets_in,
+                packets_out: closed.traffic.packets_out,
+                admitted: closed.admitted,
+                live: 0,
+            }),
+            // What passed until the last of them was gone.
+            _ => Some(self.lease_counts(closed.lease.tenant, key)?),
+        })
+    }
+
+    /// What was counted on a tenant's lease so far; zeros when there is none.
+    ///
+    /// # Errors
+    /// When a map can't be read.
+    pub fn lease_counts(&self, tenant: u32, key: abi::PortKey) -> Result<LeaseCounts> {
+        let maps = self.shared.maps();
+        let traffic = maps.traffic(tenant, key)?;
+        let usage = found(maps.port_usage.get(&key, 0))
+            .on("read", "PORT_USAGE")?
+            .unwrap_or_default();
+        Ok(LeaseCounts {
+            bytes_in: traffic.bytes_in,
+            bytes_out: traffic.bytes_out,
+            packets_in: traffic.packets_in,
+            packets_out: traffic.packets_out,
+            admitted: usage.admitted,
+            live: usage.conns,
+        })
+    }
+
+    /// What passed a tenant's lease so far.
+    ///
+    /// # Errors
+    /// When a map can't be read.
+    pub fn traffic(&self, tenant: u32, key: abi::PortKey) -> Result<abi::Traffic> {
+        self.shared.maps().traffic(tenant, key)
+    }
+
+    /// Forgets what was counted on a tenant's lease of a port, which must be closed.
+    ///
+    /// # Errors
+    /// When a map can't be written.
+    pub fn forget_lease(&self, tenant: u32, key: abi::PortKey) -> Result<()> {
+        let order = LeaseOrder {
+            kind: abi::LEASE_FORGET,
+            key,
+            lease: abi::Lease {
+                tenant,
+                ..abi::Lease::default()
+            },
+            ..LeaseOrder::default()
+        };
+        self.leases.run(order).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_says_which_table_and_why() {
+        let code = |table: u32, error: i32| (table << abi::LEASE_SHIFT) | error.cast_unsigned();
+        assert!(done(abi::LEASE_DONE).is_ok());
+        for (table, error, text, is_full) in [
+            (abi::LEASE_NO_USAGE, libc::E2BIG, "write PORT_USAGE", true),
+            (abi::LEASE_NO_TRAFFIC, libc::ENOMEM, "write TRAFFIC", true),
+            (abi::LEASE_NO_PORT, libc::EBUSY, "write PORTS", false),
+            (abi::LEASE_NO_ORDER, 0, "order totoro_lease", false),
+        ] {
+            let failed = done(code(table, error)).unwrap_err();
+            assert_eq!(
+                (failed.to_string().as_str(), failed.is_full()),
+                (text, is_full)
+            );
+        }
+    }
+}
