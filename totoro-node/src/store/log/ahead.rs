@@ -1,9 +1,9 @@
-//! The next file, made ready before it is needed: it gets its name while the one before it is written to, and a
-//! thread of its own makes the name durable. Nobody's answer waits for the directory then, which takes the file
-//! system some milliseconds.
+//! The next file, made ready before it is needed: while the one before it is written to, a thread of its own makes
+//! it, or makes its name durable where one is used again. Nobody's answer waits for that then, which takes the
+//! file system some milliseconds.
 //!
-//! Until the log turns to it, it stays what it was before, so that whichever of its names a power cut leaves is
-//! well. A start takes one that has no header of its own for what it is ([`super::replay`]).
+//! Until the log turns to it, it stays what it was before, or zeros, so that whichever of its names a power cut
+//! leaves is well. A start takes one that has no header of its own for what it is ([`super::replay`]).
 
 use std::io;
 use std::thread::JoinHandle;
@@ -11,38 +11,66 @@ use std::thread::JoinHandle;
 use super::Log;
 use super::disk::{Disk, NEXT};
 
-/// A file that has its name.
+/// A file that has its name, or is about to.
 pub(super) struct Ahead(Option<JoinHandle<io::Result<()>>>);
 
 impl Ahead {
     /// One whose name is durable.
     pub(super) const DURABLE: Ahead = Ahead(None);
 
-    /// Waits for the directory; whether the name is durable.
-    pub(super) fn settles(self) -> bool {
-        self.0
-            .is_none_or(|named| matches!(named.join(), Ok(Ok(()))))
+    /// Has a thread do what it takes; `None` where none can be started.
+    fn by(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Option<Ahead> {
+        let thread = std::thread::Builder::new().name("log-ahead".to_owned());
+        let thread = thread.spawn(work).ok()?;
+        // Tests look at the directory meanwhile.
+        while cfg!(test) && !thread.is_finished() {
+            std::thread::yield_now();
+        }
+        Some(Ahead(Some(thread)))
+    }
+
+    /// Waits for it; whether it is there, and its name durable.
+    pub(super) fn settles(mut self) -> bool {
+        self.wait()
+    }
+
+    fn wait(&mut self) -> bool {
+        let thread = self.0.take();
+        thread.is_none_or(|made| matches!(made.join(), Ok(Ok(()))))
+    }
+}
+
+impl Drop for Ahead {
+    /// Who opens the log next must not find a thread at work in it.
+    fn drop(&mut self) {
+        self.wait();
     }
 }
 
 impl Log {
-    /// Names the file that is to be used again after the newest, if there is one.
+    /// Makes the file ready that comes after the newest: one that is used again, as soon as there is one, or
+    /// another, once half of the newest is written.
     pub(super) fn look_ahead(&mut self) {
         let number = self.newest.number.checked_add(1);
-        let Some(number) = number.filter(|_| self.next && self.ahead.is_none()) else {
+        let Some(name) = number.filter(|_| self.ahead.is_none()).map(Disk::name) else {
             return;
         };
-        if let Err(error) = self.disk.rename(NEXT, &Disk::name(number)) {
-            // The turn tries again, and says so.
-            tracing::debug!(%error, "the next file of the log is not named yet");
-            return;
-        }
-        self.next = false;
         let disk = self.disk.clone();
-        let thread = std::thread::Builder::new().name("log-names".to_owned());
-        self.ahead = match thread.spawn(move || disk.sync_names()) {
-            Ok(thread) => Some(Ahead(Some(thread))),
-            Err(_) => Some(Ahead::DURABLE).filter(|_| self.disk.sync_names().is_ok()),
-        };
+        if self.next {
+            if let Err(error) = self.disk.rename(NEXT, &name) {
+                // The turn tries again, and says so.
+                tracing::debug!(%error, "the next file of the log is not named yet");
+                return;
+            }
+            self.next = false;
+            self.ahead = Ahead::by(move || disk.sync_names())
+                .or_else(|| Some(Ahead::DURABLE).filter(|_| self.disk.sync_names().is_ok()));
+        } else if self.newest.end > self.sizes.file / 2 && !self.full {
+            let length = self.length();
+            self.ahead = Ahead::by(move || {
+                disk.create_ahead(&name, length)?;
+                disk.sync_names()
+            });
+        }
     }
 }

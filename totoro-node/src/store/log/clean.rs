@@ -42,8 +42,10 @@ impl Log {
         let number = number.context("the log's files have no more numbers")?;
         let (name, length) = (Disk::name(number), self.length());
         let mut is_named = false;
-        if let Some(ahead) = self.ahead.take() {
-            is_named = ahead.settles();
+        let ahead = self.ahead.take().map(Ahead::settles);
+        // It may be there though its name is not durable yet; on a full disk it is not.
+        if let Some(settled) = ahead.filter(|_| self.disk.length(&name) >= length) {
+            is_named = settled;
         } else if self.next {
             let used = self.disk.rename(NEXT, &name);
             used.context("take the file that is to be used again")?;
@@ -88,7 +90,7 @@ impl Log {
     }
 
     /// How long a file is made, bytes.
-    const fn length(&self) -> u64 {
+    pub(super) const fn length(&self) -> u64 {
         self.sizes.file + self.sizes.slack
     }
 

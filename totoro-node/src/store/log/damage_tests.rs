@@ -79,6 +79,8 @@ fn a_newest_file_of_any_length_loses_what_is_cut_off_and_an_older_one_is_refused
     let dir = dir();
     let all = written(dir.path());
     let last = all.last().unwrap();
+    // There is none ahead of a file that is not half written, least of all of one without a header.
+    std::fs::remove_file(dir.path().join(Disk::name(4))).unwrap();
     for number in 1..=3 {
         let path = dir.path().join(Disk::name(number));
         let bytes = std::fs::read(&path).unwrap();

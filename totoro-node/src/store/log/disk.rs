@@ -16,6 +16,8 @@ pub(super) const RESERVE: &str = "reserve";
 pub(super) const NEXT: &str = "log.next";
 /// A file on its way to be one of those.
 pub(super) const PART: &str = "reserve.part";
+/// A file on its way to be the log's next, which another thread makes.
+pub(super) const AHEAD: &str = "log.part";
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// The directory that a log is in.
@@ -92,12 +94,22 @@ impl Disk {
 
     /// Makes a file of zeros, durable but for its name. What was there before under the name goes.
     pub(super) fn create(&self, name: &str, length: u64) -> io::Result<()> {
+        self.make(PART, name, length, false)
+    }
+
+    /// The same beside whoever else makes one, a little at a time: a sync of the log waits for what the disk
+    /// was given before.
+    pub(super) fn create_ahead(&self, name: &str, length: u64) -> io::Result<()> {
+        self.make(AHEAD, name, length, true)
+    }
+
+    fn make(&self, part: &str, name: &str, length: u64, gently: bool) -> io::Result<()> {
         self.works()?;
         #[cfg(test)]
         self.faults.grows()?;
         // Another name until it is whole: a short one would be of no use.
-        let part = self.path(PART);
-        let made = self.fill(&part, length);
+        let part = self.path(part);
+        let made = self.fill(&part, length, gently);
         let named = made.and_then(|()| fs::rename(&part, self.path(name)));
         if named.is_err() {
             let _ = fs::remove_file(&part);
@@ -105,7 +117,7 @@ impl Disk {
         named
     }
 
-    fn fill(&self, path: &Path, length: u64) -> io::Result<()> {
+    fn fill(&self, path: &Path, length: u64, gently: bool) -> io::Result<()> {
         let mut options = File::options();
         options.write(true).create(true).truncate(true).mode(0o600);
         let file = options.open(path)?;
@@ -122,6 +134,9 @@ impl Disk {
             let rest = usize::try_from(length - at).unwrap_or(usize::MAX);
             let part = &ZEROS[..rest.min(ZEROS.len())];
             file.write_all_at(part, at)?;
+            if gently {
+                file.sync_data()?;
+            }
             at += part.len() as u64;
         }
         self.works()?;
@@ -186,7 +201,7 @@ pub(crate) fn files(dir: &Path) -> Vec<PathBuf> {
     let disk = Disk::under(dir);
     let numbers = disk.list().unwrap_or_default();
     let names = numbers.into_iter().map(Disk::name);
-    let others = [RESERVE, NEXT, PART].map(str::to_owned);
+    let others = [RESERVE, NEXT, PART, AHEAD].map(str::to_owned);
     names.chain(others).map(|name| disk.path(&name)).collect()
 }
 

@@ -37,7 +37,7 @@ use crate::spool::{HAD, Waiting};
 use crate::store::META;
 use ahead::Ahead;
 use clean::Cursor;
-use disk::{NEXT, PART, RESERVE};
+use disk::{AHEAD, NEXT, PART, RESERVE};
 use format::{Frame, HEAD, HEADER, Header};
 use index::Index;
 
@@ -166,7 +166,9 @@ impl Log {
             full: false,
             stuck: false,
         };
-        let _ = log.disk.remove(PART);
+        for part in [PART, AHEAD] {
+            let _ = log.disk.remove(part);
+        }
         let listed = log.disk.list().context("list the log")?;
         let oldest = log.index.oldest;
         for number in listed.into_iter().filter(|number| *number < oldest) {

@@ -236,6 +236,57 @@ fn a_start_goes_on_where_the_last_batch_is_when_the_next_file_has_its_name_alrea
     assert_ne!(std::fs::read(&next).unwrap(), before, "its turn");
 }
 
+#[test]
+fn the_next_file_is_made_once_half_of_the_newest_is_written() {
+    let dir = dir();
+    std::fs::write(dir.path().join(AHEAD), "of a start that a power cut ended").unwrap();
+    let mut log = Log::open(dir.path(), TINY).unwrap();
+    assert!(!dir.path().join(AHEAD).exists());
+    let (mut model, mut count) = (Model::default(), 0);
+    let next = dir.path().join(Disk::name(2));
+    loop {
+        let is_half = log.newest.end > TINY.file / 2;
+        assert_eq!(next.exists(), is_half, "at {}", log.newest.end);
+        if is_half {
+            break;
+        }
+        let (ops, after) = ops(&[Change::Put(1, 1, 200)], &model, &mut count);
+        log.commit(&ops).unwrap();
+        model = after;
+    }
+    let made = std::fs::read(&next).unwrap();
+    assert_eq!(made, vec![0; (TINY.file + TINY.slack) as usize]);
+}
+
+#[test]
+fn a_next_file_that_could_not_be_made_is_made_by_whoever_needs_it() {
+    let dir = dir();
+    let faults = Faults::default();
+    let mut log = Log::flaky(dir.path(), TINY, &faults).unwrap();
+    let (mut model, mut count) = (Model::default(), 0);
+    let mut commit = |log: &mut Log| {
+        let (ops, after) = ops(&[Change::Put(1, 1, 200)], &model, &mut count);
+        log.commit(&ops).unwrap();
+        model = after;
+        assert_eq!(Model::of(log), model);
+    };
+    faults.full.store(true, Ordering::Relaxed);
+    while log.ahead.is_none() {
+        commit(&mut log);
+    }
+    assert!(
+        !dir.path().join(Disk::name(2)).exists(),
+        "there was no room"
+    );
+    faults.full.store(false, Ordering::Relaxed);
+    while log.newest.number == 1 {
+        commit(&mut log);
+    }
+    drop(log);
+    let log = Log::open(dir.path(), TINY).unwrap();
+    assert_eq!((log.newest.number, Model::of(&log)), (2, model));
+}
+
 proptest! {
     #![proptest_config(cases(12))]
 
