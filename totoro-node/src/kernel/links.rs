@@ -16,8 +16,9 @@ use aya::programs::{
 
 use aya_obj::generated::{bpf_attach_type, bpf_link_type};
 
+use super::maps::retried;
 use super::pins::PinDir;
-use super::{Context, Result, failed, sys};
+use super::{Context, KernelError, Result, failed, sys};
 
 const NETNS: &str = "/proc/thread-self/ns/net";
 
@@ -207,7 +208,7 @@ pub(super) fn adopt_or(
     name: &str,
     pin: &str,
     place: Place,
-    attach: impl FnOnce(Attach<'_>) -> std::result::Result<FdLink, AnyError>,
+    attach: impl Fn(Attach<'_>) -> std::result::Result<FdLink, AnyError>,
 ) -> Result<Option<Stale>> {
     let program = program(ebpf, name)?;
     load(program).map_err(|error| failed("load", name, error))?;
@@ -232,7 +233,11 @@ pub(super) fn adopt_or(
             }
         }
     }
-    let link = attach(program).map_err(|error| failed("attach", pin, error))?;
+    let attach = || attach(&mut *program).map_err(|error| failed("attach", pin, error));
+    // The kernel lets go of a link that was here in its own time.
+    let held = [libc::EBUSY, libc::EEXIST];
+    let passes = |error: &KernelError| error.os_code().is_some_and(|code| held.contains(&code));
+    let link = retried(attach, passes)?;
     link.pin(&path).on("pin", pin)?;
     Ok(None)
 }

@@ -157,8 +157,7 @@ pub(super) fn entries<K, V>(
     Ok(all)
 }
 
-/// How often all the entries of one step are tried again that the kernel had no memory for, and
-/// after what time.
+/// How often a step is tried again that fails for a moment only, and after what time.
 const TRIES: (u32, Duration) = (200, Duration::from_millis(1));
 
 /// A step that inserts, again until it is through: what it has done already it must find done.
@@ -169,10 +168,11 @@ pub(super) fn patiently(step: impl FnMut() -> Result<()>) -> Result<()> {
     retried(step, |error| error.os_code() == Some(libc::ENOMEM))
 }
 
-fn retried<E>(
-    mut step: impl FnMut() -> std::result::Result<(), E>,
+/// A step, again until it is through or fails for good.
+pub(super) fn retried<T, E>(
+    mut step: impl FnMut() -> std::result::Result<T, E>,
     passes: impl Fn(&E) -> bool,
-) -> std::result::Result<(), E> {
+) -> std::result::Result<T, E> {
     for _ in 0..TRIES.0 {
         match step() {
             Err(error) if passes(&error) => std::thread::sleep(TRIES.1),
