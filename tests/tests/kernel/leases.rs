@@ -30,12 +30,7 @@ fn count(root: &Path, key: abi::PortKey) -> LeaseCounts {
         packets_out: FIRST.packets_out * by,
     };
     let each: Vec<_> = (0..cpus).map(|cpu| times(1 << (cpu % 32))).collect();
-    let of = abi::TrafficKey {
-        tenant: 1,
-        port: key.port,
-        proto: key.proto,
-        pad: 0,
-    };
+    let of = abi::TrafficKey::of(1, key);
     let values = PerCpuValues::try_from(each).expect("values");
     traffic.insert(of, values, 0).expect("traffic");
     let mut usage: HashMap<MapData, abi::PortKey, abi::PortUsage> =

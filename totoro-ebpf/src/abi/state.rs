@@ -133,6 +133,20 @@ pub struct TrafficKey {
     pub pad: u8,
 }
 
+impl TrafficKey {
+    /// That of a tenant's lease of a port.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(tenant: u32, key: PortKey) -> TrafficKey {
+        TrafficKey {
+            tenant,
+            port: key.port,
+            proto: key.proto,
+            pad: 0,
+        }
+    }
+}
+
 /// `TRAFFIC` (per CPU): IP bytes and packets between users and a tenant's port. Written by the
 /// kernel, created and deleted by the daemon.
 #[repr(C)]

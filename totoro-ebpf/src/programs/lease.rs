@@ -56,7 +56,7 @@ fn open(key: PortKey, lease: Lease) -> Result<(), u32> {
     // SAFETY: the value is read once.
     let before = unsafe { PORTS.get(&key) }.map(|before| before.lease);
     let fresh = before != Some(lease.lease);
-    let traffic = traffic_key(lease.tenant, key);
+    let traffic = TrafficKey::of(lease.tenant, key);
     let written = write(key, &lease, &traffic, fresh);
     if written.is_err() && before.is_none() {
         // What made it into the maps before one was full must not stay.
@@ -102,7 +102,7 @@ fn close(order: &mut LeaseOrder) -> Result<(), u32> {
     show(pool::place(key.proto, key.port), Gate::default());
     gone(PORTS.remove(&key), LEASE_NO_PORT)?;
     order.lease = lease.unwrap_or_default();
-    let mut walk = Walk::of(traffic_key(order.lease.tenant, key));
+    let mut walk = Walk::of(TrafficKey::of(order.lease.tenant, key));
     each_cpu(add, &mut walk);
     order.traffic = walk.sum;
     // SAFETY: the value is copied at once.
@@ -114,7 +114,10 @@ fn close(order: &mut LeaseOrder) -> Result<(), u32> {
 
 #[inline(always)]
 fn forget(key: PortKey, tenant: u32) -> Result<(), u32> {
-    gone(TRAFFIC.remove(traffic_key(tenant, key)), LEASE_NO_TRAFFIC)?;
+    gone(
+        TRAFFIC.remove(TrafficKey::of(tenant, key)),
+        LEASE_NO_TRAFFIC,
+    )?;
     gone(PORT_USAGE.remove(key), LEASE_NO_USAGE)
 }
 
@@ -133,16 +136,6 @@ fn show(place: u32, gate: Gate) {
     if let Some(at) = GATES.get_ptr_mut(place) {
         // SAFETY: a live map value, aligned as its type.
         unsafe { at.write_volatile(gate) };
-    }
-}
-
-#[inline(always)]
-const fn traffic_key(tenant: u32, key: PortKey) -> TrafficKey {
-    TrafficKey {
-        tenant,
-        port: key.port,
-        proto: key.proto,
-        pad: 0,
     }
 }
 

@@ -57,6 +57,18 @@ fn done(code: u32) -> Result<()> {
     Err(io::Error::from_raw_os_error(error.cast_signed())).on("write", table)
 }
 
+/// What is counted on a lease, put together.
+const fn counts(traffic: abi::Traffic, admitted: u64, live: u64) -> LeaseCounts {
+    LeaseCounts {
+        bytes_in: traffic.bytes_in,
+        bytes_out: traffic.bytes_out,
+        packets_in: traffic.packets_in,
+        packets_out: traffic.packets_out,
+        admitted,
+        live,
+    }
+}
+
 impl Kernel {
     /// Opens (or changes) a lease: from here on users are admitted. A new one counts from zero. A SYN budget of 0 is replaced
     /// by 2,000 a second with a burst of 8,000.
@@ -106,14 +118,9 @@ impl Kernel {
         }
         Ok(match closed.lease.lease {
             0 => None,
-            _ if key.proto == abi::TCP && is_empty => Some(LeaseCounts {
-                bytes_in: closed.traffic.bytes_in,
-                bytes_out: closed.traffic.bytes_out,
-                packets_in: closed.traffic.packets_in,
-                packets_out: closed.traffic.packets_out,
-                admitted: closed.admitted,
-                live: 0,
-            }),
+            _ if key.proto == abi::TCP && is_empty => {
+                Some(counts(closed.traffic, closed.admitted, closed.conns))
+            }
             // What passed until the last of them was gone.
             _ => Some(self.lease_counts(closed.lease.tenant, key)?),
         })
@@ -129,14 +136,7 @@ impl Kernel {
         let usage = found(maps.port_usage.get(&key, 0))
             .on("read", "PORT_USAGE")?
             .unwrap_or_default();
-        Ok(LeaseCounts {
-            bytes_in: traffic.bytes_in,
-            bytes_out: traffic.bytes_out,
-            packets_in: traffic.packets_in,
-            packets_out: traffic.packets_out,
-            admitted: usage.admitted,
-            live: usage.conns,
-        })
+        Ok(counts(traffic, usage.admitted, usage.conns))
     }
 
     /// What passed a tenant's lease so far.

@@ -101,12 +101,7 @@ impl Maps {
 
     /// Traffic of a tenant on a port, over all CPUs.
     pub(super) fn traffic(&self, tenant: u32, key: abi::PortKey) -> Result<abi::Traffic> {
-        let key = abi::TrafficKey {
-            tenant,
-            port: key.port,
-            proto: key.proto,
-            pad: 0,
-        };
+        let key = abi::TrafficKey::of(tenant, key);
         let per_cpu = found(self.traffic.get(&key, 0)).on("read", "TRAFFIC")?;
         Ok(per_cpu.map_or_else(abi::Traffic::default, |values| {
             values

@@ -206,19 +206,29 @@ pub(crate) fn cases(of: u32) -> ProptestConfig {
     ProptestConfig::with_cases(asked.map_or(of, |cases| cases.parse().expect("a number")))
 }
 
+/// One record, written again and again, and what the log should hold then.
+#[derive(Default)]
+struct Puts {
+    model: Model,
+    count: u8,
+}
+
+impl Puts {
+    fn commit(&mut self, log: &mut Log) {
+        let (ops, after) = ops(&[Change::Put(1, 1, 200)], &self.model, &mut self.count);
+        log.commit(&ops).unwrap();
+        self.model = after;
+        assert_eq!(Model::of(log), self.model);
+    }
+}
+
 #[test]
 fn a_start_goes_on_where_the_last_batch_is_when_the_next_file_has_its_name_already() {
     let dir = dir();
     let mut log = Log::open(dir.path(), TINY).unwrap();
-    let (mut model, mut count) = (Model::default(), 0);
-    let mut commit = |log: &mut Log| {
-        let (ops, after) = ops(&[Change::Put(1, 1, 200)], &model, &mut count);
-        log.commit(&ops).unwrap();
-        model = after;
-        assert_eq!(Model::of(log), model);
-    };
+    let mut puts = Puts::default();
     while log.ahead.is_none() {
-        commit(&mut log);
+        puts.commit(&mut log);
     }
     let (number, end) = (log.newest.number, log.newest.end);
     drop(log);
@@ -228,10 +238,10 @@ fn a_start_goes_on_where_the_last_batch_is_when_the_next_file_has_its_name_alrea
     assert_eq!((log.newest.number, log.newest.end), (number, end));
     assert!(log.ahead.is_some());
     let before = std::fs::read(&next).unwrap();
-    commit(&mut log);
+    puts.commit(&mut log);
     assert_eq!(std::fs::read(&next).unwrap(), before, "not its turn yet");
     while log.newest.number == number {
-        commit(&mut log);
+        puts.commit(&mut log);
     }
     assert_ne!(std::fs::read(&next).unwrap(), before, "its turn");
 }
@@ -242,7 +252,7 @@ fn the_next_file_is_made_once_half_of_the_newest_is_written() {
     std::fs::write(dir.path().join(AHEAD), "of a start that a power cut ended").unwrap();
     let mut log = Log::open(dir.path(), TINY).unwrap();
     assert!(!dir.path().join(AHEAD).exists());
-    let (mut model, mut count) = (Model::default(), 0);
+    let mut puts = Puts::default();
     let next = dir.path().join(Disk::name(2));
     loop {
         let is_half = log.newest.end > TINY.file / 2;
@@ -250,9 +260,7 @@ fn the_next_file_is_made_once_half_of_the_newest_is_written() {
         if is_half {
             break;
         }
-        let (ops, after) = ops(&[Change::Put(1, 1, 200)], &model, &mut count);
-        log.commit(&ops).unwrap();
-        model = after;
+        puts.commit(&mut log);
     }
     let made = std::fs::read(&next).unwrap();
     assert_eq!(made, vec![0; (TINY.file + TINY.slack) as usize]);
@@ -263,16 +271,10 @@ fn a_next_file_that_could_not_be_made_is_made_by_whoever_needs_it() {
     let dir = dir();
     let faults = Faults::default();
     let mut log = Log::flaky(dir.path(), TINY, &faults).unwrap();
-    let (mut model, mut count) = (Model::default(), 0);
-    let mut commit = |log: &mut Log| {
-        let (ops, after) = ops(&[Change::Put(1, 1, 200)], &model, &mut count);
-        log.commit(&ops).unwrap();
-        model = after;
-        assert_eq!(Model::of(log), model);
-    };
+    let mut puts = Puts::default();
     faults.full.store(true, Ordering::Relaxed);
     while log.ahead.is_none() {
-        commit(&mut log);
+        puts.commit(&mut log);
     }
     assert!(
         !dir.path().join(Disk::name(2)).exists(),
@@ -280,11 +282,11 @@ fn a_next_file_that_could_not_be_made_is_made_by_whoever_needs_it() {
     );
     faults.full.store(false, Ordering::Relaxed);
     while log.newest.number == 1 {
-        commit(&mut log);
+        puts.commit(&mut log);
     }
     drop(log);
     let log = Log::open(dir.path(), TINY).unwrap();
-    assert_eq!((log.newest.number, Model::of(&log)), (2, model));
+    assert_eq!((log.newest.number, Model::of(&log)), (2, puts.model));
 }
 
 proptest! {
