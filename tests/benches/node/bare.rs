@@ -15,9 +15,8 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize as _;
 use tokio::sync::{mpsc, oneshot};
-use totoro_api::ticket::verify;
+use totoro_api::ticket::{Keys, verify};
 use totoro_api::wire::plugin;
-use totoro_api::wire::push::TicketKey;
 
 use crate::daemons::{Daemon, serving};
 
@@ -84,7 +83,7 @@ impl Log {
 
 /// Serves until killed.
 pub(crate) async fn serve(keys: &str) {
-    let keys: Arc<Vec<TicketKey>> = Arc::new(serde_json::from_str(keys).unwrap());
+    let keys: Arc<Keys> = Arc::new(serde_json::from_str(keys).unwrap());
     let log = Log::open();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("http://{}", listener.local_addr().unwrap());
@@ -104,7 +103,7 @@ pub(crate) async fn serve(keys: &str) {
 
 async fn answer(
     request: Request<Incoming>,
-    keys: Arc<Vec<TicketKey>>,
+    keys: Arc<Keys>,
     log: Log,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let body = request.into_body().collect().await.unwrap().to_bytes();

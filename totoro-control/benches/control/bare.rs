@@ -15,11 +15,10 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
 use totoro_api::limits::Limits;
-use totoro_api::ticket::{Claims, Grant, Revision, SigningKey, sign, verify};
+use totoro_api::ticket::{Claims, Grant, Keys, Revision, SigningKey, sign, verify};
 use totoro_api::wire::invite::NewInvite;
 use totoro_api::wire::node::Heartbeat;
 use totoro_api::wire::plugin;
-use totoro_api::wire::push::TicketKey;
 use totoro_control::store::{Commit, Op, SledStore, Store};
 use warp::Filter as _;
 
@@ -112,7 +111,7 @@ pub(crate) async fn serve(keys: &str, store: Option<&Path>, certificate: Option<
     });
     let durable = Durable(store);
     let durable = warp::any().map(move || durable.clone());
-    let keys: Arc<Vec<TicketKey>> = Arc::new(serde_json::from_str(keys).unwrap());
+    let keys: Arc<Keys> = Arc::new(serde_json::from_str(keys).unwrap());
     let key = Arc::new(SigningKey::generate().unwrap());
     let with_key = warp::any().map(move || Arc::clone(&key));
     let body = || warp::post().and(warp::body::bytes());
@@ -172,7 +171,7 @@ pub(crate) async fn serve(keys: &str, store: Option<&Path>, certificate: Option<
         .and(warp::any().map(move || Arc::clone(&keys)))
         .and(durable.clone())
         .then(
-            |body: Bytes, keys: Arc<Vec<TicketKey>>, durable: Durable| async move {
+            |body: Bytes, keys: Arc<Keys>, durable: Durable| async move {
                 let asked: plugin::Request = serde_json::from_slice(&body).unwrap();
                 let login = plugin::Login::deserialize(&asked.content).unwrap();
                 let footer = login.privilege_key.rsplit('.').next().unwrap();

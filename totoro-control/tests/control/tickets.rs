@@ -3,14 +3,13 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use totoro_api::ticket::{Claims, Grant, Revision, verify};
-use totoro_api::wire::push::TicketKey;
+use totoro_api::ticket::{Claims, Grant, Keys, Revision, verify};
 
 use crate::support::{Answer, Control, Node};
 
 /// The claims of a ticket, checked as the node does: with the keys of its desired state.
 fn claims(ticket: &Value, node: &Node, state: &Value) -> Claims {
-    let keys: Vec<TicketKey> = serde_json::from_value(state["keys"].clone()).unwrap();
+    let keys: Keys = serde_json::from_value(state["keys"].clone()).unwrap();
     let now = time::OffsetDateTime::now_utc().unix_timestamp();
     let verified = verify(ticket.as_str().unwrap(), &node.id, &keys, now).unwrap();
     assert!(!verified.expired);

@@ -166,9 +166,10 @@ impl Inner {
             let durable = self.policy_place.as_ref().is_some_and(Place::is_durable);
             (!durable).then(|| "the policy holds, but can't be made durable yet".to_owned())
         };
+        let keys = self.policy.keys.listed().iter();
         Applied {
             revision: self.policy.revision,
-            keys: self.policy.keys.iter().map(|key| key.kid.clone()).collect(),
+            keys: keys.map(|key| key.kid.clone()).collect(),
             error: self.untidy.clone().or_else(waits),
         }
     }

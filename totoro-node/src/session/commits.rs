@@ -15,7 +15,7 @@ use totoro_api::{Reason, Refusal};
 use super::desk::{Desk, Inner};
 use super::model::{Session, Ticket};
 use super::ports::{PortId, Waiting, port_key, record_key};
-use crate::store::{Changes, Failed, HELD, LEASES, Place, SESSIONS, Store, TENANTS, TICKETS};
+use crate::store::{Changes, Failed, HELD, LEASES, Place, SESSIONS, Store, TICKETS};
 
 /// Leases that ended whose counts are forgotten between two times that others have the desk.
 const AT_ONCE: usize = 4;
@@ -37,7 +37,6 @@ pub(super) struct UndoneLogin {
     pub(super) run_id: String,
     /// Of the session as it was granted.
     pub(super) nonce: String,
-    pub(super) tenant: String,
     pub(super) session: Option<Session>,
     /// The ticket's.
     pub(super) hash: String,
@@ -194,7 +193,6 @@ impl Desk {
         let UndoneLogin {
             run_id,
             nonce,
-            tenant,
             session,
             hash,
             ticket,
@@ -238,11 +236,6 @@ impl Desk {
         match inner.tickets.get(&hash) {
             Some(ticket) => changes.put(TICKETS, hash, ticket),
             None => changes.remove(TICKETS, hash),
-        }
-        // It keeps its number, which the kernel knows.
-        Desk::put_numbers(changes, inner.numbers);
-        if let Some(record) = inner.tenants.get(&tenant) {
-            changes.put(TENANTS, tenant, record);
         }
         is_there
     }

@@ -27,6 +27,7 @@ use super::ports::{Patience, PortId, Ports, parse_key};
 use super::refused::{TOLD, Told};
 use super::sessions::Sessions;
 use super::shown::Shown;
+use super::signatures::Signatures;
 use crate::clock::Clock;
 use crate::kernel::{KernelError, Refused};
 use crate::store::{
@@ -142,6 +143,8 @@ pub struct Desk {
     pub(super) turn: tokio::sync::Mutex<()>,
     /// What is decided, and not durable yet.
     pub(super) commits: Group<Entry>,
+    /// Of tickets that were never seen.
+    pub(super) signatures: Signatures,
     pub(super) kernel: Arc<dyn Gate>,
     pub(super) clock: Arc<Clock>,
     pub(super) rules: Rules,
@@ -233,6 +236,7 @@ impl Desk {
             inner: Mutex::new(inner),
             turn: tokio::sync::Mutex::default(),
             commits: commits.context("start the thread that writes what is decided")?,
+            signatures: Signatures::default(),
             kernel,
             clock,
             rules,

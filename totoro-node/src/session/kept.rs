@@ -84,7 +84,7 @@ pub(super) fn put(changes: &mut Changes, next: &Policy, changed: Option<&[String
         revision: *revision,
         node,
         bans,
-        keys,
+        keys: keys.listed(),
         revoked,
     };
     changes.put(META, POLICY, &head);

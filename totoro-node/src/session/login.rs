@@ -9,7 +9,7 @@ use totoro_api::decide::{
     Action, Granted, PUBLIC, Voucher, check_login, client_of, rewritten, session_room, tenant_room,
     ticket_of, user_denied,
 };
-use totoro_api::ticket::{self, Claims, Grant};
+use totoro_api::ticket::{self, Claims, Grant, Unverified};
 use totoro_api::wire::event::{Subject, kind};
 use totoro_api::wire::plugin::{Answer, Login};
 use totoro_api::{Reason, Refusal};
@@ -129,7 +129,8 @@ impl Desk {
                 fresh: None,
             },
             None => {
-                let verified = ticket::verify(token, &self.rules.node, &policy.keys, now)?;
+                let ticket = Unverified::read(token, &self.rules.node, &policy.keys)?;
+                let verified = self.signatures.verify(ticket).await?.claims(now)?;
                 Credential {
                     hash,
                     voucher: Arc::new(Voucher::from(&verified.claims)),

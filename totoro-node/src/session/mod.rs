@@ -31,6 +31,7 @@ mod report;
 mod sessions;
 mod settle;
 mod shown;
+mod signatures;
 mod tick;
 
 #[cfg(test)]

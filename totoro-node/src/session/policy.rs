@@ -7,10 +7,8 @@ use serde::{Deserialize, Serialize};
 use totoro_api::decide::{Applied, Standing, Voucher, standing};
 use totoro_api::limits::MAX_SESSION_S;
 use totoro_api::ports::{Pool, Protocol};
-use totoro_api::ticket::{Grant, Revision};
-use totoro_api::wire::push::{
-    Ban, DesiredInvite, DesiredNode, DesiredState, InviteState, TicketKey,
-};
+use totoro_api::ticket::{Grant, Keys, Revision};
+use totoro_api::wire::push::{Ban, DesiredInvite, DesiredNode, DesiredState, InviteState};
 use totoro_api::{Refusal, limits::Effective};
 use totoro_ebpf::abi;
 use totoro_ebpf::logic::bucket;
@@ -42,7 +40,7 @@ pub struct Policy {
     /// Banned sources.
     pub bans: Vec<Ban>,
     /// Keys that tickets may be signed with.
-    pub keys: Vec<TicketKey>,
+    pub keys: Keys,
     /// Revocations, by invite.
     pub revoked: BTreeMap<String, Tombstone>,
 }
@@ -100,7 +98,7 @@ impl Policy {
             self.bans = bans;
         }
         if let Some(keys) = pushed.keys {
-            self.keys = keys;
+            self.keys = keys.into();
         }
         for id in pushed.gone {
             self.invites.remove(&id);

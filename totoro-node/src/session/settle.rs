@@ -55,27 +55,14 @@ impl Desk {
                     .map_err(|e| kernel_failed(&e))?;
             }
             // frps closes the replaced connection's proxies; the new one asks for them again.
-            self.lose(inner, &run_id, &mut changes, now_ms);
+            for port in inner.ports.of_session(&run_id) {
+                self.release(inner, port, "connection_lost", &mut changes, now_ms);
+            }
             self.flush(inner, std::mem::take(&mut changes));
         }
-        let number = match inner.tenants.get(tenant) {
-            Some(tenant) => tenant.number,
-            None => {
-                let number = inner.numbers.tenant;
-                inner.numbers.tenant += 1;
-                let record = Tenant {
-                    number,
-                    ..Tenant::default()
-                };
-                inner.tenants.insert(tenant.to_owned(), record);
-                number
-            }
-        };
-        if let Some(record) = inner.tenants.get_mut(tenant) {
-            record.seen_ms = now_ms;
-            changes.put(TENANTS, tenant, record);
-        }
-        Desk::put_numbers(&mut changes, inner.numbers);
+        // One that is known is remembered while it has a session, and from the end of its last one.
+        let known = inner.tenants.get(tenant).map(|tenant| tenant.number);
+        let number = known.unwrap_or_else(|| self.number_tenant(inner, tenant, now_ms));
         self.show_tenant(inner, tenant, number, standing)
             .map_err(|e| kernel_failed(&e))?;
         inner.cuts.remove(&number);
@@ -142,8 +129,14 @@ impl Desk {
         let undo = UndoneLogin {
             run_id: run_id.clone(),
             nonce: nonce.clone(),
-            tenant: tenant.to_owned(),
-            session: inner.sessions.insert(run_id.clone(), session),
+            // What is taken back has no connection any more.
+            session: inner
+                .sessions
+                .insert(run_id.clone(), session)
+                .map(|old| Session {
+                    lost_ms: old.lost_ms.or(Some(now_ms)),
+                    ..old
+                }),
             hash: credential.hash.clone(),
             ticket: inner.tickets.insert(credential.hash.clone(), ticket),
             moved: moved
@@ -153,6 +146,23 @@ impl Desk {
         };
         self.grant(inner, changes, Undo::Login(Box::new(undo)));
         Ok(Granted { run_id, nonce })
+    }
+
+    /// Gives a tenant its number. It keeps it whatever becomes of its login: the kernel may know it.
+    fn number_tenant(&self, inner: &mut Inner, tenant: &str, now_ms: i64) -> u32 {
+        let number = inner.numbers.tenant;
+        inner.numbers.tenant += 1;
+        let record = Tenant {
+            number,
+            seen_ms: now_ms,
+            ..Tenant::default()
+        };
+        let mut changes = Changes::default();
+        changes.put(TENANTS, tenant, &record);
+        Desk::put_numbers(&mut changes, inner.numbers);
+        inner.tenants.insert(tenant.to_owned(), record);
+        self.flush(inner, changes);
+        number
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use totoro_api::Reason;
 use totoro_api::limits::Limits;
-use totoro_api::ticket::{Claims, Grant, MAX_LEN, Revision, SigningKey, sign, verify};
+use totoro_api::ticket::{Claims, Grant, Keys, MAX_LEN, Revision, SigningKey, sign, verify};
 use totoro_api::wire::push::TicketKey;
 
 use crate::Target;
@@ -61,13 +61,14 @@ fn claims(grant: Grant) -> Claims {
     }
 }
 
-fn keys() -> [TicketKey; 1] {
-    [TicketKey {
+fn keys() -> Keys {
+    let key = TicketKey {
         kid: KEY.kid().to_owned(),
         public: KEY.public(),
         not_before: NOW - 1000,
         expires: NOW + 100_000,
-    }]
+    };
+    vec![key].into()
 }
 
 fn token(data: &[u8]) {

@@ -4,7 +4,9 @@
 //! `totoro-ticket-v1|<node id>` binds a ticket to its node without sending it.
 
 mod key;
+mod keys;
 mod paseto;
+mod verify;
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,7 +17,9 @@ use time::OffsetDateTime;
 use crate::limits::Limits;
 
 pub use key::{KeyError, SigningKey};
-pub use paseto::{HEADER, Verified, hash, sign, verify};
+pub use keys::Keys;
+pub use paseto::{HEADER, Unverified, Verified, hash, sign, verify};
+pub use verify::{Genuine, verify_all};
 
 /// The longest ticket that is looked at, bytes. frp's message limit is about 10 KiB.
 pub const MAX_LEN: usize = 4096;

@@ -97,7 +97,7 @@ impl App {
         let (voucher, fresh) = match &seen {
             Some(seen) => (Arc::clone(&seen.voucher), None),
             None => {
-                let verified = ticket::verify(token, node, &self.ticket_keys(), self.now())?;
+                let verified = ticket::verify(token, node, &self.ticket_keys().into(), self.now())?;
                 let voucher = Arc::new(Voucher::from(&verified.claims));
                 (voucher, Some((verified.claims, verified.expired)))
             }
