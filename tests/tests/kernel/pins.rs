@@ -116,6 +116,37 @@ fn a_directory_that_is_somebody_elses_is_refused() {
     });
 }
 
+#[test]
+fn a_program_that_the_kernel_refuses_is_named_without_its_verifiers_pages() {
+    let Some(node) = Node::new("refused") else {
+        return;
+    };
+    let options = node.options();
+    node.run(move |kernel| {
+        drop(kernel);
+        // Some program's end becomes an instruction that there is none of.
+        let mut bytes = std::fs::read(&options.object).expect("the object");
+        let exit = [0x95, 0, 0, 0, 0, 0, 0, 0];
+        let code = bytes.chunks_exact_mut(8).rfind(|code| *code == exit);
+        code.expect("a program")[0] = 0xff;
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut damaged = options.clone();
+        damaged.object = dir.path().join("totoro");
+        std::fs::write(&damaged.object, bytes).expect("write");
+        let why = refusal(&damaged);
+        let is_told = [
+            "load",
+            "does not take it",
+            "totoro-node check",
+            "os error 22",
+        ]
+        .iter()
+        .all(|part| why.contains(part));
+        assert!(is_told && why.len() < 300, "{why}");
+        Kernel::load(&options).expect("what was there goes on");
+    });
+}
+
 pub(crate) fn link(root: &Path, name: &str) -> FdLink {
     let path = root.join("v1/links").join(name);
     PinnedLink::from_pin(path).expect("pinned").into()

@@ -40,7 +40,7 @@ pub struct LeaseOrder {
     pub traffic: Traffic,
     /// After [`LEASE_CLOSE`]: connections that were admitted.
     pub admitted: u64,
-    /// After [`LEASE_CLOSE`]: connections that live.
+    /// After [`LEASE_CLOSE`]: connections that live; all ones where nobody counts them.
     pub conns: u64,
 }
 

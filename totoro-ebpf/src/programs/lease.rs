@@ -105,8 +105,13 @@ fn close(order: &mut LeaseOrder) -> Result<(), u32> {
     let mut walk = Walk::of(TrafficKey::of(order.lease.tenant, key));
     each_cpu(add, &mut walk);
     order.traffic = walk.sum;
+    // Where nothing is known of them, there may be connections.
+    let unknown = PortUsage {
+        conns: u64::MAX,
+        ..PortUsage::default()
+    };
     // SAFETY: the value is copied at once.
-    let usage = unsafe { PORT_USAGE.get(&key) }.copied().unwrap_or_default();
+    let usage = unsafe { PORT_USAGE.get(&key) }.copied().unwrap_or(unknown);
     order.admitted = usage.admitted;
     order.conns = usage.conns;
     Ok(())

@@ -7,7 +7,7 @@ use aya::programs::ProgramFd;
 use totoro_ebpf::abi::{self, LeaseOrder, LeasePacket};
 use totoro_ebpf::logic::bucket;
 
-use super::maps::{found, patiently};
+use super::maps::{found, gone, patiently};
 use super::sweep::First;
 use super::{Context, Kernel, LeaseCounts, Result, links, sys};
 
@@ -23,9 +23,7 @@ pub(super) struct Leases(ProgramFd);
 impl Leases {
     /// Of a loaded object.
     pub(super) fn of(ebpf: &mut aya::Ebpf) -> Result<Leases> {
-        let program = links::program(ebpf, PROGRAM)?;
-        let handle = program.fd().on("use", PROGRAM)?.try_clone();
-        Ok(Leases(handle.on("keep", PROGRAM)?))
+        links::handle(ebpf, PROGRAM).map(Leases)
     }
 
     /// Has an order carried out; with its answer.
@@ -104,6 +102,10 @@ impl Kernel {
         };
         let closed = self.leases.run(order);
         let mut first = First(None);
+        if closed.is_err() {
+            // What can be done without the program: nobody new gets in.
+            first.of(gone(self.shared.maps().ports.remove(&key)).on("write", "PORTS"));
+        }
         // A connection is counted before it is entered, and to look at all of them takes a while.
         // What was not admitted is not counted, and is about to be destroyed anyway.
         let is_empty = matches!(&closed, Ok(closed) if closed.conns == 0);

@@ -11,7 +11,8 @@ use std::path::Path;
 use aya::Ebpf;
 use aya::programs::links::{CgroupAttachMode, FdLink};
 use aya::programs::{
-    CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, SkLookup, SkSkb, SockOps,
+    CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, ProgramError, ProgramFd,
+    SkLookup, SkSkb, SockOps,
 };
 
 use aya_obj::generated::{bpf_attach_type, bpf_link_type};
@@ -242,6 +243,13 @@ pub(super) fn adopt_or(
     Ok(None)
 }
 
+/// A handle of its own of a loaded program that is run and not attached: who runs it waits for nobody that
+/// looks after the links.
+pub(super) fn handle(ebpf: &mut Ebpf, name: &str) -> Result<ProgramFd> {
+    let handle = program(ebpf, name)?.fd().on("use", name)?.try_clone();
+    handle.on("keep", name)
+}
+
 /// A pinned link, if it is alive and at its place.
 pub(super) fn live(path: &Path, place: Place) -> io::Result<OwnedFd> {
     let link = sys::get(path)?;
@@ -249,11 +257,35 @@ pub(super) fn live(path: &Path, place: Place) -> io::Result<OwnedFd> {
     Ok(link)
 }
 
+/// A program that the kernel does not take. What its verifier says is pages long, and of use to who made it.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "this kernel does not take it; totoro-node check says what it lacks, TOTORO_LOG=debug what its verifier says"
+)]
+struct NotTaken(#[source] io::Error);
+
 /// Loads a program of whatever type, once: several interfaces share one.
 pub(super) fn load(program: &mut Program) -> std::result::Result<(), AnyError> {
     if program.fd().is_ok() {
         return Ok(());
     }
+    let Err(error) = verify(program) else {
+        return Ok(());
+    };
+    match error.downcast::<ProgramError>().map(|error| *error) {
+        Ok(ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        }) => {
+            tracing::debug!(%verifier_log, "a program is not taken");
+            Err(NotTaken(io_error).into())
+        }
+        Ok(error) => Err(error.into()),
+        Err(error) => Err(error),
+    }
+}
+
+fn verify(program: &mut Program) -> std::result::Result<(), AnyError> {
     match program {
         Program::Xdp(program) => program.load()?,
         Program::SchedClassifier(program) => program.load()?,

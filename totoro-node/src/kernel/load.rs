@@ -10,7 +10,7 @@ use totoro_ebpf::abi;
 
 use super::leases::Leases;
 use super::maps::{Maps, PINNED, found};
-use super::mend::Suspects;
+use super::mend::{Mender, Suspects};
 use super::migrate::{self, Predecessors};
 use super::near::Near;
 use super::pins::PinDir;
@@ -52,6 +52,7 @@ pub struct Kernel {
     suspects: Mutex<Suspects>,
     pub(super) stamps: Stamps,
     pub(super) leases: Leases,
+    pub(super) mender: Mender,
 }
 
 impl Shared {
@@ -148,6 +149,7 @@ impl Kernel {
         });
         let mut loaded = Loaded::attach(ebpf, pins, options)?;
         let leases = Leases::of(&mut loaded.ebpf)?;
+        let mender = Mender::of(&mut loaded.ebpf)?;
         predecessors.retire();
         let kernel = Kernel {
             shared,
@@ -157,6 +159,7 @@ impl Kernel {
             suspects: Mutex::default(),
             stamps: Stamps::default(),
             leases,
+            mender,
         };
         // Told with the first sweep.
         let drifted = kernel.recount()?;

@@ -3,14 +3,29 @@
 
 use std::collections::HashSet;
 
-use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use aya::Ebpf;
+use aya::programs::ProgramFd;
 use totoro_ebpf::abi;
 use totoro_ebpf::logic::pool;
 
 use super::maps::Maps;
 use super::sweep::First;
 use super::tables::Tables;
-use super::{Context, Kernel, Result, dump, links};
+use super::{Context, Kernel, Result, dump, links, sys};
+
+/// The program that takes charges back.
+const PROGRAM: &str = "totoro_mend";
+
+/// A handle of its own of it: it is run with the desk's lock held, and whoever looks after the links may wait
+/// for the kernel.
+pub(super) struct Mender(ProgramFd);
+
+impl Mender {
+    /// Of a loaded object.
+    pub(super) fn of(ebpf: &mut Ebpf) -> Result<Mender> {
+        links::handle(ebpf, PROGRAM).map(Mender)
+    }
+}
 
 /// What a comparison found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,7 +132,6 @@ impl Kernel {
 
     /// Runs `totoro_mend`; its answer.
     pub(super) fn run(&self, order: &abi::Mend) -> Result<u32> {
-        const NAME: &str = "totoro_mend";
         let mut packet = [0u8; abi::MEND_OFFSET + size_of::<abi::Mend>()];
         #[expect(unsafe_code, reason = "writing a Pod as bytes")]
         // SAFETY: as many bytes as the type has, written unaligned; it is integers only.
@@ -125,16 +139,7 @@ impl Kernel {
             let at = packet.as_mut_ptr().add(abi::MEND_OFFSET);
             std::ptr::write_unaligned(at.cast::<abi::Mend>(), *order);
         }
-        let mut loaded = self.loaded();
-        let program: &mut SchedClassifier = links::program(&mut loaded.ebpf, NAME)?
-            .try_into()
-            .on("use", NAME)?;
-        let options = TestRunOptions {
-            data_in: Some(&packet),
-            ..TestRunOptions::new()
-        };
-        let answer = program.test_run(options).on("run", NAME)?;
-        Ok(answer.return_value)
+        sys::run(&self.mender.0, &mut packet).on("run", PROGRAM)
     }
 }
 

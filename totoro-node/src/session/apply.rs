@@ -76,6 +76,13 @@ impl Desk {
         // in what comes next must not leave a revision in memory alone.
         let mut policy = Changes::default();
         let next = &inner.policy;
+        let unusable = next.keys.listed().len() - next.keys.usable().count();
+        if unusable > 0 {
+            tracing::warn!(
+                unusable,
+                "ticket keys can't be read by this version; tickets that they sign are refused"
+            );
+        }
         kept::put(&mut policy, next, (!snapshot).then_some(&*changed));
         if let Some(replaced) = replaced {
             kept::drop_gone(&mut policy, &replaced, next);
@@ -166,10 +173,10 @@ impl Inner {
             let durable = self.policy_place.as_ref().is_some_and(Place::is_durable);
             (!durable).then(|| "the policy holds, but can't be made durable yet".to_owned())
         };
-        let keys = self.policy.keys.listed().iter();
         Applied {
             revision: self.policy.revision,
-            keys: keys.map(|key| key.kid.clone()).collect(),
+            // The control plane signs with one of these: what can't be used here is not among them.
+            keys: self.policy.keys.usable().map(str::to_owned).collect(),
             error: self.untidy.clone().or_else(waits),
         }
     }

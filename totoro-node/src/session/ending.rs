@@ -118,7 +118,7 @@ impl Desk {
         changes: &mut Changes,
         now_ms: i64,
     ) {
-        let counts = self.end_in_kernel(inner, port);
+        let (counts, is_closed) = self.end_in_kernel(inner, port);
         let Some((lease, waiting)) = inner.ports.close(port, now_ms, self.rules.patience) else {
             return;
         };
@@ -130,11 +130,14 @@ impl Desk {
         if let Some(tenant) = inner.tenants.get_mut(&*lease.tenant) {
             tenant.bytes_in += counts.bytes_in;
             tenant.bytes_out += counts.bytes_out;
-            let spent = Spent {
-                tenant: tenant.number,
-                place: None,
-            };
-            inner.spent.insert(port, spent);
+            // What did not close is counted still: the next alignment ends it.
+            if is_closed {
+                let spent = Spent {
+                    tenant: tenant.number,
+                    place: None,
+                };
+                inner.spent.insert(port, spent);
+            }
             if counted {
                 changes.put(TENANTS, &*lease.tenant, tenant);
             }
@@ -166,26 +169,28 @@ impl Desk {
         changes.tell(now_ms, &told);
     }
 
-    /// Closes a lease in the kernel, and reads what was counted on it.
-    fn end_in_kernel(&self, inner: &mut Inner, port: PortId) -> LeaseCounts {
+    /// Closes a lease in the kernel, and reads what was counted on it; whether it is closed for sure.
+    fn end_in_kernel(&self, inner: &mut Inner, port: PortId) -> (LeaseCounts, bool) {
         let key = port_key(port);
-        match self.kernel.remove_lease(key) {
-            Ok(Some(counts)) => return counts,
-            Ok(None) => {}
+        let is_closed = match self.kernel.remove_lease(key) {
+            Ok(Some(counts)) => return (counts, true),
+            Ok(None) => true,
             Err(error) => {
                 tracing::error!(error = error.whole(), port = %record_key(port), "a lease could not be ended cleanly");
                 inner.untidy = Some(error.whole());
+                false
             }
-        }
+        };
         let lease = inner.ports.leases().get(&port);
         let tenant = lease.and_then(|lease| inner.tenants.get(&*lease.tenant));
         let counts = tenant.map_or(Ok(LeaseCounts::default()), |tenant| {
             self.kernel.lease_counts(tenant.number, key)
         });
-        counts.unwrap_or_else(|error| {
+        let counts = counts.unwrap_or_else(|error| {
             tracing::error!(error = error.whole(), port = %record_key(port), "a lease's counts can't be read");
             LeaseCounts::default()
-        })
+        });
+        (counts, is_closed)
     }
 
     /// Ends a session: its ports, its record. `reason` where a refusal is behind it.

@@ -114,11 +114,12 @@ impl Desk {
         let hash = blake3::Hash::from_bytes(ticket::hash(token))
             .to_hex()
             .to_string();
-        let (policy, seen) = {
+        // The keys alone: a change of a policy that is held elsewhere copies all of it.
+        let (keys, seen) = {
             let (_turn, inner) = self.asked().await;
             may_enter(&inner, client, now)?;
             let seen = inner.tickets.get(&hash).cloned();
-            (Arc::clone(&inner.policy), seen)
+            (inner.policy.keys.clone(), seen)
         };
         // Outside the lock: a signature takes a while. A ticket that was seen is recognised by its
         // hash; its key may be gone since.
@@ -129,7 +130,7 @@ impl Desk {
                 fresh: None,
             },
             None => {
-                let ticket = Unverified::read(token, &self.rules.node, &policy.keys)?;
+                let ticket = Unverified::read(token, &self.rules.node, &keys)?;
                 let verified = self.signatures.verify(ticket).await?.claims(now)?;
                 Credential {
                     hash,

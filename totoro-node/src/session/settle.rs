@@ -63,8 +63,20 @@ impl Desk {
         // One that is known is remembered while it has a session, and from the end of its last one.
         let known = inner.tenants.get(tenant).map(|tenant| tenant.number);
         let number = known.unwrap_or_else(|| self.number_tenant(inner, tenant, now_ms));
-        self.show_tenant(inner, tenant, number, standing)
-            .map_err(|e| kernel_failed(&e))?;
+        if let Err(error) = self.show_tenant(inner, tenant, number, standing) {
+            // Whatever its connection was, it has ended.
+            if old.as_ref().is_some_and(Session::connected) {
+                self.lose(inner, &run_id, &mut changes, now_ms);
+                self.flush(inner, changes);
+            }
+            return Err(kernel_failed(&error));
+        }
+        // An anonymous tenant that a session leaves is remembered from now on.
+        let left = old.as_ref().filter(|old| old.tenant != tenant);
+        if let Some(record) = left.and_then(|old| inner.tenants.get_mut(&old.tenant)) {
+            record.seen_ms = now_ms;
+            changes.put(TENANTS, left.map_or("", |old| &old.tenant), record);
+        }
         inner.cuts.remove(&number);
         let end = standing.session_end(begun_ms / 1000);
         inner.ends.set(run_id.as_str(), end);

@@ -3,7 +3,7 @@
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
-use totoro_api::ticket::{Genuine, Unverified, verify_all};
+use totoro_api::ticket::{AT_ONCE, Genuine, Unverified, verify_all};
 use totoro_api::{Reason, Refusal};
 
 /// A ticket, and who waits for it.
@@ -41,11 +41,13 @@ impl Signatures {
 /// Whoever is given up while it is first leaves nobody waiting.
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        let waiting = std::mem::take(&mut *self.0.0.lock());
-        let (tickets, tell): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
-        for (verified, tell) in verify_all(tickets).into_iter().zip(tell) {
-            // It may be given up.
-            let _ = tell.send(verified);
+        let mut waiting = std::mem::take(&mut *self.0.0.lock()).into_iter();
+        while waiting.len() > 0 {
+            let (tickets, tell): (Vec<_>, Vec<_>) = waiting.by_ref().take(AT_ONCE).unzip();
+            for (verified, tell) in verify_all(tickets).into_iter().zip(tell) {
+                // It may be given up.
+                let _ = tell.send(verified);
+            }
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The public keys that tickets are verified with.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::VerifyingKey;
@@ -7,11 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::wire::push::TicketKey;
 
-/// The keys of a node, read once: a key's point takes a tenth of a verification to find. On the wire they
-/// are a list of [`TicketKey`].
+/// The keys of a node, read once: a key's point takes a tenth of a verification to find. A clone shares them.
+/// On the wire they are a list of [`TicketKey`].
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(from = "Vec<TicketKey>", into = "Vec<TicketKey>")]
-pub struct Keys {
+pub struct Keys(Arc<Read>);
+
+#[derive(Debug, Default)]
+struct Read {
     listed: Vec<TicketKey>,
     /// Those of them that can be read.
     read: Vec<(String, Key)>,
@@ -31,18 +36,23 @@ impl Keys {
     /// As they were pushed.
     #[must_use]
     pub fn listed(&self) -> &[TicketKey] {
-        &self.listed
+        &self.0.listed
+    }
+
+    /// The ids of those that tickets can be verified with.
+    pub fn usable(&self) -> impl Iterator<Item = &str> {
+        self.0.read.iter().map(|(kid, _)| kid.as_str())
     }
 
     pub(super) fn find(&self, kid: &str) -> Option<&Key> {
-        let (_, key) = self.read.iter().find(|(of, _)| of == kid)?;
+        let (_, key) = self.0.read.iter().find(|(of, _)| of == kid)?;
         Some(key)
     }
 }
 
 impl PartialEq for Keys {
     fn eq(&self, other: &Keys) -> bool {
-        self.listed == other.listed
+        self.0.listed == other.0.listed
     }
 }
 
@@ -60,15 +70,13 @@ impl From<Vec<TicketKey>> for Keys {
             };
             (!public.is_weak()).then(|| (key.kid.clone(), read))
         };
-        Keys {
-            read: listed.iter().filter_map(read).collect(),
-            listed,
-        }
+        let read = listed.iter().filter_map(read).collect();
+        Keys(Arc::new(Read { listed, read }))
     }
 }
 
 impl From<Keys> for Vec<TicketKey> {
     fn from(keys: Keys) -> Self {
-        keys.listed
+        keys.0.listed.clone()
     }
 }

@@ -19,7 +19,7 @@ use crate::limits::Limits;
 pub use key::{KeyError, SigningKey};
 pub use keys::Keys;
 pub use paseto::{HEADER, Unverified, Verified, hash, sign, verify};
-pub use verify::{Genuine, verify_all};
+pub use verify::{AT_ONCE, Genuine, verify_all};
 
 /// The longest ticket that is looked at, bytes. frp's message limit is about 10 KiB.
 pub const MAX_LEN: usize = 4096;

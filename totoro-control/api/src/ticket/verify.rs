@@ -6,10 +6,9 @@ use super::Verified;
 use super::paseto::Unverified;
 use crate::{Reason, Refusal};
 
-/// From so many on they are verified together. (Two take as long as one after the other.)
-const TOGETHER: usize = 3;
-/// The most that are verified in one go: more gain nothing, and whoever is first waits for the last.
-const AT_ONCE: usize = 32;
+/// The most that it is worth while to verify together: more gain nothing, and whoever is first waits for the
+/// last.
+pub const AT_ONCE: usize = 32;
 
 /// A ticket that was signed with the key that it names.
 #[derive(Debug)]
@@ -30,16 +29,10 @@ impl Unverified {
     /// # Errors
     /// `ticket_forged`.
     pub fn verify(self) -> Result<Genuine, Refusal> {
-        let is_genuine = self
-            .key
-            .public
-            .verify_strict(&self.signed, &self.signature)
-            .is_ok();
-        let forged = || Err(Reason::TicketForged.into());
-        if is_genuine {
-            Ok(Genuine(self))
-        } else {
-            forged()
+        let key = &self.key.public;
+        match key.verify_strict(&self.signed, &self.signature) {
+            Ok(()) => Ok(Genuine(self)),
+            Err(_) => Err(Reason::TicketForged.into()),
         }
     }
 }
@@ -51,20 +44,15 @@ impl Unverified {
 /// who has it may sign.
 #[must_use]
 pub fn verify_all(all: Vec<Unverified>) -> Vec<Result<Genuine, Refusal>> {
-    let mut verified = Vec::with_capacity(all.len());
-    let mut rest = all.into_iter();
-    while rest.len() > 0 {
-        let some: Vec<Unverified> = rest.by_ref().take(AT_ONCE).collect();
-        let are_genuine = some.len() >= TOGETHER && together(&some);
-        verified.extend(some.into_iter().map(|one| {
-            if are_genuine {
-                Ok(Genuine(one))
-            } else {
-                one.verify()
-            }
-        }));
-    }
-    verified
+    let are_genuine = all.len() > 1 && together(&all);
+    let one = |one: Unverified| {
+        if are_genuine {
+            Ok(Genuine(one))
+        } else {
+            one.verify()
+        }
+    };
+    all.into_iter().map(one).collect()
 }
 
 /// Whether all of them are genuine.

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use totoro_api::ports::Pool;
 use totoro_api::wire::event::kind;
 use totoro_api::wire::push::InviteState::{Active, Revoked};
+use totoro_api::wire::push::TicketKey;
 use totoro_ebpf::abi;
 
 use super::world::{On, World, tcp, world};
@@ -162,6 +163,67 @@ fn counts_stay_in_the_kernel_until_they_are_durable() {
     world.desk.kick(&ours.id).unwrap();
     let session = &world.told_of(kind::SESSION_CLOSED)[0].subject;
     assert_eq!(session.detail["conns"], 7, "as many as the kernel admitted");
+}
+
+#[test]
+fn a_lease_that_did_not_close_is_counted_until_it_does() {
+    let (world, a, _) = two_tenants();
+    let key = (world.number_of("a"), port_key(tcp(20_000)));
+    let fails = "remove_lease 20000".to_owned();
+    world.kernel.maps().failing.insert(fails);
+    world.close_proxy(&a, "web");
+    world.desk.tick();
+    world.desk.second();
+    let counted = world.kernel.maps().counts.contains_key(&key);
+    assert!(counted, "users may be on it still");
+    world.kernel.maps().failing.clear();
+    world.pass(60_000);
+    world.desk.second();
+    let maps = world.kernel.maps();
+    assert!(!maps.leases.contains_key(&key.1) && !maps.counts.contains_key(&key));
+}
+
+#[test]
+fn a_login_that_the_kernel_refuses_leaves_nobody_on_the_connection_that_it_ended() {
+    let (world, a, _) = two_tenants();
+    let number = world.number_of("a");
+    world.desk.lock().shown.forget_tenant(number);
+    world
+        .kernel
+        .maps()
+        .failing
+        .insert(format!("put_tenant {number}"));
+    let ticket = world.ticket("a");
+    let again = |cookie| world.login("a", &ticket, &a.run_id, ("192.0.2.1:9", cookie));
+    assert_eq!(again(9).unwrap_err(), "internal");
+    assert_eq!(world.kernel.maps().destroyed, [1]);
+    assert!(
+        !world
+            .desk
+            .lock()
+            .sessions
+            .get(&a.run_id)
+            .unwrap()
+            .connected()
+    );
+    assert_eq!(world.leased(), [20_001]);
+    world.kernel.maps().failing.clear();
+    assert_eq!(again(10).unwrap().run_id, a.run_id);
+}
+
+#[test]
+fn a_key_that_can_not_be_read_is_not_acknowledged() {
+    let mut world = world();
+    let mut pushed = world.snapshot(&[("a", Active)]);
+    let keys = pushed.keys.as_mut().unwrap();
+    let later = TicketKey {
+        kid: "later".to_owned(),
+        public: "of another kind".to_owned(),
+        ..keys[0].clone()
+    };
+    keys.push(later);
+    let known = keys[0].kid.clone();
+    assert_eq!(world.desk.apply(pushed).unwrap().keys, [known]);
 }
 
 #[test]

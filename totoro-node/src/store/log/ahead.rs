@@ -6,27 +6,34 @@
 //! leaves is well. A start takes one that has no header of its own for what it is ([`super::replay`]).
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use super::Log;
 use super::disk::{Disk, NEXT};
 
-/// A file that has its name, or is about to.
-pub(super) struct Ahead(Option<JoinHandle<io::Result<()>>>);
+/// A file that has its name, or is about to: by a thread, which can be told to hurry.
+pub(super) struct Ahead(Option<(JoinHandle<io::Result<()>>, Hurry)>);
+
+/// Whether somebody waits for the thread.
+type Hurry = Arc<AtomicBool>;
 
 impl Ahead {
     /// One whose name is durable.
     pub(super) const DURABLE: Ahead = Ahead(None);
 
     /// Has a thread do what it takes; `None` where none can be started.
-    fn by(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Option<Ahead> {
+    fn by(work: impl FnOnce(&AtomicBool) -> io::Result<()> + Send + 'static) -> Option<Ahead> {
+        let hurry = Hurry::default();
+        let told = Arc::clone(&hurry);
         let thread = std::thread::Builder::new().name("log-ahead".to_owned());
-        let thread = thread.spawn(work).ok()?;
+        let thread = thread.spawn(move || work(&told)).ok()?;
         // Tests look at the directory meanwhile.
         while cfg!(test) && !thread.is_finished() {
             std::thread::yield_now();
         }
-        Some(Ahead(Some(thread)))
+        Some(Ahead(Some((thread, hurry))))
     }
 
     /// Waits for it; whether it is there, and its name durable.
@@ -35,8 +42,11 @@ impl Ahead {
     }
 
     fn wait(&mut self) -> bool {
-        let thread = self.0.take();
-        thread.is_none_or(|made| matches!(made.join(), Ok(Ok(()))))
+        let made = self.0.take();
+        made.is_none_or(|(thread, hurry)| {
+            hurry.store(true, Ordering::Relaxed);
+            matches!(thread.join(), Ok(Ok(())))
+        })
     }
 }
 
@@ -63,12 +73,12 @@ impl Log {
                 return;
             }
             self.next = false;
-            self.ahead = Ahead::by(move || disk.sync_names())
+            self.ahead = Ahead::by(move |_| disk.sync_names())
                 .or_else(|| Some(Ahead::DURABLE).filter(|_| self.disk.sync_names().is_ok()));
         } else if self.newest.end > self.sizes.file / 2 && !self.full {
             let length = self.length();
-            self.ahead = Ahead::by(move || {
-                disk.create_ahead(&name, length)?;
+            self.ahead = Ahead::by(move |hurry| {
+                disk.create_ahead(&name, length, hurry)?;
                 disk.sync_names()
             });
         }

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -94,16 +95,27 @@ impl Disk {
 
     /// Makes a file of zeros, durable but for its name. What was there before under the name goes.
     pub(super) fn create(&self, name: &str, length: u64) -> io::Result<()> {
-        self.make(PART, name, length, false)
+        self.make(PART, name, length, None)
     }
 
     /// The same beside whoever else makes one, a little at a time: a sync of the log waits for what the disk
-    /// was given before.
-    pub(super) fn create_ahead(&self, name: &str, length: u64) -> io::Result<()> {
-        self.make(AHEAD, name, length, true)
+    /// was given before. Once somebody waits for it (`hurry`) it is made in one go.
+    pub(super) fn create_ahead(
+        &self,
+        name: &str,
+        length: u64,
+        hurry: &AtomicBool,
+    ) -> io::Result<()> {
+        self.make(AHEAD, name, length, Some(hurry))
     }
 
-    fn make(&self, part: &str, name: &str, length: u64, gently: bool) -> io::Result<()> {
+    fn make(
+        &self,
+        part: &str,
+        name: &str,
+        length: u64,
+        gently: Option<&AtomicBool>,
+    ) -> io::Result<()> {
         self.works()?;
         #[cfg(test)]
         self.faults.grows()?;
@@ -117,7 +129,7 @@ impl Disk {
         named
     }
 
-    fn fill(&self, path: &Path, length: u64, gently: bool) -> io::Result<()> {
+    fn fill(&self, path: &Path, length: u64, gently: Option<&AtomicBool>) -> io::Result<()> {
         let mut options = File::options();
         options.write(true).create(true).truncate(true).mode(0o600);
         let file = options.open(path)?;
@@ -134,7 +146,7 @@ impl Disk {
             let rest = usize::try_from(length - at).unwrap_or(usize::MAX);
             let part = &ZEROS[..rest.min(ZEROS.len())];
             file.write_all_at(part, at)?;
-            if gently {
+            if gently.is_some_and(|hurry| !hurry.load(Ordering::Relaxed)) {
                 file.sync_data()?;
             }
             at += part.len() as u64;
