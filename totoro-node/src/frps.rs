@@ -10,6 +10,7 @@ use serde::Deserialize;
 use totoro_api::ports::{Pool, PortSet, Protocol};
 
 use crate::config::Config;
+use crate::health::Health;
 use crate::secret;
 use crate::session::Desk;
 use crate::session::ports::PortId;
@@ -137,14 +138,18 @@ impl Frps {
 }
 
 /// Compares leases with frps's proxies for ever: a lease whose proxy never came or was lost ends.
-pub async fn compare(desk: Arc<Desk>, frps: Frps, clock: Arc<crate::clock::Clock>) {
-    let (mut wait, mut rest) = (COMPARE, Duration::ZERO);
+/// Whether it answers at all goes to `health`; once without an answer is none, twice is.
+pub async fn compare(desk: Arc<Desk>, frps: Frps, clock: Arc<crate::clock::Clock>, health: Health) {
+    let (mut wait, mut rest) = (AGAIN, Duration::ZERO);
+    let mut failed = false;
     loop {
         tokio::time::sleep(rest).await;
         let _ = tokio::time::timeout(wait, desk.reconcile.notified()).await;
         let asked_ms = clock.now_ms();
         wait = match frps.online().await {
             Ok(online) => {
+                failed = false;
+                health.frps(Ok(()));
                 rest = rested(online.len());
                 let comparing = Arc::clone(&desk);
                 let young =
@@ -159,7 +164,12 @@ pub async fn compare(desk: Arc<Desk>, frps: Frps, clock: Arc<crate::clock::Clock
             Err(error) => {
                 tracing::debug!(error = format!("{error:#}"), "frps can't be asked");
                 rest = Duration::ZERO;
-                COMPARE
+                if std::mem::replace(&mut failed, true) {
+                    health.frps(Err(&error));
+                    COMPARE
+                } else {
+                    AGAIN
+                }
             }
         };
         wait = wait.saturating_sub(rest);

@@ -1,9 +1,9 @@
-//! How the daemon fares, for `doctor` and the figures: when the control plane last answered, and
+//! How the daemon fares, for `doctor` and the figures: when the control plane and frps last answered, and
 //! what went wrong lately.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -51,6 +51,10 @@ pub struct Health(Arc<State>);
 struct State {
     /// When the control plane last took a heartbeat, ms since boot; 0 = never.
     answered_ms: AtomicI64,
+    /// When frps last answered, ms since boot; 0 = not since the start.
+    frps_ms: AtomicI64,
+    /// It does no more.
+    frps_gone: AtomicBool,
     problems: Mutex<VecDeque<Problem>>,
 }
 
@@ -65,6 +69,42 @@ impl Health {
     pub fn silent_s(&self) -> Option<u64> {
         let at = self.0.answered_ms.load(Ordering::Relaxed);
         (at != 0).then(|| u64::try_from((boot_ms() - at) / 1000).unwrap_or(0))
+    }
+
+    /// frps was asked, and whether it answered. Both changes are told in the log: without it there is no
+    /// tunnel. A node whose frps never ran is being set up.
+    pub fn frps(&self, answer: Result<(), &anyhow::Error>) {
+        let state = &self.0;
+        let before = match answer {
+            Ok(()) => state.frps_ms.swap(boot_ms(), Ordering::Relaxed),
+            Err(_) => state.frps_ms.load(Ordering::Relaxed),
+        };
+        let was_gone = state.frps_gone.load(Ordering::Relaxed);
+        match answer {
+            Ok(()) if before == 0 || was_gone => tracing::info!("frps answers"),
+            Err(error) if before != 0 && !was_gone => tracing::warn!(
+                error = format!("{error:#}"),
+                "frps does not answer any more: there is no tunnel until it does"
+            ),
+            _ => {}
+        }
+        let is_gone = answer.is_err() && before != 0;
+        state.frps_gone.store(is_gone, Ordering::Relaxed);
+    }
+
+    /// Whether frps answered when it was last asked.
+    #[must_use]
+    pub fn frps_answers(&self) -> bool {
+        let state = &self.0;
+        state.frps_ms.load(Ordering::Relaxed) != 0 && !state.frps_gone.load(Ordering::Relaxed)
+    }
+
+    /// Seconds since frps, which did answer, last did; `None` while it does, and where it never did.
+    #[must_use]
+    pub fn frps_gone_s(&self) -> Option<u64> {
+        let at = self.0.frps_ms.load(Ordering::Relaxed);
+        let gone = self.0.frps_gone.load(Ordering::Relaxed);
+        gone.then(|| u64::try_from((boot_ms() - at) / 1000).unwrap_or(0))
     }
 
     /// The last warnings and errors, oldest first.
@@ -146,6 +186,28 @@ mod tests {
     use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
+
+    #[test]
+    fn frps_is_gone_once_it_was_there_and_each_change_is_told_once() {
+        let health = Health::default();
+        let subscriber = tracing_subscriber::registry().with(health.clone());
+        let refused = anyhow::anyhow!("refused");
+        let is = || (health.frps_answers(), health.frps_gone_s().is_some());
+        tracing::subscriber::with_default(subscriber, || {
+            health.frps(Err(&refused));
+            assert_eq!(is(), (false, false), "it never ran");
+            health.frps(Ok(()));
+            assert_eq!(is(), (true, false));
+            for _ in 0..3 {
+                health.frps(Err(&refused));
+                assert_eq!(is(), (false, true));
+            }
+            health.frps(Ok(()));
+            assert_eq!(is(), (true, false));
+        });
+        let problems = health.problems();
+        assert_eq!((problems.len(), problems[0].times), (1, 1));
+    }
 
     #[test]
     fn problems_are_remembered_and_refusals_are_not() {

@@ -7,13 +7,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
+use totoro_api::Reason;
+use totoro_api::ticket::rfc3339;
 
 use crate::figures::Sources;
 use crate::session::model::ALL_PUBLIC;
@@ -50,9 +52,13 @@ pub enum Ask {
     Ban {
         /// What to ban.
         prefix: IpNet,
-        /// For how long, seconds; until lifted when absent. Not until when: this machine's clock
+        /// For how long, seconds; until lifted when absent. A span needs no clock: this machine's
         /// may not be the control plane's, by which the daemon judges.
         for_s: Option<i64>,
+        /// Until when, Unix seconds, where a time was given; it goes over `for_s`, which is what a
+        /// daemon of before knows.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<i64>,
     },
     /// Lift a ban that was made here.
     Unban {
@@ -151,9 +157,32 @@ fn act(sources: &Sources, ask: Ask) -> Result<serde_json::Value> {
         Ask::Sessions => serde_json::to_value(desk.sessions())?,
         Ask::Bans => serde_json::to_value(desk.bans())?,
         Ask::Kick { session } => serde_json::to_value(desk.kick(&session)?)?,
-        Ask::Ban { prefix, for_s } => serde_json::to_value(desk.ban(prefix, for_s)?)?,
+        Ask::Ban {
+            prefix,
+            for_s,
+            until,
+        } => {
+            let for_s = seconds(for_s, until, sources.clock.now_ms() / 1000)?;
+            serde_json::to_value(desk.ban(prefix, for_s)?)?
+        }
         Ask::Unban { prefix } => serde_json::to_value(desk.unban(prefix)?)?,
     })
+}
+
+/// How long a ban is to hold, seconds.
+///
+/// # Errors
+/// It would be over at once.
+fn seconds(for_s: Option<i64>, until: Option<i64>, now: i64) -> Result<Option<i64>> {
+    let left = until.map(|at| at.saturating_sub(now)).or(for_s);
+    ensure!(
+        left.is_none_or(|left| left > 0),
+        "{}: the ban would be over at once: by the control plane's clock it is {}; give a later time, \
+         or a span, as 1d",
+        Reason::RequestMalformed,
+        rfc3339(now)
+    );
+    Ok(left)
 }
 
 /// Asks the daemon that listens at `path`.
@@ -184,5 +213,34 @@ pub async fn ask<T: DeserializeOwned>(path: &Path, ask: &Ask) -> Result<T> {
     match serde_json::from_str(&line).context("read the daemon's answer")? {
         Answer::Done(value) => Ok(serde_json::from_value(value)?),
         Answer::Failed(why) => bail!(why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ban_lasts_by_the_control_planes_clock() {
+        assert_eq!(seconds(None, None, 100).unwrap(), None);
+        assert_eq!(seconds(Some(5), None, 100).unwrap(), Some(5));
+        assert_eq!(seconds(Some(5), Some(107), 100).unwrap(), Some(7));
+        for (for_s, until) in [(Some(0), None), (Some(5), Some(100))] {
+            let said = seconds(for_s, until, 100).unwrap_err().to_string();
+            assert!(said.contains("1970-01-01T00:01:40Z"), "{said}");
+        }
+    }
+
+    #[test]
+    fn the_question_of_a_command_of_before_is_understood() {
+        let asked = r#"{"ask": "ban", "prefix": "192.0.2.0/24", "for_s": null}"#;
+        assert!(matches!(
+            serde_json::from_str(asked).unwrap(),
+            Ask::Ban {
+                for_s: None,
+                until: None,
+                ..
+            }
+        ));
     }
 }

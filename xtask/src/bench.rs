@@ -12,7 +12,8 @@ use crate::{bpf, dist, machine, path, root, setup, step, target};
 #[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 pub(crate) struct Args {
     /// Whether the second of two runs (directories below target/bench, or their run.json) is worse than
-    /// the first, by more than noise, or can't judge a goal that the first could: the exit code is 1 then.
+    /// the first, by more than noise, or can't judge a goal that the first could: the exit code is 1 then,
+    /// and 3 where there are too few samples to tell.
     #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"])]
     compare: Vec<PathBuf>,
     #[command(subcommand)]
@@ -117,7 +118,7 @@ fn compare(runs: &[PathBuf]) -> Result<u8> {
     }
     let status = report.status().context("start cargo")?;
     match status.code() {
-        Some(code @ (0 | 1)) => Ok(code as u8),
+        Some(code @ (0 | 1 | 3)) => Ok(code as u8),
         _ => bail!("the runs could not be compared ({status})"),
     }
 }

@@ -2,6 +2,7 @@
 //! per packet, per connection, in memory, until they are loaded. `cargo xtask bench dataplane`;
 //! `docs/benchmarks.md` has the figures.
 
+mod classes;
 mod filter;
 mod memory;
 mod node;

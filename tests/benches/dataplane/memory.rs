@@ -45,7 +45,8 @@ pub(crate) fn measure(args: &Args, pins: &Path, cgroup: &Path, run: &mut Run, pr
         before = leases;
         let memory = node::map_memory(&node::programs(pins)) as f64 / MIB;
         let name = format!("maps, {leases} leases and tenants");
-        run.add(Figure::new(part, &name, "MiB", Better::Less, vec![memory]));
+        let figure = Figure::new(part, &name, "MiB", Better::Less, vec![memory]);
+        run.add(figure.exact());
         for _ in 0..loads {
             drop(kernel);
             let start = Instant::now();
@@ -60,12 +61,7 @@ pub(crate) fn measure(args: &Args, pins: &Path, cgroup: &Path, run: &mut Run, pr
     let bytes =
         |info: &aya::programs::ProgramInfo| f64::from(info.memory_locked().expect("memlock"));
     let memory = programs.iter().map(bytes).sum::<f64>() / MIB;
-    run.add(Figure::new(
-        part,
-        "programs that are attached",
-        "MiB",
-        Better::Less,
-        vec![memory],
-    ));
+    let name = "programs that are attached";
+    run.add(Figure::new(part, name, "MiB", Better::Less, vec![memory]).exact());
     node::unload(kernel, pins);
 }

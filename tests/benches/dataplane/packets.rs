@@ -84,6 +84,12 @@ pub(crate) fn answer(mut frame: Vec<u8>) -> Vec<u8> {
     frame
 }
 
+/// An IPv4 frame from another user.
+pub(crate) fn sent_by(user: [u8; 4], mut frame: Vec<u8>) -> Vec<u8> {
+    frame[26..30].copy_from_slice(&user);
+    frame
+}
+
 /// A segment of a connection that is there.
 pub(crate) fn segment(family: usize, to: u16) -> Vec<u8> {
     frame(family, TCP, ACK | PSH, to)

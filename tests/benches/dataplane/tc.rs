@@ -5,10 +5,10 @@ use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use totoro_report::{Better, Figure, Run};
 
+use crate::classes::{self, FULL, Who};
 use crate::packets::{FREE, LEASED, OTHERS, V4, V6, answer, datagram, segment};
 use crate::programs::timed;
 use crate::shield;
-use crate::xdp::{self, FULL, Who};
 use crate::{Args, Progress};
 
 /// What the programs say: the next one decides, or the packet is dropped.
@@ -30,12 +30,14 @@ struct Class {
 }
 
 fn ingress() -> Vec<Class> {
-    let classes = xdp::classes().into_iter().map(|class| Class {
+    let classes = classes::classes().into_iter();
+    let classes = classes.filter(|class| Nodes::place(class.who).is_some());
+    let classes = classes.map(|class| Class {
         name: class.name,
         program: IN,
         packet: class.packet,
         who: class.who,
-        verdict: if class.verdict == xdp::DROP {
+        verdict: if class.verdict == classes::DROP {
             SHOT
         } else {
             UNSPEC
@@ -73,7 +75,7 @@ struct Nodes([Ebpf; 3]);
 impl Nodes {
     fn load(args: &Args) -> Nodes {
         Nodes([Who::Totoro(FULL), Who::Banning, Who::Flooded].map(|who| {
-            let mut ebpf = shield::filled(&args.object(), who.node());
+            let mut ebpf = shield::filled(&mut EbpfLoader::new(), &args.object(), who.node());
             for name in [IN, OUT] {
                 load(&mut ebpf, name);
             }
@@ -81,12 +83,18 @@ impl Nodes {
         }))
     }
 
-    fn of(&self, who: Who) -> &Ebpf {
+    /// Where it stands; XDP has some more, which are not measured here.
+    fn place(who: Who) -> Option<usize> {
         match who {
-            Who::Totoro(_) => &self.0[0],
-            Who::Banning => &self.0[1],
-            Who::Flooded => &self.0[2],
+            Who::Totoro(_) => Some(0),
+            Who::Banning => Some(1),
+            Who::Flooded => Some(2),
+            Who::BanningWide | Who::FirstInTick => None,
         }
+    }
+
+    fn of(&self, who: Who) -> &Ebpf {
+        &self.0[Nodes::place(who).expect("one of these")]
     }
 }
 

@@ -4,153 +4,27 @@ use std::path::Path;
 
 use totoro_report::{Better, Figure, Relative, Run};
 
+use crate::classes::{
+    ADDRESSES, BANS, Class, FULL, LEAN, MANY_RULES, NOT_OURS, NOTHING, ONE_RULE, PASS, SIZES, Who,
+    classes,
+};
 use crate::filter::{self, Features, Rules};
-use crate::packets::{FREE, LEASED, OTHERS, V4, V6, arp, datagram, segment, syn};
+use crate::packets::{LEASED, OTHERS, V4, segment, syn};
 use crate::programs::{Packets, Program};
-use crate::shield::{self, Node};
+use crate::shield;
 use crate::{Args, Progress};
 
 /// Parts of this one.
 pub(crate) const PARTS: [&str; 3] = ["xdp-same", "xdp-others", "xdp-growth"];
 
-/// XDP's verdicts.
-pub(crate) const DROP: u32 = 1;
-const PASS: u32 = 2;
-
-/// What the goals say, ns over the empty program, by class.
-const NOT_OURS: f64 = 10.0;
-const ESTABLISHED: f64 = 15.0;
-const SYN: f64 = 60.0;
-const SYN_WITH_BANS: f64 = 150.0;
 /// What 65,536 leases may cost of what one costs.
 const GROWTH: f64 = 1.2;
 
-const NOTHING: &str = "empty program";
-const ONE_RULE: &str = "xdp-filter, 1 rule";
-const MANY_RULES: &str = "xdp-filter, 10,000 rules";
-const ADDRESSES: &str = "xdp-filter, 10,000 addresses";
-const LEAN: &str = "xdp-filter -f tcp, 1 rule";
-/// xdp-filter in front of TCP and of UDP; and where single addresses are banned.
-const OF_TCP: &[&str] = &[ONE_RULE, MANY_RULES, LEAN];
-const OF_UDP: &[&str] = &[ONE_RULE, MANY_RULES];
-const OF_BANS: &[&str] = &[ADDRESSES, LEAN];
+/// What growth is measured against.
 const ONE_LEASE: &str = "1 lease";
 
-/// The sizes of a node: leases, each of a tenant of its own.
-const SIZES: [u32; 3] = [1, 1_000, 65_536];
-/// The place of the last.
-pub(crate) const FULL: usize = 2;
-const BANS: u32 = 10_000;
 /// TCP ports that may be leased.
 const TCP_PORTS: u32 = u16::MAX as u32 - LEASED as u32 + 1;
-
-/// Who is measured.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Who {
-    /// A node of that size.
-    Totoro(usize),
-    /// The full node, with bans.
-    Banning,
-    /// The full node, with all budgets spent.
-    Flooded,
-}
-
-impl Who {
-    /// The node that it is.
-    pub(crate) fn node(self) -> Node {
-        let (leases, bans, spent) = match self {
-            Who::Totoro(size) => (SIZES[size], 0, false),
-            Who::Banning => (SIZES[FULL], BANS, false),
-            Who::Flooded => (SIZES[FULL], 0, true),
-        };
-        Node {
-            leases,
-            bans,
-            spent,
-        }
-    }
-}
-
-/// Packets of one kind.
-pub(crate) struct Class {
-    pub(crate) name: &'static str,
-    pub(crate) packet: Vec<u8>,
-    pub(crate) who: Who,
-    pub(crate) verdict: u32,
-    /// ns over the empty program.
-    goal: Option<f64>,
-    /// xdp-filter where it looks at such packets as Totoro does, and comes to the same verdict.
-    filters: &'static [&'static str],
-}
-
-/// What users send.
-pub(crate) fn classes() -> Vec<Class> {
-    let class = |name, packet, goal| Class {
-        name,
-        packet,
-        who: Who::Totoro(FULL),
-        verdict: PASS,
-        goal,
-        filters: OF_TCP,
-    };
-    let dropped = |name, packet, who| Class {
-        verdict: DROP,
-        filters: &[],
-        who,
-        ..class(name, packet, None)
-    };
-    let banning = |class| Class {
-        who: Who::Banning,
-        filters: OF_BANS,
-        ..class
-    };
-    let udp = |class| Class {
-        filters: OF_UDP,
-        ..class
-    };
-    vec![
-        class("not ours: ARP", arp(), Some(NOT_OURS)),
-        class("not ours: TCP, IPv4", segment(V4, OTHERS), Some(NOT_OURS)),
-        class("not ours: TCP, IPv6", segment(V6, OTHERS), Some(NOT_OURS)),
-        udp(class(
-            "not ours: UDP, IPv4",
-            datagram(V4, OTHERS),
-            Some(NOT_OURS),
-        )),
-        class(
-            "established: TCP, IPv4",
-            segment(V4, LEASED),
-            Some(ESTABLISHED),
-        ),
-        class(
-            "established: TCP, IPv6",
-            segment(V6, LEASED),
-            Some(ESTABLISHED),
-        ),
-        udp(class(
-            "established: UDP flow, IPv6",
-            datagram(V6, LEASED),
-            Some(ESTABLISHED),
-        )),
-        class("SYN to a lease, IPv4", syn(V4, LEASED), Some(SYN)),
-        class("SYN to a lease, IPv6", syn(V6, LEASED), Some(SYN)),
-        banning(class(
-            "SYN to a lease, 10,000 bans, IPv4",
-            syn(V4, LEASED),
-            Some(SYN_WITH_BANS),
-        )),
-        udp(class("new UDP flow, IPv4", datagram(V4, LEASED), None)),
-        Class {
-            filters: OF_TCP,
-            ..dropped("SYN to no lease: dropped", syn(V4, FREE), Who::Totoro(FULL))
-        },
-        dropped(
-            "SYN over its source's budget: dropped",
-            syn(V4, LEASED),
-            Who::Flooded,
-        ),
-    ]
-}
 
 /// All that are measured.
 struct All {
@@ -158,6 +32,8 @@ struct All {
     filters: Vec<(&'static str, Program)>,
     sizes: Vec<Program>,
     banning: Program,
+    banning_wide: Program,
+    first_in_tick: Program,
     flooded: Program,
 }
 
@@ -201,6 +77,8 @@ impl All {
             filters,
             sizes: (0..SIZES.len()).map(Who::Totoro).map(totoro).collect(),
             banning: totoro(Who::Banning),
+            banning_wide: totoro(Who::BanningWide),
+            first_in_tick: shield::first_in_tick(&object, &baseline, pins, Who::FirstInTick.node()),
             flooded: totoro(Who::Flooded),
         }
     }
@@ -209,6 +87,8 @@ impl All {
         match who {
             Who::Totoro(size) => &mut self.sizes[size],
             Who::Banning => &mut self.banning,
+            Who::BanningWide => &mut self.banning_wide,
+            Who::FirstInTick => &mut self.first_in_tick,
             Who::Flooded => &mut self.flooded,
         }
     }
@@ -281,7 +161,9 @@ fn how(args: &Args, run: &mut Run) {
          included; all programs get the same bytes. Budgets never end (1 ns of 1 s), so that what is to \
          pass passes; each verdict is checked. Where each packet is another, a driver (the same for \
          all) writes source and port, and calls the program; the empty program is measured behind it \
-         too. The node has 65,536 leases, each of another tenant, on all TCP ports from {LEASED} on.",
+         too. First in its tick is a SYN whose program finds no tick that it saw, and so reads the clock \
+         each time: the look into an empty hash in place of the tick's array is in the figure. \
+         The node has 65,536 leases, each of another tenant, on all TCP ports from {LEASED} on.",
         args.rounds, args.repeat
     ));
 }

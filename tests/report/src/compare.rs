@@ -8,8 +8,9 @@
 //! know nothing of what differs between two (memory's layout, say): below the smallest effect nothing is
 //! a regression.
 //!
-//! A goal that the first run could judge and the second can't any more is no note: what is not measured
-//! can't have become better.
+//! Goals need no test: one that was met and is missed is lost, however little there is between, and one that
+//! was loosened, or that the first run could judge and the second can't any more, is no note: what is not
+//! measured can't have become better. Nor is what too few repeats say nothing of "not worse": it is not known.
 
 use std::fmt::{self, Write};
 
@@ -17,8 +18,7 @@ use statrs::stats_tests::Alternative;
 use statrs::stats_tests::mannwhitneyu::{MannWhitneyUMethod, mannwhitneyu};
 
 use crate::figure::{Better, Figure};
-use crate::goal::Verdict;
-use crate::gone::goals_gone;
+use crate::gone::goals;
 use crate::run::Run;
 use crate::stats::median;
 use crate::table::number;
@@ -46,8 +46,10 @@ impl Default for Rules {
 pub enum Outcome {
     /// Worse, by more than noise and more than the smallest effect.
     Regression,
-    /// A goal that each sample must keep was kept, and is not: no noise excuses that.
+    /// A goal was met, and is missed by what it asked for then: no noise excuses that.
     GoalLost,
+    /// A goal asks less than before.
+    GoalLoosened,
     /// A goal was judged, and is not any more: its figure or its baseline is not there, or not measured, or
     /// the goal is dropped.
     GoalGone,
@@ -55,8 +57,19 @@ pub enum Outcome {
     Better,
     /// Neither.
     Same,
-    /// Too few repeats: no result of theirs could be told from chance.
+    /// Too few repeats: no result of theirs could be told from chance, so that it may be worse.
     TooFew,
+}
+
+/// What two runs say together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Nothing became worse that could be told from chance, and all could be that had to.
+    NotWorse,
+    /// Something did.
+    Worse,
+    /// Of nothing it is known, but of something, or of all, it can't be told.
+    CantTell,
 }
 
 impl fmt::Display for Outcome {
@@ -64,10 +77,11 @@ impl fmt::Display for Outcome {
         f.write_str(match self {
             Outcome::Regression => "**worse**",
             Outcome::GoalLost => "**goal lost**",
+            Outcome::GoalLoosened => "**goal loosened**",
             Outcome::GoalGone => "**goal not judged any more**",
             Outcome::Better => "better",
             Outcome::Same => "",
-            Outcome::TooFew => "too few repeats",
+            Outcome::TooFew => "can't tell: too few repeats",
         })
     }
 }
@@ -79,10 +93,13 @@ pub struct Change {
     pub figure: String,
     /// The baseline whose ratios were compared, or that is gone; `None`: the figures themselves.
     pub beside: Option<String>,
-    /// Its median before and after; NaN where it is gone.
+    /// The goal that became another or was lost, before and now; `None`: the figure did.
+    pub goal: Option<String>,
+    /// Its median before and after; NaN where it is gone. Of a goal beside a baseline, what that asks of: the
+    /// difference, or the ratio.
     pub medians: (f64, f64),
     /// The chance that it is worse (or, if it looks better, better) by chance alone; 1 where it can't
-    /// be either.
+    /// be either, NaN where no test was made.
     pub p: f64,
     /// What became of it.
     pub outcome: Outcome,
@@ -108,6 +125,13 @@ struct Pair<'a> {
     samples: [Vec<f64>; 2],
 }
 
+impl Pair<'_> {
+    /// Whether there is no noise to tell it from: whatever is more, is more.
+    fn is_exact(&self) -> bool {
+        self.before.exact && self.after.exact && self.beside.is_none()
+    }
+}
+
 /// Compares two runs.
 #[must_use]
 pub fn compare(before: &Run, after: &Run, rules: Rules) -> Comparison {
@@ -116,18 +140,18 @@ pub fn compare(before: &Run, after: &Run, rules: Rules) -> Comparison {
     };
     let mut alone = Vec::new();
     let mut pairs = Vec::new();
-    let mut gone = Vec::new();
+    let mut of_goals = Vec::new();
     for figure in &before.figures {
         let other = after.figures.iter().find(|other| same(figure, other));
-        let goals = goals_gone(figure, other);
+        let goals = goals(figure, other);
         match other {
             // What was not asked for is not missing.
             None if goals.is_empty() || !after.only.is_empty() => {
                 alone.push(format!("{} (before)", figure.called()));
             }
-            None => gone.extend(goals),
+            None => of_goals.extend(goals),
             Some(other) => {
-                gone.extend(goals);
+                of_goals.extend(goals);
                 let both = !figure.samples.is_empty() && !other.samples.is_empty();
                 if both && figure.better != Better::Neither {
                     pairs.push(pair(figure, other));
@@ -138,13 +162,14 @@ pub fn compare(before: &Run, after: &Run, rules: Rules) -> Comparison {
     let new = |figure: &&Figure| !before.figures.iter().any(|other| same(figure, other));
     let new = after.figures.iter().filter(new);
     alone.extend(new.map(|figure| format!("{} (after)", figure.called())));
-    let chance = rules.chance / pairs.len().max(1) as f64;
+    let tests = pairs.iter().filter(|pair| !pair.is_exact()).count();
+    let chance = rules.chance / tests.max(1) as f64;
     let changes = pairs.iter().map(|pair| Change {
         figure: pair.before.called(),
         ..judge(pair, rules.effect, chance)
     });
     Comparison {
-        changes: changes.chain(gone).collect(),
+        changes: changes.chain(of_goals).collect(),
         alone,
         warnings: warnings(before, after),
         rules,
@@ -158,7 +183,9 @@ fn pair<'a>(before: &'a Figure, after: &'a Figure) -> Pair<'a> {
         let against = against.find(|one| one.baseline == baseline)?;
         let rounds = figure.samples.iter().zip(&against.samples);
         let ratios: Vec<f64> = rounds.map(|(ours, theirs)| ours / theirs).collect();
+        // What is a difference may be less than nothing, and a ratio to that is no size.
         let usable = against.samples.len() == figure.samples.len()
+            && against.samples.iter().all(|theirs| *theirs > 0.0)
             && ratios.iter().all(|ratio| ratio.is_finite());
         usable.then_some(ratios)
     };
@@ -192,14 +219,12 @@ fn judge(pair: &Pair, effect: f64, chance: f64) -> Change {
     };
     let size = (medians.1 - medians.0).abs();
     let matters = size > 0.0 && size >= effect * medians.0.abs();
-    let p = if size > 0.0 {
-        tested(second, first, up)
-    } else {
-        1.0
+    let p = match (pair.is_exact(), size > 0.0) {
+        (true, _) => f64::NAN,
+        (false, true) => tested(second, first, up),
+        (false, false) => 1.0,
     };
-    let outcome = if lost(pair) {
-        Outcome::GoalLost
-    } else if least_p(first.len(), second.len()) > chance {
+    let outcome = if !pair.is_exact() && least_p(first.len(), second.len()) > chance {
         Outcome::TooFew
     } else if !matters || p > chance {
         Outcome::Same
@@ -211,24 +236,11 @@ fn judge(pair: &Pair, effect: f64, chance: f64) -> Change {
     Change {
         figure: String::new(),
         beside: pair.beside.clone(),
+        goal: None,
         medians,
         p,
         outcome,
     }
-}
-
-/// Whether a goal that each sample must keep was met before, and is missed.
-fn lost(pair: &Pair) -> bool {
-    let kept = |figure: &Figure, bound| {
-        let mut goals = figure.goals.iter().filter(|goal| goal.each);
-        let goal = goals.find(|goal| goal.bound == bound)?;
-        Some(goal.verdict(&figure.samples))
-    };
-    let each = pair.before.goals.iter().filter(|goal| goal.each);
-    each.map(|goal| goal.bound).any(|bound| {
-        kept(pair.before, bound) == Some(Verdict::Met)
-            && kept(pair.after, bound) == Some(Verdict::Missed)
-    })
 }
 
 /// The chance that samples lie so far above (or below) others without being of another kind. By the
@@ -293,13 +305,32 @@ fn warnings(before: &Run, after: &Run) -> Vec<String> {
 }
 
 impl Comparison {
+    /// What they say together.
+    #[must_use]
+    pub fn answer(&self) -> Answer {
+        let has = |outcomes: &[Outcome]| {
+            let mut all = self.changes.iter();
+            all.any(|change| outcomes.contains(&change.outcome))
+        };
+        let bad = [
+            Outcome::Regression,
+            Outcome::GoalLost,
+            Outcome::GoalLoosened,
+            Outcome::GoalGone,
+        ];
+        if has(&bad) {
+            Answer::Worse
+        } else if has(&[Outcome::TooFew]) || self.changes.is_empty() {
+            Answer::CantTell
+        } else {
+            Answer::NotWorse
+        }
+    }
+
     /// Whether anything became worse.
     #[must_use]
     pub fn is_worse(&self) -> bool {
-        let bad = [Outcome::Regression, Outcome::GoalLost, Outcome::GoalGone];
-        self.changes
-            .iter()
-            .any(|change| bad.contains(&change.outcome))
+        self.answer() == Answer::Worse
     }
 }
 
@@ -317,6 +348,9 @@ impl fmt::Display for Comparison {
             let mut name = change.figure.clone();
             if let Some(beside) = &change.beside {
                 write!(name, ", over {beside}")?;
+            }
+            if let Some(goal) = &change.goal {
+                write!(name, ", goal {goal}")?;
             }
             let by = (after - before) / before.abs() * 100.0;
             let by = if by.is_finite() {
@@ -336,14 +370,17 @@ impl fmt::Display for Comparison {
         for one in &self.alone {
             writeln!(f, "\nOnly in one run: {one}.")?;
         }
-        let worse = if self.is_worse() {
-            "Worse"
-        } else {
-            "Not worse"
+        let answer = match self.answer() {
+            Answer::NotWorse => "Not worse",
+            Answer::Worse => "Worse",
+            Answer::CantTell => "Can't tell",
         };
+        if self.changes.is_empty() {
+            writeln!(f, "\nNothing could be compared.")?;
+        }
         write!(
             f,
-            "\n{worse}: Mann-Whitney U, one-sided, a chance of {} of a false alarm over all figures, \
+            "\n{answer}: Mann-Whitney U, one-sided, a chance of {} of a false alarm over all figures, \
              changes of {} % or more.",
             self.rules.chance,
             self.rules.effect * 100.0

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::goal::{Goal, Relative, Verdict};
-use crate::stats::paired;
+use crate::stats;
 
 /// Which of two figures is the better one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,10 @@ pub struct Figure {
     pub better: Better,
     /// One value per repeat, in the order in which they were measured.
     pub samples: Vec<f64>,
+    /// Whether it comes out the same however often it is measured (what the kernel counts for a map, say): one
+    /// sample is enough to compare it by.
+    #[serde(default)]
+    pub exact: bool,
     /// Goals of the figure by itself.
     #[serde(default)]
     pub goals: Vec<Goal>,
@@ -65,9 +69,17 @@ impl Figure {
             unit: unit.to_owned(),
             better,
             samples,
+            exact: false,
             goals: Vec::new(),
             against: Vec::new(),
         }
+    }
+
+    /// One that has no noise.
+    #[must_use]
+    pub fn exact(mut self) -> Self {
+        self.exact = true;
+        self
     }
 
     /// With one more goal of its own.
@@ -141,16 +153,17 @@ impl Figure {
 }
 
 impl Against {
-    /// How many times the baseline the figure is; `None` where the baseline is nothing.
+    /// How many times the baseline the figure is; `None` where the baseline is nothing or less, or can't be told
+    /// from that.
     #[must_use]
     pub fn ratio(&self, figure: &Figure) -> Option<f64> {
-        Some(paired(&figure.samples, &self.samples, |a, b| a / b)).filter(|ratio| ratio.is_finite())
+        Some(stats::ratio(&figure.samples, &self.samples)).filter(|ratio| ratio.is_finite())
     }
 
     /// How much more than the baseline it is, in the figure's unit; NaN where either was not measured.
     #[must_use]
     pub fn over(&self, figure: &Figure) -> f64 {
-        paired(&figure.samples, &self.samples, |a, b| a - b)
+        stats::over(&figure.samples, &self.samples)
     }
 
     /// Whether the goal beside this baseline is reached; `None` without one.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::stats::{median, paired, range};
+use crate::stats::{median, over, range, ratio};
 
 /// Which side of a goal is good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,14 @@ impl Bound {
         match self {
             Bound::AtMost => is <= value,
             Bound::AtLeast => is >= value,
+        }
+    }
+
+    /// Whether a bound of this side asks less than another.
+    fn is_looser(self, value: f64, than: f64) -> bool {
+        match self {
+            Bound::AtMost => value > than,
+            Bound::AtLeast => value < than,
         }
     }
 
@@ -41,7 +49,7 @@ pub enum Verdict {
     /// It was not.
     Missed,
     /// Nothing to judge by: the figure or what it is measured against has no samples, or there is no ratio to
-    /// it. Counts as not met.
+    /// it, which is nothing, less, or not to be told from that. Counts as not met.
     NotMeasured,
 }
 
@@ -87,6 +95,17 @@ impl Goal {
     #[must_use]
     pub fn each(self) -> Self {
         Goal { each: true, ..self }
+    }
+
+    /// Whether it is a goal of the same kind, or a stricter kind: one for each sample in place of one for
+    /// the median.
+    pub(crate) fn is_as_strict_as(&self, other: &Goal) -> bool {
+        self.bound == other.bound && self.each >= other.each
+    }
+
+    /// Whether it asks less than another of its kind.
+    pub(crate) fn is_looser(&self, than: &Goal) -> bool {
+        self.bound.is_looser(self.value, than.value)
     }
 
     /// Whether samples reach it.
@@ -152,20 +171,42 @@ impl Relative {
         Relative::Ratio { bound, value }
     }
 
+    /// What it asks of: the difference, or the ratio. NaN where there is none.
+    pub(crate) fn is(&self, ours: &[f64], theirs: &[f64]) -> f64 {
+        match self {
+            Relative::Over { .. } => over(ours, theirs),
+            Relative::Ratio { .. } => ratio(ours, theirs),
+        }
+    }
+
+    /// Whether it asks less than another; `None` if it asks of something else.
+    pub(crate) fn is_looser(&self, than: &Relative) -> Option<bool> {
+        match (self, than) {
+            (Relative::Over { value }, Relative::Over { value: than }) => {
+                Some(Bound::AtMost.is_looser(*value, *than))
+            }
+            (
+                Relative::Ratio { bound, value },
+                Relative::Ratio {
+                    bound: same,
+                    value: than,
+                },
+            ) if bound == same => Some(bound.is_looser(*value, *than)),
+            _ => None,
+        }
+    }
+
     /// Whether samples reach it.
     #[must_use]
     pub fn verdict(&self, ours: &[f64], theirs: &[f64]) -> Verdict {
-        let (is, bound, value) = match self {
-            Relative::Over { value } => (paired(ours, theirs, |a, b| a - b), Bound::AtMost, *value),
-            Relative::Ratio { bound, value } => {
-                (paired(ours, theirs, |a, b| a / b), *bound, *value)
-            }
+        let (bound, value) = match self {
+            Relative::Over { value } => (Bound::AtMost, *value),
+            Relative::Ratio { bound, value } => (*bound, *value),
         };
         // Of nothing, or beside a baseline that did nothing: infinitely good is not good.
-        if is.is_finite() {
-            bound.holds(is, value).into()
-        } else {
-            Verdict::NotMeasured
+        match self.is(ours, theirs) {
+            is if is.is_finite() => bound.holds(is, value).into(),
+            _ => Verdict::NotMeasured,
         }
     }
 }
@@ -217,6 +258,14 @@ mod tests {
             Relative::at_least(0.5).verdict(&[0.0, 1.0, 1.0], &[0.0, 1.0, 1.0]),
             NotMeasured
         );
+        // Growth over something that cost less than nothing in most rounds: −9 is not ≤ 1.2. Nor is it where that
+        // was in one of five: it can't be told from nothing. Where it is something, the medians are judged.
+        let growth = Relative::at_most(1.2);
+        assert_eq!(growth.verdict(&[9.0; 3], &[-1.0, -1.0, 2.0]), NotMeasured);
+        assert_eq!(growth.verdict(&[9.0; 5], &[-1.0; 5]), NotMeasured);
+        let theirs = [8.0, 8.0, -1.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0];
+        assert_eq!(growth.verdict(&[9.0; 9], &theirs), Met);
+        assert_eq!(growth.verdict(&[10.0; 9], &theirs), Missed);
         assert_eq!(Relative::over(9.0).to_string(), "≤ +9");
         assert_eq!(Goal::at_most(0.0).each().to_string(), "≤ 0, each");
     }

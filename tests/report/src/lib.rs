@@ -14,7 +14,7 @@ mod run;
 mod stats;
 mod table;
 
-pub use compare::{Change, Comparison, Outcome, Rules, compare};
+pub use compare::{Answer, Change, Comparison, Outcome, Rules, compare};
 pub use figure::{Against, Better, Figure};
 pub use goal::{Bound, Goal, Relative, Verdict};
 pub use machine::Machine;

@@ -1,14 +1,14 @@
-//! `totoro-report BEFORE AFTER`: whether a run is worse than an earlier one. 0 = it is not, 1 = it is,
-//! 2 = they could not be compared.
+//! `totoro-report BEFORE AFTER`: whether a run is worse than an earlier one, by its exit code.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use totoro_report::{Rules, Run, compare};
+use totoro_report::{Answer, Rules, Run, compare};
 
 /// Compares two runs of a bench.
 #[derive(Debug, Parser)]
+#[command(after_help = EXITS)]
 struct Args {
     /// The earlier run: its directory, or its `run.json`.
     before: PathBuf,
@@ -18,6 +18,14 @@ struct Args {
     #[arg(long, default_value_t = 5.0, value_parser = percent)]
     effect: f64,
 }
+
+const EXITS: &str = "\
+Exit codes:
+  0  Not worse: no figure is, by more than chance, and no goal is lost, loosened or gone.
+  1  Worse.
+  2  The runs could not be read.
+  3  Can't tell: nothing is known to be worse, but figures have too few repeats to say so,
+     or there is nothing to compare.";
 
 fn percent(text: &str) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
@@ -44,5 +52,9 @@ fn main() -> ExitCode {
     };
     let comparison = compare(&before, &after, rules);
     println!("{comparison}");
-    ExitCode::from(u8::from(comparison.is_worse()))
+    match comparison.answer() {
+        Answer::NotWorse => ExitCode::SUCCESS,
+        Answer::Worse => ExitCode::from(1),
+        Answer::CantTell => ExitCode::from(3),
+    }
 }

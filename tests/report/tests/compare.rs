@@ -1,6 +1,6 @@
 //! Two runs beside each other.
 
-use totoro_report::{Better, Figure, Goal, Outcome, Relative, Rules, Run, compare};
+use totoro_report::{Answer, Better, Figure, Goal, Outcome, Relative, Rules, Run, compare};
 
 /// A run with one figure, beside a baseline of so much in each round.
 fn run(samples: &[f64], baseline: f64) -> Run {
@@ -84,28 +84,153 @@ fn which_side_is_worse_is_the_figures_word() {
     assert!(told.changes.is_empty() && !told.is_worse());
 }
 
+/// What became of a run with one figure and one goal: of both, as far as there is something to say.
+fn outcomes(before: &Run, after: &Run) -> (Vec<Outcome>, Answer) {
+    let comparison = compare(before, after, Rules::default());
+    let all = comparison.changes.iter().map(|change| change.outcome);
+    (all.collect(), comparison.answer())
+}
+
 #[test]
-fn two_values_can_tell_nothing_but_that_a_goal_of_each_is_lost() {
+fn two_values_can_tell_nothing_but_that_a_goal_is_lost() {
+    use Outcome::{GoalLost, Same, TooFew};
     let kept = bare(Better::Less, &[50.0]);
-    assert_eq!(
-        outcome(&kept, &bare(Better::Less, &[90.0])),
-        Outcome::TooFew
-    );
-    assert_eq!(
-        outcome(&kept, &bare(Better::Less, &[101.0])),
-        Outcome::GoalLost
-    );
+    for is in [10.0, 50.0, 90.0] {
+        let after = bare(Better::Less, &[is]);
+        assert_eq!(outcomes(&kept, &after), (vec![TooFew], Answer::CantTell));
+    }
+    let after = bare(Better::Less, &[101.0]);
+    let lost = (vec![TooFew, GoalLost], Answer::Worse);
+    assert_eq!(outcomes(&kept, &after), lost);
     // One of many: no median moves.
-    let lost = compare(
-        &bare(Better::Less, &[0.0; 10]),
-        &bare(
-            Better::Less,
-            &[0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 200.0],
-        ),
-        Rules::default(),
+    let (before, mut after) = ([0.0; 10], [0.0; 10]);
+    after[9] = 200.0;
+    let (before, after) = (bare(Better::Less, &before), bare(Better::Less, &after));
+    assert_eq!(
+        outcomes(&before, &after),
+        (vec![Same, GoalLost], Answer::Worse)
     );
-    assert_eq!(lost.changes[0].outcome, Outcome::GoalLost);
-    assert!(lost.is_worse());
+    // What was missed before can't be lost.
+    assert_eq!(outcomes(&after, &after), (vec![Same], Answer::NotWorse));
+}
+
+#[test]
+fn nothing_in_common_is_not_the_same() {
+    let mut after = bare(Better::Less, &[50.0; 10]);
+    after.figures[0].name = "another".to_owned();
+    after.only("--only", "another");
+    let before = bare(Better::Less, &[50.0; 10]);
+    assert_eq!(outcomes(&before, &after), (vec![], Answer::CantTell));
+}
+
+#[test]
+fn what_is_exact_needs_no_second_sample() {
+    let exact = |is: f64| {
+        let mut run = Run::new("example");
+        run.add(Figure::new("memory", "maps", "MiB", Better::Less, vec![is]).exact());
+        run
+    };
+    for (is, outcome, answer) in [
+        (60.0, Outcome::Same, Answer::NotWorse),
+        (62.9, Outcome::Same, Answer::NotWorse),
+        (63.0, Outcome::Regression, Answer::Worse),
+        (56.0, Outcome::Better, Answer::NotWorse),
+    ] {
+        assert_eq!(
+            outcomes(&exact(60.0), &exact(is)),
+            (vec![outcome], answer),
+            "{is}"
+        );
+    }
+    // An earlier run, which did not say so, is not known to be.
+    let mut before = exact(60.0);
+    before.figures[0].exact = false;
+    assert_eq!(
+        outcomes(&before, &exact(60.0)),
+        (vec![Outcome::TooFew], Answer::CantTell)
+    );
+}
+
+#[test]
+fn a_goal_of_any_kind_can_be_lost() {
+    // By less than the smallest effect, and by less than noise.
+    let run = |samples: &[f64], goal: Option<Goal>, beside: Option<Relative>| {
+        let mut run = Run::new("example");
+        run.baseline("empty", "1");
+        let mut figure = Figure::new("all", "one", "ns", Better::Less, samples.to_vec());
+        figure.goals.extend(goal);
+        let empty = vec![100.0; samples.len()];
+        run.add(figure.against("empty", &empty, beside));
+        run
+    };
+    let (kept, missed) = (noisy(98.0, 4.0, 10), noisy(99.0, 4.0, 10));
+    for (goal, beside) in [
+        (Some(Goal::at_most(100.0)), None),
+        (None, Some(Relative::over(0.0))),
+        (None, Some(Relative::at_most(1.0))),
+    ] {
+        let before = run(&kept, goal.clone(), beside.clone());
+        let after = run(&missed, goal, beside.clone());
+        let said = compare(&before, &after, Rules::default());
+        let lost: Vec<_> = said.changes.iter().skip(1).collect();
+        assert_eq!(lost.len(), 1, "{said}");
+        assert_eq!(lost[0].outcome, Outcome::GoalLost);
+        assert_eq!(lost[0].beside.is_some(), beside.is_some());
+        assert_eq!(said.answer(), Answer::Worse);
+        assert_eq!(said.changes[0].outcome, Outcome::Same);
+        assert_eq!(outcomes(&after, &before).1, Answer::NotWorse);
+    }
+    // A figure that is neither better nor worse has its goals all the same.
+    let (mut before, mut after) = (
+        run(&kept, Some(Goal::at_most(100.0)), None),
+        run(&missed, Some(Goal::at_most(100.0)), None),
+    );
+    before.figures[0].better = Better::Neither;
+    after.figures[0].better = Better::Neither;
+    let lost = (vec![Outcome::GoalLost], Answer::Worse);
+    assert_eq!(outcomes(&before, &after), lost);
+}
+
+#[test]
+fn a_goal_that_asks_less_is_said() {
+    use Outcome::{GoalGone, GoalLoosened, GoalLost};
+    let with = |base: f64, goal: Goal, beside: Relative| {
+        let mut run = Run::new("example");
+        run.baseline("empty", "1");
+        let samples = noisy(base, 4.0, 10);
+        let figure = Figure::new("all", "one", "ns", Better::Neither, samples);
+        run.add(
+            figure
+                .goal(goal)
+                .against("empty", &[100.0; 10], Some(beside)),
+        );
+        run
+    };
+    let usual = |base| with(base, Goal::at_most(100.0), Relative::at_most(1.0));
+    let before = usual(90.0);
+    let said = |after: &Run| outcomes(&before, after).0;
+    assert!(said(&usual(90.0)).is_empty());
+    // Stricter ones, which may be missed: what was asked for then is kept.
+    let after = with(90.0, Goal::at_most(50.0), Relative::at_most(0.5));
+    assert!(said(&after).is_empty());
+    let after = with(90.0, Goal::at_most(110.0), Relative::at_most(1.0));
+    assert_eq!(said(&after), [GoalLoosened]);
+    let after = with(90.0, Goal::at_most(100.0), Relative::at_most(1.1));
+    assert_eq!(said(&after), [GoalLoosened]);
+    let text = compare(&before, &after, Rules::default()).to_string();
+    assert!(text.contains("goal ≤ 1×, then ≤ 1.1×"), "{text}");
+    assert!(text.contains("\nWorse"), "{text}");
+    // So that it is met: by what was asked for it is not.
+    let after = with(105.0, Goal::at_most(110.0), Relative::at_most(1.1));
+    assert_eq!(
+        said(&after),
+        [GoalLoosened, GoalLost, GoalLoosened, GoalLost]
+    );
+    // Of something else, or the other side: another goal.
+    let after = with(90.0, Goal::at_least(1.0), Relative::over(1_000.0));
+    assert_eq!(said(&after), [GoalGone, GoalGone]);
+    let after = with(90.0, Goal::at_most(100.0), Relative::at_least(0.1));
+    assert_eq!(said(&after), [GoalGone]);
 }
 
 #[test]
@@ -224,6 +349,9 @@ fn the_exit_code_says_it() {
     let third = dir.path().join("3.json");
     let mut without = judged();
     std::fs::write(&first, without.json()).unwrap();
+    let few = dir.path().join("4.json");
+    std::fs::write(&few, bare(Better::Less, &[50.0; 3]).json()).unwrap();
+    assert_eq!(code(&few, &few), Some(3), "nobody knows");
     without.figures.remove(0);
     std::fs::write(&third, without.json()).unwrap();
     assert_eq!(code(&first, &third), Some(1));

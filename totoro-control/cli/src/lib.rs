@@ -1,6 +1,7 @@
 //! How Totoro's command lines print. Whoever reads may have gone (`| head`), which ends a command
 //! quietly; the disk behind may be full, which is an error; and what others wrote is in it, which a
-//! terminal must not obey. And how they read what they share: spans of time, and when something ends.
+//! terminal must not obey. And how they read what they share, spans of time and when something
+//! ends, and how they show it: events of the trail.
 
 #![deny(
     clippy::print_stdout,
@@ -9,10 +10,11 @@
 )]
 
 mod end;
+pub mod event;
 pub mod out;
 mod table;
 
-pub use end::{end, span_ms};
+pub use end::{End, back, end, span_ms};
 pub use table::Table;
 
 use std::io;

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use totoro_api::wire::ban::{BanEntry, BanPage, NewBan};
-use totoro_cli::{Table, print_json};
+use totoro_cli::{End, Table, print_json};
 
 use super::client::{in_path, with_query};
 use super::limits::time;
@@ -74,6 +74,9 @@ impl BanCommand {
                 until,
                 note,
             } => {
+                let now = time::OffsetDateTime::now_utc().unix_timestamp();
+                let end = until.parse::<End>().and_then(|end| end.left(now));
+                end.map_err(|why| CliError::Usage(format!("--until: {why}")))?;
                 let until = Some(time("--until", &until)?).filter(|until| !until.is_empty());
                 let new = NewBan {
                     node,

@@ -1,11 +1,13 @@
 //! `doctor`: how a node is that is meant to run. Looks, and changes nothing. What the machine must
 //! have to begin with is `check`'s.
 
+use std::path::Path;
+
 use anyhow::Result;
 use totoro_api::ports::Pool;
 use totoro_api::ticket::rfc3339;
 
-use super::check::{self, Line, Status};
+use super::check::{self, Line, Said, Status};
 use crate::clock::machine_ms;
 use crate::config::Config;
 use crate::figures::Condition;
@@ -22,19 +24,15 @@ const RECENT_MS: i64 = 60_000;
 /// The problems that are shown, newest first.
 const PROBLEMS: usize = 5;
 
-/// Prints the findings; fails when something is wrong.
-pub(super) async fn run(config: &Config, pool: Pool, as_json: bool) -> Result<()> {
+/// Prints the findings; fails when something is wrong. `settings` is the settings' file.
+pub(super) async fn run(config: &Config, settings: &Path, pool: Pool, as_json: bool) -> Result<()> {
     let mut lines = check::secrets(config);
     lines.push(pins(config));
+    lines.extend(check::past(config));
+    let said = check::said(config).await;
     let socket = config.local_socket();
     match ask::<Condition>(&socket, &Ask::Condition).await {
-        Ok(condition) => {
-            let refusal = match is_silent(condition.silent_s) {
-                true => check::refusal(config).await,
-                false => None,
-            };
-            lines.extend(of(&condition, refusal));
-        }
+        Ok(condition) => lines.extend(of(&condition, said)),
         Err(error) => {
             let shown = socket.display().to_string();
             let advice = match error.is::<NotRunning>() {
@@ -45,11 +43,16 @@ pub(super) async fn run(config: &Config, pool: Pool, as_json: bool) -> Result<()
             };
             lines.push(Line::new("daemon", shown, Status::Fail, advice));
             // A start would not help then.
-            let refusal = check::refusal(config).await;
-            lines.extend(refusal.map(|why| refused("now".to_owned(), why)));
+            let refusal = said.refusal.map(|why| refused("now".to_owned(), why));
+            lines.extend(refusal.into_iter().chain(said.node));
         }
     }
     lines.extend(check::frps(config, &pool).await);
+    let file = check::frps_file(config, settings, &pool);
+    // It may be kept elsewhere, and a frps that lacks something has a line of its own.
+    if Path::new(&file.target).exists() {
+        lines.push(file);
+    }
     check::conclude(&lines, as_json)
 }
 
@@ -75,8 +78,8 @@ fn pins(config: &Config) -> Line {
     }
 }
 
-/// What a daemon's condition says; `refusal`: what the control plane answers instead of taking heartbeats.
-fn of(condition: &Condition, refusal: Option<String>) -> Vec<Line> {
+/// What a daemon's condition says, and what the control plane said just now.
+fn of(condition: &Condition, said: Said) -> Vec<Line> {
     let mut lines = vec![Line::new(
         "daemon",
         format!(
@@ -86,8 +89,18 @@ fn of(condition: &Condition, refusal: Option<String>) -> Vec<Line> {
         Status::Ok,
         "running",
     )];
+    // One answer that the daemon got meanwhile counts more than one that was refused here.
+    let refusal = said.refusal.filter(|_| is_silent(condition.silent_s));
     lines.push(control(condition.silent_s, refusal));
+    lines.extend(said.node);
     lines.push(clock(condition.clock_offset_ms));
+    lines.extend(condition.frps_gone_s.map(|gone_s| {
+        let detail = format!(
+            "it has not answered for {gone_s} s: there is no tunnel until it does; why: journalctl -u \
+             totoro-frps, then systemctl restart totoro-frps"
+        );
+        Line::new("frps", "gone", Status::Fail, detail)
+    }));
     for missing in &condition.missing {
         lines.push(Line::new("grade", "kernel", Status::Fail, missing.clone()));
     }
@@ -207,7 +220,7 @@ mod tests {
     use crate::health::Problem;
 
     fn bad(condition: &Condition) -> Vec<&'static str> {
-        of(condition, None)
+        of(condition, Said::default())
             .into_iter()
             .filter(|line| line.status != Status::Ok)
             .map(|line| line.component)
@@ -301,7 +314,7 @@ mod tests {
                 problems: vec![problem],
                 ..well.clone()
             };
-            let lines = of(&condition, None);
+            let lines = of(&condition, Said::default());
             lines
                 .into_iter()
                 .find(|line| line.component == "log")
@@ -311,6 +324,19 @@ mod tests {
         assert_eq!(status(true, machine_ms()), Status::Fail);
         assert_eq!(status(true, 0), Status::Warn, "it may be over");
         assert_eq!(status(false, machine_ms()), Status::Warn);
+        let said = |refusal: Option<&str>, node| Said {
+            refusal: refusal.map(str::to_owned),
+            node,
+        };
+        let another = Line::new("node", "n1", Status::Fail, "the key is of node n2");
+        let lines = of(&well, said(None, Some(another)));
+        assert!(
+            lines
+                .iter()
+                .any(|line| (line.component, line.status) == ("node", Status::Fail))
+        );
+        let lines = of(&well, said(Some("for once"), None));
+        assert!(lines.iter().all(|line| line.status == Status::Ok));
         let refused = control(Some(61), Some("enrol anew".to_owned()));
         assert_eq!(
             (refused.status, refused.detail.as_str()),

@@ -7,6 +7,7 @@
 )]
 
 mod audit;
+mod ban;
 mod check;
 mod doctor;
 mod drain;
@@ -24,6 +25,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+use clap::builder::BoolishValueParser;
 use clap::{Parser, Subcommand};
 use reqwest::StatusCode;
 use totoro_api::ports::Pool;
@@ -87,11 +89,15 @@ Examples:
 Examples:
   totoro-node run
   totoro-node run --print-config              what holds, and where each setting comes from
+  TOTORO_LOG=debug totoro-node run --log-json
   totoro-node --config ./lab/node.toml run --run-dir ./lab/run")]
     Run {
         /// Accept a plugin port from 1024 on, where there are no other local users.
         #[arg(long)]
         allow_unprivileged_plugin_port: bool,
+        /// Log JSON lines.
+        #[arg(long, env = "TOTORO_NODE_LOG_JSON", value_parser = BoolishValueParser::new())]
+        log_json: bool,
     },
     /// Says whether this machine has what it takes.
     #[command(after_help = "\
@@ -105,9 +111,10 @@ Examples:
   totoro-node doctor
   totoro-node --config ./lab/node.toml doctor --json
 
-Looks only: secrets, attached programs, the daemon's word on itself, its last problems, frps, and, when
-the daemon has not heard of it, the control plane. Runs as root, beside the daemon or without one. Exit
-code 1 when a check fails; warnings do not fail.")]
+Looks only: secrets, attached programs and what may go past them, the daemon's word on itself, its last
+problems, frps, and whose node the control plane takes this one for; where the daemon has not heard of that,
+what it answers. Runs as root, beside the daemon or without one. Exit code 1 when a check fails; warnings do
+not fail.")]
     Doctor,
     /// Shows what the kernel holds.
     Inspect(inspect::Args),
@@ -139,7 +146,7 @@ Examples:
     },
     /// Bans sources on this node.
     #[command(subcommand)]
-    Ban(local::Bans),
+    Ban(ban::Command),
     /// Takes nothing new on this node; what lives goes on.
     #[command(after_help = "\
 Examples:
@@ -153,11 +160,13 @@ Examples:
     /// The node's own key.
     #[command(subcommand)]
     Key(key::Command),
-    /// Shows this node's part of the audit trail.
+    /// Shows this node's part of the audit trail, oldest first. Without --since: the newest events.
     #[command(after_help = "\
 Examples:
-  totoro-node audit --limit 20
-  totoro-node audit --invite inv-4k2v9x0c7m1p --kind session.closed --json")]
+  totoro-node audit                               the newest 200
+  totoro-node audit --since 1h --reason max_conns
+  totoro-node audit --invite inv-4k2v9x0c7m1p --kind session.closed --json
+  totoro-node audit --follow                      and what arrives")]
     Audit(audit::Args),
     /// Detaches all programs, removes all pins and reserved ports, and says so. The daemon must not run.
     Uninstall(uninstall::Args),
@@ -174,7 +183,8 @@ pub fn command() -> clap::Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let health = Health::default();
-    logs(matches!(cli.command, Command::Run { .. }), &health);
+    logs(&cli.command, &health);
+    let json = matches!(cli.command, Command::Run { log_json: true, .. });
     let done = listener(&cli).and_then(|listener| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -184,7 +194,11 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            out::warn(format_args!("error: {error:#}"));
+            match json {
+                // Whoever reads the log takes each line for JSON, the last one too.
+                true => tracing::error!(error = format!("{error:#}"), "ended"),
+                false => out::warn(format_args!("error: {error:#}")),
+            }
             ExitCode::from(code(&error))
         }
     }
@@ -196,6 +210,7 @@ fn listener(cli: &Cli) -> Result<Option<TcpListener>> {
     match cli.command {
         Command::Run {
             allow_unprivileged_plugin_port,
+            ..
         } if !cli.print_config => {
             let config = Config::load(&cli.config, cli.settings.clone())?;
             run::prepare(&config, allow_unprivileged_plugin_port).map(Some)
@@ -237,7 +252,7 @@ async fn act(cli: Cli, health: Health, listener: Option<TcpListener>) -> Result<
         Command::Doctor => {
             // Without a daemon the pool of the enrolment does: the line on frps is about it.
             let pool = applied_pool(&config).await.unwrap_or_default();
-            doctor::run(&config, pool, cli.json).await
+            doctor::run(&config, &settings, pool, cli.json).await
         }
         Command::FrpsConfig { out } => {
             let text = frps_config::text(&config, &applied_pool(&config).await?)?;
@@ -263,8 +278,8 @@ async fn act(cli: Cli, health: Health, listener: Option<TcpListener>) -> Result<
         Command::Key(command) => key::run(&config, command, cli.json).await,
         Command::Audit(args) => audit::run(&control()?, &args, cli.json).await,
         Command::Sessions => local::sessions(&config, cli.json).await,
-        Command::Kick { session } => local::kick(&config, session).await,
-        Command::Ban(command) => local::bans(&config, command, cli.json).await,
+        Command::Kick { session } => local::kick(&config, session, cli.json).await,
+        Command::Ban(command) => ban::run(&config, command, cli.json).await,
         Command::Uninstall(args) => uninstall::run(&config, &settings, &args),
     }
 }
@@ -282,23 +297,30 @@ async fn applied_pool(config: &Config) -> Result<Pool> {
     }
 }
 
-/// Logs go to stderr: with times for the daemon, only what is wrong for commands.
-fn logs(daemon: bool, health: &Health) {
+/// Logs go to stderr: with times for the daemon, as lines or JSON, only what is wrong for commands.
+fn logs(command: &Command, health: &Health) {
     use tracing_subscriber::filter::LevelFilter;
     use tracing_subscriber::layer::SubscriberExt as _;
     use tracing_subscriber::util::SubscriberInitExt as _;
     use tracing_subscriber::{EnvFilter, Layer as _};
 
+    let (daemon, json) = match command {
+        Command::Run { log_json, .. } => (true, *log_json),
+        _ => (false, false),
+    };
     let otherwise = if daemon { "info" } else { "warn" };
     let filter =
         EnvFilter::try_from_env("TOTORO_LOG").unwrap_or_else(|_| EnvFilter::new(otherwise));
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         // A journal or a file is not to have colour codes in it.
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_filter(filter);
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()) && !json);
+    let lines = match json {
+        true => lines.json().boxed(),
+        false => lines.boxed(),
+    };
     tracing_subscriber::registry()
-        .with(lines)
+        .with(lines.with_filter(filter))
         .with(daemon.then(|| health.clone().with_filter(LevelFilter::WARN)))
         .init();
 }

@@ -108,6 +108,7 @@ pub(super) async fn run(config: Config, health: Health, listener: TcpListener) -
         Arc::clone(&desk),
         frps.clone(),
         Arc::clone(&clock),
+        health.clone(),
     ));
     let ca = std::fs::read_to_string(config.tls_dir.join(tls::CA)).unwrap_or_default();
     let server = Server::new(Arc::clone(&desk), &plugin_secret, Limits::default());

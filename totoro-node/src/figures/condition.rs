@@ -24,6 +24,9 @@ pub struct Condition {
     pub clock_offset_ms: i64,
     /// Since the control plane last took a heartbeat, seconds; `None` = not since the start.
     pub silent_s: Option<u64>,
+    /// Since frps, which did answer, last did, seconds; `None` while it does, and where it never did.
+    #[serde(default)]
+    pub frps_gone_s: Option<u64>,
     /// What differed and was brought in line since the start, by kind.
     pub mended: Vec<(String, u64)>,
     /// The last warnings and errors, oldest first.
@@ -48,6 +51,7 @@ impl Sources {
             applied: self.desk.revision(),
             clock_offset_ms: self.clock.offset_ms(),
             silent_s: self.health.silent_s(),
+            frps_gone_s: self.health.frps_gone_s(),
             mended: mended
                 .map(|(what, count)| (what.to_owned(), count))
                 .collect(),

@@ -65,6 +65,7 @@ struct Now {
     spool: Size,
     clock_offset_ms: i64,
     silent_s: Option<u64>,
+    frps_answers: bool,
     generation: u64,
     rev: u64,
 }
@@ -88,6 +89,7 @@ impl Sources {
             spool: self.spool.size()?,
             clock_offset_ms: self.clock.offset_ms(),
             silent_s: self.health.silent_s(),
+            frps_answers: self.health.frps_answers(),
             generation: revision.generation,
             rev: revision.rev,
         };
@@ -119,6 +121,11 @@ impl Now {
                 "untidy",
                 "1 while the kernel is not in line with what is decided",
                 i64::from(self.untidy),
+            ),
+            (
+                "frps_up",
+                "1 while frps answers",
+                i64::from(self.frps_answers),
             ),
             (
                 "spool_events",
@@ -203,6 +210,7 @@ mod tests {
             },
             interfaces: vec![("eth0".to_owned(), "native")],
             silent_s: Some(4),
+            frps_answers: true,
             clock_offset_ms: -12,
             ..Now::default()
         };
@@ -221,6 +229,7 @@ mod tests {
             "totoro_node_control_silent_seconds 4",
             "totoro_node_clock_offset_milliseconds -12",
             "totoro_node_untidy 0",
+            "totoro_node_frps_up 1",
         ] {
             assert!(text.lines().any(|there| there == line), "{line} in {text}");
         }

@@ -6,12 +6,11 @@ mod output;
 use clap::Args;
 use reqwest::Method;
 use totoro_api::wire::event::AuditPage;
-use totoro_cli::{Table, out, print_json};
+use totoro_cli::{Table, back, event, out, print_json};
 
-use self::output::{cells, warn_of_damage};
+use self::output::warn_of_damage;
 use super::client::{Client, with_query};
 use super::{CliError, Remote};
-use crate::duration::Span;
 
 /// Events in one request.
 const PAGE: usize = 1000;
@@ -89,11 +88,9 @@ impl Audit {
         if self.remote.json {
             return Ok(print_json(&page)?);
         }
-        let mut table = Table::new([
-            "AT", "KIND", "REASON", "NODE", "INVITE", "SESSION", "CLIENT", "DETAIL",
-        ]);
+        let mut table = Table::new(event::HEAD);
         for event in page.items {
-            table.row(cells(event));
+            table.row(event::cells(event));
         }
         Ok(table.print()?)
     }
@@ -174,11 +171,6 @@ async fn export(client: &Client, query: Parameters, limit: Option<usize>) -> Res
 }
 
 fn time_back(flag: &'static str, text: &str) -> Result<String, CliError> {
-    match text.parse::<Span>() {
-        Ok(span) => {
-            let at = time::OffsetDateTime::now_utc() - span.0;
-            Ok(totoro_api::ticket::rfc3339(at.unix_timestamp()))
-        }
-        Err(_) => super::limits::time(flag, text),
-    }
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    back(text, now).map_err(|why| CliError::Usage(format!("{flag}: {why}")))
 }

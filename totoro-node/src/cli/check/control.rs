@@ -67,12 +67,35 @@ impl Own {
     }
 }
 
-/// Why the control plane answers this node with a refusal, and what to do; `None` where it does not.
-pub(in crate::cli) async fn refusal(config: &Config) -> Option<String> {
-    let control = Control::with_key_file(&config.control, &config.key_file).ok()?;
-    let error = control.date().await.err()?;
-    let error = error.downcast_ref::<CallError>()?;
-    (status(error) == Status::Fail).then(|| advice(error))
+/// What the control plane says when it is asked now.
+#[derive(Default)]
+pub(in crate::cli) struct Said {
+    /// Why it answers this node with a refusal, and what to do; `None` where it does not.
+    pub(in crate::cli) refusal: Option<String>,
+    /// Whether the key is this node's; `None` where it does not tell.
+    pub(in crate::cli) node: Option<Line>,
+}
+
+/// Asks it.
+pub(in crate::cli) async fn said(config: &Config) -> Said {
+    let Ok(control) = Control::with_key_file(&config.control, &config.key_file) else {
+        // The line on the key says why.
+        return Said::default();
+    };
+    match control.date_and_self::<Own>().await {
+        Ok((_, own)) => Said {
+            refusal: None,
+            node: Some(own.line(&config.node)),
+        },
+        Err(error) => {
+            let error = error.downcast_ref::<CallError>();
+            let error = error.filter(|error| status(error) == Status::Fail);
+            Said {
+                refusal: error.map(advice),
+                node: None,
+            }
+        }
+    }
 }
 
 const fn status(error: &CallError) -> Status {
@@ -175,15 +198,16 @@ mod tests {
     }
 
     /// What is said to a node whose control plane answers so, or is away.
-    async fn said(answers: &'static [&'static str]) -> Option<String> {
+    async fn said(answers: &'static [&'static str]) -> Said {
         let dir = tempfile::tempdir().unwrap();
-        refusal(&config(dir.path(), answers).await).await
+        super::said(&config(dir.path(), answers).await).await
     }
+
+    const OF_N1: &str = r#"200 OK|{"id": "n1", "name": "one", "more": 1}"#;
+    const OF_N2: &str = r#"200 OK|{"id": "n2", "name": "two", "more": 1}"#;
 
     #[tokio::test]
     async fn the_key_of_another_node_is_named() {
-        const OF_N1: &str = r#"200 OK|{"id": "n1", "name": "one", "more": 1}"#;
-        const OF_N2: &str = r#"200 OK|{"id": "n2", "name": "two", "more": 1}"#;
         for (answers, status, word) in [
             (&[OF_N1], Status::Ok, "this node's"),
             (&[OF_N2], Status::Fail, "node = \"n2\""),
@@ -193,6 +217,9 @@ mod tests {
             let line = lines.iter().find(|line| line.component == "node").unwrap();
             assert_eq!((line.status, line.target.as_str()), (status, "n1"));
             assert!(line.detail.contains(word), "{}", line.detail);
+            let said = said(answers).await;
+            assert_eq!(said.node.unwrap().status, status);
+            assert_eq!(said.refusal, None);
         }
         let dir = tempfile::tempdir().unwrap();
         let lines = lines(&config(dir.path(), &["401 Unauthorized"]).await).await;
@@ -201,14 +228,18 @@ mod tests {
 
     #[tokio::test]
     async fn only_an_answer_is_a_refusal() {
-        let said_to_a_stranger = said(&["401 Unauthorized"]).await.unwrap();
+        let refusal = async |answers| said(answers).await.refusal;
+        let to_a_stranger = refusal(&["401 Unauthorized"]).await.unwrap();
         assert!(
-            said_to_a_stranger.contains("enrol with a new token"),
-            "{said_to_a_stranger}"
+            to_a_stranger.contains("enrol with a new token"),
+            "{to_a_stranger}"
         );
-        assert!(said(&["404 Not Found"]).await.is_some());
-        assert_eq!(said(&["200 OK"]).await, None);
-        assert_eq!(said(&[]).await, None, "nobody is no refusal");
+        assert!(refusal(&["404 Not Found"]).await.is_some());
+        assert!(refusal(&["200 OK"]).await.is_some(), "something else");
+        assert_eq!(refusal(&[OF_N1]).await, None);
+        let away = said(&[]).await;
+        assert_eq!(away.refusal, None, "nobody is no refusal");
+        assert!(away.node.is_none());
     }
 
     #[test]

@@ -80,7 +80,7 @@ fn is_old(version: &str) -> bool {
 }
 
 /// Its configuration's file, where it is meant to be, against what it should be now.
-pub(super) fn file(config: &Config, settings: &Path, pool: &Pool) -> Line {
+pub(in crate::cli) fn file(config: &Config, settings: &Path, pool: &Pool) -> Line {
     let path = settings.with_file_name("frps.toml");
     let target = path.display().to_string();
     let fix = format!("write it anew (totoro-node frps-config --out {target}) and restart frps");
@@ -92,12 +92,12 @@ pub(super) fn file(config: &Config, settings: &Path, pool: &Pool) -> Line {
             (Status::Warn, format!("not there, or elsewhere; {fix}"))
         }
         (Err(error), _) => (Status::Warn, error.to_string()),
-        // The lines on secrets say why.
-        (_, Err(error)) => (Status::Warn, format!("{error:#}")),
         (Ok(_), _) if secret::read(&path).is_err_and(|why| why.to_string().contains("chmod")) => (
             Status::Fail,
             format!("others may read it, and it has secrets in it; chmod 600 {target}"),
         ),
+        // The lines on secrets say why.
+        (_, Err(error)) => (Status::Warn, format!("{error:#}")),
         (Ok(is), Ok(wanted)) if is == wanted => (Status::Ok, "as it should be now".to_owned()),
         (Ok(_), Ok(_)) => {
             let differs = "differs from what the node would have now: the pool, a port or a secret \

@@ -162,7 +162,7 @@ fn options() -> Line {
 }
 
 /// Other socket lookups of this network namespace: any of them may take a connection before ours sees it.
-fn lookups(config: &Config) -> Line {
+pub(super) fn lookups(config: &Config) -> Line {
     let others = match kernel::other_lookups(&config.pin_root) {
         Ok(others) => others,
         Err(error) => {

@@ -148,6 +148,17 @@ fn ephemeral(pool: &Pool) -> Line {
 
 /// Files that only root may read.
 pub(in crate::cli) fn secrets(config: &Config) -> Vec<Line> {
+    let mut lines = needed_secrets(config);
+    // Whoever has it can be this node's frps to all clients that pin the CA. It may well be kept elsewhere.
+    let ca_key = config.tls_dir.join(crate::tls::CA_KEY);
+    if ca_key.try_exists().unwrap_or(true) {
+        lines.push(secret_file("CA key", &ca_key));
+    }
+    lines
+}
+
+/// Those without which nothing runs.
+pub(super) fn needed_secrets(config: &Config) -> Vec<Line> {
     let frps_key = config.tls_dir.join(crate::tls::KEY);
     [
         ("node key", &config.key_file),
@@ -156,14 +167,48 @@ pub(in crate::cli) fn secrets(config: &Config) -> Vec<Line> {
         ("frps key", &frps_key),
     ]
     .into_iter()
-    .map(|(what, path)| match secret::read(path) {
-        Ok(_) => Line::new(what, path.display().to_string(), Status::Ok, "0600"),
-        Err(error) => Line::new(
-            what,
-            path.display().to_string(),
-            Status::Fail,
-            format!("{error:#}"),
-        ),
-    })
+    .map(|(what, path)| secret_file(what, path))
     .collect()
+}
+
+fn secret_file(what: &'static str, path: &Path) -> Line {
+    let target = path.display().to_string();
+    match secret::read(path) {
+        Ok(_) => Line::new(what, target, Status::Ok, "0600"),
+        Err(error) => Line::new(what, target, Status::Fail, format!("{error:#}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::config::Settings;
+
+    #[test]
+    fn a_ca_key_that_others_read_is_told_and_an_absent_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let given = Settings {
+            tls_dir: Some(dir.path().to_owned()),
+            ..Settings::default()
+        };
+        let config = Config::unenrolled(&dir.path().join("node.toml"), given).unwrap();
+        let told = || {
+            let lines = secrets(&config);
+            let line = lines.into_iter().find(|line| line.component == "CA key");
+            line.map(|line| (line.status, line.detail))
+        };
+        assert_eq!(told(), None);
+        let key = dir.path().join(crate::tls::CA_KEY);
+        secret::write(&key, "x").unwrap();
+        assert_eq!(told(), Some((Status::Ok, "0600".to_owned())));
+        std::fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
+        let (status, detail) = told().unwrap();
+        assert_eq!(status, Status::Fail);
+        assert!(detail.contains("chmod 600"), "{detail}");
+        let needed = needed_secrets(&config);
+        assert!(needed.iter().all(|line| line.component != "CA key"));
+    }
 }

@@ -94,16 +94,22 @@ pub(super) async fn run(
     conclude(&lines, as_json)
 }
 
-pub(super) use control::refusal;
-pub(super) use frps::lines as frps;
+pub(super) use control::{Said, said};
+pub(super) use frps::{file as frps_file, lines as frps};
 pub(super) use machine::{neighbours, secrets};
 
-/// Refuses secrets that others may read: a start is the last moment to say so.
+/// What of this machine may take the pool's connections past the limits, also long after a start.
+pub(super) fn past(config: &Config) -> Vec<Line> {
+    vec![kernel::lookups(config), network::tproxy()]
+}
+
+/// Refuses secrets that others may read: a start is the last moment to say so. Not the CA's key, which
+/// no start needs.
 ///
 /// # Errors
 /// All of them, with what to do.
 pub(super) fn require_secrets(config: &Config) -> Result<()> {
-    let bad: Vec<String> = secrets(config)
+    let bad: Vec<String> = machine::needed_secrets(config)
         .into_iter()
         .filter(|line| line.status == Status::Fail)
         .map(|line| format!("{}: {}", line.component, line.detail))

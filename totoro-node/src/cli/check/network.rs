@@ -118,7 +118,7 @@ fn owners(inodes: &BTreeSet<u64>) -> BTreeMap<u64, (i32, String)> {
 }
 
 /// A TPROXY rule gives a packet to a socket before any lookup.
-fn tproxy() -> Line {
+pub(super) fn tproxy() -> Line {
     let modules = std::fs::read_to_string("/proc/modules").unwrap_or_default();
     let loaded: Vec<&str> = modules
         .lines()

@@ -1,0 +1,182 @@
+//! Classes of packets, who is measured by each, and what the goals say.
+
+use crate::packets::{FREE, LEASED, OTHERS, V4, V6, arp, datagram, segment, sent_by, syn};
+use crate::shield::{self, Node};
+
+/// XDP's verdicts.
+pub(crate) const DROP: u32 = 1;
+pub(crate) const PASS: u32 = 2;
+
+/// What the goals say, ns over the empty program, by class.
+pub(crate) const NOT_OURS: f64 = 10.0;
+const ESTABLISHED: f64 = 15.0;
+const SYN: f64 = 60.0;
+const SYN_WITH_BANS: f64 = 150.0;
+
+pub(crate) const NOTHING: &str = "empty program";
+pub(crate) const ONE_RULE: &str = "xdp-filter, 1 rule";
+pub(crate) const MANY_RULES: &str = "xdp-filter, 10,000 rules";
+pub(crate) const ADDRESSES: &str = "xdp-filter, 10,000 addresses";
+pub(crate) const LEAN: &str = "xdp-filter -f tcp, 1 rule";
+/// xdp-filter in front of TCP and of UDP; and where single addresses are banned.
+const OF_TCP: &[&str] = &[ONE_RULE, MANY_RULES, LEAN];
+const OF_UDP: &[&str] = &[ONE_RULE, MANY_RULES];
+const OF_BANS: &[&str] = &[ADDRESSES, LEAN];
+const OF_BANNED: &[&str] = &[ADDRESSES];
+
+/// The sizes of a node: leases, each of a tenant of its own.
+pub(crate) const SIZES: [u32; 3] = [1, 1_000, 65_536];
+/// The place of the last.
+pub(crate) const FULL: usize = 2;
+pub(crate) const BANS: u32 = 10_000;
+
+/// Who is measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Who {
+    /// A node of that size.
+    Totoro(usize),
+    /// The full node, with bans.
+    Banning,
+    /// The same, where one of the bans is wider than those that are kept as bits: the trie of all is asked.
+    BanningWide,
+    /// The full node, where each packet is the first in its tick.
+    FirstInTick,
+    /// The full node, with all budgets spent.
+    Flooded,
+}
+
+impl Who {
+    /// The node that it is.
+    pub(crate) fn node(self) -> Node {
+        let full = Node {
+            leases: SIZES[FULL],
+            bans: 0,
+            has_wide_ban: false,
+            is_spent: false,
+        };
+        match self {
+            Who::Totoro(size) => Node {
+                leases: SIZES[size],
+                ..full
+            },
+            Who::FirstInTick => full,
+            Who::Banning => Node { bans: BANS, ..full },
+            Who::BanningWide => Node {
+                bans: BANS,
+                has_wide_ban: true,
+                ..full
+            },
+            Who::Flooded => Node {
+                is_spent: true,
+                ..full
+            },
+        }
+    }
+}
+
+/// Packets of one kind.
+pub(crate) struct Class {
+    pub(crate) name: &'static str,
+    pub(crate) packet: Vec<u8>,
+    pub(crate) who: Who,
+    pub(crate) verdict: u32,
+    /// ns over the empty program.
+    pub(crate) goal: Option<f64>,
+    /// xdp-filter where it looks at such packets as Totoro does, and comes to the same verdict.
+    pub(crate) filters: &'static [&'static str],
+}
+
+/// What users send.
+pub(crate) fn classes() -> Vec<Class> {
+    let class = |name, packet, goal| Class {
+        name,
+        packet,
+        who: Who::Totoro(FULL),
+        verdict: PASS,
+        goal,
+        filters: OF_TCP,
+    };
+    let dropped = |name, packet, who| Class {
+        verdict: DROP,
+        filters: &[],
+        who,
+        ..class(name, packet, None)
+    };
+    let banning = |class| Class {
+        who: Who::Banning,
+        filters: OF_BANS,
+        ..class
+    };
+    let udp = |class| Class {
+        filters: OF_UDP,
+        ..class
+    };
+    vec![
+        class("not ours: ARP", arp(), Some(NOT_OURS)),
+        class("not ours: TCP, IPv4", segment(V4, OTHERS), Some(NOT_OURS)),
+        class("not ours: TCP, IPv6", segment(V6, OTHERS), Some(NOT_OURS)),
+        udp(class(
+            "not ours: UDP, IPv4",
+            datagram(V4, OTHERS),
+            Some(NOT_OURS),
+        )),
+        class(
+            "established: TCP, IPv4",
+            segment(V4, LEASED),
+            Some(ESTABLISHED),
+        ),
+        class(
+            "established: TCP, IPv6",
+            segment(V6, LEASED),
+            Some(ESTABLISHED),
+        ),
+        udp(class(
+            "established: UDP flow, IPv6",
+            datagram(V6, LEASED),
+            Some(ESTABLISHED),
+        )),
+        class("SYN to a lease, IPv4", syn(V4, LEASED), Some(SYN)),
+        class("SYN to a lease, IPv6", syn(V6, LEASED), Some(SYN)),
+        banning(class(
+            "SYN to a lease, 10,000 bans, IPv4",
+            syn(V4, LEASED),
+            Some(SYN_WITH_BANS),
+        )),
+        // What the goals of their siblings hold for too, where it costs more.
+        Class {
+            who: Who::FirstInTick,
+            ..class(
+                "SYN to a lease, first in its tick, IPv4",
+                syn(V4, LEASED),
+                Some(SYN),
+            )
+        },
+        Class {
+            who: Who::BanningWide,
+            ..banning(class(
+                "SYN to a lease, 10,000 bans, one of them a /16, IPv4",
+                syn(V4, LEASED),
+                Some(SYN_WITH_BANS),
+            ))
+        },
+        Class {
+            goal: Some(SYN_WITH_BANS),
+            filters: OF_BANNED,
+            ..dropped(
+                "10,000 bans: a banned sender, dropped",
+                sent_by(shield::banned(BANS)[BANS as usize / 2], syn(V4, LEASED)),
+                Who::Banning,
+            )
+        },
+        udp(class("new UDP flow, IPv4", datagram(V4, LEASED), None)),
+        Class {
+            filters: OF_TCP,
+            ..dropped("SYN to no lease: dropped", syn(V4, FREE), Who::Totoro(FULL))
+        },
+        dropped(
+            "SYN over its source's budget: dropped",
+            syn(V4, LEASED),
+            Who::Flooded,
+        ),
+    ]
+}
