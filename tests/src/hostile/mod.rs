@@ -3,6 +3,7 @@
 
 pub mod aim;
 pub mod client;
+mod crowd;
 pub mod flood;
 mod handmade;
 pub mod logins;

@@ -24,7 +24,7 @@ const PORT: u16 = 20_055;
 const AT_ONCE: usize = 64;
 const EACH: usize = 40;
 /// Where frps reaches the node.
-const PLUGIN: &str = "127.0.0.1:988";
+pub(super) const PLUGIN: &str = "127.0.0.1:988";
 
 /// Plays all of it beside a tenant in good standing.
 ///
@@ -39,6 +39,7 @@ pub fn play() -> Result<()> {
     logins(&mut world, &victim)?;
     forged(&world, &victim)?;
     many(&world)?;
+    super::crowd::play(&world)?;
     user::exchange(&mut session, b"after").context("the victim's user")?;
     ensure!(victim.frpc.lives(), "the victim's frpc ended");
     let lives = |process: &mut Option<crate::lab::Process>| {

@@ -187,7 +187,11 @@ pub(crate) fn frps(world: &mut World) -> Result<String> {
         "no plugin in the configuration"
     );
     let printed = format!("{}{printed}", world.frps_more);
-    fs::write(world.lab.file("node/frps.toml"), printed).context("write frps.toml")?;
+    let path = world.lab.file("node/frps.toml");
+    fs::write(&path, printed).context("write frps.toml")?;
+    // It has secrets in it: `check` wants them nobody else's.
+    let owners = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    fs::set_permissions(&path, owners).context("close frps.toml")?;
     let begun = Instant::now();
     run_frps(world)?;
     Ok(ms(begun.elapsed()))

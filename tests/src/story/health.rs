@@ -32,6 +32,64 @@ pub(super) fn doctor(world: &World) -> Result<String> {
     Ok(format!("{} lines", lines.len()))
 }
 
+/// What `check` looks at on a machine that is a node, by component.
+const CHECKED: [&str; 21] = [
+    "kernel",
+    "capabilities",
+    "bpf",
+    "options",
+    "sk_lookup",
+    "privilege",
+    "bpffs",
+    "cgroup",
+    "object",
+    "sock_destroy",
+    "plugin",
+    "pool",
+    "ephemeral",
+    "interface",
+    "listeners",
+    "tproxy",
+    "frps",
+    "frps config",
+    "control",
+    "node",
+    "clock",
+];
+
+/// `check`, beside the running daemon, has looked at everything and finds nothing that keeps this
+/// machine from being a node.
+pub(super) fn check(world: &World) -> Result<String> {
+    let told = world.node_cli(&["check", "--json"])?;
+    let lines: Vec<Value> = serde_json::from_str(&told.out)
+        .with_context(|| format!("read {}{}", told.out, told.err))?;
+    for component in CHECKED {
+        ensure!(
+            lines.iter().any(|line| line["component"] == component),
+            "no line on {component} in {}",
+            told.out
+        );
+    }
+    let with = |status: &str| -> Vec<&Value> {
+        let those = lines.iter().filter(|line| line["status"] == status);
+        those.collect()
+    };
+    let (ok, warn, fail) = (with("ok"), with("warn"), with("fail"));
+    ensure!(fail.is_empty(), "{fail:?}");
+    ensure!(ok.len() + warn.len() == lines.len(), "{}", told.out);
+    ensure!(told.code == 0, "exit code {}: {}", told.code, told.err);
+    let warned: Vec<&str> = warn
+        .iter()
+        .filter_map(|line| line["component"].as_str())
+        .collect();
+    Ok(format!(
+        "{} lines, {} of them a warning ({})",
+        lines.len(),
+        warn.len(),
+        warned.join(", ")
+    ))
+}
+
 /// `/metrics` on its unix socket agrees with `inspect`.
 pub(super) fn metrics(world: &World) -> Result<String> {
     let text = scrape(world)?;

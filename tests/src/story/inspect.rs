@@ -37,6 +37,7 @@ pub(super) fn play(world: &mut World, report: &mut Report) {
             shows(world)
         },
     );
+    report.check("check finds the machine fit", || health::check(world));
     report.check("doctor finds the node well", || health::doctor(world));
     report.check("/metrics on its socket agrees with inspect", || {
         health::metrics(world)

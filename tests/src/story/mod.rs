@@ -12,6 +12,7 @@ pub(crate) mod health;
 mod inspect;
 mod invites;
 mod kernel;
+mod operator;
 pub mod outage;
 pub mod public;
 mod refusals;

@@ -14,7 +14,7 @@ use totoro_api::wire::node::Node;
 
 use super::frpc::{self, PATIENCE, Proxy};
 use super::world::{Tenant, World, within};
-use super::{audit, bring_up};
+use super::{audit, bring_up, operator};
 use crate::lab::{Lab, NODE_USER_V4, Place};
 use crate::net::user::{self, Denied};
 use crate::report::Report;
@@ -37,6 +37,8 @@ struct Cast {
     revoked: (Tenant, String),
     /// Has a ticket, and no session yet.
     late: (Tenant, String),
+    /// Comes from another address, has a ticket, and no session yet.
+    guest: operator::Guest,
     held: TcpStream,
     session: String,
 }
@@ -83,6 +85,7 @@ pub fn play(lab: Lab, report: &mut Report) -> Result<()> {
         ensure!(sessions(&world)?.contains(&cast.session), "another session");
         page(&world, PORT)
     });
+    operator::play(&world, &mut cast.guest, report, || page(&world, PORT));
     report.check("doctor says what does not work", || doctor(&world));
     report.check("a frpc that is started anew can't log in", || {
         cast.stays.frpc.take().context("no frpc")?.kill();
@@ -144,6 +147,8 @@ fn begin(world: &World) -> Result<Cast> {
         Ok((tenant, ticket))
     };
     let (late, revoked) = (with_ticket("late")?, with_ticket("revoked")?);
+    let (tenant, ticket) = with_ticket("guest")?;
+    let guest = operator::Guest::new(tenant, ticket);
     let lender = world.lender()?;
     lender.delete(&format!("/nodes/invites/{}", revoked.0.invite.id))?;
 
@@ -165,6 +170,7 @@ fn begin(world: &World) -> Result<Cast> {
         _short: short,
         revoked,
         late,
+        guest,
         held,
         session,
     })
@@ -263,9 +269,11 @@ fn trail(world: &World) -> Result<String> {
         let count = |of: &str| told.iter().filter(|event| event.subject.kind == of).count();
         for (of, least) in [
             (kind::SESSION_RESUMED, 2),
-            (kind::SESSION_OPENED, 3),
+            (kind::SESSION_OPENED, 5),
             (kind::SESSION_REFUSED, 1),
-            (kind::SESSION_CLOSED, 1),
+            (kind::SESSION_CLOSED, 3),
+            (kind::BAN_ADDED, 2),
+            (kind::BAN_LIFTED, 2),
         ] {
             ensure!(count(of) >= least, "{} {of}", count(of));
         }

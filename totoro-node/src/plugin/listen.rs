@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::socket::{Backlog, listen};
 
 /// The first descriptor that systemd passes (sd_listen_fds(3)).
 const FIRST_FD: RawFd = 3;
@@ -34,6 +35,9 @@ pub fn bind(at: SocketAddr, allow_unprivileged: bool) -> Result<TcpListener> {
              where there are no other users"
         );
     }
+    // All that frps asks at once after a restart waits here: beyond the 128 of the standard library the kernel
+    // answers by cookies, and resets who speaks before it is accepted.
+    listen(&listener, Backlog::MAXCONN).context("let more questions wait")?;
     listener
         .set_nonblocking(true)
         .context("make the socket non-blocking")?;
