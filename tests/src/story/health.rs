@@ -19,6 +19,7 @@ pub(super) fn doctor(world: &World) -> Result<String> {
         "daemon",
         "control plane",
         "clock",
+        "canary",
         "spool",
         "drift",
         "frps",

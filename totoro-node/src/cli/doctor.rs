@@ -17,6 +17,8 @@ use crate::spool::Size;
 
 /// Silence of the control plane that is worth a warning, seconds: some heartbeats.
 const SILENT_S: u64 = 60;
+/// The same of the canary, which is tried each minute.
+const CANARY_S: u64 = 150;
 /// How far clocks may be apart, ms.
 const CLOCKS_MS: i64 = crate::clock::TOLERATED_MS;
 /// So long an error in the log is one of now, ms.
@@ -101,6 +103,7 @@ fn of(condition: &Condition, said: Said) -> Vec<Line> {
         );
         Line::new("frps", "gone", Status::Fail, detail)
     }));
+    lines.push(canary(condition.canary_s));
     for missing in &condition.missing {
         lines.push(Line::new("grade", "kernel", Status::Fail, missing.clone()));
     }
@@ -136,6 +139,24 @@ fn of(condition: &Condition, said: Said) -> Vec<Line> {
         ));
     }
     lines
+}
+
+/// Whether what the programs do was tried lately; what it found broken is said where it is missing.
+fn canary(held_s: Option<u64>) -> Line {
+    match held_s {
+        Some(held_s) if held_s < CANARY_S => {
+            let detail = "a connection to itself was refused, admitted, counted and limited";
+            Line::new("canary", format!("{held_s} s ago"), Status::Ok, detail)
+        }
+        held_s => {
+            let target = held_s.map_or("not since the start".to_owned(), |held_s| {
+                format!("{held_s} s ago")
+            });
+            let detail = "not tried since, or it did not come through: it needs a free TCP port of the \
+                          pool, a node that is enabled, and 127.0.0.1 unbanned";
+            Line::new("canary", target, Status::Warn, detail)
+        }
+    }
 }
 
 fn is_silent(silent_s: Option<u64>) -> bool {
@@ -231,6 +252,7 @@ mod tests {
     fn what_is_wrong_is_said() {
         let well = Condition {
             silent_s: Some(3),
+            canary_s: Some(7),
             ..Condition::default()
         };
         assert!(bad(&well).is_empty());
@@ -241,6 +263,27 @@ mod tests {
             times: 2,
         };
         for (condition, component) in [
+            (
+                Condition {
+                    canary_s: None,
+                    ..well.clone()
+                },
+                "canary",
+            ),
+            (
+                Condition {
+                    canary_s: Some(CANARY_S),
+                    ..well.clone()
+                },
+                "canary",
+            ),
+            (
+                Condition {
+                    frps_gone_s: Some(9),
+                    ..well.clone()
+                },
+                "frps",
+            ),
             (
                 Condition {
                     silent_s: None,

@@ -27,6 +27,9 @@ pub struct Condition {
     /// Since frps, which did answer, last did, seconds; `None` while it does, and where it never did.
     #[serde(default)]
     pub frps_gone_s: Option<u64>,
+    /// Since the canary last came through, seconds; `None` = not since the start.
+    #[serde(default)]
+    pub canary_s: Option<u64>,
     /// What differed and was brought in line since the start, by kind.
     pub mended: Vec<(String, u64)>,
     /// The last warnings and errors, oldest first.
@@ -52,6 +55,7 @@ impl Sources {
             clock_offset_ms: self.clock.offset_ms(),
             silent_s: self.health.silent_s(),
             frps_gone_s: self.health.frps_gone_s(),
+            canary_s: self.desk.canary_s(),
             mended: mended
                 .map(|(what, count)| (what.to_owned(), count))
                 .collect(),

@@ -11,6 +11,7 @@ use totoro_ebpf::abi;
 
 use super::desk::{Desk, Inner};
 use super::ports::{PortId, port_key};
+use crate::clock::boot_ms;
 
 /// The canary's tenant: no invite ever gets this number.
 pub(super) const CANARY: u32 = u32::MAX;
@@ -29,6 +30,8 @@ pub(super) struct Canary {
     failures: u32,
     /// What the kernel does not hold; believed.
     pub(super) problem: Option<String>,
+    /// When it last came through, ms since boot.
+    held_ms: Option<i64>,
 }
 
 impl Canary {
@@ -36,7 +39,12 @@ impl Canary {
     fn note(&mut self, tried: Result<(), String>) -> bool {
         let before = self.problem.is_some();
         match tried {
-            Ok(()) => *self = Canary::default(),
+            Ok(()) => {
+                *self = Canary {
+                    held_ms: Some(boot_ms()),
+                    ..Canary::default()
+                }
+            }
             Err(problem) => {
                 self.failures = self.failures.saturating_add(1);
                 if self.failures >= BELIEVED {
@@ -104,6 +112,13 @@ impl Desk {
     #[must_use]
     pub fn canary_problem(&self) -> Option<String> {
         self.lock().canary.problem.clone()
+    }
+
+    /// Seconds since the canary last came through; `None` = not since the start.
+    #[must_use]
+    pub fn canary_s(&self) -> Option<u64> {
+        let held_ms = self.lock().canary.held_ms?;
+        Some(u64::try_from((boot_ms() - held_ms) / 1000).unwrap_or(0))
     }
 
     /// A port of the pool that is nobody's, with a listener on it that only this machine reaches.

@@ -86,6 +86,16 @@ impl Desk {
         let due = inner.refusals.due(now_ms);
         let kernels = due.iter().any(|(_, of)| of.kind == kind::CONN_REFUSED);
         for (at_ms, subject) in due {
+            if subject.kind == kind::CONN_REFUSED {
+                // As seldom as the trail: a pool that is scanned all day fills no log.
+                tracing::info!(
+                    node_id = self.rules.node,
+                    invite_id = subject.detail["tenant"].as_str().unwrap_or_default(),
+                    reason = subject.reason.map(Reason::code).unwrap_or_default(),
+                    count = subject.detail["count"].as_u64().unwrap_or_default(),
+                    "connections refused"
+                );
+            }
             changes.tell(at_ms, &subject);
         }
         if kernels {
@@ -138,13 +148,6 @@ impl Desk {
                 detail: serde_json::json!({ "tenant": id }),
                 ..Subject::default()
             };
-            tracing::warn!(
-                node_id = self.rules.node,
-                invite_id = id.as_deref().unwrap_or_default(),
-                reason = counter.reason.code(),
-                count = more,
-                "connections refused"
-            );
             let every = if counter.tenant == 0 {
                 NOBODYS_EVERY_MS
             } else {

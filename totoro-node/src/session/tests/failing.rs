@@ -250,7 +250,7 @@ fn what_the_canary_found_is_believed_until_it_was_tried_again() {
     world.push(&[("a", Active)]);
     // This kernel refuses nobody.
     assert!(!world.desk.try_canary() && !world.desk.try_canary());
-    assert!(world.desk.canary_problem().is_some());
+    assert!(world.desk.canary_problem().is_some() && world.desk.canary_s().is_none());
     // No port is left to try it on.
     world.node.pool = Pool::default();
     world.push(&[("a", Active)]);
