@@ -10,8 +10,8 @@ const LAST: i64 = 253_402_300_799;
 pub enum End {
     /// `never`, or nothing.
     Never,
-    /// After so many milliseconds: `7d`.
-    In(u64),
+    /// After so many whole seconds: `7d`.
+    In(i64),
     /// At this time, Unix seconds: `2030-01-31T12:00:00Z`.
     At(i64),
 }
@@ -23,7 +23,8 @@ impl std::str::FromStr for End {
         if text == "never" || text.is_empty() {
             return Ok(End::Never);
         }
-        let span = span_ms(text).map(End::In);
+        let seconds = |ms| i64::try_from(ms / 1000).unwrap_or(i64::MAX);
+        let span = span_ms(text).map(|ms| End::In(seconds(ms)));
         span.or_else(|| unix(text).map(End::At))
             .ok_or_else(|| no_end(text))
     }
@@ -37,7 +38,7 @@ impl End {
     pub fn left(self, now: i64) -> Result<Option<i64>, String> {
         let left = match self {
             End::Never => return Ok(None),
-            End::In(ms) => i64::try_from(ms / 1000).unwrap_or(i64::MAX),
+            End::In(span) => span,
             End::At(at) => at.saturating_sub(now),
         };
         if left < 1 {
@@ -66,10 +67,7 @@ impl End {
 pub fn end(text: &str, now: i64) -> Result<String, String> {
     let at = match text.parse()? {
         End::Never => return Ok(String::new()),
-        End::In(ms) => {
-            let span = i64::try_from(ms / 1000).unwrap_or(i64::MAX);
-            now.checked_add(span).filter(|&at| at <= LAST)
-        }
+        End::In(span) => now.checked_add(span).filter(|&at| at <= LAST),
         End::At(at) => Some(at),
     };
     at.map(rfc3339).ok_or_else(|| no_end(text))
@@ -86,11 +84,8 @@ fn no_end(text: &str) -> String {
 /// It is neither: how to write one.
 pub fn back(text: &str, now: i64) -> Result<String, String> {
     let at = match text.parse() {
-        Ok(End::In(ms)) => {
-            let span = i64::try_from(ms / 1000).unwrap_or(i64::MAX);
-            // All that is longer ago than there are times for is since the first one.
-            now.saturating_sub(span).max(0)
-        }
+        // All that is longer ago than there are times for is since the first one.
+        Ok(End::In(span)) => now.saturating_sub(span).max(0),
         Ok(End::At(at)) => at,
         Ok(End::Never) | Err(_) => {
             return Err(format!("write 1h or 2030-01-31T12:00:00Z, not {text:?}"));

@@ -1,11 +1,11 @@
 //! `ban …`.
 
 use clap::{Args, Subcommand};
+use totoro_api::ticket::rfc3339;
 use totoro_api::wire::ban::{BanEntry, BanPage, NewBan};
 use totoro_cli::{End, Table, print_json};
 
 use super::client::{in_path, with_query};
-use super::limits::time;
 use super::{CliError, Remote};
 
 #[derive(Args)]
@@ -75,9 +75,9 @@ impl BanCommand {
                 note,
             } => {
                 let now = time::OffsetDateTime::now_utc().unix_timestamp();
-                let end = until.parse::<End>().and_then(|end| end.left(now));
-                end.map_err(|why| CliError::Usage(format!("--until: {why}")))?;
-                let until = Some(time("--until", &until)?).filter(|until| !until.is_empty());
+                let left = until.parse::<End>().and_then(|end| end.left(now));
+                let left = left.map_err(|why| CliError::Usage(format!("--until: {why}")))?;
+                let until = left.map(|left| rfc3339(now + left));
                 let new = NewBan {
                     node,
                     prefix,

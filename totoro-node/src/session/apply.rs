@@ -58,6 +58,7 @@ impl Desk {
         let whole = snapshot || inner.untidy.is_some();
         let invites = pushed.invites.iter().map(|invite| invite.id.clone());
         let changed: Vec<String> = invites.chain(pushed.gone.iter().cloned()).collect();
+        let brings_keys = pushed.keys.is_some();
         let everyone = pushed.node.is_some() || pushed.bans.is_some();
         let (own, now) = (&self.rules.own_ports, now_ms / 1000);
         let before = inner.policy.revision;
@@ -77,7 +78,7 @@ impl Desk {
         let mut policy = Changes::default();
         let next = &inner.policy;
         let unusable = next.keys.listed().len() - next.keys.usable().count();
-        if unusable > 0 {
+        if brings_keys && unusable > 0 {
             tracing::warn!(
                 unusable,
                 "ticket keys can't be read by this version; tickets that they sign are refused"

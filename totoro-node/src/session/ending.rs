@@ -101,11 +101,22 @@ impl Desk {
 
     /// frpc's connection is gone: its ports wait for it; the session lives on for a while.
     pub(super) fn lose(&self, inner: &mut Inner, run_id: &str, changes: &mut Changes, now_ms: i64) {
-        for port in inner.ports.of_session(run_id) {
-            self.release(inner, port, "connection_lost", changes, now_ms);
-        }
+        self.release_lost(inner, run_id, changes, now_ms);
         if let Some(session) = inner.sessions.lose(run_id, now_ms) {
             changes.put(SESSIONS, run_id, session);
+        }
+    }
+
+    /// The leases of a session whose connection is gone end.
+    pub(super) fn release_lost(
+        &self,
+        inner: &mut Inner,
+        run_id: &str,
+        changes: &mut Changes,
+        now_ms: i64,
+    ) {
+        for port in inner.ports.of_session(run_id) {
+            self.release(inner, port, "connection_lost", changes, now_ms);
         }
     }
 

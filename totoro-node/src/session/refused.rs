@@ -84,9 +84,10 @@ impl Desk {
     /// Tells of the refusals that are due.
     pub(super) fn tell_refusals(&self, inner: &mut Inner, changes: &mut Changes, now_ms: i64) {
         let due = inner.refusals.due(now_ms);
-        let kernels = due.iter().any(|(_, of)| of.kind == kind::CONN_REFUSED);
+        let mut kernels = false;
         for (at_ms, subject) in due {
             if subject.kind == kind::CONN_REFUSED {
+                kernels = true;
                 // As seldom as the trail: a pool that is scanned all day fills no log.
                 tracing::info!(
                     node_id = self.rules.node,

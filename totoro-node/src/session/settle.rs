@@ -55,9 +55,7 @@ impl Desk {
                     .map_err(|e| kernel_failed(&e))?;
             }
             // frps closes the replaced connection's proxies; the new one asks for them again.
-            for port in inner.ports.of_session(&run_id) {
-                self.release(inner, port, "connection_lost", &mut changes, now_ms);
-            }
+            self.release_lost(inner, &run_id, &mut changes, now_ms);
             self.flush(inner, std::mem::take(&mut changes));
         }
         // One that is known is remembered while it has a session, and from the end of its last one.
@@ -72,10 +70,11 @@ impl Desk {
             return Err(kernel_failed(&error));
         }
         // An anonymous tenant that a session leaves is remembered from now on.
-        let left = old.as_ref().filter(|old| old.tenant != tenant);
-        if let Some(record) = left.and_then(|old| inner.tenants.get_mut(&old.tenant)) {
+        if let Some(old) = old.as_ref().filter(|old| old.tenant != tenant)
+            && let Some(record) = inner.tenants.get_mut(&old.tenant)
+        {
             record.seen_ms = now_ms;
-            changes.put(TENANTS, left.map_or("", |old| &old.tenant), record);
+            changes.put(TENANTS, &old.tenant, record);
         }
         inner.cuts.remove(&number);
         let end = standing.session_end(begun_ms / 1000);

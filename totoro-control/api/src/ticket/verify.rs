@@ -26,6 +26,8 @@ impl Genuine {
 }
 
 impl Unverified {
+    /// Checks that the key which it names signed it.
+    ///
     /// # Errors
     /// `ticket_forged`.
     pub fn verify(self) -> Result<Genuine, Refusal> {

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use totoro_api::wire::event::AuditPage;
-use totoro_cli::out;
+use totoro_cli::{event, out};
 
 use super::super::CliError;
 use super::super::client::Client;
 use super::output::{line, warn_of_damage};
-use super::{PAGE, Parameters, fetch, path};
+use super::{Parameters, fetch, path};
 
 /// How long one request waits for events; below the client's own patience.
 const WAIT: &str = "20s";
@@ -39,7 +39,7 @@ pub(super) async fn run(
     let mut rest = RETRY.0;
     loop {
         let more = vec![
-            ("limit", Some(PAGE.to_string())),
+            ("limit", Some(event::PAGE.to_string())),
             ("wait", Some(WAIT.to_owned())),
             ("cursor", cursor.clone()),
         ];

@@ -12,8 +12,6 @@ use self::output::warn_of_damage;
 use super::client::{Client, with_query};
 use super::{CliError, Remote};
 
-/// Events in one request.
-const PAGE: usize = 1000;
 /// How many are shown unasked: in a table, and before following.
 const USUAL: (usize, usize) = (200, 10);
 /// One event a line.
@@ -130,30 +128,15 @@ async fn fetch(
     limit: usize,
     newest: bool,
 ) -> Result<AuditPage, CliError> {
-    let mut all = AuditPage::default();
-    let mut cursor = None;
-    while all.items.len() < limit {
-        let want = (limit - all.items.len()).min(PAGE);
+    let ask = async |want: usize, cursor| {
         let more = vec![
             ("newest", newest.then(|| "true".to_owned())),
             ("limit", Some(want.to_string())),
             ("cursor", cursor),
         ];
-        let page: AuditPage = client.get(&path(query, more)).await?;
-        // Of the newest the next page is the one before.
-        let at = if newest { 0 } else { all.items.len() };
-        all.items.splice(at..at, page.items);
-        all.follow = all.follow.or(page.follow);
-        all.next.clone_from(&page.next);
-        all.damaged.extend(page.damaged);
-        match page.next {
-            Some(next) => cursor = Some(next),
-            None => break,
-        }
-    }
-    all.damaged.sort();
-    all.damaged.dedup();
-    Ok(all)
+        client.get(&path(query, more)).await
+    };
+    event::gather(limit, newest, ask).await
 }
 
 /// Writes the lines as they come.

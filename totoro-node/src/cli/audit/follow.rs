@@ -8,7 +8,7 @@ use reqwest::StatusCode;
 use totoro_api::wire::event::AuditPage;
 use totoro_cli::{event, out};
 
-use super::{Args, PAGE, USUAL, cells, fetch};
+use super::{Args, USUAL, cells, fetch};
 use crate::control::{Backoff, CallError, Control};
 
 /// How long one request waits for events.
@@ -32,7 +32,7 @@ pub(super) async fn run(control: &Control, args: &Args, as_json: bool) -> Result
             return Ok(());
         }
     }
-    let (limit, wait) = (PAGE.to_string(), format!("{}s", WAIT.as_secs()));
+    let (limit, wait) = (event::PAGE.to_string(), format!("{}s", WAIT.as_secs()));
     let mut backoff = Backoff::default();
     loop {
         let path = args.path(&[

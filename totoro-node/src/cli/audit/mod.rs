@@ -10,8 +10,6 @@ use super::query;
 use crate::clock::machine_ms;
 use crate::control::Control;
 
-/// Events in one request.
-const PAGE: usize = 1000;
 /// How many are shown unasked: in a table, and before following.
 const USUAL: (usize, usize) = (200, 10);
 /// Which of an event's cells is its node: the same in all rows here.
@@ -98,28 +96,15 @@ pub(super) async fn run(control: &Control, args: &Args, as_json: bool) -> Result
 /// The first events, or the newest, at most `limit`.
 async fn fetch(control: &Control, args: &Args, limit: usize) -> Result<AuditPage> {
     let newest = args.newest();
-    let mut all = AuditPage::default();
-    while all.items.len() < limit {
-        let want = (limit - all.items.len()).min(PAGE).to_string();
+    let ask = async |want: usize, cursor: Option<String>| {
         let path = args.path(&[
             ("newest", newest.then_some("true")),
-            ("limit", Some(&want)),
-            ("cursor", all.next.as_deref()),
+            ("limit", Some(&want.to_string())),
+            ("cursor", cursor.as_deref()),
         ]);
-        let page: AuditPage = control.get(&path).await?;
-        // Of the newest the next page is the one before.
-        let at = if newest { 0 } else { all.items.len() };
-        all.items.splice(at..at, page.items);
-        all.follow = all.follow.or(page.follow);
-        all.damaged.extend(page.damaged);
-        all.next = page.next;
-        if all.next.is_none() {
-            break;
-        }
-    }
-    all.damaged.sort();
-    all.damaged.dedup();
-    Ok(all)
+        control.get(&path).await
+    };
+    event::gather(limit, newest, ask).await
 }
 
 /// An event's cells, but for its node.
