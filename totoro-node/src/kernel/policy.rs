@@ -143,6 +143,23 @@ impl Kernel {
         self.shared.tables.port_usage.all()
     }
 
+    /// Tenants and ports that traffic is counted of, leased or not.
+    ///
+    /// # Errors
+    /// When a map can't be read.
+    pub fn counted(&self) -> Result<Vec<(u32, abi::PortKey)>> {
+        let mut counted = Vec::new();
+        self.shared.tables.traffic.each(|key, _| {
+            let port = abi::PortKey {
+                port: key.port,
+                proto: key.proto,
+                pad: 0,
+            };
+            counted.push((key.tenant, port));
+        })?;
+        Ok(counted)
+    }
+
     /// All refusal counters.
     ///
     /// # Errors

@@ -17,9 +17,6 @@ use super::model::{Session, Ticket};
 use super::ports::{PortId, Waiting, port_key, record_key};
 use crate::store::{Changes, Failed, HELD, LEASES, Place, SESSIONS, Store, TICKETS};
 
-/// Leases that ended whose counts are forgotten between two times that others have the desk.
-const AT_ONCE: usize = 4;
-
 /// What becomes durable in one go.
 pub(super) struct Entry {
     changes: Changes,
@@ -50,14 +47,6 @@ pub(super) struct UndoneLease {
     /// Of the lease as it was granted.
     pub(super) number: u64,
     pub(super) waiting: Option<Waiting>,
-}
-
-/// A lease that ended, and whose counts are in the kernel until they are durable.
-pub(super) struct Spent {
-    /// The tenant's number.
-    pub(super) tenant: u32,
-    /// Where they become durable; `None` = they wait for the disk.
-    pub(super) place: Option<Place>,
 }
 
 /// What was decided, and is on its way to the disk: see [`Desk::decided`].
@@ -112,9 +101,7 @@ impl Desk {
             changes,
             undo: None,
         });
-        for spent in inner.spent.values_mut() {
-            spent.place.get_or_insert_with(|| place.clone());
-        }
+        inner.spent.put_in(&place);
         inner.policy_place.get_or_insert(place);
     }
 
@@ -167,9 +154,7 @@ impl Desk {
     /// and their records are written as they are then, for later ones may have built on them. What ended
     /// since has begun, too, and is told of.
     pub(super) fn make_up(&self, inner: &mut Inner, failed: Vec<Entry>) {
-        for spent in inner.spent.values_mut() {
-            spent.place.take_if(|place| place.has_failed());
-        }
+        inner.spent.make_up();
         inner.policy_place.take_if(|place| place.has_failed());
         let (mut stay, mut undone) = (Vec::new(), Changes::default());
         for Entry { changes, undo } in failed.into_iter().rev() {
@@ -272,28 +257,5 @@ impl Desk {
             None => changes.remove(HELD, record_key(port)),
         }
         true
-    }
-
-    /// What was counted on leases that ended is durable now, and no more needed in the kernel. No part of
-    /// a decision, and a few at a time, for decisions wait meanwhile. Who opens the port again before finds
-    /// its counters there, which costs less than to make others.
-    pub(super) fn forget_spent(&self) {
-        loop {
-            let mut inner = self.lock();
-            let durable =
-                |_: &_, spent: &mut Spent| spent.place.as_ref().is_some_and(Place::is_durable);
-            let some = inner.spent.extract_if(.., durable).take(AT_ONCE);
-            let some: Vec<(PortId, Spent)> = some.collect();
-            for (port, spent) in &some {
-                if let Err(error) = self.kernel.forget_lease(spent.tenant, port_key(*port)) {
-                    // Counts that nobody reads; the port's next lease begins by clearing them.
-                    tracing::warn!(error = error.whole(), port = %record_key(*port), "old counts stay");
-                }
-            }
-            MutexGuard::unlock_fair(inner);
-            if some.len() < AT_ONCE {
-                return;
-            }
-        }
     }
 }

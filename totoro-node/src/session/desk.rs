@@ -15,7 +15,7 @@ use totoro_api::{Reason, Refusal};
 
 use super::canary::Canary;
 use super::coalesce::Coalesce;
-use super::commits::{Entry, Spent, writer};
+use super::commits::{Entry, writer};
 use super::ends::Ends;
 use super::gate::Gate;
 use super::index::{Tickets, tickets};
@@ -28,6 +28,7 @@ use super::refused::{TOLD, Told};
 use super::sessions::Sessions;
 use super::shown::Shown;
 use super::signatures::Signatures;
+use super::spent::AllSpent;
 use crate::clock::Clock;
 use crate::kernel::{KernelError, Refused};
 use crate::store::{
@@ -121,8 +122,8 @@ pub(super) struct Inner {
     pub(super) shown: Shown,
     /// Tenants whose cut has not fully taken, by number.
     pub(super) cuts: BTreeMap<u32, Reason>,
-    /// Leases that ended, and whose counts are in the kernel until they are durable.
-    pub(super) spent: BTreeMap<PortId, Spent>,
+    /// Leases that ended, and whose counters are in the kernel still.
+    pub(super) spent: AllSpent,
     /// Whether the kernel was found to enforce.
     pub(super) canary: Canary,
     /// In what the kernel is not in line with what is decided.
@@ -225,7 +226,7 @@ impl Desk {
             ends: Ends::default(),
             shown: Shown::default(),
             cuts: BTreeMap::new(),
-            spent: BTreeMap::new(),
+            spent: AllSpent::default(),
             canary: Canary::default(),
             untidy: None,
             untidy_s: 0,

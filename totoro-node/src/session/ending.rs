@@ -8,7 +8,6 @@ use totoro_api::decide::LeaseTold;
 use totoro_api::ports::Protocol;
 use totoro_api::wire::event::{Subject, kind};
 
-use super::commits::Spent;
 use super::desk::{Desk, Inner};
 use super::hints::summary;
 use super::model::Session;
@@ -143,11 +142,7 @@ impl Desk {
             tenant.bytes_out += counts.bytes_out;
             // What did not close is counted still: the next alignment ends it.
             if is_closed {
-                let spent = Spent {
-                    tenant: tenant.number,
-                    place: None,
-                };
-                inner.spent.insert(port, spent);
+                inner.spent.ends(port, tenant.number, now_ms);
             }
             if counted {
                 changes.put(TENANTS, &*lease.tenant, tenant);

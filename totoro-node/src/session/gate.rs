@@ -59,6 +59,8 @@ gate! {
     fn traffic(&self, tenant: u32, key: abi::PortKey) -> abi::Traffic;
     /// What is counted on every port.
     fn port_usage(&self) -> Vec<(abi::PortKey, abi::PortUsage)>;
+    /// Tenants and ports that anything is counted of, leased or not.
+    fn counted(&self) -> Vec<(u32, abi::PortKey)>;
     /// Forgets what was counted on a closed lease.
     fn forget_lease(&self, tenant: u32, key: abi::PortKey) -> ();
     /// Leases now.

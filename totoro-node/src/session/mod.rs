@@ -32,6 +32,7 @@ mod sessions;
 mod settle;
 mod shown;
 mod signatures;
+mod spent;
 mod tick;
 
 #[cfg(test)]

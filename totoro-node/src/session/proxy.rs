@@ -172,7 +172,7 @@ impl Desk {
         let number = number.ok_or_else(|| Refusal::new(Reason::Internal))?;
         let key = port_key(id);
         // Its counts begin at nothing: the kernel side sees to its own, and another's are to go.
-        if let Some(earlier) = inner.spent.remove(&id)
+        if let Some(earlier) = inner.spent.take(id)
             && earlier.tenant != number
         {
             self.kernel

@@ -20,6 +20,14 @@ pub struct Failed;
 pub struct Place(Arc<SetOnce<Result<(), Failed>>>);
 
 impl Place {
+    /// Of what is durable already.
+    #[must_use]
+    pub fn durable() -> Place {
+        let place = Place::default();
+        place.becomes(Ok(()));
+        place
+    }
+
     /// Whether what was put there is durable.
     #[must_use]
     pub fn is_durable(&self) -> bool {
@@ -96,12 +104,10 @@ impl<T: Send + 'static> Group<T> {
     pub fn start<E>(
         write: impl FnMut(&[T]) -> Result<(), E> + Send + 'static,
     ) -> std::io::Result<Self> {
-        let last = Place::default();
-        last.becomes(Ok(()));
         let state = State {
             open: Vec::new(),
             place: Place::default(),
-            last,
+            last: Place::durable(),
             wanted: false,
             idle: false,
             over: false,

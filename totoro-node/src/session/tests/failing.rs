@@ -151,6 +151,12 @@ fn counts_stay_in_the_kernel_until_they_are_durable() {
     world.disk.store(false, Ordering::Relaxed);
     world.desk.tick();
     world.desk.second();
+    assert!(
+        world.kernel.maps().counts.contains_key(&key),
+        "for who comes back"
+    );
+    world.pass(30_000);
+    world.desk.second();
     assert!(!world.kernel.maps().counts.contains_key(&key));
     let summary = &world.told_of(kind::CONN_CLOSED)[1].subject.detail;
     assert_eq!(
@@ -166,6 +172,27 @@ fn counts_stay_in_the_kernel_until_they_are_durable() {
 }
 
 #[test]
+fn counters_that_a_killed_daemon_left_are_forgotten() {
+    let (world, a, _) = two_tenants();
+    let number = world.number_of("a");
+    let [leased, ended] = [20_000, 20_009].map(|port| (number, port_key(tcp(port))));
+    for key in [leased, ended] {
+        let counts = LeaseCounts::default();
+        world.kernel.maps().counts.insert(key, counts);
+    }
+    let look = || {
+        world.desk.forget();
+        world.pass(30_000);
+        world.desk.second();
+        let maps = world.kernel.maps();
+        [leased, ended].map(|key| maps.counts.contains_key(&key))
+    };
+    assert_eq!(look(), [true, false]);
+    assert_eq!(world.new_proxy(&a, "more", 20_009), Ok(20_009));
+    assert_eq!(look(), [true, true], "leased meanwhile");
+}
+
+#[test]
 fn a_lease_that_did_not_close_is_counted_until_it_does() {
     let (world, a, _) = two_tenants();
     let key = (world.number_of("a"), port_key(tcp(20_000)));
@@ -177,8 +204,10 @@ fn a_lease_that_did_not_close_is_counted_until_it_does() {
     let counted = world.kernel.maps().counts.contains_key(&key);
     assert!(counted, "users may be on it still");
     world.kernel.maps().failing.clear();
-    world.pass(60_000);
-    world.desk.second();
+    for _ in 0..2 {
+        world.pass(60_000);
+        world.desk.second();
+    }
     let maps = world.kernel.maps();
     assert!(!maps.leases.contains_key(&key.1) && !maps.counts.contains_key(&key));
 }

@@ -160,6 +160,10 @@ impl Gate for Fake {
         })
     }
 
+    fn counted(&self) -> Result<Vec<(u32, abi::PortKey)>> {
+        Ok(self.works("counted", "")?.counts.keys().copied().collect())
+    }
+
     fn forget_lease(&self, tenant: u32, key: abi::PortKey) -> Result<()> {
         let mut maps = self.works("forget_lease", key.port)?;
         maps.counts.remove(&(tenant, key));

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use super::Log;
-use super::disk::{Disk, NEXT};
+use super::disk::Disk;
 
 /// A file that has its name, or is about to: by a thread, which can be told to hurry.
 pub(super) struct Ahead(Option<(JoinHandle<io::Result<()>>, Hurry)>);
@@ -58,6 +58,13 @@ impl Drop for Ahead {
 }
 
 impl Log {
+    /// Gives a file that is to be used again its name in the log.
+    pub(super) fn use_spare(&mut self, name: &str) -> io::Result<()> {
+        self.disk.rename(&Disk::spare(self.spares - 1), name)?;
+        self.spares -= 1;
+        Ok(())
+    }
+
     /// Makes the file ready that comes after the newest: one that is used again, as soon as there is one, or
     /// another, once half of the newest is written.
     pub(super) fn look_ahead(&mut self) {
@@ -66,13 +73,12 @@ impl Log {
             return;
         };
         let disk = self.disk.clone();
-        if self.next {
-            if let Err(error) = self.disk.rename(NEXT, &name) {
+        if self.spares > 0 {
+            if let Err(error) = self.use_spare(&name) {
                 // The turn tries again, and says so.
                 tracing::debug!(%error, "the next file of the log is not named yet");
                 return;
             }
-            self.next = false;
             self.ahead = Ahead::by(move |_| disk.sync_names())
                 .or_else(|| Some(Ahead::DURABLE).filter(|_| self.disk.sync_names().is_ok()));
         } else if self.newest.end > self.sizes.file / 2 && !self.full {

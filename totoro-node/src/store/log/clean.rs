@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 
 use super::ahead::Ahead;
-use super::disk::{Disk, NEXT, RESERVE};
+use super::disk::{Disk, RESERVE, SPARES};
 use super::format::{FRAME, Frame, HEAD, HEADER, Op, Ops};
 use super::index::{Space, Spot};
 use super::{AROUND, Log, Newest};
@@ -46,10 +46,9 @@ impl Log {
         // It may be there though its name is not durable yet; on a full disk it is not.
         if let Some(settled) = ahead.filter(|_| self.disk.length(&name) >= length) {
             is_named = settled;
-        } else if self.next {
-            let used = self.disk.rename(NEXT, &name);
-            used.context("take the file that is to be used again")?;
-            self.next = false;
+        } else if self.spares > 0 {
+            let used = self.use_spare(&name);
+            used.context("take a file that is to be used again")?;
         } else if for_room && self.reserve > 0 {
             let used = self.disk.rename(RESERVE, &name);
             used.context("take the reserve")?;
@@ -86,7 +85,7 @@ impl Log {
 
     /// Whether there is a file for the next turn.
     const fn has_next(&self) -> bool {
-        self.next || self.ahead.is_some()
+        self.spares > 0 || self.ahead.is_some()
     }
 
     /// How long a file is made, bytes.
@@ -120,9 +119,9 @@ impl Log {
         let done = if self.reserve == 0 && length >= self.length() {
             let kept = self.disk.rename(&name, RESERVE);
             kept.map(|()| self.reserve = length)
-        } else if !self.has_next() && length == self.length() {
-            let kept = self.disk.rename(&name, NEXT);
-            kept.map(|()| self.next = true)
+        } else if self.spares < SPARES && length == self.length() {
+            let kept = self.disk.rename(&name, &Disk::spare(self.spares));
+            kept.map(|()| self.spares += 1)
         } else {
             self.disk.remove(&name)
         };

@@ -13,8 +13,11 @@ use nix::fcntl::{FallocateFlags, fallocate};
 const NAME: &str = "log.";
 /// A file that only takes room, for the day when the disk is full.
 pub(super) const RESERVE: &str = "reserve";
-/// A file that was in the log, and is used for it again.
-pub(super) const NEXT: &str = "log.next";
+/// Begins the names of files that were in the log, and are used for it again.
+const SPARE: &str = "log.next";
+/// The most of them: as many as some thousand logins or leases at once fill, whose events wait to be
+/// delivered. To make one takes the disk for some milliseconds, and whoever is answered meanwhile waits.
+pub(super) const SPARES: usize = 4;
 /// A file on its way to be one of those.
 pub(super) const PART: &str = "reserve.part";
 /// A file on its way to be the log's next, which another thread makes.
@@ -60,6 +63,14 @@ impl Disk {
     /// The name of a file of the log.
     pub(super) fn name(number: u32) -> String {
         format!("{NAME}{number:010}")
+    }
+
+    /// The name of a file to use again; the first is 0.
+    pub(super) fn spare(nth: usize) -> String {
+        if nth == 0 {
+            return SPARE.to_owned();
+        }
+        format!("{SPARE}.{nth}")
     }
 
     /// The log's files, oldest first.
@@ -213,8 +224,10 @@ pub(crate) fn files(dir: &Path) -> Vec<PathBuf> {
     let disk = Disk::under(dir);
     let numbers = disk.list().unwrap_or_default();
     let names = numbers.into_iter().map(Disk::name);
-    let others = [RESERVE, NEXT, PART, AHEAD].map(str::to_owned);
-    names.chain(others).map(|name| disk.path(&name)).collect()
+    let spares = (0..SPARES).map(Disk::spare);
+    let others = [RESERVE, PART, AHEAD].map(str::to_owned);
+    let all = names.chain(spares).chain(others);
+    all.map(|name| disk.path(&name)).collect()
 }
 
 /// Whether there is a log in this directory.

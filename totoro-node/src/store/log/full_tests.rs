@@ -118,5 +118,8 @@ fn files_go_when_what_they_held_was_delivered() {
     world.tell(&mut log, 5).unwrap();
     let files = log.disk.list().unwrap().len();
     assert!(files <= 4, "{files}");
-    assert!(world.lengths() * 10 < full, "{} of {full}", world.lengths());
+    // The spares, the reserve, and what is open.
+    let most = (files + SPARES + 1) as u64 * (TINY.file + TINY.slack);
+    assert!(world.lengths() <= most, "{} of {full}", world.lengths());
+    assert!(most * 3 < full);
 }

@@ -37,7 +37,7 @@ use crate::spool::{HAD, Waiting};
 use crate::store::META;
 use ahead::Ahead;
 use clean::Cursor;
-use disk::{AHEAD, NEXT, PART, RESERVE};
+use disk::{AHEAD, PART, RESERVE, SPARES};
 use format::{Frame, HEAD, HEADER, Header};
 use index::Index;
 
@@ -96,8 +96,8 @@ pub(crate) struct Log {
     forgotten: Option<u64>,
     /// What is kept for a full disk, bytes.
     reserve: u64,
-    /// There is a file to use again.
-    next: bool,
+    /// Files to use again.
+    spares: usize,
     /// The next file, under its name already.
     ahead: Option<Ahead>,
     /// The disk had no room.
@@ -130,8 +130,9 @@ impl Log {
             Some(tail) => tail,
             None => {
                 // Of a log that was here before, whose batches have numbers that are to come.
-                for name in [NEXT, RESERVE] {
-                    let _ = disk.remove(name);
+                let spares = (0..SPARES).map(Disk::spare);
+                for name in spares.chain([RESERVE.to_owned()]) {
+                    let _ = disk.remove(&name);
                 }
                 disk.sync_names().context("sync the log's directory")?;
                 disk.create(&Disk::name(1), length).context("begin a log")?;
@@ -153,7 +154,9 @@ impl Log {
             reserve: Some(disk.length(RESERVE))
                 .filter(|is| *is >= length)
                 .unwrap_or(0),
-            next: disk.length(NEXT) >= length,
+            spares: (0..SPARES)
+                .take_while(|nth| disk.length(&Disk::spare(*nth)) >= length)
+                .count(),
             ahead: tail.ahead.then_some(Ahead::DURABLE),
             cursor: Cursor::begin(index.oldest),
             seq: tail.seq,

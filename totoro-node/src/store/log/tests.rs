@@ -178,7 +178,9 @@ fn torn(
     let part = frame.len() * usize::from(part) / 250;
     if now != number {
         // Under its name already, or not yet, or new.
-        let ahead = held.remove(&name).or_else(|| held.remove(NEXT));
+        let spare = (0..SPARES).rev().map(Disk::spare);
+        let mut names = std::iter::once(name.clone()).chain(spare);
+        let ahead = names.find_map(|name| held.remove(&name));
         let file = ahead.unwrap_or_else(|| vec![0; TINY.file as usize]);
         held.insert(name.clone(), file);
     }
