@@ -4,6 +4,7 @@
 mod body;
 mod leases;
 mod login;
+mod named;
 mod proxy;
 mod room;
 mod standing;
@@ -18,6 +19,7 @@ pub use leases::{
     parse_key, record_key,
 };
 pub use login::{Action, Brought, Owner, login};
+pub use named::Named;
 pub use proxy::{Asked, Choice, Held, MAX_NAME, choose_port, read_proxy, user_denied};
 pub use room::{lease_room, session_room, tenant_room};
 pub use standing::{Applied, Standing, Voucher, standing};

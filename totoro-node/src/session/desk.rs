@@ -1,7 +1,7 @@
 //! The one place where sessions and leases change: state in memory, effects in the kernel, records
 //! in the store, in the order that each case needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -113,7 +113,7 @@ pub(super) struct Inner {
     /// Closes that are still to come for a proxy's earlier lease, and until when they may.
     pub(super) late: BTreeMap<PortId, (u32, i64)>,
     /// By session: the GCRA state of what its frpc may ask.
-    pub(super) asks: BTreeMap<String, u64>,
+    pub(super) asks: HashMap<String, u64>,
     /// frps's proxies that no lease covers, and when they were first seen.
     pub(super) strays: BTreeMap<(String, PortId), i64>,
     /// When time ends sessions.
@@ -221,7 +221,7 @@ impl Desk {
             longest_ms: BTreeMap::new(),
             summed_ms: clock.now_ms(),
             late: BTreeMap::new(),
-            asks: BTreeMap::new(),
+            asks: HashMap::new(),
             strays: BTreeMap::new(),
             ends: Ends::default(),
             shown: Shown::default(),

@@ -19,6 +19,7 @@ mod find;
 mod gate;
 mod hints;
 mod index;
+mod invites;
 mod kept;
 mod login;
 mod mended;

@@ -13,6 +13,7 @@ use totoro_api::{Refusal, limits::Effective};
 use totoro_ebpf::abi;
 use totoro_ebpf::logic::bucket;
 
+use super::invites::Invites;
 use super::model::ALL_PUBLIC;
 
 /// The least time for which a revocation is remembered, seconds.
@@ -36,7 +37,7 @@ pub struct Policy {
     pub node: DesiredNode,
     /// Invites by id. The store has each as a record of its own.
     #[serde(default)]
-    pub invites: BTreeMap<String, DesiredInvite>,
+    pub invites: Invites,
     /// Banned sources.
     pub bans: Vec<Ban>,
     /// Keys that tickets may be signed with.
@@ -141,20 +142,6 @@ impl Policy {
         self.bans
             .iter()
             .any(|ban| ban.prefix.contains(&ip) && ban.until.is_none_or(|until| until > now))
-    }
-
-    /// Whether a port is named by some other invite than `tenant`.
-    #[must_use]
-    pub fn named_by_another(&self, tenant: &str, port: u16) -> bool {
-        self.invites.values().any(|invite| {
-            invite.id != tenant
-                && matches!(invite.state, InviteState::Active | InviteState::Paused)
-                && invite
-                    .limits
-                    .ports
-                    .as_ref()
-                    .is_some_and(|ports| ports.contains(port))
-        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! A session asks for a port, or gives it back.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use serde_json::Value;
 use totoro_api::decide::{LOGIN_META, lease_room, read_proxy};
@@ -105,9 +105,9 @@ impl Desk {
                 .into(),
             now_ms,
         };
-        let plan = inner
-            .ports
-            .plan(wish, |port| policy.named_by_another(&session.tenant, port))?;
+        let plan = inner.ports.plan(wish, |port| {
+            policy.invites.named().by_another(&session.tenant, port)
+        })?;
         // What nothing new is taken for: a proxy may have the port back that waits for it.
         if let Some(held) = standing.held
             && !inner.ports.comes_back(wish, plan)
@@ -288,7 +288,7 @@ impl Desk {
 }
 
 /// Whether a session may ask one more thing now.
-fn may_ask(asks: &mut BTreeMap<String, u64>, run_id: &str, max_proxies: u32) -> bool {
+fn may_ask(asks: &mut HashMap<String, u64>, run_id: &str, max_proxies: u32) -> bool {
     let burst = ASKS_AT_ONCE.saturating_add(max_proxies.saturating_mul(2));
     let (interval, tolerance) = bucket::rate(ASKS, burst);
     let asked = match asks.get_mut(run_id) {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use totoro_api::ports::PortSet;
+use totoro_api::decide;
 use totoro_api::ticket::Revision;
 use totoro_api::wire::push::InviteState;
 
@@ -13,7 +13,7 @@ use crate::records::{InviteRecord, key};
 use crate::store::{StoreError, names, read};
 
 /// Invites and the ports that each names.
-pub(super) type Ports = Arc<Vec<(String, PortSet)>>;
+pub(super) type Ports = Arc<decide::Named>;
 
 /// By node, as of a policy revision: read again only once that has moved.
 #[derive(Default)]
@@ -29,32 +29,19 @@ impl App {
             return Ok(Arc::clone(ports));
         }
         let now = self.now();
-        let mut named = Vec::new();
+        let mut named = decide::Named::default();
         for id in names(&*self.store, &key::invites_of(node))? {
             let Some(record) = read::<InviteRecord>(&*self.store, &key::invite(&id))? else {
                 continue;
             };
             let state = record.value.state_at(now);
             let admits = matches!(state, InviteState::Active | InviteState::Paused);
-            named.extend(
-                record
-                    .value
-                    .limits
-                    .ports
-                    .filter(|_| admits)
-                    .map(|ports| (id, ports)),
-            );
+            let ports = record.value.limits.ports.as_ref();
+            named.set(&id, ports.filter(|_| admits));
         }
         let named = Arc::new(named);
         let known = (revision, Arc::clone(&named));
         lock(&self.callback.named.0).insert(node.to_owned(), known);
         Ok(named)
     }
-}
-
-/// Whether a port is named by some other invite than `tenant`.
-pub(super) fn by_another(named: &Ports, tenant: &str, port: u16) -> bool {
-    named
-        .iter()
-        .any(|(invite, ports)| invite != tenant && ports.contains(port))
 }

@@ -138,7 +138,7 @@ impl App {
             None => self.ports_named(desk.node)?,
             Some(_) => named::Ports::default(),
         };
-        let avoid = |port| named::by_another(&named, &session.tenant, port);
+        let avoid = |port| named.by_another(&session.tenant, port);
         let plan = desk.ports.plan(wish, avoid)?;
         // What nothing new is taken for: a proxy may have the port back that waits for it.
         if let Some(held) = standing.held
