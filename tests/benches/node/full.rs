@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use totoro_node::kernel::Inspector;
+use totoro_report::{Better, Figure, Goal, Run};
 
 use crate::daemons::{Daemons, Tenant};
 use crate::seen::{busy, delivered, mib, resident_mib, scrape};
 use crate::series::Series;
-use crate::{Args, Figure, Progress};
+use crate::{Args, Progress};
 
 /// For how long the daemon's processor time is watched.
 const WATCHED: Duration = Duration::from_secs(30);
@@ -19,8 +20,9 @@ pub(crate) fn changes(
     daemons: &Daemons,
     tenants: &[Tenant],
     count: usize,
-    of: &str,
-) -> Vec<Figure> {
+    part: &str,
+    run: &mut Run,
+) {
     let work = || {
         let client = reqwest::blocking::Client::builder()
             .no_proxy()
@@ -53,26 +55,24 @@ pub(crate) fn changes(
     };
     // A thread without a runtime: the client blocks.
     let (sent, answered) = std::thread::scope(|scope| scope.spawn(work).join().unwrap());
-    let series = |took: Vec<Duration>| Series::new(took, Duration::from_secs(1));
-    let (sent, answered) = (series(sent), series(answered));
-    let figure = |what: &str, is, most| Figure(format!("{of}{what}"), is, "ms", most);
-    vec![
-        figure(
-            "policy change sent, until the kernel's map has it, p50",
-            sent.p50,
-            None,
-        ),
-        figure(
-            "policy change sent, until the kernel's map has it, p99",
-            sent.p99,
-            Some(20.0),
-        ),
-        figure(
-            "its answer, until the kernel's map has it, p99",
-            answered.p99,
-            None,
-        ),
-    ]
+    let mut add = |what: &str, took: Vec<Duration>, most: Option<Goal>| {
+        let ms = |name: &str, samples| Figure::new(part, name, "ms", Better::Less, samples);
+        let each = took.iter().map(|one| one.as_secs_f64() * 1e3);
+        run.add(ms(what, each.collect()));
+        let p99 = Series::new(took, Duration::from_secs(1)).p99;
+        let p99 = ms(&format!("{what}, p99"), vec![p99]);
+        run.add(match most {
+            Some(most) => p99.goal(most),
+            None => p99,
+        });
+    };
+    let most = Goal::at_most(20.0);
+    add(
+        "policy change sent, until the kernel's map has it",
+        sent,
+        Some(most),
+    );
+    add("its answer, until the kernel's map has it", answered, None);
 }
 
 /// Start-up, memory and idle cost with all of them.
@@ -80,8 +80,9 @@ pub(crate) fn measure(
     daemons: &mut Daemons,
     args: &Args,
     tenants: &[Tenant],
+    run: &mut Run,
     progress: &Progress,
-) -> Vec<Figure> {
+) {
     let inspector = Inspector::open(&daemons.pins).unwrap();
     let leases = args.leases;
     assert_eq!(
@@ -91,31 +92,20 @@ pub(crate) fn measure(
     );
     delivered(daemons);
     progress.says("their events are delivered");
-    let figure = |what: String, is, unit, most| Figure(what, is, unit, most);
-    let peak = figure(
-        "resident at most while they are made".to_owned(),
-        mib(daemons, "VmHWM:"),
-        "MiB",
-        None,
-    );
+    let part = format!("A node with {} tenants and {leases} leases", tenants.len());
+    let single = |what: &str, is, unit| Figure::new(&part, what, unit, Better::Less, vec![is]);
+    let peak = mib(daemons, "VmHWM:");
+    run.add(single("resident at most while they are made", peak, "MiB"));
     // What the making needed goes back within this time.
     std::thread::sleep(GOES_BACK);
-    let made = figure(
-        format!("resident {} s later", GOES_BACK.as_secs()),
-        resident_mib(daemons),
-        "MiB",
-        Some(64.0),
-    );
-    let mut figures = vec![peak, made];
-    figures.extend(changes(daemons, tenants, args.changes, "full node: "));
+    let what = format!("resident {} s later", GOES_BACK.as_secs());
+    let made = single(&what, resident_mib(daemons), "MiB");
+    run.add(made.goal(Goal::at_most(64.0)));
+    changes(daemons, tenants, args.changes, &part, run);
     progress.says("changes of policy");
     let started = daemons.restart_node().as_secs_f64();
-    figures.push(figure(
-        "start after SIGKILL, until it serves".to_owned(),
-        started,
-        "s",
-        Some(2.0),
-    ));
+    let started = single("start after SIGKILL, until it serves", started, "s");
+    run.add(started.goal(Goal::at_most(2.0)));
     assert_eq!(
         inspector.ports().unwrap().len(),
         leases,
@@ -125,19 +115,15 @@ pub(crate) fn measure(
     delivered(daemons);
     // What a start leaves behind is freed by and by.
     std::thread::sleep(Duration::from_secs(3));
-    let resident = resident_mib(daemons);
-    figures.push(figure(
-        "resident after that start".to_owned(),
-        resident,
-        "MiB",
-        Some(64.0),
-    ));
+    let resident = single("resident after that start", resident_mib(daemons), "MiB");
+    run.add(resident.goal(Goal::at_most(64.0)));
     progress.says("watching it");
     let before = busy(daemons);
     std::thread::sleep(WATCHED);
     let idle = (busy(daemons) - before) / WATCHED.as_secs_f64() * 100.0;
     let what = "processor when nobody asks, with heartbeats and every tick";
-    figures.push(figure(what.to_owned(), idle, "% of a core", Some(1.0)));
+    let idle = single(what, idle, "% of a core");
+    run.add(idle.goal(Goal::at_most(1.0)));
     let before = busy(daemons);
     const SCRAPES: usize = 50;
     let mut length = 0;
@@ -145,13 +131,11 @@ pub(crate) fn measure(
         length = scrape(daemons).len();
     }
     let each = (busy(daemons) - before) / SCRAPES as f64;
-    let what = format!("processor of a scrape of /metrics every {SCRAPED_S} s ({length} bytes)");
-    figures.push(figure(
-        what,
-        each / SCRAPED_S * 100.0,
-        "% of a core",
-        Some(1.0),
-    ));
+    let what = format!("processor of a scrape of /metrics every {SCRAPED_S} s");
+    let scraped = single(&what, each / SCRAPED_S * 100.0, "% of a core");
+    run.add(scraped.goal(Goal::at_most(1.0)));
+    let length = length as f64 / 1024.0;
+    run.add(single("a scrape's length", length, "KiB"));
     for line in daemons
         .log()
         .iter()
@@ -159,7 +143,6 @@ pub(crate) fn measure(
     {
         eprintln!("the node says: {line}");
     }
-    figures
 }
 
 /// Within which time the daemon gives back what it has freed: its own ten seconds, and some.

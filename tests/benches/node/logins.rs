@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use totoro_report::{Better, Figure, Goal, Run};
 
-use crate::Figure;
 use crate::client::Request;
 use crate::daemons::{Daemon, Daemons, FIRST, FRPS, PLUGIN, Tenant, serving};
 use crate::series::Series;
@@ -113,7 +113,7 @@ impl Logins {
     }
 
     /// 1,000 logins in each second, whatever the answers take; none may fail.
-    pub(crate) async fn sustained(&self, daemons: &Daemons, seconds: usize) -> Figure {
+    pub(crate) async fn sustained(&self, daemons: &Daemons, seconds: usize, run: &mut Run) {
         const AT_ONCE: usize = 10;
         let bodies = self.bodies(daemons, 1000 * seconds).await;
         let client = Arc::new(reqwest::Client::builder().no_proxy().build().unwrap());
@@ -141,14 +141,24 @@ impl Logins {
             took.extend(one.await.unwrap());
         }
         let failed = all - took.len();
-        let series = Series::new(took, sent);
-        let what = format!(
-            "failed of {all} logins at {:.0}/s (p50 {:.2} ms, p99 {:.2} ms)",
-            all as f64 / sent.as_secs_f64(),
-            series.p50,
-            series.p99
-        );
-        Figure(what, failed as f64, "", Some(0.0))
+        let part = format!("1,000 Logins in each second, for {seconds} s");
+        let mut add = |name, unit, better, is, goal| {
+            let figure = Figure::new(&part, name, unit, better, vec![is]);
+            run.add(match goal {
+                Some(goal) => figure.goal(goal),
+                None => figure,
+            });
+        };
+        let none = Some(Goal::at_most(0.0));
+        add("failed", "", Better::Less, failed as f64, none);
+        let rate = all as f64 / sent.as_secs_f64();
+        add("asked", "/s", Better::Neither, rate, None);
+        // Where all failed there is nothing to time, and the goal is missed.
+        if !took.is_empty() {
+            let series = Series::new(took, sent);
+            add("p50", "ms", Better::Less, series.p50, None);
+            add("p99", "ms", Better::Less, series.p99, None);
+        }
     }
 
     /// Takes so many leases, of all sessions in turn, TCP and UDP in turn.

@@ -15,6 +15,7 @@ mod series;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use totoro_report::Run;
 
 // The daemon's, so that the bare handler has no other.
 #[global_allocator]
@@ -61,9 +62,6 @@ struct Args {
     bench: bool,
 }
 
-/// What, how much, of what, and the most that it may be.
-struct Figure(String, f64, &'static str, Option<f64>);
-
 /// Says on stderr how far it is.
 struct Progress(Instant);
 
@@ -89,16 +87,17 @@ fn main() {
     if let Some(keys) = &args.serve_bare {
         return runtime.block_on(bare::serve(keys));
     }
-    let figures = runtime.block_on(measure(&args, &place.as_ref().unwrap().0));
-    show(&args, &figures);
+    let mut run = Run::new("node");
+    run.only("--only", &args.only);
+    runtime.block_on(measure(&args, &place.as_ref().unwrap().0, &mut run));
     drop(place);
+    run.finish(args.json).expect("write the report");
     totoro_tests::lab::settle();
 }
 
-async fn measure(args: &Args, place: &place::Paths) -> Vec<Figure> {
+async fn measure(args: &Args, place: &place::Paths, run: &mut Run) {
     let progress = Progress(Instant::now());
     let wanted = |part: &str| part.contains(&args.only);
-    let mut figures = Vec::new();
     if ["calls", "sustained", "changes"].into_iter().any(wanted) {
         let daemons = daemons::Daemons::start(place, "usual");
         let tenants = daemons.invites(args.tenants).await;
@@ -112,14 +111,15 @@ async fn measure(args: &Args, place: &place::Paths) -> Vec<Figure> {
                 clients: args.clients,
                 length: Duration::from_millis(args.millis),
             };
-            figures.extend(rounds.run(&daemons, &logins, &progress).await);
+            rounds.run(&daemons, &logins, run, &progress).await;
         }
         if wanted("sustained") {
-            figures.push(logins.sustained(&daemons, args.seconds).await);
+            logins.sustained(&daemons, args.seconds, run).await;
             progress.says("sustained logins");
         }
         if wanted("changes") {
-            figures.extend(full::changes(&daemons, &tenants, args.changes, ""));
+            let part = format!("Changes of policy, {} invites", tenants.len());
+            full::changes(&daemons, &tenants, args.changes, &part, run);
             progress.says("changes of policy");
         }
     }
@@ -130,33 +130,6 @@ async fn measure(args: &Args, place: &place::Paths) -> Vec<Figure> {
         progress.says(&format!("another node with {} sessions", tenants.len()));
         let leased = logins.lease(args.leases).await;
         progress.says(&format!("{} leases, {:.0}/s", args.leases, leased.rate));
-        figures.extend(full::measure(&mut daemons, args, &tenants, &progress));
-    }
-    figures
-}
-
-fn show(args: &Args, figures: &[Figure]) {
-    if args.json {
-        let all: Vec<_> = figures
-            .iter()
-            .map(|Figure(what, is, unit, most)| {
-                serde_json::json!({ "what": what, "is": is, "unit": unit, "goal": most })
-            })
-            .collect();
-        println!("{:#}", serde_json::Value::Array(all));
-        return;
-    }
-    println!(
-        "{} requests at once, medians of {} rounds of {} ms; {} tenants, {} leases\n",
-        args.clients, args.rounds, args.millis, args.tenants, args.leases
-    );
-    println!("| what | is | | goal | |\n|---|---:|---|---:|---|");
-    for Figure(what, is, unit, most) in figures {
-        let (goal, verdict) = match most {
-            None => (String::new(), ""),
-            Some(most) if is <= most => (format!("≤ {most}"), "met"),
-            Some(most) => (format!("≤ {most}"), "**missed**"),
-        };
-        println!("| {what} | {is:.2} | {unit} | {goal} | {verdict} |");
+        full::measure(&mut daemons, args, &tenants, run, &progress);
     }
 }

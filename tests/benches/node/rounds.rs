@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
+use totoro_report::{Better, Figure, Relative, Run, locked};
+
+use crate::Progress;
 use crate::bare::Bare;
 use crate::client::Request;
 use crate::daemons::{Daemons, PLUGIN};
 use crate::logins::Logins;
 use crate::seen::{busy, delivered};
-use crate::series::{Series, median};
-use crate::{Figure, Progress};
+use crate::series::Series;
 
 /// The most that a call may take, over the bare handler.
 const GOAL: f64 = 1.5;
+const BARE: &str = "bare handler";
 /// More logins in a second than a node may come to: twice what was measured. Each is a ticket made ahead: with
 /// the usual rounds 125,000, which take 0.6 GB here (a body, and the requests to node and bare handler, 5 kB
 /// together), and twice as long to make as they did for 12,000. A round that comes to more fails.
@@ -33,13 +36,15 @@ pub(crate) struct Rounds {
 }
 
 impl Rounds {
-    /// Measures; the first round warms up and does not count.
+    /// Measures, and adds the figures; the first round warms up and does not count.
     pub(crate) async fn run(
         &self,
         daemons: &Daemons,
         logins: &Logins,
+        run: &mut Run,
         progress: &Progress,
-    ) -> Vec<Figure> {
+    ) {
+        self.how(run);
         let bare = Bare::start(&daemons.keys().await);
         let millis = usize::try_from(self.length.as_millis()).unwrap() * (self.count + 1);
         let paced = (PACE * f64::from(LONGER)) as usize;
@@ -58,9 +63,8 @@ impl Rounds {
                 Request::own(&bare.address, bare_proxies, own),
             ),
         ];
-        let mut figures = Vec::new();
         let modes = [
-            ("", self.length, None),
+            (", as fast as it goes", self.length, None),
             (" at 1,000/s", self.length * LONGER, Some(PACE)),
         ];
         let mut measured: [[Vec<Round>; 4]; 2] = Default::default();
@@ -91,13 +95,29 @@ impl Rounds {
         }
         for ((mode, ..), measured) in modes.iter().zip(&measured) {
             for (pair, names) in measured.chunks(2).zip(asked.chunks(2)) {
-                figures.extend(shown(
-                    pair,
-                    [0, 1].map(|at| format!("{}{mode}", names[at].0)),
-                ));
+                add(run, &format!("{}{mode}", names[0].0), pair);
             }
         }
-        figures
+    }
+
+    /// Says how it is measured, and beside what.
+    fn how(&self, run: &mut Run) {
+        run.baseline(
+            BARE,
+            &format!(
+                "hyper {}, in a process of its own: parses the body, verifies a Login's ticket, waits for a \
+                 group commit of 300 bytes, and answers; no policy, no limits, no maps, no events",
+                locked("hyper")
+            ),
+        );
+        run.note(format!(
+            "Calls: {} requests at once, each on its own connection; {} rounds of {} ms, {LONGER} times as long \
+             at {PACE}/s, node and bare handler in turns. The control plane is stopped meanwhile, and takes \
+             afterwards what the node tells.",
+            self.clients,
+            self.count,
+            self.length.as_millis()
+        ));
     }
 
     /// One measurement. In life the control plane has processors of its own: here it is stopped meanwhile, and
@@ -133,30 +153,25 @@ struct Round {
     tells: f64,
 }
 
-/// What a call took, what it took the bare handler, and the ratios.
-fn shown(pair: &[Vec<Round>], names: [String; 2]) -> Vec<Figure> {
-    let mut figures = Vec::new();
-    for (name, series) in names.iter().zip(pair) {
-        let of = |part: fn(&Series) -> f64| median(series.iter().map(|one| part(&one.series)));
-        let figure = |what, is, unit| Figure(format!("{name}, {what}"), is, unit, None);
-        figures.push(figure("answered", of(|one| one.rate), "/s"));
-        figures.push(figure("p50", of(|one| one.p50), "ms"));
-        figures.push(figure("p99", of(|one| one.p99), "ms"));
-    }
-    let of = |part: fn(&Round) -> f64| median(pair[0].iter().map(part));
-    for (what, is) in [
-        ("the node's processor for each", of(|one| one.decides)),
-        ("and to deliver what it tells of each", of(|one| one.tells)),
-    ] {
-        figures.push(Figure(format!("{}, {what}", names[0]), is, "µs", None));
-    }
-    let ratio = |part: fn(&Series) -> f64| {
-        let rounds = pair[0].iter().zip(&pair[1]);
-        median(rounds.map(|(ours, bare)| part(&ours.series) / part(&bare.series)))
+/// A part of a round.
+type Part = fn(&Round) -> f64;
+
+/// Adds what a call took, beside what it took the bare handler.
+fn add(run: &mut Run, call: &str, pair: &[Vec<Round>]) {
+    let of = |nth: usize, part: Part| -> Vec<f64> { pair[nth].iter().map(part).collect() };
+    let mut beside = |name, unit, better, part: Part, goal| {
+        let figure = Figure::new(call, name, unit, better, of(0, part));
+        run.add(figure.against(BARE, &of(1, part), goal));
     };
-    for (what, is) in [("p50", ratio(|one| one.p50)), ("p99", ratio(|one| one.p99))] {
-        let what = format!("**{}, {what} over the bare handler's**", names[0]);
-        figures.push(Figure(what, is, "×", Some(GOAL)));
-    }
-    figures
+    let goal = || Some(Relative::at_most(GOAL));
+    beside("answered", "/s", Better::More, |one| one.series.rate, None);
+    beside("p50", "ms", Better::Less, |one| one.series.p50, goal());
+    beside("p99", "ms", Better::Less, |one| one.series.p99, goal());
+    let mut alone = |name, part| {
+        run.add(Figure::new(call, name, "µs", Better::Less, of(0, part)));
+    };
+    alone("the node's processor for each", |one| one.decides);
+    alone("its processor to deliver what it tells of each", |one| {
+        one.tells
+    });
 }

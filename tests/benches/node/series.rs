@@ -1,4 +1,4 @@
-//! What one measurement gave, and medians of many.
+//! What one measurement gave.
 
 use std::time::Duration;
 
@@ -29,17 +29,5 @@ impl Series {
             p50: at(50),
             p99: at(99),
         }
-    }
-}
-
-/// The middle one.
-pub(crate) fn median(numbers: impl Iterator<Item = f64>) -> f64 {
-    let mut numbers: Vec<f64> = numbers.collect();
-    numbers.sort_unstable_by(f64::total_cmp);
-    let half = numbers.len() / 2;
-    if numbers.len() % 2 == 1 {
-        numbers[half]
-    } else {
-        f64::midpoint(numbers[half - 1], numbers[half])
     }
 }

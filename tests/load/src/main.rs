@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
+use totoro_report::Run;
 
 use beat::Connections;
 use fleet::Node;
@@ -79,7 +80,7 @@ fn main() -> Result<()> {
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let report = runtime.block_on(async {
+    let mut report = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         tokio::select! {
             report = run(&args) => report,
@@ -88,10 +89,7 @@ fn main() -> Result<()> {
             _ = terminate.recv() => bail!("ended by SIGTERM"),
         }
     })?;
-    match args.json {
-        true => println!("{:#}", report.json()),
-        false => println!("\n{}", report.table()),
-    }
+    report.run().finish(args.json).context("write the report")?;
     Ok(())
 }
 
@@ -107,12 +105,33 @@ fn descriptors(need: u64) -> Result<()> {
     Ok(())
 }
 
+/// Says how it is measured.
+fn how(args: &Args, run: &mut Run) {
+    if args.plain_only {
+        run.only.push("--plain-only".to_owned());
+    }
+    let watch = match args.watch {
+        How::Stream => "by a stream",
+        How::Poll => "by polls",
+    };
+    let beats = match args.heartbeats {
+        Connections::Fresh => "on a new connection each",
+        Connections::Kept => "on a connection that is kept",
+    };
+    run.note(format!(
+        "Each node watches {watch}, and reports every {} s {beats}; {} changes, {} a second; processor time over \
+         {} s. The generator shares the server's processors.",
+        args.interval, args.changes, args.rate, args.measure
+    ));
+}
+
 async fn run(args: &Args) -> Result<Report> {
     let binary = match &args.server {
         Some(binary) => binary.clone(),
         None => std::env::current_exe()?.with_file_name("totoro-control"),
     };
-    let mut report = Report::default();
+    let mut report = Report::new(args.nodes, args.invites);
+    how(args, report.run());
     report.column("plain HTTP");
     let interval = Duration::from_secs(args.interval);
     let mut server = Server::new(&binary, &args.dir, args.nodes, interval).await?;

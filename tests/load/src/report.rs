@@ -1,28 +1,30 @@
-//! Figures, as a table for `docs/benchmarks.md` or as JSON.
+//! Figures of one way of serving after the other, a part of the run each.
 
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use totoro_report::{Better, Figure, Goal, Run};
 
-/// Figures by name, in the order in which they came; one column per way of serving.
-#[derive(Default)]
+/// Figures in the order in which they came.
 pub(crate) struct Report {
-    columns: Vec<String>,
-    rows: Vec<Row>,
-}
-
-struct Row {
-    what: &'static str,
-    unit: &'static str,
-    goal: Option<f64>,
-    /// One per column.
-    values: Vec<Option<f64>>,
+    run: Run,
+    /// How many nodes and invites there are: others' figures are not these.
+    size: String,
+    column: String,
 }
 
 impl Report {
-    /// What comes next stands in this column.
+    /// An empty one, which begins now.
+    pub(crate) fn new(nodes: usize, invites: usize) -> Self {
+        Report {
+            run: Run::new("scale"),
+            size: format!("{nodes} nodes, {invites} invites"),
+            column: String::new(),
+        }
+    }
+
+    /// What comes next is of this way of serving.
     pub(crate) fn column(&mut self, name: &str) {
-        self.columns.push(name.to_owned());
+        name.clone_into(&mut self.column);
     }
 
     /// A figure of the current column.
@@ -38,7 +40,7 @@ impl Report {
         unit: &'static str,
         goal: f64,
     ) {
-        self.add_with_goal(what, value, unit, Some(goal));
+        self.add_with_goal(what, value, unit, Some(Goal::at_most(goal)));
     }
 
     fn add_with_goal(
@@ -46,71 +48,25 @@ impl Report {
         what: &'static str,
         value: f64,
         unit: &'static str,
-        goal: Option<f64>,
+        goal: Option<Goal>,
     ) {
-        let column = self.columns.len() - 1;
-        eprintln!("  {:<10} {what}: {value:.1} {unit}", self.columns[column]);
-        let at = self.rows.iter().position(|row| row.what == what);
-        let at = at.unwrap_or_else(|| {
-            self.rows.push(Row {
-                what,
-                unit,
-                goal,
-                values: Vec::new(),
-            });
-            self.rows.len() - 1
-        });
-        self.rows[at].values.resize(column, None);
-        self.rows[at].values.push(Some(value));
+        eprintln!("  {:<10} {what}: {value:.1} {unit}", self.column);
+        let better = match unit {
+            "/s" => Better::More,
+            _ => Better::Less,
+        };
+        let part = format!("{}, {}", self.column, self.size);
+        let mut figure = Figure::new(&part, what, unit, better, vec![0.0]);
+        figure.goals.extend(goal);
+        // Of no changes, or no heartbeats, there is none; a goal of theirs is not met.
+        figure.samples = vec![value];
+        figure.samples.retain(|value| value.is_finite());
+        self.run.add(figure);
     }
 
-    /// As JSON.
-    pub(crate) fn json(&self) -> Value {
-        let mut all = Map::new();
-        for row in &self.rows {
-            let values = self.columns.iter().zip(&row.values);
-            let values: Map<String, Value> = values
-                .map(|(name, value)| (name.clone(), json!(value)))
-                .collect();
-            all.insert(
-                row.what.to_owned(),
-                json!({ "unit": row.unit, "goal": row.goal, "is": values }),
-            );
-        }
-        Value::Object(all)
-    }
-
-    /// As a table in Markdown.
-    pub(crate) fn table(&self) -> String {
-        let mut text = format!("| what | {} | goal | |\n|---|", self.columns.join(" | "));
-        text.push_str(&"---:|".repeat(self.columns.len()));
-        text.push_str("---:|---|\n");
-        for row in &self.rows {
-            let shown = |value: &Option<f64>| {
-                value.map_or(String::new(), |value| format!("{value:.1} {}", row.unit))
-            };
-            let mut values: Vec<String> = row.values.iter().map(shown).collect();
-            values.resize(self.columns.len(), String::new());
-            let goal = row
-                .goal
-                .map_or(String::new(), |goal| format!("≤ {goal} {}", row.unit));
-            let misses = |value: &Option<f64>| {
-                value
-                    .zip(row.goal)
-                    .is_some_and(|(value, goal)| value > goal)
-            };
-            let missed = if row.values.iter().any(misses) {
-                "**missed**"
-            } else {
-                ""
-            };
-            text.push_str(&format!(
-                "| {} | {} | {goal} | {missed} |\n",
-                row.what,
-                values.join(" | ")
-            ));
-        }
-        text
+    /// The run, for what else is to be said of it.
+    pub(crate) fn run(&mut self) -> &mut Run {
+        &mut self.run
     }
 }
 
@@ -138,19 +94,5 @@ mod tests {
         let of = |percent| percentile(&sorted, percent);
         assert_eq!((of(50), of(99), of(100)), (100.0, 198.0, 200.0));
         assert_eq!(percentile(&sorted[..1], 99), 1.0);
-    }
-
-    #[test]
-    fn a_missed_goal_is_said() {
-        let mut report = Report::default();
-        report.column("plain");
-        report.add_goal("cold start", 12.0, "s", 10.0);
-        report.add("resident", 3.0, "MiB");
-        let table = report.table();
-        assert!(
-            table.contains("| cold start | 12.0 s | ≤ 10 s | **missed** |"),
-            "{table}"
-        );
-        assert!(table.contains("| resident | 3.0 MiB |  |  |"), "{table}");
     }
 }

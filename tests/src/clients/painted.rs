@@ -5,63 +5,22 @@ use serde_json::{Value, json};
 use totoro_browser::Browser;
 
 use super::page::{PAGE, end, on_its_machine, serve};
-use super::speed::median;
 use crate::hostile::world;
 use crate::lab::NODE_USER_V4;
 use crate::story::{CONTROL, World, bring_up};
 
 /// Public nodes in the list.
-const NODES: usize = 1000;
-/// The most until something is painted, ms.
-const PAINT_GOAL: f64 = 200.0;
-/// The most that a page with all that it loads may weigh, bytes on the wire.
-const WEIGHT_GOAL: f64 = 100_000.0;
+pub const NODES: usize = 1000;
 
-/// A page.
+/// A page; a sample of each load.
 #[derive(Clone, Debug)]
 pub struct Painted {
     /// Which.
-    page: &'static str,
-    /// The median until something was painted, ms.
-    paint_ms: f64,
-    /// The same for all that it loads, with nothing in the browser's cache.
-    bytes: f64,
-}
-
-impl Painted {
-    /// For programs.
-    #[must_use]
-    pub fn json(&self) -> Value {
-        let page = self.page;
-        json!([
-            { "what": format!("{page}: first paint"), "is": self.paint_ms, "unit": "ms", "goal": PAINT_GOAL },
-            { "what": format!("{page}: weight"), "is": self.bytes, "unit": "B", "goal": WEIGHT_GOAL },
-        ])
-    }
-
-    /// A table's head.
-    #[must_use]
-    pub fn head() -> String {
-        format!(
-            "| page with {NODES} nodes | first paint, ms | goal | | weight, KB | goal | |\n\
-             |---|---:|---:|---|---:|---:|---|"
-        )
-    }
-
-    /// A table's row.
-    #[must_use]
-    pub fn row(&self) -> String {
-        let met = |is: bool| if is { "met" } else { "**missed**" };
-        format!(
-            "| {} | {:.0} | ≤ {PAINT_GOAL:.0} | {} | {:.1} | ≤ {:.0} | {} |",
-            self.page,
-            self.paint_ms,
-            met(self.paint_ms <= PAINT_GOAL),
-            self.bytes / 1000.0,
-            WEIGHT_GOAL / 1000.0,
-            met(self.bytes <= WEIGHT_GOAL),
-        )
-    }
+    pub page: &'static str,
+    /// Until something was painted, ms.
+    pub paint_ms: Vec<f64>,
+    /// What all that it loads weighs, with nothing in the browser's cache, bytes.
+    pub bytes: Vec<f64>,
 }
 
 /// Loads each page so often.
@@ -69,6 +28,7 @@ impl Painted {
 /// # Errors
 /// The lab does not come up, or a page does not show the nodes.
 pub fn play(loads: usize) -> Result<Vec<Painted>> {
+    ensure!(loads > 0, "nothing is to be measured");
     let mut world = world("cl-painted", &[])?;
     many(&world)?;
     unprobed(&mut world)?;
@@ -137,7 +97,7 @@ async fn one(browser: &Browser, page: &'static str, url: &str, loads: usize) -> 
     }
     Ok(Painted {
         page,
-        paint_ms: median(&mut paints)?,
-        bytes: median(&mut weights)?,
+        paint_ms: paints,
+        bytes: weights,
     })
 }

@@ -18,7 +18,7 @@ mod trail;
 use std::time::Duration;
 
 use clap::Parser;
-use serde_json::json;
+use totoro_report::Run;
 
 use rounds::Rounds;
 
@@ -82,51 +82,26 @@ async fn run(args: Args) {
         let (store, certificate) = (args.store.as_deref(), args.certificate.as_deref());
         return bare::serve(keys, store, certificate).await;
     }
+    let disk = match args.sync_micros {
+        0 => String::new(),
+        micros => format!(", each sync {micros} µs at least"),
+    };
+    let mut run = Run::new("control");
+    run.only("--only", &args.only);
+    if args.events == 0 {
+        run.only("--events", "0");
+    }
     let rounds = Rounds {
         count: args.rounds,
         clients: args.clients,
         length: Duration::from_millis(args.millis),
         only: args.only.clone(),
         tls: args.tls,
+        how: format!("{}{disk}", if args.tls { ", over TLS" } else { "" }),
     };
-    let calls = rounds.run().await;
-    let trail = match args.events {
-        0 => Vec::new(),
-        events => trail::measure(events).await,
-    };
-    if args.json {
-        let trail: serde_json::Map<_, _> = trail
-            .iter()
-            .map(|(what, figure, unit)| ((*what).to_owned(), json!({ "is": figure, "unit": unit })))
-            .collect();
-        let calls = calls.json();
-        println!(
-            "{:#}",
-            json!({
-                "tls": args.tls,
-                "sync_micros": args.sync_micros,
-                "calls": calls,
-                "trail": trail,
-            })
-        );
-        return;
+    rounds.run(&mut run).await;
+    if args.events > 0 {
+        trail::measure(args.events, &disk, &mut run).await;
     }
-    let disk = match args.sync_micros {
-        0 => String::new(),
-        micros => format!(", each sync {micros} µs at least"),
-    };
-    println!(
-        "{} clients{}, medians of {} rounds of {} ms{disk}\n\n{calls}",
-        args.clients,
-        if args.tls { " over TLS" } else { "" },
-        args.rounds,
-        args.millis
-    );
-    if !trail.is_empty() {
-        println!("\naudit trail, {} events\n", args.events);
-        println!("| what | is | |\n|---|---:|---|");
-        for (what, figure, unit) in trail {
-            println!("| {what} | {figure:.1} | {unit} |");
-        }
-    }
+    run.finish(args.json).expect("write the report");
 }

@@ -1,16 +1,15 @@
 //! The rounds: each measures all in turn, so that what else the machine does hits all alike.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
 use totoro_control::store::{SledStore, Store};
+use totoro_report::{Better, Figure, Relative, Run, locked};
 
 use crate::bare::{Bare, record};
 use crate::client::Request;
 use crate::frps::Nodes;
-use crate::series::{Series, cpu_of, median};
+use crate::series::{Series, cpu_of};
 use crate::server::Real;
 use crate::tls::Certificate;
 
@@ -23,6 +22,8 @@ pub(crate) struct Rounds {
     pub(crate) only: String,
     /// Over TLS.
     pub(crate) tls: bool,
+    /// What all calls have in common that another run may not have: those of the one are not the other's.
+    pub(crate) how: String,
 }
 
 /// The name of a call's baseline.
@@ -36,8 +37,10 @@ fn durable_of(call: &str) -> String {
 }
 
 /// What was measured: by name, one of each round.
-pub(crate) struct Calls(Vec<(String, Vec<Series>)>);
+struct Calls(Vec<(String, Vec<Series>)>);
 
+const BARE: &str = "bare handler";
+const DURABLE: &str = "bare, durable handler";
 const STORE: &str = "store's group commit";
 /// What is measured, whether it has a durable part, and the goals: over its bare handler (with one
 /// durable record each, where it has such a part), and over the store's group commit.
@@ -57,8 +60,44 @@ const CALLS: [(&str, bool, Option<f64>, Option<f64>); 7] = [
 ];
 
 impl Rounds {
-    /// Measures.
-    pub(crate) async fn run(&self) -> Calls {
+    /// Measures, and adds the figures.
+    pub(crate) async fn run(&self, run: &mut Run) {
+        self.tell(run);
+        self.measure().await.add(&self.how, run);
+    }
+
+    /// Says how it is measured, and beside what.
+    fn tell(&self, run: &mut Run) {
+        let warp = locked("warp");
+        run.baseline(
+            BARE,
+            &format!(
+                "warp {warp}, in a process of its own: parses the body, does the call's one signature \
+                 operation, and answers; no store, no audit, no limits"
+            ),
+        );
+        run.baseline(
+            DURABLE,
+            "the same, and commits one key of 300 bytes to a store of its own, which is ours, before it answers",
+        );
+        run.baseline(
+            STORE,
+            &format!(
+                "this commit's store on sled {}, within the bench: the same key per commit, without HTTP, from \
+                 as many writers as there are clients",
+                locked("sled")
+            ),
+        );
+        run.note(format!(
+            "Calls: {} clients, each on its own connection{}; {} rounds of {} ms, all in turns.",
+            self.clients,
+            self.how,
+            self.count,
+            self.length.as_millis()
+        ));
+    }
+
+    async fn measure(&self) -> Calls {
         let certificate = self.tls.then(Certificate::new);
         let real = Real::start(certificate.as_ref()).await;
         // More than clients: on one node logins come one after the other, and tickets are remembered.
@@ -155,82 +194,53 @@ impl Calls {
         found.map_or(&[], |(_, series)| series)
     }
 
-    /// The median of the rounds' own ratios.
-    fn ratio(&self, call: &str, base: &str) -> f64 {
-        let pairs = self.of(call).iter().zip(self.of(base));
-        median(pairs.map(|(call, base)| call.rate / base.rate))
-    }
-
-    /// What was measured of each call: over what, the ratio, the goal.
-    fn ratios(&self) -> Vec<(&'static str, String, f64, Option<f64>)> {
-        let mut ratios = Vec::new();
+    /// Adds what was measured of each call, beside its baselines, and what the store itself does.
+    fn add(&self, how: &str, run: &mut Run) {
         for (call, writes, over_bare, over_store) in CALLS {
             if self.of(call).is_empty() {
                 continue;
             }
-            let mut add = |base: String, goal| {
-                let ratio = self.ratio(call, &base);
-                ratios.push((call, base, ratio, goal));
-            };
-            if writes {
-                add(durable_of(call), over_bare);
-                add(STORE.to_owned(), over_store);
+            for (nth, (name, unit, better, part)) in PARTS.into_iter().enumerate() {
+                let of = |name: &str| -> Vec<f64> { self.of(name).iter().map(part).collect() };
+                // Goals are rates'.
+                let goal = |goal: Option<f64>| goal.filter(|_| nth == 0).map(Relative::at_least);
+                let mut figure = Figure::new(&format!("{call}{how}"), name, unit, better, of(call));
+                if writes {
+                    figure = figure.against(DURABLE, &of(&durable_of(call)), goal(over_bare));
+                }
+                // It answers nobody: what a commit within the process takes is no answer's time.
+                if writes && nth == 0 {
+                    figure = figure.against(STORE, &of(STORE), goal(over_store));
+                }
+                let over_bare = over_bare.filter(|_| !writes);
+                run.add(figure.against(BARE, &of(&bare_of(call)), goal(over_bare)));
             }
-            add(bare_of(call), over_bare.filter(|_| !writes));
         }
-        ratios
-    }
-
-    pub(crate) fn json(&self) -> Value {
-        let one = |(name, series): &(String, Vec<Series>)| {
-            json!({
-                "name": name,
-                "per_second": median(series.iter().map(|one| one.rate)),
-                "p50_ms": median(series.iter().map(|one| one.p50)),
-                "p99_ms": median(series.iter().map(|one| one.p99)),
-                "cpu_us": median(series.iter().map(|one| one.cpu)),
-            })
-        };
-        let ratios = self.ratios().into_iter();
-        let ratio = |(call, base, ratio, goal)| json!({ "call": call, "base": base, "ratio": ratio, "goal": goal });
-        json!({
-            "figures": self.0.iter().map(one).collect::<Vec<_>>(),
-            "ratios": ratios.map(ratio).collect::<Vec<_>>(),
-        })
+        for (name, unit, better, part) in PARTS {
+            let samples = self.of(STORE).iter().map(part).collect();
+            run.add(Figure::new(
+                &format!("{STORE}{how}"),
+                name,
+                unit,
+                better,
+                samples,
+            ));
+        }
     }
 }
 
-impl fmt::Display for Calls {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            out,
-            "| what | per second | p50 ms | p99 ms | µs of a core |\n|---|---:|---:|---:|---:|"
-        )?;
-        for (name, series) in &self.0 {
-            writeln!(
-                out,
-                "| {name} | {:.0} | {:.2} | {:.2} | {:.0} |",
-                median(series.iter().map(|one| one.rate)),
-                median(series.iter().map(|one| one.p50)),
-                median(series.iter().map(|one| one.p99)),
-                median(series.iter().map(|one| one.cpu)),
-            )?;
-        }
-        writeln!(
-            out,
-            "\n| call | over | ratio | goal | |\n|---|---|---:|---:|---|"
-        )?;
-        for (call, base, ratio, goal) in self.ratios() {
-            let (wanted, verdict) = match goal {
-                None => (String::new(), ""),
-                Some(goal) if ratio >= goal => (format!("{goal}"), "met"),
-                Some(goal) => (format!("{goal}"), "missed"),
-            };
-            writeln!(
-                out,
-                "| {call} | {base} | {ratio:.2} | {wanted} | {verdict} |"
-            )?;
-        }
-        Ok(())
-    }
-}
+/// Its name, its unit, which side is good, and where it is.
+type Part = (&'static str, &'static str, Better, fn(&Series) -> f64);
+
+/// What is told of each.
+const PARTS: [Part; 4] = [
+    ("answered", "/s", Better::More, |one| one.rate),
+    ("p50", "ms", Better::Less, |one| one.p50),
+    ("p99", "ms", Better::Less, |one| one.p99),
+    (
+        "the answering processor for each",
+        "µs",
+        Better::Less,
+        |one| one.cpu,
+    ),
+];

@@ -1,4 +1,4 @@
-//! What one measurement gave, and medians of many.
+//! What one measurement gave.
 
 use std::time::Duration;
 
@@ -37,17 +37,5 @@ impl Series {
             p99: at(99),
             cpu: cpu.as_secs_f64() * 1e6 / took.len() as f64,
         }
-    }
-}
-
-/// The middle one.
-pub(crate) fn median(numbers: impl Iterator<Item = f64>) -> f64 {
-    let mut numbers: Vec<f64> = numbers.collect();
-    numbers.sort_unstable_by(f64::total_cmp);
-    let half = numbers.len() / 2;
-    if numbers.len() % 2 == 1 {
-        numbers[half]
-    } else {
-        f64::midpoint(numbers[half - 1], numbers[half])
     }
 }

@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use tokio::sync::watch;
 use totoro_control::audit::{Ask, AuditSettings, Author, Trail, record};
 use totoro_control::store::{Range, SledStore, Store, Tx};
+use totoro_report::{Better, Figure, Run};
 
 /// Events in one commit, as nodes send them.
 const COMMIT: usize = 100;
@@ -16,12 +17,16 @@ const WRITERS: usize = 8;
 /// The store's page cache, bytes.
 const CACHE: u64 = 64 << 20;
 
-/// What, how much, of what.
-pub(crate) type Figure = (&'static str, f64, &'static str);
-
-/// Sends so many events through; a tenth of them wait before the mover begins.
-pub(crate) async fn measure(events: usize) -> Vec<Figure> {
-    let mut figures = Vec::new();
+/// Sends so many events through, and adds the figures; a tenth of them wait before the mover begins.
+pub(crate) async fn measure(events: usize, how: &str, run: &mut Run) {
+    let part = format!("Audit trail, {events} events{how}");
+    let mut add = |what, is, unit| {
+        let better = match unit {
+            "events/s" => Better::More,
+            _ => Better::Less,
+        };
+        run.add(Figure::new(&part, what, unit, better, vec![is]));
+    };
     let dir = tempfile::tempdir().unwrap();
     let (data, segments) = (dir.path().join("data"), dir.path().join("data/audit"));
     let raw: Arc<dyn Store> = Arc::new(SledStore::open(&data, CACHE).unwrap());
@@ -29,43 +34,43 @@ pub(crate) async fn measure(events: usize) -> Vec<Figure> {
     let trail = Trail::open(Arc::clone(&raw), &segments, settings)
         .await
         .unwrap();
-    figures.push(("resident at the start", resident_mib(), "MiB"));
+    add("resident at the start", resident_mib(), "MiB");
 
     let backlog = record_many(&raw, events / 10).await;
-    figures.push(("resident with a tenth waiting", resident_mib(), "MiB"));
+    add("resident with a tenth waiting", resident_mib(), "MiB");
     let began = Instant::now();
     let (stop, stopping) = watch::channel(false);
     let keeping = tokio::spawn(Arc::clone(&trail).keep(stopping));
     all_moved(&raw).await;
-    figures.push((
+    add(
         "moved, with nothing else",
         per_second(backlog, began),
         "events/s",
-    ));
+    );
 
     let began = Instant::now();
     let beside = record_many(&trail.store(), events - backlog).await;
-    figures.push((
+    add(
         "recorded beside the mover",
         per_second(beside, began),
         "events/s",
-    ));
-    figures.push(("resident then", resident_mib(), "MiB"));
+    );
+    add("resident then", resident_mib(), "MiB");
     let recorded = Instant::now();
     all_moved(&raw).await;
-    figures.push(("all moved after", recorded.elapsed().as_secs_f64(), "s"));
-    figures.push(("segments", mib_in(&segments), "MiB"));
+    add("all moved after", recorded.elapsed().as_secs_f64(), "s");
+    add("segments", mib_in(&segments), "MiB");
     stop.send_replace(true);
     keeping.await.unwrap();
 
     let began = Instant::now();
     let read = read_all(&trail).await;
     assert_eq!(read, backlog + beside);
-    figures.push((
+    add(
         "read whole, pages of 1,000",
         per_second(read, began),
         "events/s",
-    ));
+    );
     let began = Instant::now();
     let newest = Ask {
         limit: 100,
@@ -73,18 +78,17 @@ pub(crate) async fn measure(events: usize) -> Vec<Figure> {
         ..Ask::default()
     };
     trail.page(newest).await.unwrap();
-    figures.push(("the newest 100", millis(began), "ms"));
+    add("the newest 100", millis(began), "ms");
     drop(trail);
     raw.close().await;
     drop(raw);
 
     let began = Instant::now();
     let raw: Arc<dyn Store> = Arc::new(SledStore::open(&data, CACHE).unwrap());
-    figures.push(("store opened again", millis(began), "ms"));
+    add("store opened again", millis(began), "ms");
     let began = Instant::now();
     Trail::open(raw, &segments, settings).await.unwrap();
-    figures.push(("segments opened again", millis(began), "ms"));
-    figures
+    add("segments opened again", millis(began), "ms");
 }
 
 /// Records at most so many events, and answers how many.
