@@ -1,7 +1,10 @@
 //! `test --kernel 6.1`: the kernel tests on Debian 12's own kernel, in qemu.
 //!
-//! The machine is an initramfs: busybox, `ip`, `tc`, `bpftool`, the test binary with its libraries, and
-//! the modules that the tests need. Emulated (no /dev/kvm), it takes about two minutes.
+//! The machine is an initramfs: busybox, `ip`, `tc`, `bpftool`, the test binary and the daemon's with their
+//! libraries, and the modules that the tests need. Emulated (no /dev/kvm), it takes about two minutes.
+//! Whichever tests are asked for, `totoro-node check` runs there too.
+
+mod check;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -31,7 +34,7 @@ const SILENCE: Duration = Duration::from_secs(400);
 /// How often is said how far it is.
 const NEWS: Duration = Duration::from_secs(60);
 
-/// Runs the tests there whose names have one of these words; all without any.
+/// Runs the tests there whose names have one of these words, all without any; and `totoro-node check`.
 pub(crate) fn run(words: &[String]) -> Result<()> {
     let mut apt = Apt::default();
     for (tool, package) in [
@@ -47,8 +50,20 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     let kernel = kernel(&dir, &mut apt)?;
     bpf::build()?;
-    let initrd = initrd(&dir, &kernel, &test_binary()?, words)?;
+    let daemon = ["build", "--package", "totoro-node", "--bin", "totoro-node"];
+    let tests = ["test", "--package", "totoro-tests", "--test", "kernel"];
+    let programs = Programs {
+        daemon: built(&daemon, "totoro-node")?,
+        tests: built(&[&tests[..], &["--no-run"]].concat(), "kernel")?,
+    };
+    let initrd = initrd(&dir, &kernel, &programs, words)?;
     boot(&dir, &kernel, &initrd)
+}
+
+/// What is tried there.
+struct Programs {
+    daemon: PathBuf,
+    tests: PathBuf,
 }
 
 /// Unpacks the newest 6.1 cloud kernel that Debian has.
@@ -90,35 +105,29 @@ fn kernel(dir: &Path, apt: &mut Apt) -> Result<PathBuf> {
     Ok(unpacked)
 }
 
-/// Builds the kernel tests; where the binary is.
-fn test_binary() -> Result<PathBuf> {
+/// Builds the program of this name; where it is.
+fn built(words: &[&str], name: &str) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
-    build.current_dir(root()).args([
-        "test",
-        "--locked",
-        "--package",
-        "totoro-tests",
-        "--test",
-        "kernel",
-        "--no-run",
-        "--message-format",
-        "json",
-    ]);
-    let messages = step::output(&mut build).context("cargo test --no-run failed")?;
+    build
+        .current_dir(root())
+        .args(words)
+        .args(["--locked", "--message-format", "json"]);
+    let messages =
+        step::output(&mut build).with_context(|| format!("cargo {} failed", words.join(" ")))?;
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "kernel")
+        .filter(|message| message["target"]["name"] == name)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .context("cargo names no test binary")
+        .with_context(|| format!("cargo names no program {name}"))
 }
 
 /// Packs the machine.
-fn initrd(dir: &Path, kernel: &Path, tests: &Path, words: &[String]) -> Result<PathBuf> {
+fn initrd(dir: &Path, kernel: &Path, programs: &Programs, words: &[String]) -> Result<PathBuf> {
     let tree = dir.join("root");
     fs::remove_dir_all(&tree).ok();
-    for sub in ["bin", "proc", "sys", "dev", "tmp", "modules"] {
+    for sub in ["bin", "boot", "proc", "sys", "dev", "tmp", "modules"] {
         fs::create_dir_all(tree.join(sub)).context("create the machine's directories")?;
     }
     let busybox = path::find("busybox").context("busybox is not in PATH")?;
@@ -127,7 +136,14 @@ fn initrd(dir: &Path, kernel: &Path, tests: &Path, words: &[String]) -> Result<P
         let path = path::find(tool).with_context(|| format!("{tool} is not in PATH"))?;
         install(&path, &tree.join("bin").join(tool), &tree)?;
     }
-    install(tests, &tree.join("bin/kernel-tests"), &tree)?;
+    install(&programs.tests, &tree.join("bin/kernel-tests"), &tree)?;
+    install(&programs.daemon, &tree.join("bin/totoro-node"), &tree)?;
+    // Where a Debian has it: `check` reads what the kernel was built with.
+    let boot = fs::read_dir(kernel.join("boot"))?.flatten();
+    for config in boot.filter(|file| file.file_name().to_string_lossy().starts_with("config-")) {
+        fs::copy(config.path(), tree.join("boot").join(config.file_name()))
+            .context("copy the kernel's options")?;
+    }
     fs::copy(bpf::object(), tree.join("totoro-ebpf.o")).context("copy the kernel object")?;
     let version = fs::read_dir(kernel.join("lib/modules"))?
         .flatten()
@@ -154,9 +170,10 @@ fn initrd(dir: &Path, kernel: &Path, tests: &Path, words: &[String]) -> Result<P
          busybox mount -t proc proc /proc; busybox mount -t sysfs sys /sys\n\
          busybox mount -t devtmpfs dev /dev\n\
          busybox mount -t cgroup2 cgroup2 /sys/fs/cgroup; busybox mount -t bpf bpf /sys/fs/bpf\n\
-         {load}busybox uname -r; ulimit -n 20000\n\
+         {load}busybox uname -r; ulimit -n 20000\n{}\
          TOTORO_REQUIRE_KERNEL=1 TOTORO_OBJECT=/totoro-ebpf.o TOTORO_PACKETS=20000 kernel-tests --test-threads 1 {words} 2>&1\n\
-         echo \"machine-done $?\"\nbusybox poweroff -f\n"
+         echo \"machine-done $?\"\nbusybox poweroff -f\n",
+        check::script()
     );
     fs::write(&init, script).context("write the machine's init")?;
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755)).context("chmod init")?;
@@ -199,6 +216,9 @@ fn boot(dir: &Path, kernel: &Path, initrd: &Path) -> Result<()> {
         .context("the kernel package has no image")?;
     let log = dir.join("console.log");
     let console = fs::File::create(&log).with_context(|| format!("create {}", log.display()))?;
+    let checked = dir.join("check.txt");
+    // What an earlier run said would be taken for this one's.
+    fs::write(&checked, "").with_context(|| format!("empty {}", checked.display()))?;
     eprintln!(
         "▶ tests in qemu (emulated, minutes); console in {}",
         log.display()
@@ -215,6 +235,8 @@ fn boot(dir: &Path, kernel: &Path, initrd: &Path) -> Result<()> {
             "1536",
         ])
         .args(["-nographic", "-no-reboot", "-nic", "none"])
+        .args(["-serial", "mon:stdio", "-serial"])
+        .arg(format!("file:{}", checked.display()))
         .args(["-append", "console=ttyS0 panic=-1 quiet"])
         .arg("-kernel")
         .arg(image)
@@ -266,6 +288,7 @@ fn boot(dir: &Path, kernel: &Path, initrd: &Path) -> Result<()> {
         "the tests failed there; see {}",
         log.display()
     );
+    println!("{}", check::judge(&checked, KERNELS[0])?);
     eprintln!("✔ {:.0} s", begun.elapsed().as_secs_f64());
     Ok(())
 }
