@@ -124,3 +124,7 @@ pub(crate) struct Tick {
 /// Hints for the daemon. Not pinned: a new daemon brings its own.
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<abi::Event, { 512 * 1024 }> = RingBuf::new();
+
+/// Events that found no room there, by the CPU that had them. Not pinned, as the ring.
+#[btf_map]
+pub(crate) static LOST: PerCpuArray<u64, 1> = PerCpuArray::new();

@@ -4,7 +4,8 @@ use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEU
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns, bpf_ringbuf_query};
 use totoro_ebpf::abi::{Addr, EVENT_REFUSED, Event, ReasonCount, ReasonKey};
 
-use crate::maps::{EVENTS, REASONS, TICK};
+use crate::atomic;
+use crate::maps::{EVENTS, LOST, REASONS, TICK};
 
 /// What was refused, as far as the hook knows.
 #[derive(Clone, Copy)]
@@ -111,11 +112,21 @@ pub(crate) enum Told {
 /// Bytes in the ring from which on the daemon is woken in any case: a quarter of it.
 const MANY: u64 = 128 * 1024;
 
+/// Counts an event that the ring had no room for.
+#[inline(never)]
+fn lose() {
+    if let Some(lost) = LOST.get_ptr_mut(0) {
+        // SAFETY: an aligned u64 of a map value. Atomic, since a program of an interrupt may come in between.
+        unsafe { atomic::add(lost, 1) };
+    }
+}
+
 /// Sends an event, filled in place (it is too large for the stack of nested calls). A full ring
-/// loses it: events are hints, the counters are the truth.
+/// loses it, and that is counted: events are hints, the counters are the truth.
 #[inline(always)]
 pub(crate) fn report(told: Told, fill: impl FnOnce(&mut Event)) {
     let Some(mut entry) = EVENTS.reserve(0) else {
+        lose();
         return;
     };
     // SAFETY: reserved memory of the event's size and alignment; integers only, so zeros are a

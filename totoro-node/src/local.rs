@@ -39,6 +39,8 @@ pub enum Ask {
     Pool,
     /// How the daemon is.
     Condition,
+    /// The last refusals that the kernel told of one by one, newest first.
+    Refused,
     /// The sessions.
     Sessions,
     /// End a session.
@@ -154,6 +156,7 @@ fn act(sources: &Sources, ask: Ask) -> Result<serde_json::Value> {
             serde_json::to_value(names)?
         }
         Ask::Pool => serde_json::to_value(desk.pool())?,
+        Ask::Refused => serde_json::to_value(sources.kernel.samples())?,
         Ask::Sessions => serde_json::to_value(desk.sessions())?,
         Ask::Bans => serde_json::to_value(desk.bans())?,
         Ask::Kick { session } => serde_json::to_value(desk.kick(&session)?)?,

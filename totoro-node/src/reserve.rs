@@ -44,7 +44,11 @@ fn write(ports: &PortSet) -> Result<()> {
     std::fs::write(RESERVED, format!("{ports}\n")).with_context(|| format!("write {RESERVED}"))
 }
 
-fn added(state_dir: &Path) -> Result<PortSet> {
+/// What this node added to the list, and did not take back yet.
+///
+/// # Errors
+/// The note can't be read.
+pub fn added(state_dir: &Path) -> Result<PortSet> {
     let path = state_dir.join(ADDED);
     match std::fs::read_to_string(&path) {
         Ok(text) => {

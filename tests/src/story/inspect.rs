@@ -30,7 +30,7 @@ pub(super) fn play(world: &mut World, report: &mut Report) {
         Ok::<_, anyhow::Error>((frpc, [connect()?, connect()?]))
     })();
     report.check(
-        "inspect shows ports, tenants, connections, sources, talkers and reasons",
+        "inspect shows ports, tenants, connections, sources, talkers, reasons and tables",
         || {
             seen.as_ref()
                 .map_err(|error| anyhow::anyhow!("{error:#}"))?;
@@ -65,11 +65,20 @@ pub(super) fn play(world: &mut World, report: &mut Report) {
 
 fn shows(world: &World) -> Result<String> {
     let mut figures = Vec::new();
-    for what in ["ports", "tenants", "conns", "sources", "talkers", "reasons"] {
+    for what in [
+        "ports", "tenants", "conns", "sources", "talkers", "reasons", "tables",
+    ] {
         let rows = world.inspect(what)?;
         ensure!(!rows.is_empty(), "inspect {what} shows nothing");
         figures.push(format!("{} {what}", rows.len()));
     }
+    // Of a daemon that has just started there may be none yet: the kernel does not tell of each.
+    let refused = world.inspect("refused")?;
+    ensure!(
+        refused.iter().all(|one| one["reason"].is_string()),
+        "a refusal without a reason: {refused:?}"
+    );
+    figures.push(format!("{} refused", refused.len()));
     let text = world.node_cli(&["inspect", "ports"])?.ok()?;
     ensure!(
         text.contains("20080"),

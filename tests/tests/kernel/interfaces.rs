@@ -224,8 +224,17 @@ fn an_uninstallation_takes_back_the_qdiscs_that_were_added_and_leaves_an_operato
         drop(Kernel::load(&options).expect("loads"));
         let programs = totoro_node::kernel::attached_programs(&options.pin_root);
         assert!(!programs.is_empty());
-        totoro_node::kernel::uninstall(&options.pin_root).expect("uninstall");
+        let removed = totoro_node::kernel::uninstall(&options.pin_root).expect("uninstall");
         assert_eq!(["ours0", "theirs0"].map(qdiscs), before);
+        // Before TCX: both ways on both interfaces, and the qdisc of the one that had none.
+        let now = aya::util::KernelVersion::current().expect("a version");
+        let (filters, qdiscs) = match now < aya::util::KernelVersion::new(6, 6, 0) {
+            true => (4, vec!["ours0"]),
+            false => (0, vec![]),
+        };
+        assert_eq!(removed.filters.len(), filters, "{removed:?}");
+        assert_eq!(removed.qdiscs, qdiscs);
+        assert!(removed.used_qdiscs.is_empty() && !removed.pins.is_empty());
         assert!(!options.pin_root.exists(), "nothing is pinned");
         let left = totoro_node::kernel::still_loaded(&programs).expect("listed");
         assert!(left.is_empty(), "{left:?}");

@@ -1,6 +1,8 @@
 //! `doctor`: how a node is that is meant to run. Looks, and changes nothing. What the machine must
 //! have to begin with is `check`'s.
 
+mod room;
+
 use std::path::Path;
 
 use anyhow::Result;
@@ -30,6 +32,7 @@ const PROBLEMS: usize = 5;
 pub(super) async fn run(config: &Config, settings: &Path, pool: Pool, as_json: bool) -> Result<()> {
     let mut lines = check::secrets(config);
     lines.push(pins(config));
+    lines.extend(room::tables(config));
     lines.extend(check::past(config));
     let said = check::said(config).await;
     let socket = config.local_socket();
@@ -117,6 +120,7 @@ fn of(condition: &Condition, said: Said) -> Vec<Line> {
         lines.extend(check::neighbours(interface));
     }
     lines.push(spool(condition.spool));
+    lines.extend(condition.lost.as_ref().map(room::events));
     lines.push(drift(&condition.mended));
     for problem in condition.problems.iter().rev().take(PROBLEMS) {
         // What an older one was about may be well by now: what is not has a line of its own above.

@@ -1,10 +1,12 @@
 //! `enroll`: a one-time token becomes a node with a key of its own making.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use totoro_api::ports::Pool;
 use totoro_api::wire::node::{Enroll, Enrolled};
-use totoro_cli::out;
+use totoro_cli::{out, print_json};
 
 use crate::config::{Settings, check_control};
 use crate::control::Control;
@@ -21,8 +23,41 @@ pub(super) struct Args {
     token_file: Option<PathBuf>,
 }
 
-/// Enrols this machine.
-pub(super) async fn run(args: &Args, given: Settings) -> Result<()> {
+/// What an enrolment made. No secret is in it: where they are is.
+#[derive(Debug, Serialize)]
+struct Done {
+    /// The node's id.
+    node: String,
+    name: String,
+    /// The control plane's address.
+    control: String,
+    server_addr: Vec<String>,
+    pool: Pool,
+    /// Every file that was written, the settings last; by an attempt before, where its answer got lost.
+    files: Vec<PathBuf>,
+}
+
+/// Enrols this machine, and says what it is now.
+pub(super) async fn run(args: &Args, given: Settings, as_json: bool) -> Result<()> {
+    let done = enrol(args, given).await?;
+    if as_json {
+        return Ok(print_json(&done)?);
+    }
+    out::line(format_args!(
+        "node {} ({}) is enrolled; settings and secrets are in {}",
+        done.name,
+        done.node,
+        args.dir.display()
+    ))?;
+    out::line(format_args!(
+        "next: totoro-node check --config {0}; totoro-node frps-config --config {0} --out {1}; totoro-node run --config {0}",
+        args.dir.join("node.toml").display(),
+        args.dir.join("frps.toml").display()
+    ))?;
+    Ok(())
+}
+
+async fn enrol(args: &Args, given: Settings) -> Result<Done> {
     let control = given
         .control
         .clone()
@@ -38,11 +73,20 @@ pub(super) async fn run(args: &Args, given: Settings) -> Result<()> {
     let token = secret::from_env_file_or_stdin("TOTORO_TOKEN", args.token_file.as_deref())?;
     std::fs::create_dir_all(&args.dir).with_context(|| format!("create {}", args.dir.display()))?;
 
+    let mut files = Vec::new();
+    // The secret of a file; made on the first call, the same ever after.
+    let mut once = |name: &str, make: &dyn Fn() -> String| {
+        let path = args.dir.join(name);
+        if !path.exists() {
+            secret::write(&path, &make())?;
+        }
+        let kept = secret::read(&path);
+        files.push(path);
+        kept
+    };
     // Kept before it is shown: when the answer gets lost, the same token with the same key works.
-    let key = once(&args.dir.join("node.key"), || {
-        format!("tk1-{}", secret::random_text())
-    })?;
-    let instance = once(&args.dir.join("instance"), secret::random_hex)?;
+    let key = once("node.key", &|| format!("tk1-{}", secret::random_text()))?;
+    let instance = once("instance", &secret::random_hex)?;
     let body = Enroll {
         key_hash: blake3::hash(key.as_bytes()).to_hex().to_string(),
         instance,
@@ -52,11 +96,13 @@ pub(super) async fn run(args: &Args, given: Settings) -> Result<()> {
         .post("/nodes/enroll", &body)
         .await?;
 
-    once(&args.dir.join("plugin.secret"), secret::random_text)?;
-    once(&args.dir.join("frps-admin.password"), secret::random_text)?;
-    tls::make(&args.dir.join("tls"), &enrolled.node, &enrolled.server_addr)?;
+    once("plugin.secret", &secret::random_text)?;
+    once("frps-admin.password", &secret::random_text)?;
+    let tls = args.dir.join("tls");
+    tls::make(&tls, &enrolled.node, &enrolled.server_addr)?;
+    files.extend([tls::CA_KEY, tls::CA, tls::KEY, tls::CERT].map(|name| tls.join(name)));
     let settings = Settings {
-        control: Some(control),
+        control: Some(control.clone()),
         node: Some(enrolled.node.clone()),
         pool: Some(enrolled.pool.clone()),
         server_addr: Some(enrolled.server_addr.clone()),
@@ -65,24 +111,91 @@ pub(super) async fn run(args: &Args, given: Settings) -> Result<()> {
     // Last: with it the machine counts as enrolled.
     let text = toml::to_string(&settings).context("write node.toml")?;
     secret::write(&file, &text)?;
-    out::line(format_args!(
-        "node {} ({}) is enrolled; settings and secrets are in {}",
-        enrolled.name,
-        enrolled.node,
-        args.dir.display()
-    ))?;
-    out::line(format_args!(
-        "next: totoro-node check --config {0}; totoro-node frps-config --config {0} --out {1}; totoro-node run --config {0}",
-        file.display(),
-        args.dir.join("frps.toml").display()
-    ))?;
-    Ok(())
+    files.push(file);
+    Ok(Done {
+        node: enrolled.node,
+        name: enrolled.name,
+        control,
+        server_addr: enrolled.server_addr,
+        pool: enrolled.pool,
+        files,
+    })
 }
 
-/// The secret of a file; made on the first call, the same ever after.
-fn once(path: &Path, make: impl FnOnce() -> String) -> Result<String> {
-    if !path.exists() {
-        secret::write(path, &make())?;
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// The address of a control plane that answers so, once.
+    async fn control(answer: &'static str) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await.unwrap();
+            let length = answer.len();
+            let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: application/json";
+            let whole = format!("{head}\r\ncontent-length: {length}\r\n\r\n{answer}");
+            stream.write_all(whole.as_bytes()).await.unwrap();
+        });
+        format!("http://{address}")
     }
-    secret::read(path)
+
+    #[tokio::test]
+    async fn an_enrolment_is_told_whole_and_without_a_secret() {
+        let dir = tempfile::tempdir().unwrap();
+        let token = dir.path().join("token");
+        secret::write(&token, "one-time").unwrap();
+        let args = Args {
+            dir: dir.path().join("node"),
+            token_file: Some(token),
+        };
+        let control = control(
+            r#"{"node": "nod_1", "name": "one", "pool": {"tcp": ["20000-20009"], "udp": []},
+                "server_addr": ["one.example.org:7000"]}"#,
+        )
+        .await;
+        let given = Settings {
+            control: Some(control.clone()),
+            insecure_http: Some(true),
+            ..Settings::default()
+        };
+        let done = enrol(&args, given).await.unwrap();
+        let told = serde_json::to_value(&done).unwrap();
+        assert_eq!(told["node"], "nod_1");
+        assert_eq!(told["control"], control);
+        assert_eq!(told["pool"]["tcp"][0], "20000-20009");
+        // Every file of the directory, and no other.
+        let tls = args.dir.join("tls");
+        let mut there: Vec<PathBuf> = [&args.dir, &tls]
+            .into_iter()
+            .flat_map(|dir| fs::read_dir(dir).unwrap())
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.is_file())
+            .collect();
+        there.sort();
+        assert_eq!(done.files.last(), Some(&args.dir.join("node.toml")));
+        let mut listed = done.files.clone();
+        listed.sort();
+        assert_eq!(listed, there);
+        // What they hold is not told.
+        let text = told.to_string();
+        for name in [
+            "node.key",
+            "instance",
+            "plugin.secret",
+            "frps-admin.password",
+        ] {
+            let kept = secret::read(&args.dir.join(name)).unwrap();
+            assert!(!text.contains(kept.trim()), "{name}: {text}");
+        }
+        assert!(
+            !text.contains("one-time") && !text.contains("PRIVATE"),
+            "{text}"
+        );
+    }
 }

@@ -1,11 +1,57 @@
 //! `frps-config`: what a stock frps needs to run under this node.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context, Result};
 use serde::Serialize;
 use totoro_api::ports::{Pool, PortRange, PortSet, Protocol};
+use totoro_cli::{out, print_json};
 
 use crate::config::Config;
 use crate::{secret, tls};
+
+/// Options of `frps-config`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  totoro-node frps-config --out /etc/totoro/frps.toml
+  totoro-node frps-config --json | jq .allowPorts
+
+With --json the configuration itself is JSON, which frps reads as well. With --out too, the file
+is TOML all the same, since `check` compares it, and what is printed says where it is, without a
+secret.")]
+pub(super) struct Args {
+    /// Write it to this file (0600) instead.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+/// Where the configuration was written.
+#[derive(Debug, Serialize)]
+struct Written<'a> {
+    written: &'a Path,
+    pool: &'a Pool,
+}
+
+/// Prints the configuration for this pool, or writes it.
+pub(super) fn run(config: &Config, pool: &Pool, args: &Args, as_json: bool) -> Result<()> {
+    let Some(path) = &args.out else {
+        if as_json {
+            return Ok(print_json(&frps(config, pool)?)?);
+        }
+        return Ok(out::text(&text(config, pool)?)?);
+    };
+    secret::write(path, &text(config, pool)?)?;
+    if as_json {
+        let written = path.as_path();
+        return Ok(print_json(&Written { written, pool })?);
+    }
+    out::line(format_args!(
+        "written to {}; restart frps with it",
+        path.display()
+    ))?;
+    Ok(())
+}
 
 /// frps's configuration file, as far as Totoro sets it (frp 0.70.1, `pkg/config/v1/server.go`).
 #[derive(Debug, Serialize)]
@@ -74,13 +120,21 @@ struct Plugin {
 
 /// The file's text. It has secrets in it.
 pub(super) fn text(config: &Config, pool: &Pool) -> Result<String> {
+    let body = toml::to_string(&frps(config, pool)?).context("write frps's configuration")?;
+    Ok(format!(
+        "# Made by `totoro-node frps-config`. It has secrets in it: mode 0600.\n\
+         # Run frps with the environment GODEBUG=multipathtcp=0: MPTCP escapes the counts.\n{body}"
+    ))
+}
+
+fn frps(config: &Config, pool: &Pool) -> Result<Frps> {
     let both: PortSet = Protocol::ALL
         .iter()
         .flat_map(|protocol| pool.of(*protocol).ranges().iter().copied())
         .collect();
     let secret = secret::read(&config.plugin_secret_file)?;
     let file = |name| config.tls_dir.join(name).display().to_string();
-    let frps = Frps {
+    Ok(Frps {
         bind_port: config.frps_bind_port,
         user_conn_timeout: 10,
         // The plugin judges every Login. The token must stay empty: it is also the key of the
@@ -117,17 +171,45 @@ pub(super) fn text(config: &Config, pool: &Pool) -> Result<String> {
             path: "/frps",
             ops: ["Login", "NewProxy", "CloseProxy"],
         }],
-    };
-    let body = toml::to_string(&frps).context("write frps's configuration")?;
-    Ok(format!(
-        "# Made by `totoro-node frps-config`. It has secrets in it: mode 0600.\n\
-         # Run frps with the environment GODEBUG=multipathtcp=0: MPTCP escapes the counts.\n{body}"
-    ))
+    })
 }
 
 const fn allowed(range: PortRange) -> Allowed {
     Allowed {
         start: range.first(),
         end: range.last(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Settings;
+
+    #[test]
+    fn as_json_it_says_what_the_file_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let config =
+            Config::unenrolled(&dir.path().join("node.toml"), Settings::default()).unwrap();
+        for path in [&config.plugin_secret_file, &config.frps_password_file] {
+            secret::write(path, "hush").unwrap();
+        }
+        let pool = Pool {
+            tcp: "20000-20009".parse().unwrap(),
+            ..Pool::default()
+        };
+        let json = serde_json::to_value(frps(&config, &pool).unwrap()).unwrap();
+        let file: serde_json::Value = toml::from_str(&text(&config, &pool).unwrap()).unwrap();
+        assert_eq!(json, file);
+        assert_eq!(json["allowPorts"][0]["start"], 20_000);
+        let written = Written {
+            written: dir.path(),
+            pool: &pool,
+        };
+        let told = serde_json::to_string(&written).unwrap();
+        assert!(
+            told.contains("20000-20009") && !told.contains("hush"),
+            "{told}"
+        );
     }
 }

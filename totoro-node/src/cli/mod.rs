@@ -35,7 +35,6 @@ use crate::config::{Config, Settings};
 use crate::control::{CallError, Control};
 use crate::health::Health;
 use crate::local::{Ask, NotRunning, ask};
-use crate::secret;
 use crate::session::stored_pool;
 use crate::store::Store;
 
@@ -82,7 +81,11 @@ enum Command {
     #[command(after_help = "\
 Examples:
   TOTORO_TOKEN=… totoro-node enroll --control https://control.example.org
-  totoro-node enroll --control https://control.example.org --token-file ./token --dir ./lab")]
+  totoro-node enroll --control https://control.example.org --token-file ./token --dir ./lab
+  totoro-node enroll --control https://control.example.org --token-file ./token --json
+
+With --json: the node's id, name, addresses and pool, the control plane, and the files that were
+written. No secret is in it.")]
     Enroll(enroll::Args),
     /// Runs the daemon.
     #[command(after_help = "\
@@ -119,14 +122,7 @@ not fail.")]
     /// Shows what the kernel holds.
     Inspect(inspect::Args),
     /// Prints frps's configuration, with the pool that holds now. It has secrets in it.
-    #[command(after_help = "\
-Examples:
-  totoro-node frps-config --out /etc/totoro/frps.toml")]
-    FrpsConfig {
-        /// Write it to this file (0600) instead.
-        #[arg(long)]
-        out: Option<PathBuf>,
-    },
+    FrpsConfig(frps_config::Args),
     /// Makes and changes invites.
     #[command(subcommand)]
     Invite(invite::Command),
@@ -221,7 +217,7 @@ fn listener(cli: &Cli) -> Result<Option<TcpListener>> {
 
 async fn act(cli: Cli, health: Health, listener: Option<TcpListener>) -> Result<()> {
     if let Command::Enroll(args) = &cli.command {
-        return enroll::run(args, cli.settings).await;
+        return enroll::run(args, cli.settings, cli.json).await;
     }
     if !cli.config.exists() {
         let config = || Config::unenrolled(&cli.config, cli.settings.clone());
@@ -229,7 +225,9 @@ async fn act(cli: Cli, health: Health, listener: Option<TcpListener>) -> Result<
             Command::Check => {
                 return check::run(&config()?, &cli.config, Pool::default(), false, cli.json).await;
             }
-            Command::Uninstall(args) => return uninstall::run(&config()?, &cli.config, args),
+            Command::Uninstall(args) => {
+                return uninstall::run(&config()?, &cli.config, args, cli.json);
+            }
             _ => {}
         }
     }
@@ -254,18 +252,8 @@ async fn act(cli: Cli, health: Health, listener: Option<TcpListener>) -> Result<
             let pool = applied_pool(&config).await.unwrap_or_default();
             doctor::run(&config, &settings, pool, cli.json).await
         }
-        Command::FrpsConfig { out } => {
-            let text = frps_config::text(&config, &applied_pool(&config).await?)?;
-            match out {
-                Some(path) => {
-                    secret::write(&path, &text)?;
-                    Ok(out::line(format_args!(
-                        "written to {}; restart frps with it",
-                        path.display()
-                    ))?)
-                }
-                None => Ok(out::text(&text)?),
-            }
+        Command::FrpsConfig(args) => {
+            frps_config::run(&config, &applied_pool(&config).await?, &args, cli.json)
         }
         Command::Inspect(args) => {
             // Without the daemon the pins still tell all but the names.
@@ -280,7 +268,7 @@ async fn act(cli: Cli, health: Health, listener: Option<TcpListener>) -> Result<
         Command::Sessions => local::sessions(&config, cli.json).await,
         Command::Kick { session } => local::kick(&config, session, cli.json).await,
         Command::Ban(command) => ban::run(&config, command, cli.json).await,
-        Command::Uninstall(args) => uninstall::run(&config, &settings, &args),
+        Command::Uninstall(args) => uninstall::run(&config, &settings, &args, cli.json),
     }
 }
 

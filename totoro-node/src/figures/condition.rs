@@ -5,6 +5,7 @@ use totoro_api::ticket::Revision;
 
 use super::Sources;
 use crate::health::{Problem, missing};
+use crate::kernel::Lost;
 use crate::spool::Size;
 
 /// How a running daemon is.
@@ -32,6 +33,9 @@ pub struct Condition {
     pub canary_s: Option<u64>,
     /// What differed and was brought in line since the start, by kind.
     pub mended: Vec<(String, u64)>,
+    /// Events of the kernel's that were lost since the start; `None` = a daemon of before does not say.
+    #[serde(default)]
+    pub lost: Option<Lost>,
     /// The last warnings and errors, oldest first.
     pub problems: Vec<Problem>,
 }
@@ -59,6 +63,7 @@ impl Sources {
             mended: mended
                 .map(|(what, count)| (what.to_owned(), count))
                 .collect(),
+            lost: Some(self.kernel.lost()?),
             problems: self.health.problems(),
         })
     }

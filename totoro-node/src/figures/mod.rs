@@ -15,7 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::clock::Clock;
 use crate::health::{Health, missing};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Lost};
 use crate::plugin::Meter;
 use crate::session::{Desk, Report};
 use crate::spool::{Size, Spool};
@@ -37,6 +37,11 @@ struct ByReason {
 struct Interface {
     interface: String,
     mode: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByPlace {
+    place: &'static str,
 }
 
 /// Where figures are looked up.
@@ -63,6 +68,7 @@ struct Now {
     missing: usize,
     untidy: bool,
     spool: Size,
+    lost: Lost,
     clock_offset_ms: i64,
     silent_s: Option<u64>,
     frps_answers: bool,
@@ -87,6 +93,7 @@ impl Sources {
             missing: missing(&self.kernel, &self.desk).len(),
             untidy: self.desk.untidy().is_some(),
             spool: self.spool.size()?,
+            lost: self.kernel.lost()?,
             clock_offset_ms: self.clock.offset_ms(),
             silent_s: self.health.silent_s(),
             frps_answers: self.health.frps_answers(),
@@ -190,6 +197,12 @@ impl Now {
             "Refusals, the kernel's and the plugin's",
             refused,
         );
+        let lost = Family::<ByPlace, Counter>::default();
+        for (place, count) in [("kernel", self.lost.kernel), ("daemon", self.lost.daemon)] {
+            lost.get_or_create(&ByPlace { place }).inc_by(count);
+        }
+        let help = "Events of the kernel's that found no room on their way";
+        all.register("events_lost", help, lost);
     }
 }
 
@@ -212,6 +225,10 @@ mod tests {
             silent_s: Some(4),
             frps_answers: true,
             clock_offset_ms: -12,
+            lost: Lost {
+                kernel: 11,
+                ..Lost::default()
+            },
             ..Now::default()
         };
         let mut all = Registry::with_prefix("totoro_node");
@@ -228,6 +245,8 @@ mod tests {
             "totoro_node_filter{interface=\"eth0\",mode=\"native\"} 1",
             "totoro_node_control_silent_seconds 4",
             "totoro_node_clock_offset_milliseconds -12",
+            "totoro_node_events_lost_total{place=\"kernel\"} 11",
+            "totoro_node_events_lost_total{place=\"daemon\"} 0",
             "totoro_node_untidy 0",
             "totoro_node_frps_up 1",
         ] {

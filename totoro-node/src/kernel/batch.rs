@@ -83,6 +83,25 @@ impl<K: Pod, V: Pod> Table<K, V> {
     /// # Errors
     /// The kernel's.
     pub fn each(&self, mut take: impl FnMut(K, &[V])) -> Result<()> {
+        self.batches(|keys, values| {
+            for (key, values) in keys.iter().zip(values.chunks_exact(self.per_key)) {
+                take(*key, values);
+            }
+        })
+    }
+
+    /// How many entries there are.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn count(&self) -> Result<u64> {
+        let mut count = 0;
+        self.batches(|keys, _| count += keys.len() as u64)?;
+        Ok(count)
+    }
+
+    /// Goes through all entries, as many at once as the kernel gave.
+    fn batches(&self, mut take: impl FnMut(&[K], &[V])) -> Result<()> {
         let mut room = self.room;
         let (mut keys, mut values) = (Vec::<K>::new(), Vec::<V>::new());
         let mut from = None;
@@ -107,9 +126,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
                 keys.set_len(count);
                 values.set_len(count * self.per_key);
             }
-            for (key, values) in keys.iter().zip(values.chunks_exact(self.per_key)) {
-                take(*key, values);
-            }
+            take(&keys, &values);
             match next {
                 Some(next) => from = Some(next),
                 None => return Ok(()),

@@ -12,7 +12,7 @@ use aya::util::KernelVersion;
 
 use super::links::program;
 use super::pins::{PinDir, pin_name};
-use super::{Context, Result};
+use super::{Context, Result, Uninstalled};
 
 /// Both ways, and what filters each.
 const WAYS: [(TcAttachType, &str, &str); 2] = [
@@ -61,13 +61,12 @@ pub(super) fn add_qdisc(pins: &PinDir, interface: &str) -> Result<bool> {
     Ok(true)
 }
 
-/// Removes our filters from every interface, and the qdiscs that we added and nobody else uses; what
-/// was removed or left, one line each.
-pub(super) fn remove(pin_root: &Path) -> Vec<String> {
+/// Removes our filters from every interface, and the qdiscs that we added and nobody else uses, and
+/// adds to `removed` what was removed or left.
+pub(super) fn remove(pin_root: &Path, removed: &mut Uninstalled) {
     if has_tcx() {
-        return Vec::new();
+        return;
     }
-    let mut removed = Vec::new();
     for interface in nix::net::if_::if_nameindex()
         .iter()
         .flat_map(|all| all.iter())
@@ -77,18 +76,16 @@ pub(super) fn remove(pin_root: &Path) -> Vec<String> {
         };
         for (way, _, program) in WAYS {
             if tc::qdisc_detach_program(name, way, program).is_ok() {
-                removed.push(format!("{program} on {name}"));
+                removed.filters.push(format!("{program} on {name}"));
             }
         }
         if fs::remove_dir(pin_root.join(pin_name("clsact", name))).is_ok() {
-            removed.push(
-                match is_unused(name) && tc(&["qdisc", "del", "dev", name, "clsact"]).is_some() {
-                    true => format!("qdisc clsact on {name}"),
-                    false => format!(
-                        "nothing of qdisc clsact on {name}, which somebody else uses by now"
-                    ),
-                },
-            );
+            let to = match is_unused(name) && tc(&["qdisc", "del", "dev", name, "clsact"]).is_some()
+            {
+                true => &mut removed.qdiscs,
+                false => &mut removed.used_qdiscs,
+            };
+            to.push(name.to_owned());
         }
     }
     // Notes of interfaces that are gone, and their qdiscs with them.
@@ -97,7 +94,6 @@ pub(super) fn remove(pin_root: &Path) -> Vec<String> {
             let _ = fs::remove_dir(left.path());
         }
     }
-    removed
 }
 
 /// Whether no filter is left on an interface's clsact.

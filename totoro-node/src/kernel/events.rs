@@ -1,17 +1,19 @@
-//! The ring buffer: surplus connections are destroyed here, at once; the rest goes to the daemon.
+//! The ring buffer: surplus connections are destroyed here, at once, and refusals remembered; the rest
+//! goes to the daemon.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, RingBuf};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use totoro_ebpf::abi;
 
 use super::load::Shared;
 use super::{Context, Event, Result};
 
-/// Events that wait for the daemon. They are hints: what does not fit is dropped.
+/// Events that wait for the daemon. They are hints: what does not fit is dropped, and counted.
 const QUEUE: usize = 4096;
 
 /// How often the ring is looked into unasked. The programs wake us for what we must act upon, and when
@@ -38,6 +40,7 @@ async fn read(
     shared: Arc<Shared>,
     sender: mpsc::Sender<Event>,
 ) {
+    let mut looked = Instant::now();
     loop {
         let read_on = match tokio::time::timeout(LOOKS, ring.readable_mut()).await {
             Ok(Ok(mut ready)) => {
@@ -54,6 +57,13 @@ async fn read(
         if !read_on {
             return;
         }
+        if looked.elapsed() >= LOOKS {
+            looked = Instant::now();
+            // So that it is known when some were lost, and not only when somebody asks.
+            if let Err(error) = shared.losses.look() {
+                tracing::warn!(error = error.whole(), "lost events can't be counted");
+            }
+        }
     }
 }
 
@@ -65,14 +75,18 @@ fn drain(ring: &mut RingBuf<MapData>, shared: &Shared, sender: &mpsc::Sender<Eve
             continue;
         };
         drop(item);
-        if event.kind == abi::EVENT_SURPLUS {
-            shared.destroy_surplus(&event);
-        }
-        if sender.try_send(event).is_err() && sender.is_closed() {
-            return false;
+        match event.kind {
+            // Done with here: they take no place in the queue.
+            abi::EVENT_SURPLUS => shared.destroy_surplus(&event),
+            abi::EVENT_REFUSED => shared.recent.push(&event),
+            _ => {
+                if let Err(TrySendError::Full(_)) = sender.try_send(event) {
+                    shared.losses.dropped();
+                }
+            }
         }
     }
-    true
+    !sender.is_closed()
 }
 
 /// Forwards what a debug build of the object logs (aya-log); does nothing for one that does not.

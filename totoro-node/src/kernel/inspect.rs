@@ -1,10 +1,11 @@
 //! Reading the pins beside a running daemon, or without one.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use totoro_ebpf::abi;
 
+use super::fill::{self, Fill};
 use super::maps::{Maps, found};
 use super::tables::Tables;
 use super::{Connection, Context, Refused, Result, TenantCounts, failed, pins};
@@ -13,6 +14,7 @@ use super::{Connection, Context, Refused, Result, TenantCounts, failed, pins};
 pub struct Inspector {
     maps: Maps,
     tables: Tables,
+    dir: PathBuf,
 }
 
 impl Inspector {
@@ -29,6 +31,7 @@ impl Inspector {
         Ok(Inspector {
             maps: Maps::from_pins(&dir)?,
             tables: Tables::from_pins(&dir)?,
+            dir,
         })
     }
 
@@ -112,6 +115,14 @@ impl Inspector {
     /// When a map can't be read.
     pub fn refused(&self) -> Result<Vec<Refused>> {
         self.tables.refused()
+    }
+
+    /// How full each table is.
+    ///
+    /// # Errors
+    /// When a map can't be read.
+    pub fn fill(&self) -> Result<Vec<Fill>> {
+        fill::all(&self.dir, &self.tables)
     }
 
     /// Traffic of a lease.

@@ -1,10 +1,23 @@
 //! What an uninstallation leaves: looked at, and not assumed.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::{Context, Result, sys};
+
+/// What an uninstallation took out of the kernel, and what it let be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Uninstalled {
+    /// Pins of maps and links, of every ABI.
+    pub pins: Vec<PathBuf>,
+    /// Filters that are no links, so not pinned: which, and on which interface.
+    pub filters: Vec<String>,
+    /// Interfaces whose clsact qdisc, which was added here, is gone again.
+    pub qdiscs: Vec<String>,
+    /// Those that keep it: somebody else uses it by now.
+    pub used_qdiscs: Vec<String>,
+}
 
 /// The kernel frees a program a moment after its last holder is gone.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -9,11 +9,13 @@ use totoro_api::Reason;
 use totoro_ebpf::abi;
 
 use super::leases::Leases;
+use super::lost::{Losses, Lost};
 use super::maps::{Maps, PINNED, found};
 use super::mend::{Mender, Suspects};
 use super::migrate::{self, Predecessors};
 use super::near::Near;
 use super::pins::PinDir;
+use super::recent::{Recent, Sample};
 use super::sockets::Destroyer;
 use super::stamps::Stamps;
 use super::sweep::Due;
@@ -22,8 +24,8 @@ use super::watch::Loaded;
 use crate::privilege;
 
 use super::{
-    Context, Event, KernelOptions, Result, clsact, events, failed, from_addr, locals, object, pins,
-    sys,
+    Context, Event, KernelOptions, Result, Uninstalled, clsact, events, failed, from_addr, locals,
+    object, pins, sys,
 };
 
 /// New flows per second, and burst, that one source may open towards the pool before the shield
@@ -40,6 +42,8 @@ pub(super) struct Shared {
     /// Read without the lock: whoever writes does not wait for them.
     pub(super) tables: Tables,
     destroyer: Mutex<Destroyer>,
+    pub(super) losses: Losses,
+    pub(super) recent: Recent,
 }
 
 /// The programs and maps of one node, loaded and attached. Dropping it leaves all of them in place:
@@ -146,6 +150,8 @@ impl Kernel {
             near: Mutex::new(near),
             tables,
             destroyer: Mutex::new(Destroyer::open()?),
+            losses: Losses::take(&mut ebpf)?,
+            recent: Recent::new(),
         });
         let mut loaded = Loaded::attach(ebpf, pins, options)?;
         let leases = Leases::of(&mut loaded.ebpf)?;
@@ -192,8 +198,23 @@ impl Kernel {
         maps.config.set(0, config, 0).on("write", "CONFIG")
     }
 
+    /// Events that were lost since the daemon started.
+    ///
+    /// # Errors
+    /// When the map can't be read.
+    pub fn lost(&self) -> Result<Lost> {
+        self.shared.losses.look()
+    }
+
+    /// The last refusals that the kernel told of, newest first: samples, while the ring is read.
+    #[must_use]
+    pub fn samples(&self) -> Vec<Sample> {
+        self.shared.recent.newest_first()
+    }
+
     /// Starts reading the ring (inside a tokio runtime, once). Surplus connections are destroyed
-    /// here; the other events reach the returned queue, which drops the newest when it is full.
+    /// here, and refusals remembered; the other events reach the returned queue, which drops the newest
+    /// when it is full.
     ///
     /// # Errors
     /// When called twice, or when the ring can't be watched.
@@ -282,12 +303,12 @@ pub fn dead_links(pin_root: &Path, cgroup: &Path) -> Result<(usize, Vec<&'static
     ))
 }
 
-/// Detaches every program and removes every pin under `pin_root`; what was there, one line each.
+/// Detaches every program and removes every pin under `pin_root`; what was there.
 ///
 /// # Errors
 /// When another daemon holds the directory, or a pin can't be removed.
-pub fn uninstall(pin_root: &Path) -> Result<Vec<String>> {
-    let mut removed = Vec::new();
+pub fn uninstall(pin_root: &Path) -> Result<Uninstalled> {
+    let mut removed = Uninstalled::default();
     if !pin_root.exists() {
         return Ok(removed);
     }
@@ -297,9 +318,9 @@ pub fn uninstall(pin_root: &Path) -> Result<Vec<String>> {
         .map(|(version, _)| PinDir::lock(pin_root, version))
         .collect::<Result<_>>()?;
     for pins in all {
-        removed.extend(pins.remove()?.iter().map(|path| path.display().to_string()));
+        removed.pins.extend(pins.remove()?);
     }
-    removed.extend(clsact::remove(pin_root));
+    clsact::remove(pin_root, &mut removed);
     let _ = std::fs::remove_dir(pin_root);
     Ok(removed)
 }

@@ -14,7 +14,7 @@ use super::ports::{PortId, port_key};
 use crate::clock::boot_ms;
 
 /// The canary's tenant: no invite ever gets this number.
-pub(super) const CANARY: u32 = u32::MAX;
+pub(super) const CANARY: u32 = crate::kernel::CANARY;
 /// The canary's lease.
 const LEASE: u64 = u64::MAX;
 /// A connection on this machine is answered at once, or it is lost.

@@ -187,7 +187,7 @@ impl Desk {
     fn forget_tenants(&self, inner: &mut Inner, changes: &mut Changes, now_ms: i64) {
         let idle = |(id, tenant): &(&String, &Tenant)| {
             tenant.seen_ms + IDLE_TENANT_MS < now_ms
-                && !inner.policy.invites.contains_key(*id)
+                && !inner.policy.invites.contains_key(id)
                 && inner.sessions.of_owner(id).next().is_none()
                 && inner.ports.count_of(id) == 0
         };

@@ -1,14 +1,16 @@
 //! `inspect`: what the kernel holds, with names. Reads the pins, so it works beside a running daemon
-//! and without one.
+//! and without one; only single refusals are the daemon's to tell.
 
+mod refused;
 mod rows;
+mod tables;
 mod talkers;
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
 use totoro_api::ticket::rfc3339;
@@ -16,7 +18,7 @@ use totoro_cli::{Table, out};
 
 use crate::clock::machine_ms;
 use crate::config::{Config, Span};
-use crate::kernel::Inspector;
+use crate::kernel::{Inspector, KernelError};
 
 /// What to look at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -36,6 +38,10 @@ pub(super) enum What {
     Talkers,
     /// Refusals by tenant and reason.
     Reasons,
+    /// Single refusals, the newest first: samples, of which the daemon remembers 256.
+    Refused,
+    /// How full the kernel's tables are, the fullest first.
+    Tables,
 }
 
 /// Options of `inspect`.
@@ -45,6 +51,8 @@ Examples:
   totoro-node inspect                                   the ports that are lent, and to whom
   totoro-node inspect talkers --top 10 --watch          who moves the most, every 2 s
   totoro-node inspect conns --tenant inv-4k2v9x0c7m1p   one tenant's connections
+  totoro-node inspect refused --top 20                  who was refused lately, where and why
+  totoro-node inspect tables                            is there room?
   totoro-node inspect reasons --json")]
 pub(super) struct Args {
     /// What to look at.
@@ -76,7 +84,7 @@ trait Row: Serialize {
 
 /// Where lines come from.
 struct Source<'a> {
-    inspector: &'a Inspector,
+    inspector: Inspector,
     names: &'a Names,
 }
 
@@ -93,9 +101,13 @@ pub(super) async fn run(
     json: bool,
     names: impl AsyncFn() -> Names,
 ) -> Result<()> {
+    ensure!(
+        args.what != What::Tables || args.tenant.is_none(),
+        "the tables are all tenants' together: leave --tenant out (inspect tenants shows their counts)"
+    );
     let view = View { args, json };
     let Some(every) = args.watch else {
-        return Ok(out::text(&view.once(config, &names().await)?)?);
+        return Ok(out::text(&view.once(config, &names().await).await?)?);
     };
     // Twice a second is enough for eyes; each look reads whole maps.
     let every = Duration::from_millis(u64::try_from(every.ms).unwrap_or(0).max(500));
@@ -110,7 +122,7 @@ pub(super) async fn run(
         if !json {
             text.push_str(&format!("{}\n", rfc3339(machine_ms() / 1000)));
         }
-        text.push_str(&view.once(config, &names)?);
+        text.push_str(&view.once(config, &names).await?);
         if !out::write(&text)? {
             return Ok(());
         }
@@ -120,17 +132,21 @@ pub(super) async fn run(
 
 impl View<'_> {
     /// What is to be printed. Opens the pins each time: a daemon that came back may have new ones.
-    fn once(&self, config: &Config, names: &Names) -> Result<String> {
-        let inspector = &Inspector::open(&config.pin_root)?;
-        let source = Source { inspector, names };
+    async fn once(&self, config: &Config, names: &Names) -> Result<String> {
+        let source = || {
+            let inspector = Inspector::open(&config.pin_root)?;
+            Ok::<_, KernelError>(Source { inspector, names })
+        };
         match self.args.what {
-            What::Ports => self.show(source.ports()?),
-            What::Tenants => self.show(source.tenants()?),
-            What::Conns => self.show(source.conns()?),
-            What::Flows => self.show(source.flows()?),
-            What::Sources => self.show(source.sources()?),
-            What::Talkers => self.show(source.talkers()?),
-            What::Reasons => self.show(source.reasons()?),
+            What::Ports => self.show(source()?.ports()?),
+            What::Tenants => self.show(source()?.tenants()?),
+            What::Conns => self.show(source()?.conns()?),
+            What::Flows => self.show(source()?.flows()?),
+            What::Sources => self.show(source()?.sources()?),
+            What::Talkers => self.show(source()?.talkers()?),
+            What::Reasons => self.show(source()?.reasons()?),
+            What::Refused => self.show(refused::rows(&config.local_socket(), names).await?),
+            What::Tables => self.show(source()?.tables()?),
         }
     }
 
