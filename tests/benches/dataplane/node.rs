@@ -1,6 +1,6 @@
 //! A node's kernel side as the daemon has it: loaded, attached and filled by the daemon's own code.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapInfo;
@@ -127,11 +127,7 @@ pub(crate) fn map_memory(programs: &[ProgramInfo]) -> u64 {
                 .expect("a map")
                 .fd()
                 .expect("its descriptor");
-            let path = format!("/proc/self/fdinfo/{}", map.as_fd().as_raw_fd());
-            let info = std::fs::read_to_string(path).expect("fdinfo");
-            let line = info.lines().find_map(|line| line.strip_prefix("memlock:"));
-            line.and_then(|bytes| bytes.trim().parse::<u64>().ok())
-                .expect("memlock")
+            totoro_node::kernel::map_memory(map.as_fd()).expect("memlock")
         })
         .sum()
 }

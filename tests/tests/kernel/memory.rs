@@ -1,10 +1,11 @@
 //! What the maps cost: the page's table, against the kernel's own figures.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use aya::maps::{HashMap, Map, MapData, MapInfo};
 use totoro_ebpf::abi;
+use totoro_node::kernel::map_memory;
 
 use crate::support::Node;
 
@@ -31,11 +32,7 @@ fn stated() -> Vec<(String, u64, u64)> {
 /// What the kernel says that a map takes now, bytes.
 fn memlock(path: &Path) -> u64 {
     let map = MapData::from_pin(path).expect("pin");
-    let fd = map.fd().as_fd().as_raw_fd();
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).expect("fdinfo");
-    let line = info.lines().find_map(|line| line.strip_prefix("memlock:"));
-    line.and_then(|bytes| bytes.trim().parse().ok())
-        .expect("memlock")
+    map_memory(map.fd().as_fd()).expect("memlock")
 }
 
 #[test]

@@ -106,7 +106,7 @@ pub(super) fn all(dir: &Path, tables: &Tables) -> Result<Vec<Fill>> {
             table,
             entries,
             max: (max > 0).then_some(u64::from(max)),
-            memory: memory(map.fd().as_fd()),
+            memory: map_memory(map.fd().as_fd()),
             full,
         })
     })
@@ -130,8 +130,9 @@ fn walked(dir: &Path, name: &'static str) -> Result<u64> {
     Ok(count)
 }
 
-/// What the kernel says that a map takes, bytes.
-fn memory(map: BorrowedFd<'_>) -> Option<u64> {
+/// What the kernel says that a map takes, bytes: before Linux 6.4 without what entries take. `None` = it does not say.
+#[must_use]
+pub fn map_memory(map: BorrowedFd<'_>) -> Option<u64> {
     let about = format!("/proc/self/fdinfo/{}", map.as_raw_fd());
     memlock(&std::fs::read_to_string(about).ok()?)
 }

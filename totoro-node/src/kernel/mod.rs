@@ -47,7 +47,7 @@ use totoro_ebpf::abi;
 pub use batch::Table;
 #[doc(hidden)]
 pub use events::decode as decode_event;
-pub use fill::{Fill, Full};
+pub use fill::{Fill, Full, map_memory};
 pub use filter::{Planned, planned};
 pub use inspect::Inspector;
 pub use left::{Uninstalled, attached_programs, still_loaded};

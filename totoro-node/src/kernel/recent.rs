@@ -13,8 +13,8 @@ use super::{Event, from_addr};
 /// How many are remembered: with 56 bytes each, 14 KiB.
 const REMEMBERED: usize = 256;
 
-/// The tenant's number that the daemon itself uses, to try what the programs do. Its refusals are wanted,
-/// and one a minute would leave no room for others.
+/// The canary's tenant, with which the daemon tries what the programs do: no invite ever gets this number. Its
+/// refusals are wanted, and one a minute would leave no room for others.
 pub const CANARY: u32 = u32::MAX;
 
 /// One refusal.

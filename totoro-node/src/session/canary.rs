@@ -12,9 +12,8 @@ use totoro_ebpf::abi;
 use super::desk::{Desk, Inner};
 use super::ports::{PortId, port_key};
 use crate::clock::boot_ms;
+use crate::kernel::CANARY;
 
-/// The canary's tenant: no invite ever gets this number.
-pub(super) const CANARY: u32 = crate::kernel::CANARY;
 /// The canary's lease.
 const LEASE: u64 = u64::MAX;
 /// A connection on this machine is answered at once, or it is lost.

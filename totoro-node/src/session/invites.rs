@@ -5,7 +5,7 @@ use std::collections::hash_map::{Keys, Values};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use totoro_api::decide::Named;
-use totoro_api::wire::push::{DesiredInvite, InviteState};
+use totoro_api::wire::push::DesiredInvite;
 
 /// Invites by id.
 #[derive(Clone, Debug, Default)]
@@ -17,16 +17,15 @@ pub struct Invites {
 impl Invites {
     /// One more, or in place of what it was.
     pub fn insert(&mut self, id: String, invite: DesiredInvite) {
-        let holds = matches!(invite.state, InviteState::Active | InviteState::Paused);
-        let ports = invite.limits.ports.as_ref().filter(|_| holds);
-        self.named.set(&id, ports);
+        let ports = invite.limits.ports.as_ref();
+        self.named.set(&id, invite.state, ports);
         self.all.insert(id, invite);
     }
 
     /// One fewer.
     pub fn remove(&mut self, id: &str) {
         self.all.remove(id);
-        self.named.set(id, None);
+        self.named.remove(id);
     }
 
     /// One of them.

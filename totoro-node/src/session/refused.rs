@@ -9,10 +9,9 @@ use serde::{Deserialize, Serialize};
 use totoro_api::Reason;
 use totoro_api::wire::event::{Subject, kind};
 
-use super::canary::CANARY;
 use super::desk::{Desk, Inner};
 use super::model::{PUBLIC, Tenant};
-use crate::kernel::{Refused, boot_ns};
+use crate::kernel::{CANARY, Refused, boot_ns};
 use crate::store::{Changes, META};
 
 /// Key in `META`: the kernel's refusal counters as far as they were told.

@@ -11,12 +11,11 @@ use totoro_api::ticket::rfc3339;
 use totoro_api::wire::node::{LeaseUsage, SessionUsage, TenantUsage};
 
 use super::bans::kept;
-use super::canary::CANARY;
 use super::desk::{Desk, Inner};
 use super::gate::Gate;
 use super::model::Tenant;
 use super::ports::port_key;
-use crate::kernel::{Refused, TenantCounts};
+use crate::kernel::{CANARY, Refused, TenantCounts};
 use crate::store::Changes;
 
 /// The desk's part of a heartbeat.

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use parking_lot::MutexGuard;
 use totoro_ebpf::abi;
 
-use super::canary::CANARY;
 use super::desk::{Desk, Inner};
 use super::ports::{PortId, port_key, port_of, record_key};
+use crate::kernel::CANARY;
 use crate::store::Place;
 
 /// How long counters stay that nobody needs, ms: frpc waits up to 20 s between two tries.
@@ -28,6 +28,12 @@ pub(super) struct Spent {
     ended_ms: i64,
     /// Where its counts become durable; `None` = they wait for the disk.
     place: Option<Place>,
+}
+
+impl Spent {
+    fn is_durable(&self) -> bool {
+        self.place.as_ref().is_some_and(Place::is_durable)
+    }
 }
 
 /// All of them.
@@ -76,8 +82,7 @@ impl AllSpent {
     /// Whose counters are to go, and when each ended: those that stayed for long enough, and the oldest where there
     /// are many, or where they take the half of what room the leases leave.
     fn due(&self, leases: usize, now_ms: i64) -> Vec<(PortId, i64)> {
-        let durable = |spent: &Spent| spent.place.as_ref().is_some_and(Place::is_durable);
-        let all = self.by_port.iter().filter(|(_, spent)| durable(spent));
+        let all = self.by_port.iter().filter(|(_, spent)| spent.is_durable());
         let mut all: Vec<_> = all.map(|(port, spent)| (*port, spent.ended_ms)).collect();
         let keep = KEPT.min(ROOM.saturating_sub(leases) / 2);
         let surplus = all.len().saturating_sub(keep);
@@ -90,10 +95,10 @@ impl AllSpent {
         all
     }
 
-    /// One that was due, unless its port was leased since.
+    /// One that was due, unless its port was leased since: what ended then may be on its way to the disk still.
     fn take_due(&mut self, (port, ended_ms): (PortId, i64)) -> Option<Spent> {
         let spent = self.by_port.get(&port)?;
-        let same = spent.ended_ms == ended_ms && spent.place.is_some();
+        let same = spent.ended_ms == ended_ms && spent.is_durable();
         same.then(|| self.by_port.remove(&port)).flatten()
     }
 
@@ -182,6 +187,9 @@ mod tests {
         assert!(all.take_due((port(0), 0)).is_none());
         all.ends(port(0), 1, 0);
         assert!(all.take_due((port(0), 0)).is_none(), "not durable");
+        all.put_in(&Place::default());
+        assert!(all.take_due((port(0), 0)).is_none(), "on its way");
+        all.ends(port(0), 1, 0);
         all.ends(port(1), 1, 20);
         assert!(all.take_due((port(1), 10)).is_none(), "another");
         all.put_in(&Place::durable());

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use crate::ports::PortSet;
+use crate::wire::push::InviteState;
 
 /// The ports that some invites name, by invite.
 #[derive(Clone, Debug, Default)]
@@ -16,8 +17,18 @@ pub struct Named {
 }
 
 impl Named {
-    /// An invite names these from now on, and no others; `None` = none.
-    pub fn set(&mut self, invite: &str, ports: Option<&PortSet>) {
+    /// An invite is in this state now and has this limit on ports: as long as it is active or paused it names those.
+    pub fn set(&mut self, invite: &str, state: InviteState, ports: Option<&PortSet>) {
+        let holds = matches!(state, InviteState::Active | InviteState::Paused);
+        self.names(invite, ports.filter(|_| holds));
+    }
+
+    /// There is no such invite any more.
+    pub fn remove(&mut self, invite: &str) {
+        self.names(invite, None);
+    }
+
+    fn names(&mut self, invite: &str, ports: Option<&PortSet>) {
         let before = match ports {
             Some(ports) => self.by_invite.insert(invite.to_owned(), ports.clone()),
             None => self.by_invite.remove(invite),
@@ -37,6 +48,7 @@ impl Named {
 
     fn count(&self, port: u16) -> i32 {
         let steps = self.steps.get_or_init(|| self.steps());
+        // Of those at one port the last has them all.
         let after = steps.partition_point(|(from, _)| *from <= u32::from(port));
         after.checked_sub(1).map_or(0, |at| steps[at].1)
     }
@@ -54,10 +66,6 @@ impl Named {
             count += *by;
             *by = count;
         }
-        steps.reverse();
-        // Of those at one port the last has them all.
-        steps.dedup_by_key(|(from, _)| *from);
-        steps.reverse();
         steps
     }
 }
@@ -81,16 +89,35 @@ mod tests {
         })
     }
 
+    /// `None`: it is gone.
+    fn some_state() -> impl Strategy<Value = Option<InviteState>> {
+        prop::sample::select(vec![
+            Some(InviteState::Active),
+            Some(InviteState::Paused),
+            Some(InviteState::Revoked),
+            Some(InviteState::Expired),
+            None,
+        ])
+    }
+
     proptest! {
         /// Whatever comes and goes, the sums say what a look at all invites says.
         #[test]
         fn a_port_is_named_by_those_that_name_it(
-            changes in prop::collection::vec((0..6_u8, prop::option::of(some_ports())), 0..24),
+            changes in prop::collection::vec(
+                (0..6_u8, some_state(), prop::option::of(some_ports())),
+                0..24,
+            ),
         ) {
             let (mut named, mut model) = (Named::default(), BTreeMap::new());
-            for (invite, ports) in changes {
-                named.set(&invite.to_string(), ports.as_ref());
+            for (invite, state, ports) in changes {
+                match state {
+                    Some(state) => named.set(&invite.to_string(), state, ports.as_ref()),
+                    None => named.remove(&invite.to_string()),
+                }
                 model.remove(&invite);
+                let holds = [Some(InviteState::Active), Some(InviteState::Paused)].contains(&state);
+                let ports = ports.filter(|_| holds);
                 model.extend(ports.map(|ports| (invite, ports)));
                 for port in (1..42).chain([u16::MAX - 1, u16::MAX]) {
                     for tenant in 0..7_u8 {

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 
 use totoro_api::decide;
 use totoro_api::ticket::Revision;
-use totoro_api::wire::push::InviteState;
 
 use super::lock;
 use crate::app::App;
@@ -35,9 +34,7 @@ impl App {
                 continue;
             };
             let state = record.value.state_at(now);
-            let admits = matches!(state, InviteState::Active | InviteState::Paused);
-            let ports = record.value.limits.ports.as_ref();
-            named.set(&id, ports.filter(|_| admits));
+            named.set(&id, state, record.value.limits.ports.as_ref());
         }
         let named = Arc::new(named);
         let known = (revision, Arc::clone(&named));
