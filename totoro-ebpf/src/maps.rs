@@ -39,6 +39,11 @@ pub(crate) static BANS: LpmTrie<abi::BanAddr, abi::Ban, 65536> = LpmTrie::new();
 #[btf_map]
 pub(crate) static BANNED: Array<u64, { abi::BANNED_PLACES as usize }> = Array::new();
 
+/// Bans of single addresses once more, so that whoever floods with one costs no walk through the trie.
+/// Derived from `BANS`, not pinned; who is not in it is looked up there.
+#[btf_map]
+pub(crate) static SINGLES: Array<abi::Single, { abi::SINGLES_PLACES as usize }> = Array::new();
+
 #[btf_map]
 pub(crate) static PORTS: HashMap<abi::PortKey, abi::Lease, 65536, ON_DEMAND> = HashMap::new();
 
@@ -84,6 +89,10 @@ pub(crate) static KNOWN: Array<u64, { abi::KNOWN_PLACES as usize }> = Array::new
 /// XDP, so that its neighbours' new flows outlive the round trip that confirms them.
 #[btf_map]
 pub(crate) static CANDIDATES: LruHashMap<abi::FlowKey, abi::Flow, 16384> = LruHashMap::new();
+
+/// In front of it: when something of a place's flows was last heard, ns. Not pinned.
+#[btf_map]
+pub(crate) static HEARD: Array<u64, { abi::KNOWN_PLACES as usize }> = Array::new();
 
 #[btf_map]
 pub(crate) static OUTBOUND: LruHashMap<abi::OutboundKey, u64, 16384> = LruHashMap::new();

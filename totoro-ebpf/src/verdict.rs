@@ -1,5 +1,6 @@
 //! The one exit of everything that is refused: it counts, and tells the daemon now and then.
 
+use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns, bpf_ringbuf_query};
 use totoro_ebpf::abi::{Addr, EVENT_REFUSED, Event, ReasonCount, ReasonKey};
@@ -47,6 +48,31 @@ pub(crate) fn lately() -> u64 {
             (*tick).jiffies = jiffies;
         }
         (*tick).boot_ns
+    }
+}
+
+/// Nanoseconds of a tick of this kernel's; set at load. 0 = not known.
+#[unsafe(no_mangle)]
+static TICK_NS: Global<u64> = Global::new(0);
+
+/// Ticks that are counted before the clock is read again.
+const TICKS_COUNTED: u64 = 128;
+
+/// The same for budgets of rates, which need no better: ticks that went by since the clock was last read are
+/// counted, so that hardly any packet is the one that reads it. Off by less than a tick; after the machine was
+/// suspended, for at most [`TICKS_COUNTED`], behind by as long as it was.
+#[inline(always)]
+pub(crate) fn roughly() -> u64 {
+    let tick_ns = TICK_NS.load();
+    let Some(tick) = TICK.get(0).filter(|_| tick_ns != 0) else {
+        return lately();
+    };
+    // SAFETY: the helper only reads a counter.
+    let ticks = unsafe { bpf_jiffies64() }.wrapping_sub(tick.jiffies);
+    if ticks < TICKS_COUNTED {
+        tick.boot_ns + ticks * tick_ns
+    } else {
+        lately()
     }
 }
 

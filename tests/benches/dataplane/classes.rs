@@ -37,10 +37,10 @@ pub(crate) enum Who {
     Totoro(usize),
     /// The full node, with bans.
     Banning,
-    /// The same, where one of the bans is wider than those that are kept as bits: the trie of all is asked.
+    /// The same, where one of the bans is of a whole network.
     BanningWide,
-    /// The full node, where each packet is the first in its tick.
-    FirstInTick,
+    /// The full node, where each packet is the one in 128 ticks that reads the clock.
+    ReadsClock,
     /// The full node, with all budgets spent.
     Flooded,
 }
@@ -59,7 +59,7 @@ impl Who {
                 leases: SIZES[size],
                 ..full
             },
-            Who::FirstInTick => full,
+            Who::ReadsClock => full,
             Who::Banning => Node { bans: BANS, ..full },
             Who::BanningWide => Node {
                 bans: BANS,
@@ -144,11 +144,12 @@ pub(crate) fn classes() -> Vec<Class> {
         )),
         // What the goals of their siblings hold for too, where it costs more.
         Class {
-            who: Who::FirstInTick,
+            who: Who::ReadsClock,
+            filters: &[],
             ..class(
-                "SYN to a lease, first in its tick, IPv4",
+                "SYN to a lease that reads the clock, IPv4",
                 syn(V4, LEASED),
-                Some(SYN),
+                None,
             )
         },
         Class {

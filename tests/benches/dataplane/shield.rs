@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
+use std::sync::LazyLock;
 
 use aya::maps::MapData;
 use aya::{Ebpf, EbpfLoader};
 use totoro_baseline::SOURCE;
 use totoro_ebpf::abi::{self, TCP, UDP};
 use totoro_ebpf::logic::{banned, pool};
-use totoro_node::kernel::{boot_ns, to_addr};
+use totoro_node::kernel::{boot_ns, tick_ns, to_addr};
 
 use crate::packets::{FREE, FROM, FRPS, LEASED, V6, nodes, users};
 use crate::programs::{Program, SOURCES, array, enter, hash};
@@ -19,6 +20,9 @@ const INTERVAL_NS: u64 = 1;
 const BURST_NS: u64 = 1_000_000_000;
 /// A budget that is over after the first: one new flow an hour.
 const SPENT_NS: u64 = 3_600_000_000_000;
+
+/// A tick of the kernel's, ns.
+static TICK_NS: LazyLock<u64> = LazyLock::new(tick_ns);
 
 /// The nth lease: TCP ports from [`LEASED`] on, then UDP ports.
 fn lease(nth: u32) -> (u8, u16) {
@@ -44,7 +48,7 @@ pub(crate) struct Node {
     pub(crate) is_spent: bool,
 }
 
-/// A ban without a bit of its own in `BANNED`, of nobody who sends; with its bits as a key has them.
+/// A ban of a whole network, of nobody who sends; with its bits as a key has them.
 const WIDE: ([u8; 4], u32) = ([172, 16, 0, 0], 96 + 16);
 
 /// Totoro's XDP program on such a node.
@@ -53,10 +57,10 @@ pub(crate) fn totoro(object: &Path, baseline: &Path, node: Node) -> Program {
     Program::new(ebpf, "totoro_xdp", baseline)
 }
 
-/// The same, where each packet is the first in its tick. A test run is done within a few ticks: here the
+/// The same, where each packet is the one that reads the clock. A test run is done within a few ticks: here the
 /// program finds no tick that it saw, as its map is another, an empty hash, and so reads the clock each time. To
 /// look into that costs more than to compare ticks, about 10 ns: the figure is too high rather than too low.
-pub(crate) fn first_in_tick(object: &Path, baseline: &Path, pins: &Path, node: Node) -> Program {
+pub(crate) fn reads_clock(object: &Path, baseline: &Path, pins: &Path, node: Node) -> Program {
     let ticks = Ticks::create(1, 0).expect("a map");
     std::fs::create_dir(pins).expect("a directory on bpffs");
     let pin = pins.join("TICK");
@@ -72,6 +76,9 @@ type Ticks = aya::maps::HashMap<MapData, u32, [u64; 2]>;
 
 /// Totoro's object with maps as a node has them that lends all ports from [`FREE`] on.
 pub(crate) fn filled(loader: &mut EbpfLoader<'_>, object: &Path, node: Node) -> Ebpf {
+    // As on a node that has run for long. An earlier object knows neither.
+    loader.override_global("TICK_NS", &*TICK_NS, false);
+    loader.override_global("HEARD_FROM_NS", &0_u64, false);
     let mut ebpf = loader.load_file(object).expect("Totoro's object");
     let (source_interval_ns, source_burst_ns) = if node.is_spent {
         (SPENT_NS, 0)
@@ -172,6 +179,9 @@ pub(crate) fn banned(count: u32) -> Vec<[u8; 4]> {
     banned.into_iter().collect()
 }
 
+/// Of the hashes of bans.
+const SEED: u64 = 0x1234_5678_9abc_def0;
+
 /// Bans them.
 fn ban(ebpf: &mut Ebpf, node: Node) {
     let wide = node.has_wide_ban.then_some(WIDE);
@@ -185,12 +195,22 @@ fn ban(ebpf: &mut Ebpf, node: Node) {
         enter(ebpf, "BANS", bits, &[addr], abi::Ban { until_ns: 0 });
     }
     // An earlier object has none.
+    if ebpf.map("SINGLES").is_some() {
+        let mut singles = array(ebpf, "SINGLES");
+        for addr in &banned {
+            let hash = banned::hash_of_single(SEED, addr);
+            let single = abi::Single { hash, until_ns: 0 };
+            singles
+                .set(banned::place_of_single(hash), single, 0)
+                .expect("set");
+        }
+    }
     if ebpf.map("BANNED").is_none() {
         return;
     }
     let mut marks = HashMap::<u32, u64>::new();
     let keys = banned.into_iter().map(|addr| (128, addr));
-    let head = banned::fill(0x1234_5678_9abc_def0, keys.chain(wide), |place, bit| {
+    let head = banned::fill(SEED, keys.chain(wide), |place, bit| {
         *marks.entry(place).or_default() |= bit;
     });
     let mut map = array(ebpf, "BANNED");

@@ -33,7 +33,7 @@ struct All {
     sizes: Vec<Program>,
     banning: Program,
     banning_wide: Program,
-    first_in_tick: Program,
+    reads_clock: Program,
     flooded: Program,
 }
 
@@ -78,7 +78,7 @@ impl All {
             sizes: (0..SIZES.len()).map(Who::Totoro).map(totoro).collect(),
             banning: totoro(Who::Banning),
             banning_wide: totoro(Who::BanningWide),
-            first_in_tick: shield::first_in_tick(&object, &baseline, pins, Who::FirstInTick.node()),
+            reads_clock: shield::reads_clock(&object, &baseline, pins, Who::ReadsClock.node()),
             flooded: totoro(Who::Flooded),
         }
     }
@@ -88,7 +88,7 @@ impl All {
             Who::Totoro(size) => &mut self.sizes[size],
             Who::Banning => &mut self.banning,
             Who::BanningWide => &mut self.banning_wide,
-            Who::FirstInTick => &mut self.first_in_tick,
+            Who::ReadsClock => &mut self.reads_clock,
             Who::Flooded => &mut self.flooded,
         }
     }
@@ -161,8 +161,8 @@ fn how(args: &Args, run: &mut Run) {
          included; all programs get the same bytes. Budgets never end (1 ns of 1 s), so that what is to \
          pass passes; each verdict is checked. Where each packet is another, a driver (the same for \
          all) writes source and port, and calls the program; the empty program is measured behind it \
-         too. First in its tick is a SYN whose program finds no tick that it saw, and so reads the clock \
-         each time: the look into an empty hash in place of the tick's array is in the figure. \
+         too. A SYN that reads the clock is one in 128 ticks of the kernel's: its program finds no tick that \
+         it saw, and the look into an empty hash in place of the tick's array is in the figure. \
          The node has 65,536 leases, each of another tenant, on all TCP ports from {LEASED} on.",
         args.rounds, args.repeat
     ));

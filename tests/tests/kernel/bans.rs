@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use totoro_ebpf::abi::{TCP, UDP};
+use totoro_ebpf::abi::{self, TCP, UDP};
 use totoro_node::kernel::boot_ns;
 
-use crate::sockets::{PORT, connect, five, listen, v4};
+use crate::sockets::{PORT, connect, five, listen, v4, v6};
 use crate::support::{self, Node, eventually};
 
 #[test]
@@ -65,5 +65,60 @@ fn who_is_banned_loses_its_flows_and_nobody_else() {
         ];
         kernel.set_bans(&these.into()).expect("ban");
         eventually("closed", || kernel.counts(1).is_ok_and(|c| c.flows == 0));
+    });
+}
+
+#[test]
+fn a_ban_of_any_length_holds_and_is_lifted() {
+    let Some(node) = Node::new("ban-lengths") else {
+        return;
+    };
+    node.run(|kernel| {
+        let _listeners = (listen(PORT), listen(support::BIND_PORT));
+        // Nobody accepts, so all stay counted.
+        let tenant = abi::Tenant {
+            max_conns: abi::UNLIMITED,
+            max_conns_per_source: abi::UNLIMITED,
+            ..five()
+        };
+        kernel.put_tenant(1, &tenant).expect("tenant");
+        kernel
+            .put_lease(support::key(TCP, PORT), &support::lease(1, 7))
+            .expect("lease");
+        let lengths = [32, 31, 24, 23, 16, 15, 8, 7, 0].map(|bits| (v4(PORT), v6(PORT), bits));
+        let lengths6 = [128, 127, 112].map(|bits| (v6(PORT), v4(PORT), bits));
+        for (banned, other, bits) in lengths.into_iter().chain(lengths6) {
+            let prefix = ipnet::IpNet::new(banned.ip(), bits)
+                .expect("prefix")
+                .trunc();
+            kernel.set_bans(&[(prefix, 0)].into()).expect("ban");
+            assert!(connect(banned).is_err(), "{prefix}");
+            drop(connect(other).expect("not the other family"));
+            kernel.set_bans(&[].into()).expect("lift");
+            drop(connect(banned).expect("lifted"));
+        }
+    });
+}
+
+#[test]
+fn the_end_of_a_ban_can_be_moved() {
+    let Some(node) = Node::new("ban-moved") else {
+        return;
+    };
+    node.run(|kernel| {
+        let _listener = listen(PORT);
+        kernel.put_tenant(1, &five()).expect("tenant");
+        kernel
+            .put_lease(support::key(TCP, PORT), &support::lease(1, 7))
+            .expect("lease");
+        let prefix: ipnet::IpNet = "127.0.0.1/32".parse().expect("prefix");
+        let until = |end| kernel.set_bans(&[(prefix, end)].into()).expect("ban");
+        until(boot_ns() + 200_000_000);
+        until(0);
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(connect(v4(PORT)).is_err(), "for ever now");
+        until(boot_ns() + 200_000_000);
+        assert!(connect(v4(PORT)).is_err(), "not over yet");
+        eventually("over", || connect(v4(PORT)).is_ok());
     });
 }

@@ -12,8 +12,22 @@ pub const BANNED_BITS: u32 = 1 << 20;
 /// Places of `BANNED`.
 pub const BANNED_PLACES: u32 = 1 + BANNED_BITS / 64;
 
-/// Places of `KNOWN` ([`crate::logic::known`]), a power of two: as many as there may be flows, 512 KiB. Written
-/// by the kernel, not pinned.
+/// Places of `SINGLES`, a power of two: as many as there may be bans, 1 MiB.
+pub const SINGLES_PLACES: u32 = 65_536;
+
+/// `SINGLES`: a ban of a single address. Derived from `BANS` by the daemon that loads the programs, and not
+/// pinned. Where two have one place, one of them is not in it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Single {
+    /// The address, as a hash of 64 bits whose seed nobody knows.
+    pub hash: u64,
+    /// As in [`super::Ban`].
+    pub until_ns: u64,
+}
+
+/// Places of `KNOWN` and of `HEARD` ([`crate::logic::known`]), a power of two: as many as there may be flows,
+/// 512 KiB. Written by the kernel, not pinned.
 pub const KNOWN_PLACES: u32 = 65_536;
 
 /// `GATES`: what the shield must know of a leased port, where no hash is needed to find it
@@ -45,4 +59,4 @@ impl Gate {
     }
 }
 
-abi! { Gate: 16 }
+abi! { Gate: 16, Single: 16 }

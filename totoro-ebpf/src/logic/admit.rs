@@ -49,12 +49,18 @@ pub const fn lapsed(lease: &Lease, number: u64, now_ns: u64) -> u32 {
     }
 }
 
+/// Without a datagram for so long what is not confirmed is idle, ns.
+const UNCONFIRMED_NS: u64 = 10_000_000_000;
+
+/// What is not confirmed and was not heard for so long is gone, or about to be: whoever looks for what is idle
+/// comes each second or two, ns.
+pub const UNHEARD_NS: u64 = 2 * UNCONFIRMED_NS;
+
 /// How long a UDP flow may be silent before it ends, ns: one that nobody has written to again after
 /// an answer may be a spoofer's, and holds its place for ten seconds at most.
 #[inline(always)]
 #[must_use]
 pub const fn flow_idle(state: u32, idle_ns: u64) -> u64 {
-    const UNCONFIRMED_NS: u64 = 10_000_000_000;
     if state != FLOW_CONFIRMED && idle_ns > UNCONFIRMED_NS {
         UNCONFIRMED_NS
     } else {

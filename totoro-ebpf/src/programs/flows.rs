@@ -34,6 +34,7 @@ pub(crate) fn received(key: &FlowKey, bytes: u64, at: u64) -> bool {
             atomic::add(&raw mut (*flow).bytes_in, bytes);
             (*flow).last_ns = at;
         }
+        known::hear(key, at);
         return true;
     }
     false
@@ -53,6 +54,7 @@ pub(crate) fn begin(key: &FlowKey, lease: &Lease, bytes: u64, at: u64) {
     };
     // Recycles the oldest when full: see CANDIDATES.
     let _ = CANDIDATES.insert(key, &flow, BPF_NOEXIST);
+    known::hear(key, at);
 }
 
 /// Whether a user at `key` has written: the reason to refuse sending to it, or 0. Addresses that no

@@ -4,12 +4,18 @@
 //! A mark is as good as the entry: it stands only while `FLOWS` has the flow (but for the moment in which that
 //! is being ended), and all that it does is to let a datagram come to the socket, which judges it again.
 
-use totoro_ebpf::abi::FlowKey;
-use totoro_ebpf::logic::known;
+use aya_ebpf::Global;
+use totoro_ebpf::abi::{Config, FlowKey};
+use totoro_ebpf::logic::{admit::UNHEARD_NS, known};
 use totoro_ebpf::packet::{Words, words};
 
 use crate::atomic;
-use crate::maps::{CONFIG, FLOWS, KNOWN};
+use crate::maps::{CONFIG, FLOWS, HEARD, KNOWN};
+
+/// From when on `HEARD` can be believed, boot-time ns; set at load. Before, candidates that are there were
+/// perhaps last heard by programs that had another one.
+#[unsafe(no_mangle)]
+static HEARD_FROM_NS: Global<u64> = Global::new(u64::MAX);
 
 /// The place of a flow, and its mark.
 #[inline(always)]
@@ -25,6 +31,35 @@ fn of(remote: Words, remote_port: u16, port: u16) -> Option<(*mut u64, u64)> {
 pub(super) fn is_marked(remote: Words, remote_port: u16, port: u16) -> bool {
     // SAFETY: an aligned u64 of a live map value.
     of(remote, remote_port, port).is_some_and(|(at, mark)| unsafe { atomic::load(at) } == mark)
+}
+
+/// Writes down that a candidate was heard.
+#[inline(never)]
+pub(super) fn hear(key: &FlowKey, at: u64) {
+    let Some(config) = CONFIG.get(0) else { return };
+    let place = place(config, key);
+    if let Some(heard) = HEARD.get_ptr_mut(place) {
+        // SAFETY: an aligned u64 of a live map value. A plain write: what another processor heard at the same
+        // time says the same.
+        unsafe { *heard = at };
+    }
+}
+
+/// Whether `CANDIDATES` may have a flow. Of most new flows it is known so that they are new, without its hash.
+#[inline(always)]
+pub(super) fn may_be_candidate(config: &Config, key: &FlowKey, at: u64) -> bool {
+    if at < HEARD_FROM_NS.load() {
+        return true;
+    }
+    let heard = HEARD.get(place(config, key)).copied().unwrap_or(at);
+    at < heard.saturating_add(UNHEARD_NS)
+}
+
+/// The place of a flow.
+#[inline(always)]
+fn place(config: &Config, key: &FlowKey) -> u32 {
+    let remote = words(&key.remote);
+    known::mark(remote, key.remote_port, key.port, config.sketch_seed).0
 }
 
 /// Marks a flow that `FLOWS` has.

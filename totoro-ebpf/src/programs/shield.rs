@@ -3,7 +3,8 @@
 
 use totoro_api::Reason;
 use totoro_ebpf::abi::{Addr, Config, FLOW_CONFIRMED, FlowKey, OutboundKey, PortKey, TCP, UDP};
-use totoro_ebpf::logic::{admit::is_over, banned, bucket, pool, prefix};
+use totoro_ebpf::logic::banned::{self, Asks};
+use totoro_ebpf::logic::{admit::is_over, bucket, pool, prefix};
 use totoro_ebpf::packet::{self, Family, Headers, Packet, Sides, Target, Words, words};
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
@@ -12,10 +13,10 @@ use super::greeting::{self, Wire};
 use super::{config, is_answer, is_bind_port, is_control, is_guarded, known};
 use crate::atomic;
 use crate::maps::{
-    BANNED, BANS, CANDIDATES, FLOWS, GATES, LOCALS, NEAR, PORT_USAGE, PORTS, SKETCH, SKETCH_CELLS,
-    SYN_TATS,
+    BANNED, BANS, CANDIDATES, FLOWS, GATES, LOCALS, NEAR, PORT_USAGE, PORTS, SINGLES, SKETCH,
+    SKETCH_CELLS, SYN_TATS,
 };
-use crate::verdict::{Subject, count, lately, tell};
+use crate::verdict::{Subject, count, lately, roughly, tell};
 
 /// Whether a packet may pass.
 #[inline(always)]
@@ -122,6 +123,7 @@ fn opening(headers: &Headers, sides: &Sides) -> u32 {
         let tat = usage.map(|usage| unsafe { &raw mut (*usage).syn_tat_ns });
         (lease.syn_interval_ns, lease.syn_burst_ns, tat)
     };
+    let at = roughly();
     if proto != TCP {
         let flow = Flow {
             remote: sides.remote,
@@ -140,14 +142,15 @@ fn opening(headers: &Headers, sides: &Sides) -> u32 {
             return 0;
         }
         // SAFETY: a lookup whose value is not used.
-        if unsafe { CANDIDATES.get(flow.key()).is_some() } {
+        if known::may_be_candidate(config, flow.key(), at)
+            && unsafe { CANDIDATES.get(flow.key()).is_some() }
+        {
             return 0;
         }
     }
     if is_banned(&sides.remote) {
         return Reason::ClientBanned.number();
     }
-    let at = lately();
     if source_is_over(config, sides.remote, at) {
         return Reason::RateLimited.number();
     }
@@ -178,14 +181,20 @@ fn drop(reason: u32, headers: &Headers, sides: &Sides) -> bool {
         proto: headers.proto,
         pad: 0,
     };
-    let mut whose = (0, 0);
-    if reason != Reason::NoLease.number() {
-        // SAFETY: the value is read once; the daemon replaces entries whole.
-        whose = unsafe { PORTS.get(&key) }.map_or(whose, |lease| (lease.tenant, lease.lease));
-    }
-    let (tenant, lease) = whose;
+    // SAFETY: the value is read once; the daemon replaces entries whole.
+    let lease = || unsafe { PORTS.get(&key) };
+    let tenant = if reason == Reason::NoLease.number() {
+        0
+    } else {
+        match GATES.get(pool::place(key.proto, key.port)) {
+            Some(gate) if gate.tenant != 0 => gate.tenant,
+            _ => lease().map_or(0, |lease| lease.tenant),
+        }
+    };
     // Hardly any of a flood is told of: nothing is made ready for that before.
     if let Some(at) = count(tenant, reason) {
+        let lease = lease().filter(|lease| lease.tenant == tenant);
+        let lease = lease.map_or(0, |lease| lease.lease);
         let subject = Subject {
             tenant,
             lease,
@@ -227,7 +236,20 @@ pub(crate) fn banned(remote: &Addr) -> bool {
 fn is_banned(remote: &Words) -> bool {
     let word = |place| BANNED.get(place).copied();
     let head = word(0).unwrap_or(banned::UNKNOWN);
-    banned::may_be(head, *remote, |place| word(place).unwrap_or(u64::MAX)) && is_banned_now(remote)
+    match banned::asks(head, *remote, |place| word(place).unwrap_or(u64::MAX)) {
+        Asks::Not => false,
+        Asks::Single(hash) => match SINGLES.get(banned::place_of_single(hash)) {
+            Some(single) if single.hash == hash => is_on(single.until_ns),
+            _ => is_banned_by_prefix(remote),
+        },
+        Asks::Prefix => is_banned_by_prefix(remote),
+    }
+}
+
+/// Whether a ban holds now. One without an end needs no clock.
+#[inline(always)]
+fn is_on(until_ns: u64) -> bool {
+    until_ns == 0 || !is_over(until_ns, lately())
 }
 
 /// A key of `BANS`, in words: put together from bytes it costs more than a look-up among a thousand bans.
@@ -239,7 +261,7 @@ struct Whole {
 
 /// What `BANS` says.
 #[inline(always)]
-fn is_banned_now(remote: &Words) -> bool {
+fn is_banned_by_prefix(remote: &Words) -> bool {
     let [first, second] = remote.map(u64::to_le);
     let key = Whole {
         bits: 128,
@@ -252,8 +274,7 @@ fn is_banned_now(remote: &Words) -> bool {
     };
     // SAFETY: as large as a key, which is packed, and any bytes are an address.
     let key: &Key<Addr> = unsafe { &*core::ptr::from_ref(&key).cast() };
-    BANS.get(key)
-        .is_some_and(|ban| !is_over(ban.until_ns, lately()))
+    BANS.get(key).is_some_and(|ban| is_on(ban.until_ns))
 }
 
 /// A [`FlowKey`] in words.

@@ -24,20 +24,20 @@ impl Kernel {
     pub fn set_bans(&self, wanted: &BTreeMap<IpNet, u64>) -> Result<()> {
         let wanted = effective(wanted);
         let mut maps = self.shared.maps();
-        let there: BTreeMap<IpNet, u64> = maps.bans()?.into_iter().collect();
+        let mut there: BTreeMap<IpNet, u64> = maps.bans()?.into_iter().collect();
         let mut first = First(None);
         let lifted = there.keys().filter(|prefix| !wanted.contains_key(prefix));
         let lifted: Vec<IpNet> = lifted.copied().collect();
         // Before they are entered, the programs must know that they may be.
-        let mut may_be: BTreeSet<IpNet> = there.keys().chain(wanted.keys()).copied().collect();
         if wanted.keys().any(|prefix| !there.contains_key(prefix)) {
-            first.of(self.shared.mark_bans(&may_be));
+            let may_be: BTreeSet<&IpNet> = there.keys().chain(wanted.keys()).collect();
+            first.of(self.shared.mark_bans(may_be));
         }
         // What is lifted first makes room in a full table; what narrower bans hid is written with
         // the ends of the wider ones, so that nobody is let in in between.
         for prefix in &lifted {
             match gone(maps.bans.remove(&ban_key(*prefix))).on("write", "BANS") {
-                Ok(_) => _ = may_be.remove(prefix),
+                Ok(_) => _ = there.remove(prefix),
                 Err(error) => first.add(error),
             }
         }
@@ -49,13 +49,20 @@ impl Kernel {
             let ban = abi::Ban {
                 until_ns: *until_ns,
             };
-            let written = maps.bans.insert(&ban_key(*prefix), ban, 0);
-            first.of(written.on("write", "BANS"));
+            match maps
+                .bans
+                .insert(&ban_key(*prefix), ban, 0)
+                .on("write", "BANS")
+            {
+                Ok(()) => _ = there.insert(*prefix, *until_ns),
+                Err(error) => first.add(error),
+            }
             changed.insert(*prefix);
         }
         if !lifted.is_empty() {
-            first.of(self.shared.mark_bans(&may_be));
+            first.of(self.shared.mark_bans(there.keys()));
         }
+        first.of(self.shared.enter_singles(&there));
         if !changed.is_empty() {
             let lengths: BTreeSet<u8> = changed.iter().map(IpNet::prefix_len).collect();
             drop(maps);
@@ -75,31 +82,42 @@ impl Kernel {
 
 impl Shared {
     /// Keeps at hand which bans there may be. With the maps locked, so that nobody enters one meanwhile.
-    fn mark_bans(&self, bans: &BTreeSet<IpNet>) -> Result<()> {
-        let keys = bans.iter().map(|prefix| {
-            let key = ban_key(*prefix);
-            (key.prefix_len(), key.data())
-        });
-        self.near().mark(keys)
+    fn mark_bans<'a>(&self, bans: impl IntoIterator<Item = &'a IpNet>) -> Result<()> {
+        self.near().mark(bans.into_iter().map(key_of))
+    }
+
+    /// Keeps at hand the bans of single addresses.
+    fn enter_singles(&self, bans: &BTreeMap<IpNet, u64>) -> Result<()> {
+        let bans = bans
+            .iter()
+            .map(|(prefix, until_ns)| (key_of(prefix), *until_ns));
+        self.near().enter_singles(bans)
     }
 
     /// Removes bans that are over; how many.
     pub(super) fn forget_ended_bans(&self, now: u64) -> Result<usize> {
         let mut maps = self.maps();
-        let mut left = BTreeSet::new();
+        let mut left = BTreeMap::new();
         let mut forgotten = 0;
         for (prefix, until_ns) in maps.bans()? {
             if until_ns == NEVER || until_ns > now {
-                left.insert(prefix);
+                left.insert(prefix, until_ns);
             } else if gone(maps.bans.remove(&ban_key(prefix))).on("write", "BANS")? {
                 forgotten += 1;
             }
         }
         if forgotten > 0 {
-            self.mark_bans(&left)?;
+            self.enter_singles(&left)?;
+            self.mark_bans(left.keys())?;
         }
         Ok(forgotten)
     }
+}
+
+/// Prefix length and address of a ban, as the programs see them.
+fn key_of(prefix: &IpNet) -> (u32, abi::Addr) {
+    let key = ban_key(*prefix);
+    (key.prefix_len(), key.data())
 }
 
 /// The ends under which bans are written. The programs find the longest prefix of an address and no

@@ -7,6 +7,7 @@ use aya::maps::{MapData, RingBuf};
 use aya::{Ebpf, EbpfLoader};
 use totoro_api::Reason;
 use totoro_ebpf::abi;
+use totoro_ebpf::logic::admit::UNHEARD_NS;
 
 use super::leases::Leases;
 use super::lost::{Losses, Lost};
@@ -24,8 +25,8 @@ use super::watch::Loaded;
 use crate::privilege;
 
 use super::{
-    Context, Event, KernelOptions, Result, Uninstalled, clsact, events, failed, from_addr, locals,
-    object, pins, sys,
+    Context, Event, KernelOptions, Result, Uninstalled, boot_ns, clsact, events, failed, from_addr,
+    locals, object, pins, sys, tick_ns,
 };
 
 /// New flows per second, and burst, that one source may open towards the pool before the shield
@@ -33,6 +34,8 @@ use super::{
 const SOURCE_RATE: (u32, u32) = (2_000, 8_000);
 /// How long a user may fail to acknowledge before the kernel ends the connection, ms.
 const USER_TIMEOUT_MS: u32 = 60_000;
+/// In what time after their load the programs are attached, at the longest, ns.
+const ATTACHED_NS: u64 = 60_000_000_000;
 
 /// What the event task and the daemon share.
 pub(super) struct Shared {
@@ -144,7 +147,9 @@ impl Kernel {
         for (key, lease) in tables.ports.all()? {
             near.open(key, &lease)?;
         }
-        near.mark(maps.ban_keys()?)?;
+        let bans = maps.ban_keys()?;
+        near.mark(bans.iter().map(|(key, _)| *key))?;
+        near.enter_singles(bans)?;
         let shared = Arc::new(Shared {
             maps: Mutex::new(maps),
             near: Mutex::new(near),
@@ -236,6 +241,10 @@ fn load_object(object: &[u8], pins: &PinDir) -> Result<Ebpf> {
     // Where it is off for the namespace it can be switched on later, so only its absence counts.
     let has_mptcp = u32::from(Path::new("/proc/sys/net/mptcp").exists());
     loader.override_global("HAS_MPTCP", &has_mptcp, true);
+    let tick_ns = tick_ns();
+    loader.override_global("TICK_NS", &tick_ns, true);
+    let heard_from_ns = boot_ns() + ATTACHED_NS + UNHEARD_NS;
+    loader.override_global("HEARD_FROM_NS", &heard_from_ns, true);
     loader.load(object).on("load", "the kernel object")
 }
 

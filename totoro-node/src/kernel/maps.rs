@@ -124,11 +124,13 @@ impl Maps {
             .collect())
     }
 
-    /// Prefix lengths and addresses of bans, as the programs see them.
-    pub(super) fn ban_keys(&self) -> Result<Vec<(u32, abi::Addr)>> {
+    /// Prefix lengths and addresses of bans, as the programs see them, with their ends.
+    pub(super) fn ban_keys(&self) -> Result<Vec<((u32, abi::Addr), u64)>> {
         let all = entries(self.bans.iter(), "BANS")?;
-        let key = |key: &Key<abi::BanAddr>| (key.prefix_len(), key.data());
-        Ok(all.iter().map(|(it, _)| key(it)).collect())
+        let one = |(key, ban): (Key<abi::BanAddr>, abi::Ban)| {
+            ((key.prefix_len(), key.data()), ban.until_ns)
+        };
+        Ok(all.into_iter().map(one).collect())
     }
 }
 

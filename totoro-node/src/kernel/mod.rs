@@ -270,6 +270,13 @@ pub fn boot_ns() -> u64 {
     clock_ns(ClockId::CLOCK_BOOTTIME)
 }
 
+/// A tick of this kernel's, ns: what its coarse clocks resolve. 0 where it does not say.
+#[must_use]
+pub fn tick_ns() -> u64 {
+    nix::time::clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)
+        .map_or(0, |tick| tick.tv_nsec().cast_unsigned())
+}
+
 /// What a clock says, ns.
 fn clock_ns(clock: ClockId) -> u64 {
     nix::time::clock_gettime(clock).map_or(0, |at| {

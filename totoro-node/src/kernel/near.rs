@@ -9,7 +9,7 @@ use totoro_ebpf::abi;
 use totoro_ebpf::logic::{banned, pool, prefix};
 use totoro_ebpf::packet::{Words, words};
 
-use super::{Context, Result};
+use super::{Context, KernelError, Result};
 
 /// The arrays. Each has a place for all that can be in it, so nothing of it is ever full.
 pub(super) struct Near {
@@ -18,6 +18,9 @@ pub(super) struct Near {
     banned: Array<MapData, u64>,
     /// Places of `banned` that are not zero, as they were written; the head too.
     marks: HashMap<u32, u64>,
+    singles: Array<MapData, abi::Single>,
+    /// Places of `singles` that are not zero.
+    entered: HashMap<u32, abi::Single>,
     /// Of the hashes: nobody can choose sources for which the trie is walked in vain.
     seed: u64,
 }
@@ -37,6 +40,8 @@ impl Near {
             locals: take!("NEAR"),
             banned: take!("BANNED"),
             marks: HashMap::new(),
+            singles: take!("SINGLES"),
+            entered: HashMap::new(),
             seed: super::load::random()?,
         })
     }
@@ -75,14 +80,44 @@ impl Near {
             *marks.entry(place).or_default() |= bit;
         });
         let written = self.write_marks(&marks, head);
-        if written.is_err() {
-            // So that `BANS` is asked for everybody, and all is written the next time.
-            self.marks.clear();
-            self.banned
-                .set(0, banned::UNKNOWN, 0)
-                .on("write", "BANNED")?;
+        written.or_else(|error| self.know_nothing(error))
+    }
+
+    /// Has those of `bans`, its keys and their ends, that are of single addresses at hand, and no others.
+    /// After all that is entered there and removed.
+    pub(super) fn enter_singles(
+        &mut self,
+        bans: impl IntoIterator<Item = ((u32, abi::Addr), u64)>,
+    ) -> Result<()> {
+        let wanted = singles(self.seed, bans);
+        let written = self.write_singles(wanted);
+        written.or_else(|error| self.know_nothing(error))
+    }
+
+    fn write_singles(&mut self, mut wanted: HashMap<u32, abi::Single>) -> Result<()> {
+        for place in self.entered.keys() {
+            wanted.entry(*place).or_default();
         }
-        written
+        for (place, single) in wanted {
+            if self.entered.get(&place) != Some(&single) {
+                self.singles.set(place, single, 0).on("write", "SINGLES")?;
+            }
+            if single == abi::Single::default() {
+                self.entered.remove(&place);
+            } else {
+                self.entered.insert(place, single);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has `BANS` asked for everybody, after an error; the next time all is written.
+    fn know_nothing(&mut self, error: KernelError) -> Result<()> {
+        self.marks.clear();
+        self.banned
+            .set(0, banned::UNKNOWN, 0)
+            .on("write", "BANNED")?;
+        Err(error)
     }
 
     /// The head last: it says what the bits are of.
@@ -104,4 +139,20 @@ impl Near {
         self.marks.insert(0, head);
         Ok(())
     }
+}
+
+/// Bans of single addresses by their places. Of two that have one place the second is not there.
+fn singles(
+    seed: u64,
+    bans: impl IntoIterator<Item = ((u32, abi::Addr), u64)>,
+) -> HashMap<u32, abi::Single> {
+    let mut all = HashMap::new();
+    for ((bits, addr), until_ns) in bans {
+        if bits == 128 {
+            let hash = banned::hash_of_single(seed, &addr);
+            let place = banned::place_of_single(hash);
+            all.entry(place).or_insert(abi::Single { hash, until_ns });
+        }
+    }
+    all
 }

@@ -128,6 +128,8 @@ impl Node {
         for name in maps::SMALL {
             loader.map_max_entries(name, 1024);
         }
+        // As on a node that has run for long.
+        loader.override_global("HEARD_FROM_NS", &0_u64, true);
         let mut ebpf = loader
             .load_file(object)
             .with_context(|| format!("load {}", object.display()))?;

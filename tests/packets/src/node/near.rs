@@ -19,12 +19,16 @@ pub(super) struct Near {
     locals: Array<MapData, [u64; 2]>,
     banned: Array<MapData, u64>,
     known: Array<MapData, u64>,
+    heard: Array<MapData, u64>,
+    singles: Array<MapData, abi::Single>,
     tick: PerCpuArray<MapData, [u64; 2]>,
     cpus: usize,
     /// Ports whose gates are filled.
     filled: HashMap<u32, abi::PortKey>,
     /// Places of `banned` that are not zero.
     marks: HashMap<u32, u64>,
+    /// Places of `singles` that are not zero.
+    entered: Vec<u32>,
 }
 
 impl Near {
@@ -35,10 +39,13 @@ impl Near {
             locals: take!(ebpf, "NEAR"),
             banned: take!(ebpf, "BANNED"),
             known: take!(ebpf, "KNOWN"),
+            heard: take!(ebpf, "HEARD"),
+            singles: take!(ebpf, "SINGLES"),
             tick: take!(ebpf, "TICK"),
             cpus: aya::util::nr_cpus().map_err(|(_, error)| error)?,
             filled: HashMap::new(),
             marks: HashMap::new(),
+            entered: Vec::new(),
         })
     }
 
@@ -56,8 +63,24 @@ impl Near {
         for (place, _) in self.marks.drain().chain([(0, 0)]) {
             self.banned.set(place, banned::UNKNOWN, 0)?;
         }
+        for place in self.entered.drain(..) {
+            self.singles.set(place, abi::Single::default(), 0)?;
+        }
+        // No budget's clock says that it was too long ago.
+        for flow in world.candidates.keys() {
+            let remote = words(&flow.remote);
+            let seed = world.config.sketch_seed;
+            let (place, _) = known::mark(remote, flow.remote_port, flow.port, seed);
+            self.heard.set(place, u64::MAX, 0)?;
+        }
         if !wanted {
             return Ok(());
+        }
+        for ((_, addr), ban) in world.bans.iter().filter(|((bits, _), _)| *bits == 128) {
+            let hash = banned::hash_of_single(world.config.sketch_seed, addr);
+            let (place, until_ns) = (banned::place_of_single(hash), ban.until_ns);
+            self.singles.set(place, abi::Single { hash, until_ns }, 0)?;
+            self.entered.push(place);
         }
         let marks = &mut self.marks;
         let head = banned::fill(
