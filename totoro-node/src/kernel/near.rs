@@ -3,8 +3,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use aya::Ebpf;
 use aya::maps::{Array, MapData};
+use aya::{Ebpf, Pod};
 use totoro_ebpf::abi;
 use totoro_ebpf::logic::{banned, pool, prefix};
 use totoro_ebpf::packet::{Words, words};
@@ -15,12 +15,10 @@ use super::{Context, KernelError, Result};
 pub(super) struct Near {
     gates: Array<MapData, abi::Gate>,
     locals: Array<MapData, Words>,
-    banned: Array<MapData, u64>,
-    /// Places of `banned` that are not zero, as they were written; the head too.
-    marks: HashMap<u32, u64>,
-    singles: Array<MapData, abi::Single>,
-    /// Places of `singles` that are not zero.
-    entered: HashMap<u32, abi::Single>,
+    /// All but its first place, which is the head.
+    banned: Written<u64>,
+    head: u64,
+    singles: Written<abi::Single>,
     /// Of the hashes: nobody can choose sources for which the trie is walked in vain.
     seed: u64,
 }
@@ -38,10 +36,9 @@ impl Near {
         Ok(Near {
             gates: take!("GATES"),
             locals: take!("NEAR"),
-            banned: take!("BANNED"),
-            marks: HashMap::new(),
-            singles: take!("SINGLES"),
-            entered: HashMap::new(),
+            banned: Written::new("BANNED", take!("BANNED")),
+            head: banned::UNKNOWN,
+            singles: Written::new("SINGLES", take!("SINGLES")),
             seed: super::load::random()?,
         })
     }
@@ -79,7 +76,9 @@ impl Near {
         let head = banned::fill(self.seed, bans, |place, bit| {
             *marks.entry(place).or_default() |= bit;
         });
-        let written = self.write_marks(&marks, head);
+        // The head last: it says what the bits are of.
+        let written = self.banned.become_these(marks);
+        let written = written.and_then(|()| self.set_head(head));
         written.or_else(|error| self.know_nothing(error))
     }
 
@@ -89,54 +88,62 @@ impl Near {
         &mut self,
         bans: impl IntoIterator<Item = ((u32, abi::Addr), u64)>,
     ) -> Result<()> {
-        let wanted = singles(self.seed, bans);
-        let written = self.write_singles(wanted);
+        let written = self.singles.become_these(singles(self.seed, bans));
         written.or_else(|error| self.know_nothing(error))
     }
 
-    fn write_singles(&mut self, mut wanted: HashMap<u32, abi::Single>) -> Result<()> {
-        for place in self.entered.keys() {
-            wanted.entry(*place).or_default();
-        }
-        for (place, single) in wanted {
-            if self.entered.get(&place) != Some(&single) {
-                self.singles.set(place, single, 0).on("write", "SINGLES")?;
-            }
-            if single == abi::Single::default() {
-                self.entered.remove(&place);
-            } else {
-                self.entered.insert(place, single);
-            }
-        }
-        Ok(())
-    }
-
-    /// Has `BANS` asked for everybody, after an error; the next time all is written.
+    /// Has `BANS` asked for everybody, after an error.
     fn know_nothing(&mut self, error: KernelError) -> Result<()> {
-        self.marks.clear();
-        self.banned
-            .set(0, banned::UNKNOWN, 0)
-            .on("write", "BANNED")?;
+        self.set_head(banned::UNKNOWN)?;
         Err(error)
     }
 
-    /// The head last: it says what the bits are of.
-    fn write_marks(&mut self, marks: &HashMap<u32, u64>, head: u64) -> Result<()> {
-        for place in self.marks.keys().filter(|place| **place != 0) {
-            if !marks.contains_key(place) {
-                self.banned.set(*place, 0, 0).on("write", "BANNED")?;
+    fn set_head(&mut self, head: u64) -> Result<()> {
+        if self.head != head {
+            self.banned.set(0, head)?;
+            self.head = head;
+        }
+        Ok(())
+    }
+}
+
+/// An array that is zeros at first, and what was written to it.
+struct Written<V: Pod> {
+    name: &'static str,
+    array: Array<MapData, V>,
+    /// Places that are not zeros.
+    places: HashMap<u32, V>,
+}
+
+impl<V: Pod + PartialEq + Default> Written<V> {
+    fn new(name: &'static str, array: Array<MapData, V>) -> Self {
+        Written {
+            name,
+            array,
+            places: HashMap::new(),
+        }
+    }
+
+    fn set(&mut self, place: u32, value: V) -> Result<()> {
+        self.array.set(place, value, 0).on("write", self.name)
+    }
+
+    /// Writes what differs from these, all others being zeros. After an error what was written is known.
+    fn become_these(&mut self, mut wanted: HashMap<u32, V>) -> Result<()> {
+        for place in self.places.keys() {
+            wanted.entry(*place).or_default();
+        }
+        for (place, value) in wanted {
+            if self.places.get(&place) == Some(&value) {
+                continue;
+            }
+            self.set(place, value)?;
+            if value == V::default() {
+                self.places.remove(&place);
+            } else {
+                self.places.insert(place, value);
             }
         }
-        for (place, word) in marks {
-            if self.marks.get(place) != Some(word) {
-                self.banned.set(*place, *word, 0).on("write", "BANNED")?;
-            }
-        }
-        if self.marks.get(&0) != Some(&head) {
-            self.banned.set(0, head, 0).on("write", "BANNED")?;
-        }
-        self.marks.clone_from(marks);
-        self.marks.insert(0, head);
         Ok(())
     }
 }
