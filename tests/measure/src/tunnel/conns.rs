@@ -74,9 +74,9 @@ pub(super) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result
 fn both(place: &Place, plugin: &Plugin, args: &Args) -> Result<[Series; 2]> {
     let time = Duration::from_secs_f64(args.seconds);
     plugin.deny(false);
-    let before = place.lab().processor()?;
+    let before = place.processor()?;
     let mut served = plan(place, OPEN, Wants::Service, args)?.drive(time)?;
-    let spent = place.lab().processor()? - before;
+    let spent = place.processor()? - before;
     served.cost = spent.as_secs_f64() * 1e6 / (served.rate * args.seconds);
     plugin.deny(true);
     let full = if [NOTHING, TWIN, AS_IT_COMES].contains(&place.name) {

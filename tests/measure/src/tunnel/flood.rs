@@ -18,7 +18,7 @@ use totoro_tests::net::{syn, user};
 use super::place::{Maker, Place, generations, raise};
 use super::rules::{self, Mode, Verdict, xdp};
 use super::speed::{GENERIC, NATIVE, PORT, download, tenant};
-use super::{Args, NODE_CPU, NOTHING, TOTORO, samples};
+use super::{Args, NODE_CPU, NOTHING, TOTORO, postponed, samples};
 use crate::Progress;
 use crate::net::truth::mac;
 
@@ -224,20 +224,7 @@ fn send(ns: &Netns, pace: Option<u32>, stop: &AtomicBool, time: Duration) -> Res
 /// Processor seconds of this thread, and of its processor's thread for postponed network work.
 fn processor() -> Result<f64> {
     let own = Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?);
-    Ok(own.as_secs_f64() + postponed()?)
-}
-
-fn postponed() -> Result<f64> {
-    let name = format!("ksoftirqd/{CPU}\n");
-    for entry in std::fs::read_dir("/proc")?.flatten() {
-        let path = entry.path();
-        if std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm == name) {
-            let text = std::fs::read_to_string(path.join("schedstat"))?;
-            let spent: f64 = text.split(' ').next().unwrap_or("").parse()?;
-            return Ok(spent / 1e9);
-        }
-    }
-    anyhow::bail!("no {} among the processes", name.trim())
+    Ok((own + postponed()?).as_secs_f64())
 }
 
 fn tell(run: &mut Run, names: &[&str], pace: f64, all: &[Vec<Flooded>]) {

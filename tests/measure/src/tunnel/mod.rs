@@ -9,6 +9,8 @@ mod plugin;
 mod rules;
 mod speed;
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 use totoro_report::Run;
 use totoro_tests::lab;
@@ -75,6 +77,21 @@ pub(crate) fn measure(args: &Args, only: &str, progress: &Progress) -> Result<Ru
         flood::measure(args, &mut run, progress)?;
     }
     Ok(run)
+}
+
+/// Processor time of the thread that does the node's processor's postponed work so far. It is nobody's: packets
+/// that a driver hands on by NAPI, as veth with native XDP does, and what comes too fast.
+fn postponed() -> Result<Duration> {
+    let name = format!("ksoftirqd/{NODE_CPU}\n");
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let path = entry.path();
+        if std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm == name) {
+            let text = std::fs::read_to_string(path.join("schedstat"))?;
+            let spent = text.split(' ').next().unwrap_or("").parse()?;
+            return Ok(Duration::from_nanos(spent));
+        }
+    }
+    anyhow::bail!("no {} among the processes", name.trim())
 }
 
 /// A column's samples: rounds are rows.

@@ -15,7 +15,7 @@ use totoro_tests::story::World;
 use totoro_tests::story::frpc::{self, PATIENCE, Proxy};
 use totoro_tests::story::frps;
 
-use super::{Args, NODE_CPU};
+use super::{Args, NODE_CPU, postponed};
 use crate::net::service::Service;
 
 /// Who was frozen has this long to do what fell due meanwhile (keepalives, heartbeats, timers, what a daemon does
@@ -145,6 +145,15 @@ impl Place {
             Ground::World(world) => &world.lab,
             Ground::Lab(lab) => lab,
         }
+    }
+
+    /// Processor time of all that is on its node so far, while it alone is not frozen: of its processes, and
+    /// of what is postponed on their processor.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub(super) fn processor(&self) -> Result<Duration> {
+        Ok(self.lab().processor()? + postponed()?)
     }
 
     /// How its node filters an interface, by the kernel's links: `xdp-native`, `xdp-generic`, `tc-in`, or

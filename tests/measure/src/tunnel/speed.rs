@@ -123,9 +123,9 @@ pub(super) fn tenant(port: u16) -> Tenant {
 fn speed(place: &Place, args: &Args) -> Result<Speed> {
     let to = user::at(USERS_DOOR, PORT)?;
     place.lab().ns(lab::Place::User).run(|| {
-        let before = place.lab().processor()?;
+        let before = place.processor()?;
         let (throughput, read) = download(to, Duration::from_secs_f64(args.seconds))?;
-        let spent = place.lab().processor()? - before;
+        let spent = place.processor()? - before;
         let [p50, p99] = words(to)?;
         Ok(Speed {
             throughput,
