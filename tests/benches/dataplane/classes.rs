@@ -142,7 +142,7 @@ pub(crate) fn classes() -> Vec<Class> {
             syn(V4, LEASED),
             Some(SYN_WITH_BANS),
         )),
-        // What the goals of their siblings hold for too, where it costs more.
+        // One in 128 ticks: told, and no goal.
         Class {
             who: Who::ReadsClock,
             filters: &[],
@@ -152,6 +152,7 @@ pub(crate) fn classes() -> Vec<Class> {
                 None,
             )
         },
+        // What the goals of their siblings hold for too, where it costs more.
         Class {
             who: Who::BanningWide,
             ..banning(class(

@@ -198,11 +198,8 @@ fn ban(ebpf: &mut Ebpf, node: Node) {
     if ebpf.map("SINGLES").is_some() {
         let mut singles = array(ebpf, "SINGLES");
         for addr in &banned {
-            let hash = banned::hash_of_single(SEED, addr);
-            let single = abi::Single { hash, until_ns: 0 };
-            singles
-                .set(banned::place_of_single(hash), single, 0)
-                .expect("set");
+            let (place, single) = banned::single(SEED, addr, 0);
+            singles.set(place, single, 0).expect("set");
         }
     }
     if ebpf.map("BANNED").is_none() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use totoro_ebpf::abi::{self, TCP, UDP};
 use totoro_node::kernel::boot_ns;
 
-use crate::sockets::{PORT, connect, five, listen, v4, v6};
+use crate::sockets::{PORT, connect, five, lend, listen, v4, v6};
 use crate::support::{self, Node, eventually};
 
 #[test]
@@ -15,10 +15,7 @@ fn a_narrow_ban_that_is_over_hides_no_wider_one() {
     };
     node.run(|kernel| {
         let _listener = listen(PORT);
-        kernel.put_tenant(1, &five()).expect("tenant");
-        kernel
-            .put_lease(support::key(TCP, PORT), &support::lease(1, 7))
-            .expect("lease");
+        lend(&kernel, TCP, &five());
         let prefix = |text: &str| text.parse::<ipnet::IpNet>().expect("prefix");
         let soon = boot_ns() + 200_000_000;
         let later = boot_ns() + 60_000_000_000;
@@ -50,10 +47,7 @@ fn who_is_banned_loses_its_flows_and_nobody_else() {
         return;
     };
     node.run(|kernel| {
-        kernel.put_tenant(1, &five()).expect("tenant");
-        kernel
-            .put_lease(support::key(UDP, PORT), &support::lease(1, 7))
-            .expect("lease");
+        lend(&kernel, UDP, &five());
         let _flows = crate::figures::flows(PORT, 2);
         assert_eq!(kernel.counts(1).expect("counts").flows, 2);
         let other = [("192.0.2.0/24".parse().expect("prefix"), 0)];
@@ -81,10 +75,7 @@ fn a_ban_of_any_length_holds_and_is_lifted() {
             max_conns_per_source: abi::UNLIMITED,
             ..five()
         };
-        kernel.put_tenant(1, &tenant).expect("tenant");
-        kernel
-            .put_lease(support::key(TCP, PORT), &support::lease(1, 7))
-            .expect("lease");
+        lend(&kernel, TCP, &tenant);
         let lengths = [32, 31, 24, 23, 16, 15, 8, 7, 0].map(|bits| (v4(PORT), v6(PORT), bits));
         let lengths6 = [128, 127, 112].map(|bits| (v6(PORT), v4(PORT), bits));
         for (banned, other, bits) in lengths.into_iter().chain(lengths6) {
@@ -107,10 +98,7 @@ fn the_end_of_a_ban_can_be_moved() {
     };
     node.run(|kernel| {
         let _listener = listen(PORT);
-        kernel.put_tenant(1, &five()).expect("tenant");
-        kernel
-            .put_lease(support::key(TCP, PORT), &support::lease(1, 7))
-            .expect("lease");
+        lend(&kernel, TCP, &five());
         let prefix: ipnet::IpNet = "127.0.0.1/32".parse().expect("prefix");
         let until = |end| kernel.set_bans(&[(prefix, end)].into()).expect("ban");
         until(boot_ns() + 200_000_000);

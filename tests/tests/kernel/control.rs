@@ -12,8 +12,8 @@ use nix::sys::socket::{bind, connect as connect_fd, listen as listen_fd, socket}
 use totoro_api::Reason;
 use totoro_ebpf::abi::TCP;
 
-use crate::sockets::{PORT, connect, five, listen, v4};
-use crate::support::{self, BIND_PORT, Node, eventually};
+use crate::sockets::{PORT, connect, five, lend, listen, v4};
+use crate::support::{BIND_PORT, Node, eventually};
 use crate::wire::{link_local, link_up};
 
 /// Connects from a port that other connections may have too.
@@ -111,10 +111,7 @@ fn mptcp_is_not_admitted_and_plain_tcp_to_the_same_listener_is() {
         };
         bind(listener.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, PORT)).expect("bind");
         listen_fd(&listener, Backlog::new(16).expect("backlog")).expect("listen");
-        kernel.put_tenant(1, &five()).expect("tenant");
-        kernel
-            .put_lease(support::key(TCP, PORT), &support::lease(1, 7))
-            .expect("lease");
+        lend(&kernel, TCP, &five());
         let client = mptcp().expect("as the listener");
         // Refused by its end, which may come before `connect` has returned.
         let _ = connect_fd(client.as_raw_fd(), &SockaddrStorage::from(v4(PORT)));

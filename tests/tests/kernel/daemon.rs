@@ -6,7 +6,7 @@ use std::net::{Ipv6Addr, UdpSocket};
 use crate::support::{self, Node, eventually};
 use totoro_ebpf::abi::{TCP, UDP};
 
-use crate::sockets::{PORT, connect, five, listen, v4, v6};
+use crate::sockets::{PORT, connect, five, lend, listen, v4, v6};
 
 #[test]
 fn bpftool_shows_every_operators_map_with_named_fields() {
@@ -157,10 +157,7 @@ fn a_banned_source_reaches_neither_pool_nor_frps() {
     let Some(node) = Node::new("ban") else { return };
     node.run(|kernel| {
         let _listeners = (listen(PORT), listen(support::BIND_PORT));
-        kernel.put_tenant(1, &five()).expect("tenant");
-        kernel
-            .put_lease(support::key(TCP, PORT), &support::lease(1, 7))
-            .expect("lease");
+        lend(&kernel, TCP, &five());
         let prefix: ipnet::IpNet = "127.0.0.0/8".parse().expect("prefix");
         kernel.set_bans(&[(prefix, 0)].into()).expect("ban");
         assert_eq!(kernel.bans().expect("bans"), [(prefix, 0)]);
@@ -186,10 +183,7 @@ fn a_second_daemon_and_foreign_pins_are_refused_and_a_restart_adopts() {
             "{error}"
         );
         let listener = listen(PORT);
-        kernel.put_tenant(1, &five()).expect("tenant");
-        kernel
-            .put_lease(support::key(TCP, PORT), &support::lease(1, 7))
-            .expect("lease");
+        lend(&kernel, TCP, &five());
         let held = connect(v4(PORT)).expect("connect");
         drop(kernel);
         // Without the daemon: the lease stands, the count holds.

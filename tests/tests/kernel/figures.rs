@@ -7,7 +7,7 @@ use totoro_api::Reason;
 use totoro_ebpf::abi::{CUT, TCP, Tenant, UDP};
 use totoro_node::kernel::Kernel;
 
-use crate::sockets::{PORT, connect, five, lend_public, listen, v4, v6};
+use crate::sockets::{PORT, connect, five, lend, lend_public, listen, v4, v6};
 use crate::support::{self, Node, eventually};
 
 /// A server on a port and `count` flows that it has answered, kept open.
@@ -147,10 +147,7 @@ fn two_who_come_and_go_at_once_leave_nothing_counted() {
             max_conns_per_source: 1000,
             ..five()
         };
-        kernel.put_tenant(1, &all).expect("tenant");
-        kernel
-            .put_lease(support::key(TCP, PORT), &support::lease(1, 7))
-            .expect("lease");
+        lend(&kernel, TCP, &all);
         std::thread::scope(|scope| {
             for to in [v4(PORT), v6(PORT), v4(PORT)] {
                 // A thread begins in its maker's namespace.

@@ -10,18 +10,11 @@ use totoro_ebpf::abi::{self, Tenant, UDP};
 use totoro_node::kernel::Kernel;
 
 use crate::figures;
-use crate::sockets::{PORT, five, v4, v6};
+use crate::sockets::{PORT, five, lend, v4, v6};
 use crate::support::{self, Node, ip, refused};
 
 type Flows = HashMap<MapData, abi::FlowKey, abi::Flow>;
 type Sources = HashMap<MapData, abi::SourceKey, abi::Source>;
-
-fn lend(kernel: &Kernel, tenant: &Tenant) {
-    kernel.put_tenant(1, tenant).expect("tenant");
-    kernel
-        .put_lease(support::key(UDP, PORT), &support::lease(1, 7))
-        .expect("lease");
-}
 
 /// A user who has heard from the server.
 fn answered(server: &UdpSocket, own: SocketAddr, to: SocketAddr) -> Option<UdpSocket> {
@@ -70,7 +63,7 @@ fn one_source_has_its_share_of_flows_and_gets_it_back() {
             max_conns_per_source: 2,
             ..five()
         };
-        lend(&kernel, &limits);
+        lend(&kernel, UDP, &limits);
         let (server, users) = figures::flows(PORT, 2);
         for user in &users {
             user.send_to(b"again", v4(PORT)).expect("send");
@@ -114,7 +107,7 @@ fn forged_sources_neither_lock_the_tenant_out_nor_make_the_node_a_reflector() {
             max_conns_per_source: 4,
             ..five()
         };
-        lend(&kernel, &limits);
+        lend(&kernel, UDP, &limits);
         ip(&["route", "add", "local", "198.18.0.0/15", "dev", "lo"]);
         let server = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, PORT)).expect("bind");
         // What is delivered at all is there when `send_to` returns.
@@ -160,7 +153,7 @@ fn a_full_table_of_flows_refuses_and_keeps_nothing() {
     };
     let root = node.options().pin_root;
     node.run(move |kernel| {
-        lend(&kernel, &five());
+        lend(&kernel, UDP, &five());
         let flows = support::pinned(&root, "FLOWS");
         let mut flows: Flows = flows.try_into().expect("hash");
         let key = |nth: u32| abi::FlowKey {
@@ -209,7 +202,7 @@ fn who_is_over_the_tenants_limit_is_entered_nowhere() {
     };
     let root = node.options().pin_root;
     node.run(move |kernel| {
-        lend(&kernel, &five());
+        lend(&kernel, UDP, &five());
         ip(&["route", "add", "local", "198.18.0.0/15", "dev", "lo"]);
         let server = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, PORT)).expect("bind");
         server.set_nonblocking(true).expect("nonblocking");
@@ -237,7 +230,7 @@ fn a_source_that_can_not_be_right_keeps_nobody_busy() {
     };
     let options = node.options();
     node.run(move |kernel| {
-        lend(&kernel, &five());
+        lend(&kernel, UDP, &five());
         let sources = support::pinned(&options.pin_root, "SOURCES");
         let mut sources: Sources = sources.try_into().expect("hash");
         let key = |last| abi::SourceKey {

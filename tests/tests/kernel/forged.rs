@@ -8,15 +8,12 @@ use totoro_ebpf::abi::{HELD, Tenant, UDP};
 use totoro_node::kernel::Kernel;
 use totoro_packets::build::{Extension, packet};
 
-use crate::sockets::{PORT, five};
-use crate::support::{self, Node, Peer, ip};
+use crate::sockets::{PORT, five, lend};
+use crate::support::{Node, Peer, ip};
 use crate::wire::{NODE_MAC, NODE4, NODE6, USER6, link_up};
 
 fn server(kernel: &Kernel) -> UdpSocket {
-    kernel.put_tenant(1, &five()).expect("tenant");
-    kernel
-        .put_lease(support::key(UDP, PORT), &support::lease(1, 7))
-        .expect("lease");
+    lend(kernel, UDP, &five());
     let server = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, PORT)).expect("bind");
     server
         .set_read_timeout(Some(Duration::from_millis(300)))

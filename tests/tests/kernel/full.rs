@@ -6,7 +6,7 @@ use aya::maps::{HashMap, MapData, MapError, PerCpuHashMap, PerCpuValues};
 use totoro_api::Reason;
 use totoro_ebpf::abi::{self, TCP, UDP};
 
-use crate::sockets::{PORT, connect, five, listen, v4};
+use crate::sockets::{PORT, connect, five, lend, listen, v4};
 use crate::support::{self, Node, eventually, pinned};
 
 type Ports = HashMap<MapData, abi::PortKey, abi::PortUsage>;
@@ -91,10 +91,7 @@ fn a_full_table_of_sources_says_so() {
     let root = node.options().pin_root;
     node.run(move |kernel| {
         let _listener = listen(PORT);
-        kernel.put_tenant(1, &five()).expect("tenant");
-        kernel
-            .put_lease(support::key(TCP, PORT), &support::lease(1, 7))
-            .expect("lease");
+        lend(&kernel, TCP, &five());
         let mut sources: Sources = pinned(&root, "SOURCES").try_into().expect("hash");
         let key = |nth: u64| abi::SourceKey {
             tenant: 9,

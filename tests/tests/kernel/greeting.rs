@@ -8,8 +8,8 @@ use totoro_ebpf::abi::TCP;
 use totoro_ebpf::logic::stamp;
 use totoro_node::kernel::{Kernel, XdpMode};
 
-use crate::sockets::{PORT, connect, five, listen, v4, v6};
-use crate::support::{self, BIND_PORT, Node, Peer, eventually};
+use crate::sockets::{PORT, connect, five, lend, listen, v4, v6};
+use crate::support::{BIND_PORT, Node, Peer, eventually};
 use crate::wire::{NODE4, NODE6, compute_checksums, link_up};
 
 /// As frpc sends it to a host of some name (golang.org/x/net/websocket, `hybiClientHandshake`).
@@ -139,10 +139,7 @@ fn what_is_no_websocket_to_frps_is_not_touched() {
     };
     node.on(&["us0"], XdpMode::Off)
         .run_after(link_up, |kernel, peer| {
-            kernel.put_tenant(1, &five()).expect("tenant");
-            kernel
-                .put_lease(support::key(TCP, PORT), &support::lease(1, 7))
-                .expect("lease");
+            lend(&kernel, TCP, &five());
             let whole = request("node.example:7000");
             let frps = listen(BIND_PORT);
             // In pieces, by another method or path, without an origin, with one that is too short to

@@ -9,7 +9,7 @@ use totoro_ebpf::abi::{TCP, Tenant, UDP};
 use totoro_node::kernel::{Inspector, boot_ns};
 
 use crate::figures;
-use crate::sockets::{PORT, connect, five, listen, v4};
+use crate::sockets::{PORT, connect, five, lend, listen, v4};
 use crate::support::{self, Node};
 
 const SOON_NS: u64 = 400_000_000;
@@ -121,10 +121,7 @@ fn a_live_connection_is_cut_by_expiry_with_the_daemon_gone() {
             expires_ns: until(),
             ..five()
         };
-        kernel.put_tenant(1, &soon).expect("tenant");
-        kernel
-            .put_lease(support::key(TCP, PORT), &support::lease(1, 7))
-            .expect("lease");
+        lend(&kernel, TCP, &soon);
         drop(kernel);
         let mut client = connect(v4(PORT)).expect("connect");
         let mut server = listener.accept().expect("accept").0;

@@ -7,14 +7,11 @@ use std::time::Duration;
 use totoro_ebpf::abi::{CUT, TCP, Tenant};
 use totoro_node::kernel::{Compared, Kernel, KernelOptions};
 
-use crate::sockets::{PORT, connect, five, listen, v4};
-use crate::support::{self, BIND_PORT, Node};
+use crate::sockets::{PORT, connect, five, lend, listen, v4};
+use crate::support::{BIND_PORT, Node};
 
 fn open(kernel: &Kernel) {
-    kernel.put_tenant(1, &five()).expect("tenant");
-    kernel
-        .put_lease(support::key(TCP, PORT), &support::lease(1, 7))
-        .expect("lease");
+    lend(kernel, TCP, &five());
 }
 
 /// Has a connection to each port end while nothing listens for ends, and loads again.

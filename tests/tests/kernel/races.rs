@@ -14,8 +14,8 @@ use nix::sys::socket::{
 use totoro_ebpf::abi::{TCP, Tenant};
 use totoro_node::kernel::ControlSocket;
 
-use crate::sockets::{PORT, connect, five, listen, v4};
-use crate::support::{self, BIND_PORT, Node};
+use crate::sockets::{PORT, connect, five, lend, listen, v4};
+use crate::support::{BIND_PORT, Node};
 
 /// Rounds of closing and coming back.
 const ROUNDS: usize = 10_000;
@@ -85,10 +85,7 @@ fn ten_thousand_races_of_close_and_reuse_against_destroy_harm_nobody() {
             max_conns_per_source: 100,
             ..five()
         };
-        kernel.put_tenant(1, &room).expect("tenant");
-        kernel
-            .put_lease(support::key(TCP, PORT), &support::lease(1, 7))
-            .expect("lease");
+        lend(&kernel, TCP, &room);
         let mut neighbours: Vec<(TcpStream, TcpStream)> = (0..8)
             .map(|_| (connect(v4(PORT)).expect("user"), accept(&users)))
             .collect();

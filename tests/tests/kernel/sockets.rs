@@ -26,14 +26,19 @@ pub(crate) fn five() -> Tenant {
     }
 }
 
+/// Lends a port to a tenant, 1.
+pub(crate) fn lend(kernel: &Kernel, protocol: u8, tenant: &Tenant) {
+    kernel.put_tenant(1, tenant).expect("tenant");
+    kernel
+        .put_lease(support::key(protocol, PORT), &support::lease(1, 7))
+        .expect("lease");
+}
+
 /// Lends a port to a public tenant, 1, whose parent, 9, has limits of its own.
 pub(crate) fn lend_public(kernel: &Kernel, protocol: u8, parent: &Tenant, child: Tenant) {
     kernel.put_tenant(9, parent).expect("parent");
     let child = Tenant { parent: 9, ..child };
-    kernel.put_tenant(1, &child).expect("child");
-    kernel
-        .put_lease(support::key(protocol, PORT), &support::lease(1, 7))
-        .expect("lease");
+    lend(kernel, protocol, &child);
 }
 
 /// The node's loopback address.

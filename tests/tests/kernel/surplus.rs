@@ -7,15 +7,12 @@ use aya::maps::{MapData, SockHash};
 use totoro_ebpf::abi::{SURPLUS, TCP};
 use totoro_node::kernel::{Kernel, boot_ns};
 
-use crate::sockets::{self, PORT, echo_server, five, listen, v6};
-use crate::support::{self, Node, Peer, eventually};
+use crate::sockets::{self, PORT, echo_server, five, lend, listen, v6};
+use crate::support::{Node, Peer, eventually};
 use crate::wire::{NODE4, NODE6, USER_LL, USER4, USER6, burst, link_local, link_up};
 
 fn open(kernel: &Kernel) {
-    kernel.put_tenant(1, &five()).expect("tenant");
-    kernel
-        .put_lease(support::key(TCP, PORT), &support::lease(1, 7))
-        .expect("lease");
+    lend(kernel, TCP, &five());
 }
 
 /// Twelve at once where five may: five work, seven are destroyed without having passed a byte.

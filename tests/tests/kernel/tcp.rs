@@ -11,7 +11,7 @@ use totoro_ebpf::abi::{CUT, HELD, SURPLUS, TCP, Tenant};
 use totoro_node::kernel::boot_ns;
 use totoro_tests::net::burst::Burst;
 
-use crate::sockets::{PORT, burst, connect, echo_server, five, listen, v4, v6};
+use crate::sockets::{PORT, burst, connect, echo_server, five, lend, listen, v4, v6};
 
 #[test]
 fn without_a_lease_the_kernel_answers_rst_and_counts() {
@@ -50,10 +50,7 @@ fn max_conns_is_exact_and_the_sixth_gets_rst() {
     };
     node.run(|kernel| {
         let listener = listen(PORT);
-        kernel.put_tenant(1, &five()).expect("tenant");
-        kernel
-            .put_lease(support::key(TCP, PORT), &support::lease(1, 7))
-            .expect("lease");
+        lend(&kernel, TCP, &five());
         let mut held: Vec<(TcpStream, TcpStream)> = (0..5)
             .map(|nth| {
                 let to = if nth % 2 == 0 { v4(PORT) } else { v6(PORT) };
@@ -109,10 +106,7 @@ fn a_burst_never_has_more_than_the_limit_pass_a_byte() {
     };
     node.run(|kernel| {
         let listener = listen(PORT);
-        kernel.put_tenant(1, &five()).expect("tenant");
-        kernel
-            .put_lease(support::key(TCP, PORT), &support::lease(1, 7))
-            .expect("lease");
+        lend(&kernel, TCP, &five());
         let received = echo_server(listener);
         let results = burst(v4(PORT), 100, true);
         let passed = results.iter().filter(|outcome| outcome.echoed).count();
@@ -142,10 +136,7 @@ fn a_burst_that_was_admitted_as_a_whole_is_muted_but_for_the_limit() {
     };
     node.run(|kernel| {
         let listener = listen(PORT);
-        kernel.put_tenant(1, &five()).expect("tenant");
-        kernel
-            .put_lease(support::key(TCP, PORT), &support::lease(1, 7))
-            .expect("lease");
+        lend(&kernel, TCP, &five());
         let received = echo_server(listener);
         let mut burst = Burst::start_here(v4(PORT), 100, |_| true).expect("burst");
         burst.drive(Duration::from_secs(1)).expect("drive");
@@ -170,10 +161,7 @@ fn a_cut_tenant_passes_nothing_and_its_sockets_end() {
     let Some(node) = Node::new("cut") else { return };
     node.run(|kernel| {
         let listener = listen(PORT);
-        kernel.put_tenant(1, &five()).expect("tenant");
-        kernel
-            .put_lease(support::key(TCP, PORT), &support::lease(1, 7))
-            .expect("lease");
+        lend(&kernel, TCP, &five());
         let mut client = connect(v4(PORT)).expect("connect");
         let (mut server, _) = listener.accept().expect("accept");
         let paused = Tenant {
@@ -224,10 +212,7 @@ fn expiry_holds_without_anybody_acting() {
             expires_ns,
             ..five()
         };
-        kernel.put_tenant(1, &soon).expect("tenant");
-        kernel
-            .put_lease(support::key(TCP, PORT), &support::lease(1, 7))
-            .expect("lease");
+        lend(&kernel, TCP, &soon);
         connect(v4(PORT)).expect("before");
         std::thread::sleep(Duration::from_nanos(expires_ns.saturating_sub(boot_ns())));
         assert!(connect(v4(PORT)).is_err(), "expired");
@@ -253,10 +238,7 @@ fn the_rate_is_spent_at_established_and_a_source_has_its_share() {
             conn_burst_ns,
             ..five()
         };
-        kernel.put_tenant(1, &rated).expect("tenant");
-        kernel
-            .put_lease(support::key(TCP, PORT), &support::lease(1, 7))
-            .expect("lease");
+        lend(&kernel, TCP, &rated);
         let mut held = Vec::new();
         for _ in 0..2 {
             held.push((

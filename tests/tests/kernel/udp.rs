@@ -7,7 +7,7 @@ use crate::support::{self, Node, eventually};
 use totoro_api::Reason;
 use totoro_ebpf::abi::{CUT, HELD, Tenant, UDP};
 
-use crate::sockets::{PORT, five, v4, v6};
+use crate::sockets::{PORT, five, lend, v4, v6};
 
 #[test]
 fn udp_replies_only_and_counts_answered_flows() {
@@ -83,10 +83,7 @@ fn a_user_who_wrote_once_gets_little_and_one_who_writes_again_gets_all() {
         return;
     };
     node.run(|kernel| {
-        kernel.put_tenant(1, &five()).expect("tenant");
-        kernel
-            .put_lease(support::key(UDP, PORT), &support::lease(1, 7))
-            .expect("lease");
+        lend(&kernel, UDP, &five());
         let server = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, PORT)).expect("bind");
         let user = UdpSocket::bind(v4(0)).expect("bind");
         user.connect(v4(PORT)).expect("connect");

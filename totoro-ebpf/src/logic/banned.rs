@@ -6,7 +6,7 @@
 //! is set before its ban is entered, and cleared after it is removed.
 
 use super::prefix::{self, mix};
-use crate::abi::{Addr, BANNED_BITS, SINGLES_PLACES};
+use crate::abi::{Addr, BANNED_BITS, SINGLES_PLACES, Single};
 use crate::packet::{Words, words};
 
 /// The head of a table of which nothing is known: `BANS` is asked for everybody.
@@ -118,11 +118,12 @@ fn contains_v4(bits: u32, addr: &Addr) -> bool {
     differ.leading_zeros() >= bits
 }
 
-/// The hash of a single address under `seed`, by which `SINGLES` has it.
+/// The place of a ban of a single address in `SINGLES`, and what stands there, by hashes of `seed`.
 #[must_use]
-pub fn hash_of_single(seed: u64, addr: &Addr) -> u64 {
+pub fn single(seed: u64, addr: &Addr, until_ns: u64) -> (u32, Single) {
     let family = usize::from(!prefix::is_v4(addr));
-    hash(head(seed, 0), words(addr), family, SINGLE)
+    let hash = hash(head(seed, 0), words(addr), family, SINGLE);
+    (place_of_single(hash), Single { hash, until_ns })
 }
 
 /// The place of a single address in `SINGLES`, by its hash: other bits than choose that in `BANNED`.
@@ -225,9 +226,9 @@ mod tests {
                 let is_banned = bans.iter().any(|ban| covers(ban, addr));
                 prop_assert!(!is_banned || asks(&table, addr), "{addr:?} of {bans:?}");
                 if bans.contains(&(128, *addr)) {
-                    let hash = hash_of_single(seed, addr);
-                    prop_assert_eq!(answer(&table, addr), Asks::Single(hash));
-                    prop_assert!(place_of_single(hash) < SINGLES_PLACES);
+                    let (place, single) = single(seed, addr, 0);
+                    prop_assert_eq!(answer(&table, addr), Asks::Single(single.hash));
+                    prop_assert!(place < SINGLES_PLACES);
                 }
             }
         }

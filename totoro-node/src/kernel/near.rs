@@ -156,9 +156,8 @@ fn singles(
     let mut all = HashMap::new();
     for ((bits, addr), until_ns) in bans {
         if bits == 128 {
-            let hash = banned::hash_of_single(seed, &addr);
-            let place = banned::place_of_single(hash);
-            all.entry(place).or_insert(abi::Single { hash, until_ns });
+            let (place, single) = banned::single(seed, &addr, until_ns);
+            all.entry(place).or_insert(single);
         }
     }
     all

@@ -77,9 +77,9 @@ impl Near {
             return Ok(());
         }
         for ((_, addr), ban) in world.bans.iter().filter(|((bits, _), _)| *bits == 128) {
-            let hash = banned::hash_of_single(world.config.sketch_seed, addr);
-            let (place, until_ns) = (banned::place_of_single(hash), ban.until_ns);
-            self.singles.set(place, abi::Single { hash, until_ns }, 0)?;
+            let seed = world.config.sketch_seed;
+            let (place, single) = banned::single(seed, addr, ban.until_ns);
+            self.singles.set(place, single, 0)?;
             self.entered.push(place);
         }
         let marks = &mut self.marks;
