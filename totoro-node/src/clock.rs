@@ -27,6 +27,11 @@ pub fn boot_ms() -> i64 {
 /// How far the machine's clock may be off before it is told of, ms: what tickets allow for.
 pub const TOLERATED_MS: i64 = totoro_api::ticket::SKEW_S * 1000;
 
+/// How far beyond an exchange's own doubt a clock has to be off before it is set, ms. All that is judged by it is
+/// told in seconds. Each time that it is set, every instant in the kernel's maps is written anew: with two clocks
+/// that drift apart by 50 ppm once in a quarter of an hour and more, not each minute or two.
+const WORTH_MS: i64 = 50;
+
 /// What is kept of a clock for the next start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
@@ -110,11 +115,12 @@ impl Clock {
     }
 
     /// Learns from an exchange: `sent` and `received` are times since boot, ms, `theirs` is
-    /// somewhere between. Whether the clock moved, which it does beyond the exchange's own doubt.
+    /// somewhere between. Whether the clock moved, which it does where it is off by [`WORTH_MS`] beyond the
+    /// exchange's own doubt.
     pub fn learn(&self, sent: i64, received: i64, theirs: i64) -> bool {
         let doubt = (received - sent).max(0) / 2;
         let base = theirs.saturating_sub(sent + doubt);
-        if base.saturating_sub(self.base_ms()).abs() <= doubt.max(5) {
+        if base.saturating_sub(self.base_ms()).abs() <= doubt + WORTH_MS {
             return false;
         }
         self.base_ms.store(base, Ordering::Relaxed);
@@ -140,6 +146,9 @@ mod tests {
         let base = clock.base_ms();
         assert!(!clock.learn(1_000, 1_100, base + 1_050), "equal clocks");
         assert!(!clock.learn(1_000, 1_100, base + 1_099), "within the trip");
+        // A slow exchange knows less than what was learned by a quick one: a clock that is right by some ms
+        // must not be set to the middle of it.
+        assert!(!clock.learn(1_000, 1_100, base + 1_149), "not worth it");
         assert!(clock.learn(1_000, 1_100, base + 61_050));
         assert!((clock.offset_ms() - 60_000).abs() < 1_000);
         assert!((clock.now_ms() - machine_ms() - 60_000).abs() < 1_000);
