@@ -33,6 +33,9 @@ enum Command {
         /// Rounds of each way.
         #[arg(long, default_value_t = 200)]
         rounds: u16,
+        /// Only ways whose name has this in it.
+        #[arg(long, default_value = "")]
+        way: String,
     },
     /// Floods: SYNs to one invite's port, readers that read nothing, logins; how do others fare?
     Flood {
@@ -113,7 +116,7 @@ fn main() -> ExitCode {
         Command::Demo(demo) => play(&demo),
         Command::Outage(asked) => be_away(asked),
         Command::Faults(asked) => break_things(&asked),
-        Command::Revoke { rounds } => hostile(|| revoke::play(rounds)),
+        Command::Revoke { rounds, way } => hostile(|| revoke::play(rounds, &way)),
         Command::Flood { rate, rounds } => hostile(|| {
             logins::play(Duration::from_secs(10))?;
             flood::play(rate, rounds)?;

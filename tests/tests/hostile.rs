@@ -9,7 +9,7 @@ use totoro_tests::lab;
 #[test]
 fn a_revocation_reaches_every_way_that_frpc_may_take() {
     if lab::skip("a_revocation_reaches_every_way").is_some() {
-        revoke::play(2).expect("nothing outlives its invite");
+        revoke::play(2, "").expect("nothing outlives its invite");
     }
 }
 

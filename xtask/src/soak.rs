@@ -54,6 +54,9 @@ pub(crate) enum Soak {
         /// Rounds of each way.
         #[arg(long, default_value_t = 200)]
         rounds: u16,
+        /// Only ways whose name has this in it, as "tcpMux off"; all where none is named.
+        #[arg(long)]
+        way: Option<String>,
     },
     /// Floods of SYNs, logins, and readers that read nothing: how do an invite's neighbours fare?
     Flood {
@@ -134,7 +137,11 @@ pub(crate) fn run(soak: &Soak) -> Result<u8> {
             let env = [("TOTORO_CASES", rounds.to_string())];
             test(["totoro-node", LIB, "power_tests::what_was"], &[], &env)
         }
-        Soak::Revoke { rounds } => return demo::lab("revoke", &[format!("--rounds={rounds}")]),
+        Soak::Revoke { rounds, way } => {
+            let mut words = vec![format!("--rounds={rounds}")];
+            words.extend(way.as_ref().map(|way| format!("--way={way}")));
+            return demo::lab("revoke", &words);
+        }
         Soak::Flood { rate, rounds } => {
             let words = [format!("--rate={rate}"), format!("--rounds={rounds}")];
             return demo::lab("flood", &words);

@@ -15,6 +15,8 @@ use crate::series::Series;
 /// The most that a call may take, over the bare handler.
 const GOAL: f64 = 1.5;
 const BARE: &str = "bare handler";
+/// The same of a Login. A NewProxy is held against it too: one yardstick for all that a node decides.
+const VERIFIES: &str = "bare handler that verifies a ticket";
 /// More logins in a second than a node may come to: twice what was measured. Each is a ticket made ahead: with
 /// the usual rounds 125,000, which take 0.6 GB here (a body, and the requests to node and bare handler, 5 kB
 /// together), and twice as long to make as they did for 12,000. A round that comes to more fails.
@@ -97,6 +99,8 @@ impl Rounds {
             for (pair, names) in measured.chunks(2).zip(asked.chunks(2)) {
                 add(run, &format!("{}{mode}", names[0].0), pair);
             }
+            let [_, verifies, proxies, _] = measured;
+            beside_login(run, &format!("{}{mode}", asked[2].0), proxies, verifies);
         }
     }
 
@@ -110,6 +114,7 @@ impl Rounds {
                 locked("hyper")
             ),
         );
+        run.baseline(VERIFIES, "the same, answering Logins");
         run.note(format!(
             "Calls: {} requests at once, each on its own connection; {} rounds of {} ms, {LONGER} times as long \
              at {PACE}/s, node and bare handler in turns. The control plane is stopped meanwhile, and takes \
@@ -151,6 +156,18 @@ struct Round {
     series: Series,
     decides: f64,
     tells: f64,
+}
+
+/// Adds what a NewProxy took beside a handler that verifies a ticket, which a NewProxy has none of.
+fn beside_login(run: &mut Run, call: &str, proxies: &[Round], logins: &[Round]) {
+    let of = |rounds: &[Round], part: Part| -> Vec<f64> { rounds.iter().map(part).collect() };
+    let parts: [(&str, Part); 2] = [("p50", |one| one.series.p50), ("p99", |one| one.series.p99)];
+    for (name, part) in parts {
+        let name = format!("{name}, beside a bare Login");
+        let figure = Figure::new(call, &name, "ms", Better::Less, of(proxies, part));
+        let goal = Some(Relative::at_most(GOAL));
+        run.add(figure.against(VERIFIES, &of(logins, part), goal));
+    }
 }
 
 /// A part of a round.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use totoro_report::percentile;
+
 /// One measurement.
 #[derive(Clone, Copy)]
 pub(crate) struct Series {
@@ -19,15 +21,11 @@ impl Series {
     /// From how long each answer took, and all of them together.
     pub(crate) fn new(mut took: Vec<Duration>, together: Duration) -> Self {
         took.sort_unstable();
-        let at = |part: usize| {
-            let place = (took.len() * part / 100).min(took.len() - 1);
-            took[place].as_secs_f64() * 1000.0
-        };
         Series {
             count: took.len(),
             rate: took.len() as f64 / together.as_secs_f64(),
-            p50: at(50),
-            p99: at(99),
+            p50: percentile(&took, 50),
+            p99: percentile(&took, 99),
         }
     }
 }

@@ -18,11 +18,11 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
-use totoro_report::Run;
+use totoro_report::{Run, percentile};
 
 use beat::Connections;
 use fleet::Node;
-use report::{Report, mib, percentile};
+use report::{Report, mib};
 use server::Server;
 use watch::{How, Watchers};
 

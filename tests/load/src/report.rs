@@ -1,7 +1,5 @@
 //! Figures of one way of serving after the other, a part of the run each.
 
-use std::time::Duration;
-
 use totoro_report::{Better, Figure, Goal, Run};
 
 /// Figures in the order in which they came.
@@ -70,29 +68,8 @@ impl Report {
     }
 }
 
-/// The value that so many percent of the sorted ones do not exceed, milliseconds.
-pub(crate) fn percentile(sorted: &[Duration], percent: usize) -> f64 {
-    let at = (sorted.len() * percent).div_ceil(100).max(1) - 1;
-    sorted
-        .get(at)
-        .map_or(f64::NAN, |took| took.as_secs_f64() * 1000.0)
-}
-
 /// MiB.
 #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
 pub(crate) fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn percentiles_are_values_that_were_measured() {
-        let sorted: Vec<Duration> = (1..=200).map(Duration::from_millis).collect();
-        let of = |percent| percentile(&sorted, percent);
-        assert_eq!((of(50), of(99), of(100)), (100.0, 198.0, 200.0));
-        assert_eq!(percentile(&sorted[..1], 99), 1.0);
-    }
 }

@@ -21,4 +21,4 @@ pub use goal::{Bound, Goal, Relative, Verdict};
 pub use locked::locked;
 pub use machine::Machine;
 pub use run::{Baseline, FORMAT, Goals, Run};
-pub use stats::{median, range};
+pub use stats::{median, percentile, range};

@@ -1,4 +1,6 @@
-//! Medians and ranges.
+//! Medians, percentiles and ranges.
+
+use std::time::Duration;
 
 /// The middle one; of two, what lies between. NaN of none.
 #[must_use]
@@ -20,6 +22,15 @@ pub fn range(samples: &[f64]) -> (f64, f64) {
         .fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), one| {
             (least.min(*one), most.max(*one))
         })
+}
+
+/// The value that so many percent of the sorted ones do not exceed (the nearest rank), milliseconds. NaN of none.
+#[must_use]
+pub fn percentile(sorted: &[Duration], percent: usize) -> f64 {
+    let at = (sorted.len() * percent).div_ceil(100).max(1) - 1;
+    sorted
+        .get(at)
+        .map_or(f64::NAN, |took| took.as_secs_f64() * 1000.0)
 }
 
 /// How much more ours is than theirs: the median of the rounds' differences where both have as many samples,
@@ -70,7 +81,18 @@ fn is_something(samples: &[f64]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{median, over, range, ratio};
+    use std::time::Duration;
+
+    use super::{median, over, percentile, range, ratio};
+
+    #[test]
+    fn percentiles_are_values_that_were_measured() {
+        let sorted: Vec<Duration> = (1..=200).map(Duration::from_millis).collect();
+        let of = |percent| percentile(&sorted, percent);
+        assert_eq!((of(50), of(99), of(100)), (100.0, 198.0, 200.0));
+        assert_eq!(percentile(&sorted[..1], 99), 1.0);
+        assert!(percentile(&[], 99).is_nan());
+    }
 
     #[test]
     fn takes_rounds_as_pairs() {

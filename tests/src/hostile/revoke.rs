@@ -34,7 +34,7 @@ struct Case {
     handmade: bool,
 }
 
-const MUXED: [Case; 5] = [
+static MUXED: [Case; 5] = [
     Case {
         name: "tcp, one connection, IPv4",
         way: Way::PLAIN,
@@ -68,7 +68,7 @@ const MUXED: [Case; 5] = [
     },
 ];
 
-const PLAIN: [Case; 2] = [
+static PLAIN: [Case; 2] = [
     Case {
         name: "tcp, tcpMux off",
         way: Way {
@@ -103,24 +103,40 @@ struct Figures {
     gone: Vec<Duration>,
 }
 
-/// Plays `rounds` of each case and prints the figures.
+/// Plays `rounds` of each way whose name has `way` in it, and prints the figures.
 ///
 /// # Errors
-/// Something outlived its invite, or the lab can't be had.
-pub fn play(rounds: u16) -> Result<()> {
+/// Something outlived its invite, no way has such a name, or the lab can't be had.
+pub fn play(rounds: u16, way: &str) -> Result<()> {
+    let wanted = |cases: &'static [Case]| -> Vec<&Case> {
+        let cases = cases.iter();
+        cases.filter(|case| case.name.contains(way)).collect()
+    };
+    let (muxed, plain) = (wanted(&MUXED), wanted(&PLAIN));
+    if muxed.is_empty() && plain.is_empty() {
+        let all = MUXED.iter().chain(&PLAIN).map(|case| case.name);
+        let all: Vec<_> = all.collect();
+        bail!(
+            "no way's name has {way:?} in it; there are: {}",
+            all.join("; ")
+        );
+    }
     println!("ms from the answer to a revocation, p50 / p99 of {rounds} rounds");
-    lab("mux", &SOON, &MUXED, rounds)?;
+    lab("mux", &SOON, &muxed, rounds)?;
     let settings = [SOON[0], SOON[1], ("frps_tcp_mux", "false")];
-    lab("nomux", &settings, &PLAIN, rounds)
+    lab("nomux", &settings, &plain, rounds)
 }
 
-/// The cases of one lab.
+/// The cases of one lab, if there are any.
 fn lab(
     name: &str,
     settings: &[(&'static str, &'static str)],
-    cases: &[Case],
+    cases: &[&Case],
     rounds: u16,
 ) -> Result<()> {
+    if cases.is_empty() {
+        return Ok(());
+    }
     let world = world(name, settings)?;
     for (nth, case) in (0..).zip(cases) {
         let mut figures = series(&world, case, nth * rounds, rounds)?;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use totoro_report::percentile;
+
 /// One measurement.
 #[derive(Clone, Copy)]
 pub(crate) struct Series {
@@ -27,14 +29,10 @@ impl Series {
     /// From how long each answer took, and all of them together, and the process that answered.
     pub(crate) fn new(mut took: Vec<Duration>, together: Duration, cpu: Duration) -> Self {
         took.sort_unstable();
-        let at = |part: usize| {
-            let place = (took.len() * part / 100).min(took.len() - 1);
-            took[place].as_secs_f64() * 1000.0
-        };
         Series {
             rate: took.len() as f64 / together.as_secs_f64(),
-            p50: at(50),
-            p99: at(99),
+            p50: percentile(&took, 50),
+            p99: percentile(&took, 99),
             cpu: cpu.as_secs_f64() * 1e6 / took.len() as f64,
         }
     }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
+use totoro_report::percentile;
 use totoro_tests::lab::Netns;
 
 /// Who waits longer was neither served nor refused.
@@ -136,8 +137,5 @@ async fn served(mut stream: TcpStream) -> std::io::Result<()> {
 /// What half, and 99 of 100, stay below, ms.
 pub(super) fn quantiles(mut took: Vec<Duration>) -> [f64; 2] {
     took.sort_unstable();
-    [50, 99].map(|part| {
-        let at = (took.len() * part / 100).min(took.len().saturating_sub(1));
-        took.get(at).map_or(0.0, |took| took.as_secs_f64() * 1000.0)
-    })
+    [50, 99].map(|percent| percentile(&took, percent))
 }
