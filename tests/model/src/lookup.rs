@@ -3,8 +3,8 @@
 
 use totoro_api::Reason;
 use totoro_ebpf::abi::{
-    ACTIVE, Addr, CUT, FlowKey, NODE, OutboundKey, SOURCE_CONNS, SOURCE_FLOWS, SourceKey, TCP,
-    Tenant, UDP,
+    ACTIVE, Addr, CANARY, CUT, FlowKey, NODE, OutboundKey, SOURCE_CONNS, SOURCE_FLOWS, SourceKey,
+    TCP, Tenant, UDP,
 };
 
 use crate::world::{Subject, port_key, source};
@@ -117,7 +117,8 @@ impl World {
                 reason => Ok(reason),
             };
         }
-        if self.config.hold != 0 {
+        // The daemon tries it meanwhile.
+        if self.config.hold != 0 && lease.tenant != CANARY {
             return Ok(Some(self.config.hold));
         }
         if tenant.state != ACTIVE {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use totoro_api::ports::Pool;
@@ -79,15 +80,36 @@ fn what_is_broken_is_found_and_closes_the_node_until_it_is_mended() {
             let problem = desk.canary_problem().expect("believed");
             assert!(problem.contains(says), "{program}: {problem}");
 
+            let _listener = listen(PORT);
+            kernel.put_tenant(2, &five()).expect("tenant");
+            let key = support::key(totoro_ebpf::abi::TCP, PORT);
+            kernel.put_lease(key, &support::lease(2, 7)).expect("lease");
+            // That it is tried again lets nobody in. (Without the lookup the kernel refuses nobody.)
+            if program == "totoro_conns" {
+                let over = AtomicBool::new(false);
+                std::thread::scope(|scope| {
+                    let users = scope.spawn(|| {
+                        let tries = std::iter::from_fn(|| {
+                            (!over.load(Ordering::Relaxed)).then(|| connect(v4(PORT)).is_ok())
+                        });
+                        tries.fold((0, 0), |(tried, let_in), is_in| {
+                            (tried + 1, let_in + u32::from(is_in))
+                        })
+                    });
+                    for _ in 0..20 {
+                        assert!(!desk.try_canary());
+                    }
+                    over.store(true, Ordering::Relaxed);
+                    let (tried, let_in) = users.join().expect("users");
+                    assert!(tried > 20, "{tried}");
+                    assert_eq!(let_in, 0, "of {tried}");
+                });
+            }
             // The sweep attaches it again; what is believed holds until the canary comes through.
             eventually("it is attached again", || {
                 let _ = kernel.sweep();
                 links.join(program).exists()
             });
-            let _listener = listen(PORT);
-            kernel.put_tenant(2, &five()).expect("tenant");
-            let key = support::key(totoro_ebpf::abi::TCP, PORT);
-            kernel.put_lease(key, &support::lease(2, 7)).expect("lease");
             connect(v4(PORT)).expect_err("the node is closed");
             assert!(desk.try_canary(), "{:?}", desk.canary_problem());
             assert_eq!(desk.canary_problem(), None);

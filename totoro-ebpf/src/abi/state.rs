@@ -52,6 +52,10 @@ pub struct PortUsage {
     pub spare: u64,
 }
 
+/// The tenant of the canary, the connection with which the daemon tries what the programs do: no invite ever gets
+/// this number.
+pub const CANARY: u32 = u32::MAX;
+
 /// [`Tenant::state`]: admits.
 pub const ACTIVE: u32 = 1;
 /// [`Tenant::state`]: refuses what is new with [`Tenant::reason`]; what lives goes on.

@@ -4,7 +4,7 @@
 use totoro_api::Reason;
 
 use super::bucket;
-use crate::abi::{ACTIVE, FLOW_CONFIRMED, Lease, Tenant, Usage};
+use crate::abi::{ACTIVE, CANARY, FLOW_CONFIRMED, Lease, Tenant, Usage};
 
 /// Everything there is to know of a tenant's side of a decision.
 #[derive(Clone, Copy, Debug)]
@@ -97,11 +97,12 @@ pub const fn may_be_answered(sent_ns: u64, now_ns: u64) -> bool {
 
 /// Whether lease and tenant admit anything new at all: the reason's number, or 0.
 ///
-/// `hold` is the whole pool's (`Config::hold`).
+/// `hold` is the whole pool's (`Config::hold`). The daemon's own connections are let through it: else trying
+/// whether the kernel is well again would have to open the pool to everybody.
 #[inline(always)]
 #[must_use]
 pub const fn open(hold: u32, lease: &Lease, tenant: &Tenant, now_ns: u64) -> u32 {
-    if hold != 0 {
+    if hold != 0 && lease.tenant != CANARY {
         hold
     } else if tenant.state != ACTIVE {
         tenant.reason
@@ -185,6 +186,16 @@ mod tests {
         for (what, hold, lease, tenant, reason) in [
             ("all is well", 0, lease, tenant(), 0),
             ("the pool is held", 86, lease, tenant(), 86),
+            (
+                "the pool is held, and the daemon tries it",
+                86,
+                Lease {
+                    tenant: CANARY,
+                    ..lease
+                },
+                tenant(),
+                0,
+            ),
             (
                 "paused",
                 0,

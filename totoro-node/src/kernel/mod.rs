@@ -58,7 +58,7 @@ pub use migrate::{Abi, Changed, Convert, Older};
 pub use neighbours::{Neighbour, neighbours};
 pub use others::other_lookups;
 pub use pins::{is_on_bpffs, refuse_foreign};
-pub use recent::{CANARY, Sample};
+pub use recent::Sample;
 pub use sockets::can_destroy;
 
 /// A failure of the kernel side: what was done to what, and why it failed.

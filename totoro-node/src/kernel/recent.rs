@@ -7,15 +7,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use totoro_api::Reason;
+use totoro_ebpf::abi::CANARY;
 
 use super::{Event, from_addr};
 
 /// How many are remembered: with 56 bytes each, 14 KiB.
 const REMEMBERED: usize = 256;
-
-/// The canary's tenant, with which the daemon tries what the programs do: no invite ever gets this number. Its
-/// refusals are wanted, and one a minute would leave no room for others.
-pub const CANARY: u32 = u32::MAX;
 
 /// One refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +64,7 @@ impl Recent {
 
     /// Remembers one, in place of the oldest where there is no room.
     pub(super) fn push(&self, event: &Event) {
+        // Its refusals are wanted, and one a minute would leave no room for others.
         if event.tenant == CANARY {
             return;
         }

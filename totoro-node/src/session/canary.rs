@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 
 use totoro_api::ports::Protocol;
 use totoro_api::{Reason, Refusal};
-use totoro_ebpf::abi;
+use totoro_ebpf::abi::{self, CANARY};
 
 use super::desk::{Desk, Inner};
 use super::ports::{PortId, port_key};
 use crate::clock::boot_ms;
-use crate::kernel::CANARY;
 
 /// The canary's lease.
 const LEASE: u64 = u64::MAX;
@@ -71,13 +70,6 @@ impl Desk {
         let Some((port, listener)) = free else {
             return inner.canary.problem.is_none();
         };
-        // It would be held back by what is believed already.
-        if inner.canary.problem.is_some()
-            && let Err(error) = self.kernel.set_hold(None)
-        {
-            tracing::error!(error = error.whole(), "the canary can't be tried");
-            return false;
-        }
         let tried = self.fly(port, &listener);
         let key = port_key(port);
         for cleaned in [

@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde::{Deserialize, Serialize};
 use totoro_api::Reason;
 use totoro_api::wire::event::{Subject, kind};
+use totoro_ebpf::abi::CANARY;
 
 use super::desk::{Desk, Inner};
 use super::model::{PUBLIC, Tenant};
-use crate::kernel::{CANARY, Refused, boot_ns};
+use crate::kernel::{Refused, boot_ns};
 use crate::store::{Changes, META};
 
 /// Key in `META`: the kernel's refusal counters as far as they were told.

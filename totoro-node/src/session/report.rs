@@ -9,13 +9,14 @@ use totoro_api::Reason;
 use totoro_api::ports::Protocol;
 use totoro_api::ticket::rfc3339;
 use totoro_api::wire::node::{LeaseUsage, SessionUsage, TenantUsage};
+use totoro_ebpf::abi::CANARY;
 
 use super::bans::kept;
 use super::desk::{Desk, Inner};
 use super::gate::Gate;
 use super::model::Tenant;
 use super::ports::port_key;
-use crate::kernel::{CANARY, Refused, TenantCounts};
+use crate::kernel::{Refused, TenantCounts};
 use crate::store::Changes;
 
 /// The desk's part of a heartbeat.

@@ -4,11 +4,10 @@
 use std::collections::BTreeMap;
 
 use parking_lot::MutexGuard;
-use totoro_ebpf::abi;
+use totoro_ebpf::abi::{self, CANARY};
 
 use super::desk::{Desk, Inner};
 use super::ports::{PortId, port_key, port_of, record_key};
-use crate::kernel::CANARY;
 use crate::store::Place;
 
 /// How long counters stay that nobody needs, ms: frpc waits up to 20 s between two tries.

@@ -95,6 +95,19 @@ pub(super) fn leases(now: u64) -> Section {
         tcp("the whole pool is held")
             .given(pool_held)
             .refused(TENANT, Reason::Internal),
+        tcp("the whole pool is held, and the daemon's canary tries it")
+            .given(pool_held)
+            .given(|world, _| {
+                let ours = abi::Lease {
+                    tenant: abi::CANARY,
+                    ..lease(1)
+                };
+                world.ports.insert(key(TCP, LEASED), ours);
+                let tenant = world.tenants[&TENANT];
+                world.tenants.insert(abi::CANARY, tenant);
+                let usage = world.usage[&TENANT];
+                world.usage.insert(abi::CANARY, usage);
+            }),
         tcp("paused")
             .given(held(HELD, Reason::InvitePaused))
             .refused(TENANT, Reason::InvitePaused),
