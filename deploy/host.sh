@@ -99,8 +99,9 @@ END
             else
                 said="$package.service is $state"
             fi
-            # Failed: it was started often enough, and systemd gave up.
-            if [ "$state" = failed ] || [ "$(date +%s)" -ge "$end" ]; then
+            # It was started often enough: systemd itself never gives up.
+            restarts=$(systemctl show -P NRestarts "$package.service")
+            if [ "$state" = failed ] || [ "${restarts:-0}" -ge 5 ] || [ "$(date +%s)" -ge "$end" ]; then
                 # grep fails when no line is left.
                 echo "${said:-its doctor said nothing in time}" | grep -v ' OK ' >&2 || true
                 journalctl -q -n 15 --no-pager -o cat -u "$package.service" >&2 || true

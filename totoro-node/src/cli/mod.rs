@@ -23,6 +23,7 @@ mod uninstall;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::builder::BoolishValueParser;
@@ -168,6 +169,10 @@ Examples:
     Uninstall(uninstall::Args),
 }
 
+/// Before a unit that failed ends. systemd starts it again, and where frps's questions wait in the socket at once:
+/// from 20 such starts in 2 s on it would give the socket up (`TriggerLimitBurst`).
+const REST: Duration = Duration::from_secs(2);
+
 /// The command line, from which man pages and completions are made.
 #[must_use]
 pub fn command() -> clap::Command {
@@ -181,6 +186,8 @@ pub fn main() -> ExitCode {
     let health = Health::default();
     logs(&cli.command, &health);
     let json = matches!(cli.command, Command::Run { log_json: true, .. });
+    let is_unit =
+        matches!(cli.command, Command::Run { .. }) && std::env::var_os("NOTIFY_SOCKET").is_some();
     let done = listener(&cli).and_then(|listener| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -194,6 +201,9 @@ pub fn main() -> ExitCode {
                 // Whoever reads the log takes each line for JSON, the last one too.
                 true => tracing::error!(error = format!("{error:#}"), "ended"),
                 false => out::warn(format_args!("error: {error:#}")),
+            }
+            if is_unit {
+                std::thread::sleep(REST);
             }
             ExitCode::from(code(&error))
         }
