@@ -59,8 +59,9 @@ static TICK_NS: Global<u64> = Global::new(0);
 const TICKS_COUNTED: u64 = 128;
 
 /// The same for budgets of rates, which need no better: ticks that went by since the clock was last read are
-/// counted, so that hardly any packet is the one that reads it. Off by less than a tick; after the machine was
-/// suspended, for at most [`TICKS_COUNTED`], behind by as long as it was.
+/// counted, so that hardly any packet is the one that reads it. Off by less than a tick, or by as long as a host
+/// kept this machine's ticks back; after the machine was suspended, for at most [`TICKS_COUNTED`], behind by as
+/// long as it was.
 #[inline(always)]
 pub(crate) fn roughly() -> u64 {
     let tick_ns = TICK_NS.load();

@@ -98,6 +98,12 @@ fn main() {
     let mut run = Run::new("dataplane");
     run.only("--only", &args.only);
     run.only("--class", &args.class);
+    if let Some(object) = &args.object {
+        let object = object.display();
+        run.note(format!(
+            "Totoro's programs are those of {object}, not this commit's."
+        ));
+    }
     if xdp::PARTS.into_iter().any(|part| args.wants(part)) {
         // Beside the pins, whose directory is the node's; bpffs takes no dots.
         let mut filter = place.0.pins.clone().into_os_string();

@@ -145,8 +145,8 @@ pub fn compare(before: &Run, after: &Run, rules: Rules) -> Comparison {
         let other = after.figures.iter().find(|other| same(figure, other));
         let goals = goals(figure, other);
         match other {
-            // What was not asked for is not missing.
-            None if goals.is_empty() || !after.only.is_empty() => {
+            // What was not asked for is not missing; what was asked for in both runs is.
+            None if goals.is_empty() || !after.only.is_empty() && after.only != before.only => {
                 alone.push(format!("{} (before)", figure.called()));
             }
             None => of_goals.extend(goals),

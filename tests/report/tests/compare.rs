@@ -322,6 +322,13 @@ fn what_was_not_asked_for_is_not_missing() {
         said.warnings,
         ["the second is only of a part: --only others"]
     );
+    // Asked for in both runs, and not there under its name: that hides what became of its goals.
+    let (mut before, mut after) = (judged(), judged());
+    for run in [&mut before, &mut after] {
+        run.only("--only", "xdp");
+    }
+    after.figures[0].name = "renamed".to_owned();
+    assert!(compare(&before, &after, Rules::default()).is_worse());
     // It was asked for, and has lost its baseline.
     let mut after = judged();
     after.only("--only", "xdp");

@@ -115,8 +115,9 @@ impl Desk {
                 young += 1;
                 continue;
             }
-            self.mended.add("proxy_without_lease", 1);
             let owners = owners(inner, name, *port);
+            // Whose it is may not be known any more; then nothing is mended.
+            self.mended.add("proxy_without_lease", owners.len().min(1));
             tracing::warn!(proxy_name = name, port = %record_key(*port), sessions = owners.len(), "frps has a proxy that no lease covers");
             for run_id in owners {
                 self.disconnect(inner, &run_id);

@@ -32,6 +32,9 @@ pub use state::differences;
 
 /// The longest frame that the kernel takes for a test run is a page less its own.
 const LONGEST: usize = 4096;
+/// Ticks that the programs' clock may be off by. One is usual; a host that gives the machine no processor for a
+/// while keeps its ticks back for as long.
+const DOUBT: u64 = 16;
 /// Cells of a row of `SKETCH`.
 const CELLS: u32 = 8192;
 
@@ -111,6 +114,9 @@ pub struct Node {
     maps: Maps,
     near: Near,
     is_near: bool,
+    /// A tick of this kernel's, ns; and whether the programs go by ticks as on a node.
+    tick_ns: u64,
+    has_ticks: bool,
     out: Box<[u8; LONGEST]>,
     length: usize,
     // Lives as long as the programs are run.
@@ -130,6 +136,8 @@ impl Node {
         }
         // As on a node that has run for long.
         loader.override_global("HEARD_FROM_NS", &0_u64, true);
+        let tick_ns = tick_ns();
+        loader.override_global("TICK_NS", &tick_ns, true);
         let mut ebpf = loader
             .load_file(object)
             .with_context(|| format!("load {}", object.display()))?;
@@ -157,6 +165,8 @@ impl Node {
             maps: Maps::take(&mut ebpf)?,
             near: Near::take(&mut ebpf)?,
             is_near: false,
+            tick_ns,
+            has_ticks: false,
             out: Box::new([0; LONGEST]),
             length: 0,
             _ebpf: ebpf,
@@ -168,21 +178,44 @@ impl Node {
         self.is_near = wanted;
     }
 
+    /// Whether the programs' clock is of the processor's last tick, or of some ticks ago and as many ticks more,
+    /// as on a node, so that it is known to [`DOUBT`] either way; else each run reads it.
+    pub fn keep_ticks(&mut self, wanted: bool) {
+        self.has_ticks = wanted;
+    }
+
+    /// Begins a run: a moment before it.
+    fn begin(&mut self) -> Result<u64> {
+        if !self.has_ticks {
+            self.near.forget_tick()?;
+        }
+        Ok(boot_ns())
+    }
+
+    /// When the programs looked at their clock in a run that began so.
+    fn clock(&self, began: u64) -> Span {
+        let doubt = if self.has_ticks {
+            self.tick_ns * DOUBT
+        } else {
+            0
+        };
+        Span {
+            from: began.saturating_sub(doubt),
+            to: boot_ns().saturating_add(doubt),
+        }
+    }
+
     /// Runs a frame through a hook, once.
     ///
     /// # Errors
     /// When the kernel does not take the frame ([`Hook::takes`]), or the program answers what no hook of
     /// ours does.
     pub fn run(&mut self, hook: Hook, frame: &[u8]) -> Result<Ran> {
-        self.near.forget_tick()?;
+        let began = self.begin()?;
         let program = &self.programs[hook as usize];
-        let from = boot_ns();
         let answer = sys::test_run(program, Some((frame, &mut self.out[..])), None, 1)
             .with_context(|| format!("run {hook:?} with {} bytes", frame.len()))?;
-        let at = Span {
-            from,
-            to: boot_ns(),
-        };
+        let at = self.clock(began);
         self.length = answer.length;
         let (pass, drop) = hook.answers();
         let passed = match answer.returned {
@@ -204,14 +237,10 @@ impl Node {
     /// # Errors
     /// When the kernel does not take it.
     pub fn look_up(&mut self, who: &Lookup) -> Result<Ran> {
-        self.near.forget_tick()?;
         let context = context(who);
-        let from = boot_ns();
+        let began = self.begin()?;
         let answer = sys::test_run(&self.lookup, None, Some(&context), 1).context("look up")?;
-        let at = Span {
-            from,
-            to: boot_ns(),
-        };
+        let at = self.clock(began);
         // SK_PASS, SK_DROP.
         let passed = match answer.returned {
             1 => true,
@@ -260,6 +289,12 @@ pub fn boot_ns() -> u64 {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map_or(0, |at| {
         at.tv_sec() as u64 * 1_000_000_000 + at.tv_nsec() as u64
     })
+}
+
+/// A tick of this kernel's, ns, as the daemon tells it to the programs; 0 where the kernel does not say.
+fn tick_ns() -> u64 {
+    nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE)
+        .map_or(0, |tick| tick.tv_nsec() as u64)
 }
 
 /// The cells of `SKETCH` that a source has, which are the kernel's own choice.
