@@ -225,7 +225,10 @@ fn what_is_not_well_is_said_within_the_patience() {
     ] {
         let stubs = [
             ("totoro-node", doctor),
-            ("systemctl", "echo active"),
+            (
+                "systemctl",
+                "[ \"$1\" != show ] || exec echo 0; echo active",
+            ),
             ("journalctl", "echo the journal"),
         ];
         let (machine, begun) = (Machine::new("patience", &stubs), Instant::now());
@@ -237,4 +240,23 @@ fn what_is_not_well_is_said_within_the_patience() {
         assert!(took >= Duration::from_secs(2), "{doctor}: {took:?}");
         assert!(took < Duration::from_secs(12), "{doctor}: {took:?}");
     }
+}
+
+#[test]
+fn what_is_started_again_and_again_is_not_waited_for() {
+    let stubs = [
+        (
+            "systemctl",
+            "[ \"$1\" != show ] || exec echo 5; echo activating; exit 3",
+        ),
+        ("journalctl", "echo the journal"),
+    ];
+    let (machine, begun) = (Machine::new("again", &stubs), Instant::now());
+    let said = machine.run(HOST, &["health", "totoro-node", "60"]);
+    assert_eq!(
+        text(&said.stderr),
+        "totoro-node.service is activating\nthe journal\n"
+    );
+    assert!(!said.status.success());
+    assert!(begun.elapsed() < Duration::from_secs(30));
 }
