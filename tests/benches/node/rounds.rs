@@ -96,11 +96,11 @@ impl Rounds {
             }
         }
         for ((mode, ..), measured) in modes.iter().zip(&measured) {
-            for (pair, names) in measured.chunks(2).zip(asked.chunks(2)) {
-                add(run, &format!("{}{mode}", names[0].0), pair);
-            }
-            let [_, verifies, proxies, _] = measured;
-            beside_login(run, &format!("{}{mode}", asked[2].0), proxies, verifies);
+            let [login, bare_login, proxy, bare_proxy] = measured;
+            let call = |nth: usize| format!("{}{mode}", asked[nth].0);
+            add(run, &call(0), login, &[(BARE, bare_login)]);
+            let bare = [(BARE, bare_proxy), (VERIFIES, bare_login)];
+            add(run, &call(2), proxy, &bare);
         }
     }
 
@@ -158,34 +158,25 @@ struct Round {
     tells: f64,
 }
 
-/// Adds what a NewProxy took beside a handler that verifies a ticket, which a NewProxy has none of.
-fn beside_login(run: &mut Run, call: &str, proxies: &[Round], logins: &[Round]) {
-    let of = |rounds: &[Round], part: Part| -> Vec<f64> { rounds.iter().map(part).collect() };
-    let parts: [(&str, Part); 2] = [("p50", |one| one.series.p50), ("p99", |one| one.series.p99)];
-    for (name, part) in parts {
-        let name = format!("{name}, beside a bare Login");
-        let figure = Figure::new(call, &name, "ms", Better::Less, of(proxies, part));
-        let goal = Some(Relative::at_most(GOAL));
-        run.add(figure.against(VERIFIES, &of(logins, part), goal));
-    }
-}
-
 /// A part of a round.
 type Part = fn(&Round) -> f64;
 
-/// Adds what a call took, beside what it took the bare handler.
-fn add(run: &mut Run, call: &str, pair: &[Vec<Round>]) {
-    let of = |nth: usize, part: Part| -> Vec<f64> { pair[nth].iter().map(part).collect() };
-    let mut beside = |name, unit, better, part: Part, goal| {
-        let figure = Figure::new(call, name, unit, better, of(0, part));
-        run.add(figure.against(BARE, &of(1, part), goal));
+/// Adds what a call took, beside what it took these bare handlers.
+fn add(run: &mut Run, call: &str, ours: &[Round], bare: &[(&str, &Vec<Round>)]) {
+    let of = |rounds: &[Round], part: Part| -> Vec<f64> { rounds.iter().map(part).collect() };
+    let mut beside = |name, unit, better, part: Part, goal: Option<f64>| {
+        let mut figure = Figure::new(call, name, unit, better, of(ours, part));
+        for (handler, theirs) in bare {
+            figure = figure.against(handler, &of(theirs, part), goal.map(Relative::at_most));
+        }
+        run.add(figure);
     };
-    let goal = || Some(Relative::at_most(GOAL));
     beside("answered", "/s", Better::More, |one| one.series.rate, None);
-    beside("p50", "ms", Better::Less, |one| one.series.p50, goal());
-    beside("p99", "ms", Better::Less, |one| one.series.p99, goal());
+    let goal = Some(GOAL);
+    beside("p50", "ms", Better::Less, |one| one.series.p50, goal);
+    beside("p99", "ms", Better::Less, |one| one.series.p99, goal);
     let mut alone = |name, part| {
-        run.add(Figure::new(call, name, "µs", Better::Less, of(0, part)));
+        run.add(Figure::new(call, name, "µs", Better::Less, of(ours, part)));
     };
     alone("the node's processor for each", |one| one.decides);
     alone("its processor to deliver what it tells of each", |one| {
