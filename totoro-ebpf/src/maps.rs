@@ -94,6 +94,10 @@ pub(crate) static CANDIDATES: LruHashMap<abi::FlowKey, abi::Flow, 16384> = LruHa
 #[btf_map]
 pub(crate) static HEARD: Array<u64, { abi::KNOWN_PLACES as usize }> = Array::new();
 
+/// Which flows of a tenant were answered last: see [`totoro_ebpf::logic::answered`]. Not pinned.
+#[btf_map]
+pub(crate) static ANSWERED: Array<abi::FlowKey, { abi::ANSWERED_PLACES as usize }> = Array::new();
+
 #[btf_map]
 pub(crate) static OUTBOUND: LruHashMap<abi::OutboundKey, u64, 16384> = LruHashMap::new();
 

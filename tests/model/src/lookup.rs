@@ -3,8 +3,8 @@
 
 use totoro_api::Reason;
 use totoro_ebpf::abi::{
-    ACTIVE, Addr, CANARY, CUT, FlowKey, NODE, OutboundKey, SOURCE_CONNS, SOURCE_FLOWS, SourceKey,
-    TCP, Tenant, UDP,
+    ACTIVE, Addr, CANARY, CUT, FLOW_CONFIRMED, FlowKey, NODE, OutboundKey, SOURCE_CONNS,
+    SOURCE_FLOWS, SourceKey, TCP, Tenant, UDP,
 };
 
 use crate::world::{Subject, port_key, source};
@@ -142,7 +142,14 @@ impl World {
         {
             self.end_idle(now)?;
         }
-        let reason = self.over_a_limit(who, lease.tenant, &tenant, now)?;
+        let mut reason = self.over_a_limit(who, lease.tenant, &tenant, now)?;
+        // Who was answered and never wrote again may not exist, and gives its place up.
+        let too_many_flows = [Reason::MaxFlows, Reason::PublicFull]
+            .map(Some)
+            .contains(&reason);
+        if who.proto == UDP && too_many_flows && self.has_unconfirmed(lease.tenant) {
+            reason = None;
+        }
         Ok(reason.map(Reason::number))
     }
 
@@ -203,6 +210,13 @@ impl World {
             }
         }
         Ok(None)
+    }
+
+    /// Whether a newcomer finds a flow of a tenant's that is not confirmed: where no more may be than are looked at.
+    fn has_unconfirmed(&self, tenant: u32) -> bool {
+        let noted = self.answered.iter().filter_map(|key| self.flows.get(key));
+        let mut its = noted.filter(|flow| flow.tenant == tenant);
+        its.any(|flow| flow.state != FLOW_CONFIRMED)
     }
 
     /// UDP flows of a tenant that have not ended.

@@ -53,6 +53,8 @@ pub struct World {
     pub sources: HashMap<SourceKey, Timed<u64>>,
     pub flows: HashMap<FlowKey, Flow>,
     pub candidates: HashMap<FlowKey, Flow>,
+    /// Of `flows`, those that are noted.
+    pub answered: HashSet<FlowKey>,
     pub outbound: HashMap<OutboundKey, Span>,
     pub control: HashMap<ControlKey, Control>,
     /// Cells that are not zero.
@@ -91,6 +93,7 @@ impl World {
             sources: HashMap::new(),
             flows: HashMap::new(),
             candidates: HashMap::new(),
+            answered: HashSet::new(),
             outbound: HashMap::new(),
             control: HashMap::new(),
             sketch: HashMap::new(),

@@ -256,6 +256,7 @@ impl Value for abi::Flow {
         let state = match self.state {
             abi::FLOW_NEW => "new",
             abi::FLOW_ANSWERED => "answered",
+            abi::FLOW_RECYCLED => "recycled",
             _ => "confirmed",
         };
         let rest = fields(&[
@@ -334,6 +335,8 @@ pub fn entries(world: &World, now: u64) -> BTreeMap<String, String> {
     map(&mut all, "SOURCES", &world.sources, now);
     map(&mut all, "FLOWS", &world.flows, now);
     map(&mut all, "CANDIDATES", &world.candidates, now);
+    let noted = world.answered.iter();
+    all.extend(noted.map(|flow| (format!("ANSWERED {}", flow.words()), String::new())));
     map(&mut all, "OUTBOUND", &world.outbound, now);
     map(&mut all, "CONTROL", &world.control, now);
     map(&mut all, "SKETCH", &world.sketch, now);

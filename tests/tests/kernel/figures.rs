@@ -28,6 +28,14 @@ pub(crate) fn flows(port: u16, count: usize) -> (UdpSocket, Vec<UdpSocket>) {
     (server, users)
 }
 
+/// Has the users of flows that were answered write again, which confirms them.
+pub(crate) fn confirm(server: &UdpSocket, users: &[UdpSocket], port: u16) {
+    for user in users {
+        user.send_to(b"again", v4(port)).expect("send");
+        server.recv_from(&mut [0; 16]).expect("confirmed");
+    }
+}
+
 /// A public tenant, its parent, and a UDP lease.
 fn public(kernel: &Kernel, max_flows: u32) {
     let all = Tenant {
@@ -67,7 +75,8 @@ fn all_children_of_a_parent_share_its_ceiling_of_flows() {
     };
     node.run(|kernel| {
         public(&kernel, 1);
-        let (server, _users) = flows(PORT, 1);
+        let (server, users) = flows(PORT, 1);
+        confirm(&server, &users, PORT);
         let second = UdpSocket::bind(v4(0)).expect("bind");
         second.send_to(b"hello", v4(PORT)).expect("send");
         assert!(

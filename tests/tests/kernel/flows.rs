@@ -1,5 +1,4 @@
-//! The table of UDP flows under attack: sources that are forged, sources that take all, a table that
-//! is full.
+//! The table of UDP flows: sources that take all, a table that is full.
 
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -11,13 +10,13 @@ use totoro_node::kernel::Kernel;
 
 use crate::figures;
 use crate::sockets::{PORT, five, lend, v4, v6};
-use crate::support::{self, Node, ip, refused};
+use crate::support::{self, Node, refused};
 
 type Flows = HashMap<MapData, abi::FlowKey, abi::Flow>;
-type Sources = HashMap<MapData, abi::SourceKey, abi::Source>;
+pub(crate) type Sources = HashMap<MapData, abi::SourceKey, abi::Source>;
 
 /// A user who has heard from the server.
-fn answered(server: &UdpSocket, own: SocketAddr, to: SocketAddr) -> Option<UdpSocket> {
+pub(crate) fn answered(server: &UdpSocket, own: SocketAddr, to: SocketAddr) -> Option<UdpSocket> {
     let user = UdpSocket::bind(own).expect("bind");
     user.set_read_timeout(Some(Duration::from_millis(300)))
         .expect("timeout");
@@ -65,10 +64,7 @@ fn one_source_has_its_share_of_flows_and_gets_it_back() {
         };
         lend(&kernel, UDP, &limits);
         let (server, users) = figures::flows(PORT, 2);
-        for user in &users {
-            user.send_to(b"again", v4(PORT)).expect("send");
-            server.recv_from(&mut [0; 16]).expect("confirmed");
-        }
+        figures::confirm(&server, &users, PORT);
         server
             .set_read_timeout(Some(Duration::from_millis(300)))
             .expect("timeout");
@@ -91,58 +87,6 @@ fn one_source_has_its_share_of_flows_and_gets_it_back() {
         kernel.put_lease(key, &support::lease(1, 8)).expect("lease");
         drop(server);
         let (_server, _users) = figures::flows(PORT, 2);
-    });
-}
-
-#[test]
-fn forged_sources_neither_lock_the_tenant_out_nor_make_the_node_a_reflector() {
-    let Some(node) = Node::new("forged-flows") else {
-        return;
-    };
-    /// Addresses that nobody has.
-    const FORGED: u16 = 2_000;
-    node.impatient().run(|kernel| {
-        let limits = Tenant {
-            max_flows: 64,
-            max_conns_per_source: 4,
-            ..five()
-        };
-        lend(&kernel, UDP, &limits);
-        ip(&["route", "add", "local", "198.18.0.0/15", "dev", "lo"]);
-        let server = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, PORT)).expect("bind");
-        // What is delivered at all is there when `send_to` returns.
-        server.set_nonblocking(true).expect("nonblocking");
-        // A service that says much to everybody, as resolvers do.
-        let mut out = 0;
-        for nth in 0..FORGED {
-            let [high, low] = nth.to_be_bytes();
-            let own = SocketAddr::from(([198, 18, high, low], 53));
-            let forged = UdpSocket::bind(own).expect("bind");
-            forged.send_to(&[1; 64], v4(PORT)).expect("send");
-            let Ok((_, from)) = server.recv_from(&mut [0; 128]) else {
-                continue;
-            };
-            for _ in 0..40 {
-                out += server.send_to(&[7; 1_200], from).unwrap_or(0);
-            }
-        }
-        let counts = kernel.counts(1).expect("counts");
-        assert!(counts.flows <= 64, "{counts:?}");
-        let most = 64 * (3 * (64 + 28) + 16 * 1024);
-        assert!((1..=most).contains(&out), "{out} bytes went out");
-        server.set_nonblocking(false).expect("blocking");
-        println!(
-            "{FORGED} forged sources: {} flows, {out} bytes out",
-            counts.flows
-        );
-        // Who is real has to wait until they are idle, for a second here, ten at most.
-        support::eventually("a real user is served", || {
-            kernel.sweep().expect("sweep");
-            server
-                .set_read_timeout(Some(Duration::from_millis(100)))
-                .expect("timeout");
-            answered(&server, v4(0), v4(PORT)).is_some()
-        });
     });
 }
 
@@ -192,34 +136,6 @@ fn a_full_table_of_flows_refuses_and_keeps_nothing() {
             flows.remove(&key(one)).expect("remove");
         }
         let _three = [0; 3].map(|_| answered(&server, v4(0), v4(PORT)).expect("room for three"));
-    });
-}
-
-#[test]
-fn who_is_over_the_tenants_limit_is_entered_nowhere() {
-    let Some(node) = Node::new("over-flows") else {
-        return;
-    };
-    let root = node.options().pin_root;
-    node.run(move |kernel| {
-        lend(&kernel, UDP, &five());
-        ip(&["route", "add", "local", "198.18.0.0/15", "dev", "lo"]);
-        let server = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, PORT)).expect("bind");
-        server.set_nonblocking(true).expect("nonblocking");
-        // All of them before the first is answered: the socket lookup lets them by.
-        for nth in 0..200 {
-            let own = SocketAddr::from(([198, 18, 0, nth], 53));
-            let user = UdpSocket::bind(own).expect("bind");
-            user.send_to(b"hello", v4(PORT)).expect("send");
-        }
-        let mut answered = 0;
-        while let Ok((_, from)) = server.recv_from(&mut [0; 16]) {
-            answered += usize::from(server.send_to(b"answer", from).is_ok());
-        }
-        assert_eq!(kernel.counts(1).expect("counts").flows, 3);
-        assert!(refused(&kernel, Reason::MaxFlows) >= 100, "{answered}");
-        let sources: Sources = support::pinned(&root, "SOURCES").try_into().expect("hash");
-        assert_eq!(sources.keys().count(), 3, "as many as flows");
     });
 }
 

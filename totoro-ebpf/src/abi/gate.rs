@@ -30,6 +30,9 @@ pub struct Single {
 /// 512 KiB. Written by the kernel, not pinned.
 pub const KNOWN_PLACES: u32 = 65_536;
 
+/// Places of `ANSWERED`, a power of two: as many as `FLOWS` has entries.
+pub const ANSWERED_PLACES: u32 = 65_536;
+
 /// `GATES`: what the shield must know of a leased port, where no hash is needed to find it
 /// ([`crate::logic::pool::place`]). Derived from `PORTS` by the daemon that loads the programs, and not
 /// pinned. Zeros: nothing is known, and `PORTS` is asked.

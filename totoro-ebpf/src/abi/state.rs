@@ -111,7 +111,7 @@ pub struct Usage {
     pub admitted: u64,
     /// Connections over a limit that were established in a burst, and passed no byte.
     pub surplus: u64,
-    /// UDP flows confirmed so far.
+    /// UDP flows answered so far.
     pub flows_opened: u64,
     /// GCRA state (theoretical arrival time) of the connection rate.
     pub conn_tat_ns: u64,
@@ -271,15 +271,19 @@ pub const FLOW_ANSWERED: u32 = 1;
 /// [`Flow::state`]: the user wrote again after an answer. Likely real, but no proof: who spoofs can
 /// write twice without seeing the answer.
 pub const FLOW_CONFIRMED: u32 = 2;
+/// [`Flow::state`]: as [`FLOW_ANSWERED`], in the place of another that was not confirmed, for the tenant had no
+/// more. Gets three times what came in and nothing beyond, so that forged sources, which may come by the
+/// thousand then, gain little.
+pub const FLOW_RECYCLED: u32 = 3;
 
-/// `FLOWS` (answered or confirmed) and `CANDIDATES` (new; recycled first). Written by the kernel,
+/// `FLOWS` (answered, recycled or confirmed) and `CANDIDATES` (new; the oldest goes first). Written by the kernel,
 /// which ends what is idle.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
     /// The tenant.
     pub tenant: u32,
-    /// [`FLOW_NEW`], [`FLOW_ANSWERED`] or [`FLOW_CONFIRMED`].
+    /// `FLOW_…`.
     pub state: u32,
     /// The lease.
     pub lease: u64,

@@ -4,7 +4,7 @@
 use totoro_api::Reason;
 
 use super::bucket;
-use crate::abi::{ACTIVE, CANARY, FLOW_CONFIRMED, Lease, Tenant, Usage};
+use crate::abi::{ACTIVE, CANARY, FLOW_CONFIRMED, FLOW_RECYCLED, Lease, Tenant, Usage};
 
 /// Everything there is to know of a tenant's side of a decision.
 #[derive(Clone, Copy, Debug)]
@@ -149,11 +149,13 @@ pub const fn live_flows(opened: u64, closed: u64) -> u64 {
 }
 
 /// What may go out on a flow whose user wrote only once, so that a spoofed source cannot make the
-/// node a reflector: three times what came in (the limit of RFC 9000, 8.1) and 16 KiB.
+/// node a reflector: three times what came in (the limit of RFC 9000, 8.1), and 16 KiB if it took nobody's
+/// place. Of those a tenant has `max_flows` in ten seconds at most.
 #[inline(always)]
 #[must_use]
-pub const fn unconfirmed_budget(bytes_in: u64) -> u64 {
-    bytes_in * 3 + 16 * 1024
+pub const fn unconfirmed_budget(state: u32, bytes_in: u64) -> u64 {
+    let beyond = if state == FLOW_RECYCLED { 0 } else { 16 * 1024 };
+    bytes_in * 3 + beyond
 }
 
 #[cfg(test)]
@@ -315,8 +317,15 @@ mod tests {
         const S: u64 = 1_000_000_000;
         assert_eq!(flow_idle(FLOW_CONFIRMED, 60 * S), 60 * S);
         assert_eq!(flow_idle(FLOW_ANSWERED, 60 * S), 10 * S);
+        assert_eq!(flow_idle(FLOW_RECYCLED, 60 * S), 10 * S);
         assert_eq!(flow_idle(FLOW_ANSWERED, S), S);
         assert!(may_be_answered(NOW, NOW + 179 * S) && !may_be_answered(NOW, NOW + 180 * S));
+    }
+
+    #[test]
+    fn what_a_user_gets_who_may_not_exist() {
+        assert_eq!(unconfirmed_budget(FLOW_ANSWERED, 100), 300 + 16 * 1024);
+        assert_eq!(unconfirmed_budget(FLOW_RECYCLED, 100), 300);
     }
 
     #[test]

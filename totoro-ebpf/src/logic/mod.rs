@@ -1,6 +1,7 @@
 //! Pure decisions, the same on the host and in the kernel: no maps, no clock, no helpers.
 
 pub mod admit;
+pub mod answered;
 pub mod banned;
 pub mod bucket;
 pub mod checksum;

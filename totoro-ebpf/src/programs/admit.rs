@@ -12,7 +12,7 @@ use totoro_ebpf::logic::admit::{Standing, connection, cut, lapsed, live_flows, o
 use totoro_ebpf::logic::prefix;
 
 use super::conns::{either, words};
-use super::{config, idle, is_answer, is_control, is_guarded, shield};
+use super::{config, idle, is_answer, is_control, is_guarded, recycle, shield};
 use crate::maps::{FLOWS, FLOWS_CLOSED, PORTS, SOURCES, TENANTS, USAGE};
 use crate::verdict::{Subject, now, refuse};
 
@@ -21,6 +21,8 @@ const SK_PASS: u32 = 1;
 const AF_INET: u32 = 2;
 /// What [`judge`] says when nobody has looked for what is idle for long.
 const OVERDUE: u32 = u32::MAX;
+/// With a reason of [`judge`]'s: one flow less of the tenant's would be room.
+const FULL: u32 = 1 << 31;
 
 /// Entry point.
 #[sk_lookup]
@@ -47,12 +49,18 @@ pub(crate) fn totoro_admit(ctx: SkLookupContext) -> u32 {
         port,
         proto,
     };
-    // What is idle takes nobody's place, whether the daemon is there or not. Looked for here, and not in
-    // `judge`: both frames and those of the look would pass the 512 bytes of stack.
+    // What is idle takes nobody's place, whether the daemon is there or not, and what is not confirmed gives it up.
+    // Looked for here, and not in `judge`: both frames and those of the look would pass the 512 bytes of stack.
     let mut reason = judge(&mut subject, &local, false);
     if reason == OVERDUE {
         idle::end(now(), 0);
         reason = judge(&mut subject, &local, true);
+    }
+    if reason & FULL != 0 {
+        reason = match recycle::is_possible(&flow(&subject), subject.tenant) {
+            true => 0,
+            false => reason & !FULL,
+        };
     }
     match reason {
         0 => SK_PASS,
@@ -82,7 +90,8 @@ fn addresses(ctx: &SkLookupContext) -> (Addr, Addr) {
     }
 }
 
-/// The number of the reason to refuse, or 0; or [`OVERDUE`], unless somebody has just `looked`.
+/// The number of the reason to refuse (perhaps with [`FULL`]), or 0; or [`OVERDUE`], unless somebody has just
+/// `looked`.
 #[inline(never)]
 fn judge(subject: &mut Subject, local: &Addr, looked: bool) -> u32 {
     let Some(config) = config() else { return 0 };
@@ -109,12 +118,7 @@ fn judge(subject: &mut Subject, local: &Addr, looked: bool) -> u32 {
     };
     let at = now();
     if subject.proto == UDP {
-        let flow = FlowKey {
-            remote: subject.remote,
-            remote_port: subject.remote_port,
-            port: subject.port,
-            pad: 0,
-        };
+        let flow = flow(subject);
         // SAFETY: a lookup whose value is not used.
         if unsafe { FLOWS.get(&flow) }.is_some() {
             // What flows goes on under a paused tenant, and ends with a cut one or its lease.
@@ -149,33 +153,45 @@ fn judge(subject: &mut Subject, local: &Addr, looked: bool) -> u32 {
             return Reason::NodeFull.number();
         }
     } else if flows(lease.tenant, usage.flows_opened) >= tenant.max_flows as u64 {
-        return Reason::MaxFlows.number();
+        return FULL | Reason::MaxFlows.number();
     } else if count_of(&subject.remote, lease.tenant, SOURCE_FLOWS)
         >= tenant.max_conns_per_source as u64
     {
         return Reason::MaxConnsPerSource.number();
     }
-    if tenant.parent != 0 {
-        parent(tenant.parent, subject.proto)
-    } else {
+    if tenant.parent == 0 || has_room(tenant.parent, subject.proto) {
         0
+    } else if subject.proto == UDP {
+        FULL | Reason::PublicFull.number()
+    } else {
+        Reason::PublicFull.number()
     }
 }
 
-/// Whether the parent's ceiling leaves room: the reason's number, or 0.
+/// The flow that a datagram is of.
 #[inline(always)]
-fn parent(number: u32, proto: u8) -> u32 {
+fn flow(subject: &Subject) -> FlowKey {
+    FlowKey {
+        remote: subject.remote,
+        remote_port: subject.remote_port,
+        port: subject.port,
+        pad: 0,
+    }
+}
+
+/// Whether the parent's ceiling leaves room.
+#[inline(always)]
+fn has_room(number: u32, proto: u8) -> bool {
     // SAFETY: as in `judge`.
     let (Some(tenant), Some(usage)) = (unsafe { (TENANTS.get(&number), USAGE.get(&number)) })
     else {
-        return 0;
+        return true;
     };
-    let full = if proto == TCP {
-        usage.conns >= tenant.max_conns as u64
+    if proto == TCP {
+        usage.conns < tenant.max_conns as u64
     } else {
-        flows(number, usage.flows_opened) >= tenant.max_flows as u64
-    };
-    if full { Reason::PublicFull.number() } else { 0 }
+        flows(number, usage.flows_opened) < tenant.max_flows as u64
+    }
 }
 
 /// Whether all tenants together have the connections that the node bears (0 = no limit).

@@ -276,6 +276,13 @@ pub(super) fn discharge_source(remote: &Addr, tenant: u32, kind: u32, at: u64) {
     discharge_key(&key, at);
 }
 
+/// Removes a source's entry if nothing is counted on it.
+#[inline(never)]
+pub(super) fn forget_source_of(remote: &Addr, tenant: u32, kind: u32, at: u64) {
+    let key = source_key(remote, tenant, kind);
+    forget_source(&key, at);
+}
+
 /// Takes back from a source what came to nothing, and the entry if it has nothing else: who is
 /// refused must not fill the table.
 #[inline(never)]

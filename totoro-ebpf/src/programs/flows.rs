@@ -2,12 +2,13 @@
 
 use totoro_api::Reason;
 use totoro_ebpf::abi::{
-    Addr, FLOW_ANSWERED, FLOW_CONFIRMED, FLOW_NEW, Flow, FlowKey, Lease, SOURCE_FLOWS, Tenant,
+    Addr, FLOW_ANSWERED, FLOW_CONFIRMED, FLOW_NEW, FLOW_RECYCLED, Flow, FlowKey, Lease,
+    SOURCE_FLOWS, Tenant,
 };
 use totoro_ebpf::logic::{admit::unconfirmed_budget, prefix};
 
-use super::charge::{BPF_NOEXIST, charge_source, discharge_source, undo_source};
-use super::known;
+use super::charge::{BPF_NOEXIST, charge_source, discharge_source, forget_source_of, undo_source};
+use super::{known, recycle};
 use crate::atomic;
 use crate::maps::{CANDIDATES, FLOWS, FLOWS_CLOSED, LOCALS, TENANTS, USAGE};
 
@@ -22,9 +23,7 @@ pub(crate) fn received(key: &FlowKey, bytes: u64, at: u64) -> bool {
         unsafe {
             atomic::add(&raw mut (*flow).bytes_in, bytes);
             (*flow).last_ns = at;
-            if (*flow).state == FLOW_ANSWERED {
-                (*flow).state = FLOW_CONFIRMED;
-            }
+            (*flow).state = FLOW_CONFIRMED;
         }
         return true;
     }
@@ -94,9 +93,9 @@ pub(crate) fn sent(key: &FlowKey, lease: &Lease, tenant: &Tenant, bytes: u64, at
     // SAFETY: aligned fields of a live map value.
     unsafe {
         let out = atomic::load(&raw const (*flow).bytes_out) + bytes;
-        if (*flow).state != FLOW_CONFIRMED
-            && out > unconfirmed_budget(atomic::load(&raw const (*flow).bytes_in))
-        {
+        let state = (*flow).state;
+        let bytes_in = atomic::load(&raw const (*flow).bytes_in);
+        if state != FLOW_CONFIRMED && out > unconfirmed_budget(state, bytes_in) {
             return Reason::ReplyOnly.number();
         }
         atomic::add(&raw mut (*flow).bytes_out, bytes);
@@ -105,30 +104,40 @@ pub(crate) fn sent(key: &FlowKey, lease: &Lease, tenant: &Tenant, bytes: u64, at
     0
 }
 
-/// The first answer to a candidate: the reason not to, or 0. Charged to the tenant first, so that who
-/// is over its limit leaves no entry of a source. Three calls, one after the other: one frame of them
-/// all would pass the 512 bytes of stack.
+/// The first answer to a candidate: the reason not to, or 0. Charged to the tenant first, so that who is over its
+/// limit leaves no entry of a source; who comes when the tenant has no more takes the place of a flow that is not
+/// confirmed. Calls, one after the other: one frame of them all would pass the 512 bytes of stack.
 #[inline(always)]
 fn answer(key: &FlowKey, lease: &Lease, tenant: &Tenant, at: u64) -> u32 {
     // SAFETY: a lookup whose value is not used.
     if unsafe { CANDIDATES.get(key) }.is_none() {
         return Reason::ReplyOnly.number();
     }
-    let reason = charge_payers(lease.tenant, tenant);
+    let (mut state, mut taken) = (FLOW_ANSWERED, recycle::NONE);
+    let mut reason = charge_payers(lease.tenant, tenant);
+    if recycle::helps(reason) {
+        taken = take(key, lease.tenant, tenant.max_flows, at);
+        if taken != recycle::NONE {
+            state = FLOW_RECYCLED;
+            reason = charge_payers(lease.tenant, tenant);
+        }
+    }
     if reason != 0 {
         return reason;
     }
     let per_source = tenant.max_conns_per_source;
-    let reason = charge_source(&key.remote, lease.tenant, SOURCE_FLOWS, per_source, at);
+    reason = charge_source(&key.remote, lease.tenant, SOURCE_FLOWS, per_source, at);
     if reason != 0 {
         undo_payers(lease.tenant, tenant.parent);
         return reason;
     }
-    let reason = promote(key, lease, tenant.parent);
-    if reason != 0 {
-        undo_payers(lease.tenant, tenant.parent);
-        undo_source(&key.remote, lease.tenant, SOURCE_FLOWS, at);
+    reason = promote(key, lease, tenant.parent, state);
+    if reason == 0 {
+        recycle::note(key, lease.tenant, tenant.max_flows, taken);
+        return 0;
     }
+    undo_payers(lease.tenant, tenant.parent);
+    undo_source(&key.remote, lease.tenant, SOURCE_FLOWS, at);
     if reason == ANSWERED_ELSEWHERE {
         0
     } else {
@@ -136,16 +145,29 @@ fn answer(key: &FlowKey, lease: &Lease, tenant: &Tenant, at: u64) -> u32 {
     }
 }
 
+/// Ends a flow of the tenant's that is not confirmed, for a newcomer; its place. One that is confirmed in this very
+/// moment goes with it, and begins anew with its next datagram.
+#[inline(never)]
+fn take(newcomer: &FlowKey, tenant: u32, max_flows: u32, at: u64) -> u32 {
+    let look = recycle::find(newcomer, tenant, max_flows);
+    if look.place == recycle::NONE || !end(&look.flow, at) {
+        return recycle::NONE;
+    }
+    // Else a flood of forged sources fills that table, of which there is one for all.
+    forget_source_of(&look.flow.remote, tenant, SOURCE_FLOWS, at);
+    look.place
+}
+
 /// Makes a candidate, whose charges are paid, a flow: the reason not to, or 0, or
 /// [`ANSWERED_ELSEWHERE`].
 #[inline(never)]
-fn promote(key: &FlowKey, lease: &Lease, parent: u32) -> u32 {
+fn promote(key: &FlowKey, lease: &Lease, parent: u32, state: u32) -> u32 {
     // The flow is built in one place, before anything else: a copy of the candidate beside it would
     // pass the 512 bytes of stack.
     let mut flow = Flow {
         tenant: lease.tenant,
         lease: lease.lease,
-        state: FLOW_ANSWERED,
+        state,
         parent,
         ..Flow::default()
     };

@@ -15,6 +15,7 @@ mod known;
 mod lease;
 mod mend;
 mod meter;
+mod recycle;
 mod shield;
 mod tc;
 mod xdp;

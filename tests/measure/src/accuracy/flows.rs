@@ -1,4 +1,5 @@
-//! UDP flows: as many as may be, each counted once, and none left when all are idle.
+//! UDP flows: as many as may be, each counted once, and none left when all are idle. Users who write once are all
+//! answered, one in the place of another; as many as may be have a conversation.
 
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
@@ -20,8 +21,10 @@ use crate::Progress;
 const MOST: usize = 50;
 const USERS: usize = 200;
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long an answer may take to come.
-const ANSWER: Duration = Duration::from_secs(1);
+/// How often each user writes: whose place is taken finds none when those who have one have written again.
+const WORDS: usize = 5;
+/// How long an answer may take to come: all words together take less than a flow may be idle.
+const ANSWER: Duration = Duration::from_millis(150);
 
 /// Measures.
 ///
@@ -36,18 +39,19 @@ pub(super) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result
     let mut leaked = Vec::new();
     let mut otherwise = Vec::new();
     for round in 1..=args.rounds {
-        let (_, opened) = stage.flows()?;
-        let answered = stage.come()?;
-        let (live, after) = stage.flows()?;
-        let most = answered.max(live);
-        over.push(most.saturating_sub(MOST as u64) as f64);
+        let Talk {
+            answered,
+            live,
+            most,
+        } = stage.come()?;
+        over.push(most.max(answered).saturating_sub(MOST as u64) as f64);
         unused.push((MOST as u64).saturating_sub(answered) as f64);
-        otherwise.push((after - opened).abs_diff(answered) as f64);
+        otherwise.push(live.abs_diff(answered) as f64);
         let left = within(PATIENCE, || {
-            let left = stage.flows()?.0;
+            let left = stage.flows()?;
             Ok((left == 0).then_some(left))
         });
-        leaked.push(left.or_else(|_| stage.flows().map(|(live, _)| live))? as f64);
+        leaked.push(left.or_else(|_| stage.flows())? as f64);
         progress.says(&format!("flows, round {round} of {}", args.rounds));
     }
     let name = |what: &str| format!("max_flows {MOST}, {USERS} users: {what}");
@@ -64,17 +68,27 @@ pub(super) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result
     Ok(())
 }
 
+/// How users fared.
+struct Talk {
+    /// Who was answered to the last word.
+    answered: u64,
+    /// Live flows then.
+    live: u64,
+    /// The most that ever lived.
+    most: u64,
+}
+
 impl Stage {
-    /// Live flows, and those that were ever answered.
-    fn flows(&self) -> Result<(u64, u64)> {
+    /// Live flows.
+    fn flows(&self) -> Result<u64> {
         let all = self.kernel.tenants()?;
         let row = all.iter().find(|(number, ..)| *number == self.tenant);
         let (_, _, counts) = row.context("the tenant is not in the kernel")?;
-        Ok((counts.flows, counts.usage.flows_opened))
+        Ok(counts.flows)
     }
 
-    /// Users write all at once; how many are answered.
-    fn come(&self) -> Result<u64> {
+    /// Users write all at once, ever again.
+    fn come(&self) -> Result<Talk> {
         let ns = self.world.lab.ns(Place::User);
         let sockets = (0..USERS).map(|nth| {
             let door = [USERS_DOOR, NODE_USER_V6][usize::from(nth % 4 == 0)];
@@ -83,20 +97,29 @@ impl Stage {
             Ok(socket)
         });
         let sockets: Vec<UdpSocket> = sockets.collect::<Result<_>>()?;
-        for socket in &sockets {
-            // What is refused by ICMP is an error of some later call.
-            let _ = socket.send(b"word");
-        }
-        let begun = Instant::now();
-        let mut heard = vec![false; sockets.len()];
-        while begun.elapsed() < ANSWER {
-            for (socket, heard) in sockets.iter().zip(&mut heard) {
-                *heard |= socket.recv(&mut [0; 16]).is_ok();
+        let mut talk = Talk {
+            answered: 0,
+            live: 0,
+            most: 0,
+        };
+        for _ in 0..WORDS {
+            for socket in &sockets {
+                // What is refused by ICMP is an error of some later call.
+                let _ = socket.send(b"word");
             }
-            std::thread::sleep(Duration::from_millis(5));
+            let begun = Instant::now();
+            let mut heard = vec![false; sockets.len()];
+            while begun.elapsed() < ANSWER {
+                for (socket, heard) in sockets.iter().zip(&mut heard) {
+                    *heard |= socket.recv(&mut [0; 16]).is_ok();
+                }
+                talk.most = talk.most.max(self.flows()?);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            talk.answered = heard.iter().filter(|heard| **heard).count() as u64;
         }
-        let answered = heard.iter().filter(|heard| **heard).count() as u64;
-        ensure!(answered > 0, "nobody was answered");
-        Ok(answered)
+        ensure!(talk.answered > 0, "nobody was answered");
+        talk.live = self.flows()?;
+        Ok(talk)
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use aya::Ebpf;
 use aya::maps::{Array, MapData, PerCpuArray, PerCpuValues};
 use totoro_ebpf::abi;
-use totoro_ebpf::logic::{banned, known, pool};
+use totoro_ebpf::logic::{answered, banned, known, pool};
 use totoro_ebpf::packet::words;
 use totoro_model::{Span, World};
 
@@ -21,6 +21,7 @@ pub(super) struct Near {
     known: Array<MapData, u64>,
     heard: Array<MapData, u64>,
     singles: Array<MapData, abi::Single>,
+    answered: Array<MapData, abi::FlowKey>,
     tick: PerCpuArray<MapData, [u64; 2]>,
     cpus: usize,
     /// Ports whose gates are filled.
@@ -29,6 +30,8 @@ pub(super) struct Near {
     marks: HashMap<u32, u64>,
     /// Places of `singles` that are not zero.
     entered: Vec<u32>,
+    /// Places of `answered` that are not zero.
+    noted: Vec<u32>,
 }
 
 impl Near {
@@ -41,11 +44,13 @@ impl Near {
             known: take!(ebpf, "KNOWN"),
             heard: take!(ebpf, "HEARD"),
             singles: take!(ebpf, "SINGLES"),
+            answered: take!(ebpf, "ANSWERED"),
             tick: take!(ebpf, "TICK"),
             cpus: aya::util::nr_cpus().map_err(|(_, error)| error)?,
             filled: HashMap::new(),
             marks: HashMap::new(),
             entered: Vec::new(),
+            noted: Vec::new(),
         })
     }
 
@@ -73,6 +78,7 @@ impl Near {
             let (place, _) = known::mark(remote, flow.remote_port, flow.port, seed);
             self.heard.set(place, u64::MAX, 0)?;
         }
+        self.note(world)?;
         if !wanted {
             return Ok(());
         }
@@ -104,6 +110,26 @@ impl Near {
             self.gates.set(place, gate, 0)?;
             self.tats.set(place, usage.at.from, 0)?;
             self.filled.insert(place, *key);
+        }
+        Ok(())
+    }
+
+    /// Notes the flows that are to be noted, one after the other.
+    fn note(&mut self, world: &World) -> Result<()> {
+        for place in self.noted.drain(..) {
+            self.answered.set(place, abi::FlowKey::default(), 0)?;
+        }
+        let mut of_tenant: HashMap<u32, u64> = HashMap::new();
+        for key in &world.answered {
+            let number = world.flows.get(key).map_or(0, |flow| flow.tenant);
+            let Some(tenant) = world.tenants.get(&number) else {
+                continue;
+            };
+            let nth = of_tenant.entry(number).or_default();
+            let place = answered::place(number, tenant.max_flows, *nth);
+            *nth += 1;
+            self.answered.set(place, *key, 0)?;
+            self.noted.push(place);
         }
         Ok(())
     }

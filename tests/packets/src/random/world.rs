@@ -5,8 +5,8 @@ use std::net::Ipv6Addr;
 use fastrand::Rng;
 use totoro_api::Reason;
 use totoro_ebpf::abi::{
-    self, ACTIVE, Addr, CUT, FLOW_ANSWERED, FLOW_CONFIRMED, FLOW_NEW, HELD, NODE, SOURCE_CONNS,
-    SOURCE_FLOWS, TCP, UDP, UNLIMITED, v4_mapped,
+    self, ACTIVE, Addr, CUT, FLOW_ANSWERED, FLOW_CONFIRMED, FLOW_NEW, FLOW_RECYCLED, HELD, NODE,
+    SOURCE_CONNS, SOURCE_FLOWS, TCP, UDP, UNLIMITED, v4_mapped,
 };
 use totoro_model::{Span, Timed, World};
 
@@ -339,8 +339,11 @@ impl Scene {
                 ..abi::Flow::default()
             };
             if dice.bool() {
-                let state = one_of(dice, &[FLOW_ANSWERED, FLOW_CONFIRMED]);
+                let state = one_of(dice, &[FLOW_ANSWERED, FLOW_RECYCLED, FLOW_CONFIRMED]);
                 self.world.flows.insert(key, abi::Flow { state, ..flow });
+                if dice.bool() {
+                    self.note(key);
+                }
             } else {
                 let state = FLOW_NEW;
                 self.world
@@ -359,6 +362,17 @@ impl Scene {
             let ago = one_of(dice, &[0, 60 * S, 180 * S - 5 * MS, 180 * S, H]);
             let at = Span::exactly(now.saturating_sub(ago));
             self.world.outbound.insert(key, at);
+        }
+    }
+
+    /// Notes a flow where its tenant has a place, and so few that the programs look at them all.
+    fn note(&mut self, key: abi::FlowKey) {
+        let world = &mut self.world;
+        let number = world.flows[&key].tenant;
+        let its = (world.answered.iter()).filter(|key| world.flows[key].tenant == number);
+        let most = world.tenants.get(&number).map(|tenant| tenant.max_flows);
+        if most.is_some_and(|most| most <= 16 && its.count() < most.max(1) as usize) {
+            world.answered.insert(key);
         }
     }
 

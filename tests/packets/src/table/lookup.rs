@@ -2,7 +2,8 @@
 
 use totoro_api::Reason;
 use totoro_ebpf::abi::{
-    self, CUT, FLOW_ANSWERED, FLOW_CONFIRMED, HELD, SOURCE_CONNS, SOURCE_FLOWS, TCP, UDP,
+    self, CUT, FLOW_ANSWERED, FLOW_CONFIRMED, FLOW_RECYCLED, HELD, SOURCE_CONNS, SOURCE_FLOWS, TCP,
+    UDP,
 };
 use totoro_model::Span;
 
@@ -28,6 +29,15 @@ fn past(now: u64) -> u64 {
 fn flows(world: &mut World, now: u64) {
     let known = flow(USER4, 40_000, LEASED);
     world.flows.insert(known, flow_in(FLOW_ANSWERED, now));
+}
+
+/// Another's flow to the leased port, in a state, that is noted.
+fn noted(state: u32) -> impl Fn(&mut World, u64) {
+    move |world, now| {
+        let other = flow("198.51.100.8".parse().expect("an address"), 1, LEASED);
+        world.flows.insert(other, flow_in(state, now));
+        world.answered.insert(other);
+    }
 }
 
 fn ended_lease(world: &mut World, now: u64) {
@@ -205,6 +215,16 @@ pub(super) fn limits(now: u64) -> Section {
         udp("the sixth of five flows")
             .given(usage(|usage| usage.flows_opened = 5))
             .refused(TENANT, Reason::MaxFlows),
+        udp("in the place of one that was answered, and may not exist")
+            .given(usage(|usage| usage.flows_opened = 5))
+            .given(noted(FLOW_ANSWERED)),
+        udp("of one that itself took another's")
+            .given(usage(|usage| usage.flows_opened = 5))
+            .given(noted(FLOW_RECYCLED)),
+        udp("not of one that wrote again")
+            .given(usage(|usage| usage.flows_opened = 5))
+            .given(noted(FLOW_CONFIRMED))
+            .refused(TENANT, Reason::MaxFlows),
         udp("of more that were opened some have ended")
             .given(usage(|usage| usage.flows_opened = 9))
             .given(|world, _| {
@@ -247,6 +267,9 @@ pub(super) fn limits(now: u64) -> Section {
         udp("nor for flows")
             .given(below(0, 10))
             .refused(TENANT, Reason::PublicFull),
+        udp("but in the place of one of the visitor's own")
+            .given(below(0, 10))
+            .given(noted(FLOW_ANSWERED)),
     ];
     // On a machine that has just started nothing is so old.
     if now > 200 * S {

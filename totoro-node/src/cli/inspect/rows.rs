@@ -307,10 +307,10 @@ impl Source<'_> {
             tenant: name(self.names, flow.tenant),
             user: (from_addr(&key.remote), key.remote_port).into(),
             port: key.port,
-            state: if flow.state == abi::FLOW_CONFIRMED {
-                "confirmed"
-            } else {
-                "answered"
+            state: match flow.state {
+                abi::FLOW_CONFIRMED => "confirmed",
+                abi::FLOW_RECYCLED => "recycled",
+                _ => "answered",
             },
             age_s: seconds_since(flow.opened_ns),
             idle_s: seconds_since(flow.last_ns),

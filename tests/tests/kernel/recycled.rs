@@ -1,0 +1,207 @@
+//! Users who were answered once and may not exist: they count, and keep nobody out.
+
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use totoro_api::Reason;
+use totoro_ebpf::abi::{FLOW_CONFIRMED, Tenant, UDP};
+use totoro_node::kernel::Kernel;
+
+use crate::figures;
+use crate::flows::{Sources, answered};
+use crate::sockets::{PORT, five, lend, lend_public, v4, v6};
+use crate::support::{self, Node, ip, refused};
+
+/// What a forged datagram carries, bytes; its headers have 28.
+const WORD: usize = 64;
+/// What goes out to one that took another's place: three times what came in.
+const LITTLE: usize = 3 * (WORD + 28);
+
+/// Datagrams with sources that nobody has, one each. What is delivered at all is there when `send_to` returns.
+struct Forger {
+    nth: u16,
+}
+
+impl Forger {
+    /// Whose answers go nowhere.
+    fn new() -> Forger {
+        ip(&["route", "add", "local", "198.18.0.0/15", "dev", "lo"]);
+        Forger { nth: 0 }
+    }
+
+    /// Sends one, which the server answers as much as it may; how many bytes that were, and whether it came
+    /// at all.
+    fn word(&mut self, server: &UdpSocket) -> Option<usize> {
+        let [high, low] = self.nth.to_be_bytes();
+        self.nth += 1;
+        let own = SocketAddr::from(([198, 18, high, low], 53));
+        let forged = UdpSocket::bind(own).expect("bind");
+        forged.send_to(&[1; WORD], v4(PORT)).expect("send");
+        let (_, from) = server.recv_from(&mut [0; 2 * WORD]).ok()?;
+        // Past what it may have the kernel says EPERM: counted is what arrives.
+        for _ in 0..40 {
+            let _ = server.send_to(&[7; LITTLE / 2], from);
+        }
+        forged.set_nonblocking(true).expect("nonblocking");
+        let arrived = std::iter::from_fn(|| forged.recv(&mut [0; 512]).ok());
+        Some(arrived.map(|bytes| bytes + 28).sum())
+    }
+}
+
+/// A service that says much to everybody, as resolvers do, and never waits for what does not come.
+fn talkative(port: u16) -> UdpSocket {
+    let server = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).expect("bind");
+    let short = Duration::from_millis(100);
+    server.set_read_timeout(Some(short)).expect("timeout");
+    server
+}
+
+/// Who is confirmed.
+fn confirmed(kernel: &Kernel) -> usize {
+    let flows = kernel.flows().expect("flows");
+    let is_confirmed = flows
+        .iter()
+        .filter(|(_, flow)| flow.state == FLOW_CONFIRMED);
+    is_confirmed.count()
+}
+
+#[test]
+fn forged_sources_neither_lock_the_tenant_out_nor_make_the_node_a_reflector() {
+    let Some(node) = Node::new("forged-flows") else {
+        return;
+    };
+    const MOST: usize = 64;
+    const FORGED: usize = 2_000;
+    node.run(|kernel| {
+        let limits = Tenant {
+            max_flows: MOST as u32,
+            max_conns_per_source: 100,
+            ..five()
+        };
+        lend(&kernel, UDP, &limits);
+        let mut forger = Forger::new();
+        let server = talkative(PORT);
+        let (mut out, mut users) = (0, Vec::new());
+        for nth in 1..=FORGED {
+            out += forger.word(&server).expect("there is always a place");
+            assert!(kernel.counts(1).expect("counts").flows <= MOST as u64);
+            // Somebody real comes in the midst of it, is answered, and goes on: it has its place for good.
+            if nth % 100 == 0 {
+                let user = answered(&server, v4(0), v4(PORT)).expect("a real user is served");
+                user.send(b"again").expect("send");
+                let (_, from) = server.recv_from(&mut [0; 16]).expect("it goes on");
+                users.push((user, from));
+            }
+        }
+        // As much as ever to the first, and little to whoever took a place.
+        let most = MOST * (LITTLE + 16 * 1024) + FORGED * LITTLE;
+        assert!((1..=most).contains(&out), "{out} bytes went out");
+        println!(
+            "{FORGED} forged sources: {} users, {out} bytes out",
+            users.len()
+        );
+        assert_eq!(confirmed(&kernel), FORGED / 100);
+        // They have all that they want.
+        for (user, from) in &users {
+            user.send(b"and again").expect("send");
+            server.recv_from(&mut [0; 16]).expect("delivered");
+            for _ in 0..20 {
+                server.send_to(&[7; 1_200], from).expect("sent");
+                assert_eq!(user.recv(&mut [0; 2_000]).expect("arrives"), 1_200);
+            }
+        }
+        assert_eq!(refused(&kernel, Reason::MaxFlows), 0);
+    });
+}
+
+#[test]
+fn whose_place_is_taken_is_entered_nowhere() {
+    let Some(node) = Node::new("over-flows") else {
+        return;
+    };
+    let root = node.options().pin_root;
+    node.run(move |kernel| {
+        lend(&kernel, UDP, &five());
+        let mut forger = Forger::new();
+        let server = talkative(PORT);
+        for _ in 0..200 {
+            forger.word(&server).expect("a place");
+        }
+        assert_eq!(kernel.counts(1).expect("counts").flows, 3);
+        assert_eq!(kernel.flows().expect("flows").len(), 3);
+        let sources: Sources = support::pinned(&root, "SOURCES").try_into().expect("hash");
+        assert_eq!(sources.keys().count(), 3, "as many as flows");
+        assert_eq!(kernel.sweep().expect("sweep").drifted, 0, "all is counted");
+    });
+}
+
+#[test]
+fn who_is_confirmed_gives_its_place_to_nobody() {
+    let Some(node) = Node::new("kept-flows") else {
+        return;
+    };
+    let root = node.options().pin_root;
+    node.run(move |kernel| {
+        lend(&kernel, UDP, &five());
+        let (server, users) = figures::flows(PORT, 3);
+        // They come before anybody is confirmed: the socket lookup lets them by, and the answer finds no room.
+        ip(&["route", "add", "local", "198.18.0.0/15", "dev", "lo"]);
+        let others: Vec<UdpSocket> = (0..200)
+            .map(|nth| {
+                let own = SocketAddr::from(([198, 18, 0, nth], 53));
+                let other = UdpSocket::bind(own).expect("bind");
+                other.send_to(b"hello", v4(PORT)).expect("send");
+                other.set_nonblocking(true).expect("nonblocking");
+                other
+            })
+            .collect();
+        let from = others.iter().map(|_| server.recv_from(&mut [0; 16]));
+        let from: Vec<_> = from.collect::<Result<_, _>>().expect("delivered");
+        figures::confirm(&server, &users, PORT);
+        for (_, from) in from {
+            let _ = server.send_to(b"answer", from);
+        }
+        let heard = others.iter().filter(|one| one.recv(&mut [0; 16]).is_ok());
+        assert_eq!(heard.count(), 0);
+        assert_eq!(
+            (kernel.counts(1).expect("counts").flows, confirmed(&kernel)),
+            (3, 3)
+        );
+        assert_eq!(refused(&kernel, Reason::MaxFlows), 200);
+        let sources: Sources = support::pinned(&root, "SOURCES").try_into().expect("hash");
+        assert_eq!(sources.keys().count(), 1, "theirs");
+        // And at the door.
+        assert!(answered(&server, v6(0), v6(PORT)).is_none());
+        assert_eq!(refused(&kernel, Reason::MaxFlows), 201);
+    });
+}
+
+#[test]
+fn a_full_parent_has_the_childs_own_places_taken_and_no_others() {
+    let Some(node) = Node::new("parent-places") else {
+        return;
+    };
+    node.run(|kernel| {
+        let all = Tenant {
+            max_flows: 2,
+            ..five()
+        };
+        lend_public(&kernel, UDP, &all, five());
+        // Another of its children.
+        let child = Tenant {
+            parent: 9,
+            ..five()
+        };
+        kernel.put_tenant(2, &child).expect("tenant");
+        let key = support::key(UDP, PORT + 1);
+        kernel.put_lease(key, &support::lease(2, 8)).expect("lease");
+        let [server, other] = [PORT, PORT + 1].map(talkative);
+        let _first = [(); 2].map(|()| answered(&server, v4(0), v4(PORT)).expect("room for two"));
+        assert!(answered(&other, v4(0), v4(PORT + 1)).is_none());
+        assert_eq!(refused(&kernel, Reason::PublicFull), 1);
+        let _third = answered(&server, v4(0), v4(PORT)).expect("in the place of a sibling");
+        let live = [1, 2, 9].map(|tenant| kernel.counts(tenant).expect("counts").flows);
+        assert_eq!(live, [2, 0, 2]);
+        assert_eq!(refused(&kernel, Reason::PublicFull), 1);
+    });
+}
