@@ -5,6 +5,7 @@
 mod classes;
 mod filter;
 mod memory;
+mod nft;
 mod node;
 mod packets;
 #[path = "../node/place.rs"]
@@ -34,7 +35,8 @@ struct Args {
     /// Runs of a program in a round.
     #[arg(long, default_value_t = 200_000)]
     repeat: u32,
-    /// Only parts whose name has this in it: xdp-same, xdp-others, xdp-growth, tc, sockets, memory.
+    /// Only parts whose name has this in it: xdp-same, xdp-others, xdp-growth, nft, tc,
+    /// sockets, memory.
     #[arg(long, default_value = "")]
     only: String,
     /// Only classes of packets whose name has this in it.
@@ -109,6 +111,9 @@ fn main() {
         let mut filter = place.0.pins.clone().into_os_string();
         filter.push("-filter");
         xdp::measure(&args, Path::new(&filter), &mut run, &progress);
+    }
+    if args.wants(nft::PART) {
+        nft::measure(&args, &mut run, &progress);
     }
     if args.wants("tc") {
         tc::measure(&args, &mut run, &progress);
