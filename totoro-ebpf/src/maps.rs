@@ -28,19 +28,19 @@ pub(crate) static POOL: Array<u64, { abi::POOL_WORDS as usize }> = Array::new();
 pub(crate) static LOCALS: HashMap<abi::Addr, u32, 4096, ON_DEMAND> = HashMap::new();
 
 /// One of these for each family, IPv4 first: nearly every packet goes to it, and no hash is needed to see
-/// that. Derived from `LOCALS`, not pinned; zeros: ask there.
+/// that. Derived from `LOCALS`, never adopted; zeros: ask there.
 #[btf_map]
 pub(crate) static NEAR: Array<Words, 2> = Array::new();
 
 #[btf_map]
 pub(crate) static BANS: LpmTrie<abi::BanAddr, abi::Ban, 65536> = LpmTrie::new();
 
-/// In front of it: who need not be asked for. Derived from `BANS`, not pinned; zeros: ask there.
+/// In front of it: who need not be asked for. Derived from `BANS`, never adopted; zeros: ask there.
 #[btf_map]
 pub(crate) static BANNED: Array<u64, { abi::BANNED_PLACES as usize }> = Array::new();
 
 /// Bans of single addresses once more, so that whoever floods with one costs no walk through the trie.
-/// Derived from `BANS`, not pinned; who is not in it is looked up there.
+/// Derived from `BANS`, never adopted; who is not in it is looked up there.
 #[btf_map]
 pub(crate) static SINGLES: Array<abi::Single, { abi::SINGLES_PLACES as usize }> = Array::new();
 
@@ -51,7 +51,7 @@ pub(crate) static PORTS: HashMap<abi::PortKey, abi::Lease, 65536, ON_DEMAND> = H
 pub(crate) static PORT_USAGE: HashMap<abi::PortKey, abi::PortUsage, 65536, ON_DEMAND> =
     HashMap::new();
 
-/// What the shield must know of each port. Derived from `PORTS`, not pinned.
+/// What the shield must know of each port. Derived from `PORTS`, never adopted.
 #[btf_map]
 pub(crate) static GATES: Array<abi::Gate, { abi::PLACES as usize }> = Array::new();
 

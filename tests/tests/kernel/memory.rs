@@ -48,7 +48,7 @@ fn no_map_takes_more_than_the_page_says() {
         let mut total = 0;
         for entry in std::fs::read_dir(&pins).expect("pins").flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name == "links" || name == "lock" {
+            if entry.path().is_dir() {
                 continue;
             }
             let one = stated.iter().find(|(map, ..)| *map == name);

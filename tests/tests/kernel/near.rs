@@ -59,7 +59,7 @@ fn datagram(to: Ipv4Addr, port: u16) -> Vec<u8> {
 }
 
 /// Whether a SYN to a port of an address passes what is attached.
-fn passes(pin_root: &Path, to: &str, port: u16) -> bool {
+pub(crate) fn passes(pin_root: &Path, to: &str, port: u16) -> bool {
     lets(pin_root, &syn(to.parse().expect("an address"), port))
 }
 

@@ -6,7 +6,7 @@ use super::{Lease, abi};
 pub const PLACES: u32 = 2 * 65_536;
 
 /// Bits of `BANNED` ([`crate::logic::banned`]), a power of two: 128 KiB, in which 10,000 bans have a
-/// hundredth of the others asked for in vain. The first place is the head; derived from `BANS`, not pinned.
+/// hundredth of the others asked for in vain. The first place is the head; derived from `BANS`, never adopted.
 pub const BANNED_BITS: u32 = 1 << 20;
 
 /// Places of `BANNED`.
@@ -15,8 +15,8 @@ pub const BANNED_PLACES: u32 = 1 + BANNED_BITS / 64;
 /// Places of `SINGLES`, a power of two: as many as there may be bans, 1 MiB.
 pub const SINGLES_PLACES: u32 = 65_536;
 
-/// `SINGLES`: a ban of a single address. Derived from `BANS` by the daemon that loads the programs, and not
-/// pinned. Where two have one place, one of them is not in it.
+/// `SINGLES`: a ban of a single address. Derived from `BANS` by the daemon that loads the programs, and never
+/// adopted. Where two have one place, one of them is not in it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Single {
@@ -34,8 +34,8 @@ pub const KNOWN_PLACES: u32 = 65_536;
 pub const ANSWERED_PLACES: u32 = 65_536;
 
 /// `GATES`: what the shield must know of a leased port, where no hash is needed to find it
-/// ([`crate::logic::pool::place`]). Derived from `PORTS` by the daemon that loads the programs, and not
-/// pinned. Zeros: nothing is known, and `PORTS` is asked.
+/// ([`crate::logic::pool::place`]). Derived from `PORTS` by the daemon that loads the programs, and never
+/// adopted. Zeros: nothing is known, and `PORTS` is asked.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gate {

@@ -14,7 +14,7 @@ use super::lost::{Losses, Lost};
 use super::maps::{Maps, PINNED, found};
 use super::mend::{Mender, Suspects};
 use super::migrate::{self, Predecessors};
-use super::near::Near;
+use super::near::{self, Near};
 use super::pins::PinDir;
 use super::recent::{Recent, Sample};
 use super::sockets::Destroyer;
@@ -136,10 +136,14 @@ impl Kernel {
         let ring = take(&mut ebpf, "EVENTS")?
             .try_into()
             .on("use map", "EVENTS")?;
+        // Before anything is written that they would not hear of. Should this start fail, they go on so.
+        for dir in predecessors.near().chain([pins.near()]) {
+            near::silence(&dir)?;
+        }
+        let mut near = Near::take(&mut ebpf, &pins)?;
         // Opened from the pins, so that the object keeps its own handles for the programs.
         let mut maps = Maps::from_pins(&pins.dir)?;
         configure(&mut maps, options)?;
-        let mut near = Near::take(&mut ebpf)?;
         locals::refresh(&mut maps, &mut near)?;
         let tables = Tables::from_pins(&pins.dir)?;
         // Before the programs see a packet: those of an earlier daemon have arrays of their own. The

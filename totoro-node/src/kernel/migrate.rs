@@ -118,6 +118,11 @@ impl Predecessors {
         dirs.collect()
     }
 
+    /// Where what their programs have at hand is pinned.
+    pub(super) fn near(&self) -> impl Iterator<Item = PathBuf> {
+        self.0.iter().map(|(pins, _)| pins.near())
+    }
+
     /// Whose state is to be carried: none once ours has links, since then it has all of it.
     fn source(&self, ours: &PinDir) -> Result<Option<&(PinDir, &'static Older)>> {
         if !ours.links()?.is_empty() {

@@ -1,15 +1,46 @@
 //! What the shield has at hand, so that it needs no hash for what passes: arrays derived from `PORTS`,
-//! `LOCALS` and `BANS`, which stay the truth. They are of the programs that were loaded with them, and not pinned.
+//! `LOCALS` and `BANS`, which stay the truth. They are of the programs that were loaded with them: no daemon
+//! adopts another's. It finds them by pins of their own, and has them say nothing: programs that go on with
+//! them ask the truth.
 
 use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::path::Path;
 
-use aya::maps::{Array, MapData};
+use aya::maps::{Array, MapData, MapInfo, MapType};
 use aya::{Ebpf, Pod};
 use totoro_ebpf::abi;
 use totoro_ebpf::logic::{banned, pool, prefix};
 use totoro_ebpf::packet::{Words, words};
 
-use super::{Context, KernelError, Result};
+use super::pins::{PinDir, START_OVER};
+use super::{Context, KernelError, Result, failed, sys};
+
+/// Those that speak for what they are derived from. The shield's own notes (`KNOWN`, `HEARD`, `SYN_TATS`) let
+/// nobody in: what passes it is judged again.
+const ARRAYS: [&str; 4] = ["GATES", "NEAR", "BANNED", "SINGLES"];
+
+/// Has the programs of an earlier daemon, whose pins are in `dir`, ask the truth. Nobody writes down any more
+/// for them what changes, and they may go on: the kernel may refuse ours their links.
+pub(super) fn silence(dir: &Path) -> Result<()> {
+    for name in ARRAYS {
+        let path = dir.join(name);
+        // Builds before this had none.
+        if !path.exists() {
+            continue;
+        }
+        let info = MapInfo::from_pin(&path).on("open the pinned map", name)?;
+        // Of whatever size: another build's may have another layout, and zeros say the same in all.
+        let kind = info.map_type().on("look at the pinned map", name)?;
+        if kind != MapType::Array {
+            let problem = format!("it is no array ({kind:?}), so not ours. {START_OVER}");
+            return Err(failed("adopt", path.display().to_string(), problem));
+        }
+        let map = sys::get(&path).on("open the pinned map", name)?;
+        sys::zero(map, info.value_size() as usize, info.max_entries()).on("write", name)?;
+    }
+    Ok(())
+}
 
 /// The arrays. Each has a place for all that can be in it, so nothing of it is ever full.
 pub(super) struct Near {
@@ -24,8 +55,19 @@ pub(super) struct Near {
 }
 
 impl Near {
-    /// Takes them from the object.
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Near> {
+    /// Takes them from the object, and pins them for the next daemon to silence, in place of those of the
+    /// daemon before, which must be silent by now. Before a program that uses them is attached.
+    pub(super) fn take(ebpf: &mut Ebpf, pins: &PinDir) -> Result<Near> {
+        for name in ARRAYS {
+            let path = pins.near().join(name);
+            if path.exists() {
+                fs::remove_file(&path).on("unpin", name)?;
+            }
+            let map = ebpf
+                .map(name)
+                .ok_or_else(|| failed("find in the object", name, "no such map"))?;
+            map.pin(&path).on("pin", name)?;
+        }
         macro_rules! take {
             ($name:literal) => {
                 super::load::take(ebpf, $name)?

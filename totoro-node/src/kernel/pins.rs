@@ -12,7 +12,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::{Context, Result, failed, neighbours, sys};
 
-/// `<root>/v<ABI>`: maps; `<root>/v<ABI>/links`: links.
+/// `<root>/v<ABI>`: maps; `<root>/v<ABI>/links`: links; `<root>/v<ABI>/near`: what the programs have at hand.
 #[derive(Debug)]
 pub(super) struct PinDir {
     pub(super) dir: PathBuf,
@@ -40,7 +40,7 @@ impl PinDir {
             let problem = "it is not on a BPF file system; run: mount -t bpf bpf /sys/fs/bpf";
             return Err(failed("pin under", root.display().to_string(), problem));
         }
-        for dir in [root, &dir, &dir.join("links")] {
+        for dir in [root, &dir, &dir.join("links"), &dir.join("near")] {
             let made = fs::DirBuilder::new()
                 .mode(0o700)
                 .recursive(true)
@@ -88,6 +88,11 @@ impl PinDir {
         self.dir.join("links").join(name)
     }
 
+    /// Where maps are pinned that no daemon adopts ([`super::near`]).
+    pub(super) fn near(&self) -> PathBuf {
+        self.dir.join("near")
+    }
+
     /// The names of all pinned links.
     pub(super) fn links(&self) -> Result<BTreeSet<String>> {
         names(&self.dir.join("links"))
@@ -111,10 +116,11 @@ impl PinDir {
     /// Unpins everything, links first (what nothing else holds is detached), and removes the
     /// directory; what was there.
     pub(super) fn remove(&self) -> Result<Vec<PathBuf>> {
-        let links = self.dir.join("links");
+        let (links, near) = (self.dir.join("links"), self.near());
         let mut removed = remove_files(&links)?;
+        removed.extend(remove_files(&near)?);
         removed.extend(self.remove_maps()?);
-        for dir in [&links, &self.dir] {
+        for dir in [&links, &near, &self.dir] {
             fs::remove_dir(dir).on("remove", dir.display().to_string())?;
         }
         Ok(removed)
@@ -167,7 +173,7 @@ impl PinDir {
 }
 
 /// What is left to do when pins are not what they should be.
-const START_OVER: &str = "Programs that are attached go on enforcing until you run: totoro-node \
+pub(super) const START_OVER: &str = "Programs that are attached go on enforcing until you run: totoro-node \
                           uninstall; then start it anew";
 
 fn remove_files(dir: &Path) -> Result<Vec<PathBuf>> {

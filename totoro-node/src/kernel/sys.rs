@@ -15,6 +15,8 @@ const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
 /// Since Linux 5.6 for hash tables, per-CPU ones too.
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+/// Since Linux 5.6 for arrays.
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_PROG_ATTACH: libc::c_long = 8;
@@ -187,6 +189,34 @@ pub(super) fn update(map: impl AsFd, key: &[u8], value: &[u8]) -> io::Result<()>
     bpf(BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
 
+/// Makes all values of an array zeros; it has so many, of this size, and is no per-CPU one.
+pub(super) fn zero(map: impl AsFd, value_size: usize, entries: u32) -> io::Result<()> {
+    let keys: Vec<u32> = (0..entries).collect();
+    let values = vec![0_u8; value_size * keys.len()];
+    let mut attr = BatchAttr {
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: entries,
+        map: map.as_fd().as_raw_fd() as u32,
+        ..BatchAttr::default()
+    };
+    bpf(BPF_MAP_UPDATE_BATCH, &mut attr).map(drop)
+}
+
+/// What the batch commands take.
+#[repr(C)]
+#[derive(Default)]
+struct BatchAttr {
+    from: u64,
+    to: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
 /// Where a reading in batches of a hash table stands: the next bucket.
 pub(super) type Bucket = u32;
 
@@ -214,22 +244,11 @@ pub(super) fn lookup_batch<K, V>(
     values: &mut Vec<V>,
     per_key: usize,
 ) -> io::Result<Batch> {
-    #[repr(C)]
-    struct Attr {
-        from: u64,
-        to: u64,
-        keys: u64,
-        values: u64,
-        count: u32,
-        map: u32,
-        element_flags: u64,
-        flags: u64,
-    }
     let (keys, values) = (keys.spare_capacity_mut(), values.spare_capacity_mut());
     let room = keys.len().min(values.len() / per_key.max(1));
     let from = from.as_ref();
     let mut to: Bucket = 0;
-    let mut attr = Attr {
+    let mut attr = BatchAttr {
         from: from.map_or(0, |from| std::ptr::from_ref(from) as u64),
         to: &raw mut to as u64,
         keys: keys.as_mut_ptr() as u64,
