@@ -68,7 +68,9 @@ impl Kernel {
             &mut first,
         );
         // A connection from a pool-numbered port to elsewhere has no listener, and is the node's own
-        // affair.
+        // affair. A user's whose listener is gone looks the same: the listing has no direction, and whose
+        // a socket is can't be told without more privileges. It ends with frpc's connection that carries it,
+        // which is as old.
         let mut strangers = listed.connections;
         strangers.retain(|one| {
             listed.listening.contains(&one.local.port()) && !known.contains(&one.cookie)

@@ -1,16 +1,17 @@
 //! Bringing the kernel in line with what is decided: at start, when policy changes, and again after
 //! a failure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use totoro_api::ports::{Pool, PortRange, Protocol};
 use totoro_api::ticket::Revision;
 
 use super::desk::{Desk, Inner};
 use super::failures::Failures;
 use super::model::ALL_PUBLIC;
 use super::policy::{Policy, kernel_public};
-use super::ports::port_of;
+use super::ports::{PortId, port_of};
 use super::shown::Shown;
 use crate::store::Changes;
 
@@ -82,7 +83,7 @@ impl Desk {
     }
 
     /// Lends the pool. Outside it nothing guards a port, so no lease may stay there; frps goes on
-    /// listening until frpc's connection ends.
+    /// listening until frpc's connection ends, and the port is guarded until then.
     fn lend(
         &self,
         inner: &mut Inner,
@@ -92,24 +93,49 @@ impl Desk {
         failures: &mut Failures,
     ) {
         let pool = &policy.node.pool;
-        if inner.shown.pool.as_ref() == Some(pool) {
+        if inner.shown.lent.as_ref() != Some(pool) {
+            let outside: Vec<_> = inner
+                .ports
+                .leases()
+                .iter()
+                .filter(|((protocol, port), _)| !pool.of(*protocol).contains(*port))
+                .map(|(port, lease)| (*port, lease.run_id.clone()))
+                .collect();
+            for (port, run_id) in outside {
+                self.release(inner, port, "pool_changed", changes, now_ms);
+                if let Some(session) = inner.sessions.get(&run_id) {
+                    let leaving = (session.control(), now_ms);
+                    inner.leaving.insert(port, leaving);
+                }
+            }
+            inner.shown.lent = Some(pool.clone());
+        }
+        // Each connection once, whatever it had.
+        let mut ended = BTreeMap::new();
+        inner.leaving.retain(|(protocol, port), (control, _)| {
+            let mut end = || {
+                failures
+                    .note(self.kernel.destroy_control(control))
+                    .is_some()
+            };
+            !pool.of(*protocol).contains(*port)
+                && !*ended.entry(control.cookie).or_insert_with(&mut end)
+        });
+        self.guard(inner, failures);
+    }
+
+    /// Has the kernel guard the pool and, outside it, what frps may listen on without a lease: nobody gets in
+    /// there.
+    pub(super) fn guard(&self, inner: &mut Inner, failures: &mut Failures) {
+        let lent = &inner.policy.node.pool;
+        let strays = inner.strays.keys().map(|(_, port)| port);
+        let beside = inner.leaving.keys().chain(strays).copied().collect();
+        let guarded = with(lent, &beside);
+        if inner.shown.guarded.as_ref() == Some(&guarded) {
             return;
         }
-        let outside: Vec<_> = inner
-            .ports
-            .leases()
-            .iter()
-            .filter(|((protocol, port), _)| !pool.of(*protocol).contains(*port))
-            .map(|(port, lease)| (*port, lease.run_id.clone()))
-            .collect();
-        for (port, run_id) in outside {
-            self.release(inner, port, "pool_changed", changes, now_ms);
-            if let Some(session) = inner.sessions.get(&run_id) {
-                failures.note(self.kernel.destroy_control(&session.control()));
-            }
-        }
-        let written = failures.note(self.kernel.set_pool(pool));
-        inner.shown.pool = written.map(|()| pool.clone());
+        let written = failures.note(self.kernel.set_pool(&guarded));
+        inner.shown.guarded = written.map(|()| guarded);
     }
 
     /// Closes what the kernel has and nobody knows of.
@@ -129,5 +155,18 @@ impl Desk {
             .filter(|number| *number != ALL_PUBLIC && !known.contains(number))
             .collect();
         failures.note(self.kernel.remove_tenants(&strays));
+    }
+}
+
+/// A pool with these ports too.
+fn with(pool: &Pool, ports: &BTreeSet<PortId>) -> Pool {
+    let set = |of| {
+        let more = ports.iter().filter(|(protocol, _)| *protocol == of);
+        let more = more.filter_map(|(_, port)| PortRange::new(*port, *port));
+        pool.of(of).ranges().iter().copied().chain(more).collect()
+    };
+    Pool {
+        tcp: set(Protocol::Tcp),
+        udp: set(Protocol::Udp),
     }
 }

@@ -6,6 +6,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::desk::{Desk, Inner};
+use super::failures::Failures;
 use super::ports::{PortId, record_key};
 use super::proxy::LATE_MS;
 use crate::store::Changes;
@@ -79,8 +80,22 @@ impl Desk {
         }
         self.flush(inner, changes);
         let young = young + self.end_strays(inner, strays, asked_ms);
+        self.guard_left(inner, online, asked_ms);
         let _ = self.settled(desk);
         young
+    }
+
+    /// Outside the pool guards what frps listens on, and that alone.
+    fn guard_left(&self, inner: &mut Inner, online: &BTreeMap<String, PortId>, asked_ms: i64) {
+        if !inner.leaving.is_empty() {
+            let there: BTreeSet<&PortId> = online.values().collect();
+            inner.leaving.retain(|port, (_, since_ms)| {
+                there.contains(port) || asked_ms < *since_ms + REGISTERS_MS
+            });
+        }
+        let mut failures = Failures::default();
+        self.guard(inner, &mut failures);
+        inner.untidy = failures.first().or(inner.untidy.take());
     }
 
     /// frps's proxies that no lease covers.

@@ -30,7 +30,7 @@ use super::shown::Shown;
 use super::signatures::Signatures;
 use super::spent::AllSpent;
 use crate::clock::Clock;
-use crate::kernel::{KernelError, Refused};
+use crate::kernel::{ControlSocket, KernelError, Refused};
 use crate::store::{
     BANS, Changes, Group, HELD, LEASES, META, Place, SESSIONS, Store, TENANTS, TICKETS,
 };
@@ -116,6 +116,9 @@ pub(super) struct Inner {
     pub(super) asks: HashMap<String, u64>,
     /// frps's proxies that no lease covers, and when they were first seen.
     pub(super) strays: BTreeMap<(String, PortId), i64>,
+    /// Ports outside the pool, without a lease, on which frps listens until this connection of frpc's ends;
+    /// and since when.
+    pub(super) leaving: BTreeMap<PortId, (ControlSocket, i64)>,
     /// When time ends sessions.
     pub(super) ends: Ends,
     /// What the kernel was shown.
@@ -223,6 +226,7 @@ impl Desk {
             late: BTreeMap::new(),
             asks: HashMap::new(),
             strays: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             ends: Ends::default(),
             shown: Shown::default(),
             cuts: BTreeMap::new(),

@@ -22,7 +22,10 @@ pub(super) struct Shown {
     tenants: BTreeMap<u32, (abi::Tenant, End)>,
     /// When the leases of a session end.
     ends: BTreeMap<Arc<str>, End>,
-    pub(super) pool: Option<Pool>,
+    /// The pool that no lease is outside of.
+    pub(super) lent: Option<Pool>,
+    /// The pool, and what is guarded beside it.
+    pub(super) guarded: Option<Pool>,
 }
 
 impl Shown {

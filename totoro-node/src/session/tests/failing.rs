@@ -1,5 +1,6 @@
 //! What fails does no more harm than it must.
 
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 
@@ -57,6 +58,57 @@ fn one_tenants_failure_leaves_no_other_unrevoked() {
         inner.cuts.is_empty() && inner.untidy.is_none(),
         "what was left is done"
     );
+}
+
+#[test]
+fn a_port_that_leaves_the_pool_is_guarded_while_frps_may_listen_there() {
+    let (mut world, ..) = two_tenants();
+    let both = [("a", Active), ("b", Active)];
+    let guards = |world: &World, port| world.kernel.maps().pool.tcp.contains(port);
+    let end = "destroy_control 1".to_owned();
+    world.kernel.maps().failing.insert(end.clone());
+    world.node.pool.tcp = "20001-20099".parse().unwrap();
+    let applied = world.push(&both);
+    assert!(
+        applied
+            .error
+            .expect("is told of")
+            .contains("destroy_control")
+    );
+    assert_eq!(world.leased(), [20_001]);
+    for _ in 0..4 {
+        assert!(
+            guards(&world, 20_000),
+            "frps listens there, and nobody may come"
+        );
+        world.desk.second();
+        assert!(world.desk.untidy().is_some(), "it is tried again");
+    }
+    world.kernel.maps().failing.clear();
+    for _ in 0..4 {
+        world.desk.second();
+    }
+    assert_eq!(world.desk.untidy(), None);
+    assert_eq!(world.kernel.maps().destroyed, [1], "once");
+    assert!(!guards(&world, 20_000), "it is nobody's affair any more");
+
+    // The connection stays, and frps says that it does not listen any more; or the port comes back.
+    world.node.pool.tcp = "20002-20099".parse().unwrap();
+    let end = "destroy_control 2".to_owned();
+    world.kernel.maps().failing.insert(end);
+    world.push(&both);
+    let online = BTreeMap::from([("b.web".to_owned(), tcp(20_001))]);
+    world.pass(10_000);
+    world.desk.compare(&online, world.clock.now_ms());
+    assert!(guards(&world, 20_001));
+    world.desk.compare(&BTreeMap::new(), world.clock.now_ms());
+    assert!(!guards(&world, 20_001));
+    // Whatever frps has there, whoever it is of.
+    let online = BTreeMap::from([("c.web".to_owned(), tcp(19_000))]);
+    world.desk.compare(&online, world.clock.now_ms());
+    assert!(guards(&world, 19_000) && !guards(&world, 19_001));
+    world.desk.compare(&BTreeMap::new(), world.clock.now_ms());
+    assert_eq!(world.kernel.maps().pool, world.node.pool);
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub(super) struct Maps {
     /// By tenant and port.
     pub(super) counts: BTreeMap<(u32, abi::PortKey), LeaseCounts>,
     pub(super) bans: BTreeMap<IpNet, u64>,
+    /// The guarded ports.
+    pub(super) pool: Pool,
     pub(super) controls: BTreeMap<SocketAddr, Control>,
     /// Cookies of frpc's connections that were destroyed.
     pub(super) destroyed: Vec<u64>,
@@ -75,8 +77,9 @@ impl Fake {
 }
 
 impl Gate for Fake {
-    fn set_pool(&self, _: &Pool) -> Result<()> {
-        self.works("set_pool", "").map(drop)
+    fn set_pool(&self, pool: &Pool) -> Result<()> {
+        self.works("set_pool", "")?.pool = pool.clone();
+        Ok(())
     }
 
     fn set_hold(&self, _: Option<Reason>) -> Result<()> {
