@@ -1,6 +1,5 @@
 //! Two thousand connections to the plugin endpoint at once, with the secret: many more than it serves
-//! at once. The others wait in its listener's backlog, each is answered in the end, and a real frpc logs in
-//! meanwhile.
+//! at once. The others wait for their turn, each is answered in the end, and a real frpc logs in meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,12 +24,12 @@ use crate::story::{World, within};
 
 /// Connections at once.
 const CROWD: usize = 2_000;
-/// Half of them say half of their request, and the rest after so long: whoever is served stays for that
-/// long, so that all places are taken.
+/// Half of them say half of their request, and the rest after so long: many are there at once, and none gives
+/// way to another for being slow.
 const DRAWN_OUT: Duration = Duration::from_millis(100);
 /// The longest that anybody may wait for the last byte of their answer.
 const BOUND: Duration = Duration::from_secs(30);
-/// What the endpoint serves at once (`plugin/server.rs`).
+/// Requests that the endpoint serves at once (`plugin/server.rs`).
 const PLACES: usize = 256;
 
 const PORTS: [u16; 2] = [20_057, 20_058];

@@ -7,6 +7,7 @@
 mod limit;
 mod listen;
 mod meter;
+mod places;
 mod server;
 
 use totoro_api::Refusal;

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,11 +20,12 @@ use subtle::ConstantTimeEq;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 use totoro_api::decide::unreadable;
 use totoro_api::wire::plugin::{Answer, CloseProxy, Login, NewProxy};
 use totoro_api::{Reason, Refusal};
 
+use super::places::{Place, Places};
 use super::{Clerk, Doors, Meter};
 use crate::kernel::boot_ns;
 
@@ -43,8 +43,11 @@ const THREADS: usize = 2;
 /// What the server bears.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at once.
+    /// Connections at once. Beyond, the oldest that has not shown the secret gives way: so many that a frps
+    /// which asks a lot at once has the time to show it.
     pub connections: usize,
+    /// Requests at once that have shown the secret; others wait.
+    pub requests: usize,
     /// The largest body, bytes.
     pub body: usize,
     /// The longest time for a connection's first headers, and for each body.
@@ -60,7 +63,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits {
-            connections: 256,
+            connections: 4096,
+            requests: 256,
             body: 64 * 1024,
             read: Duration::from_secs(5),
             idle: Duration::from_secs(120),
@@ -76,6 +80,7 @@ pub struct Server<C> {
     expected: String,
     doors: Mutex<Doors>,
     limits: Limits,
+    turns: Semaphore,
     meter: Meter,
 }
 
@@ -88,6 +93,7 @@ impl<C: Clerk> Server<C> {
             expected: format!("Basic {}", STANDARD.encode(format!("{USER}:{secret}"))),
             doors: Mutex::default(),
             limits,
+            turns: Semaphore::new(limits.requests),
             meter: Meter::default(),
         }
     }
@@ -126,26 +132,20 @@ impl<C: Clerk> Server<C> {
 
     async fn run(self, listener: TcpListener, stop: impl Future<Output = ()>) {
         let server = Arc::new(self);
-        let slots = Arc::new(Semaphore::new(server.limits.connections));
-        let mut connections = JoinSet::new();
+        let mut places = Places::new(server.limits.connections);
         tokio::pin!(stop);
         loop {
-            while connections.try_join_next().is_some() {}
-            let slot = tokio::select! {
-                slot = Arc::clone(&slots).acquire_owned() => slot,
-                () = &mut stop => break,
-            };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = &mut stop => break,
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let server = Arc::clone(&server);
-                    connections.spawn(async move {
-                        server.serve(stream).await;
-                        drop(slot);
-                    });
+                    let held = tokio::select! {
+                        Ok(held) = places.free() => held,
+                        () = &mut stop => break,
+                    };
+                    places.serve(held, |place| Arc::clone(&server).serve(stream, place));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "frps's connection can't be accepted");
@@ -155,19 +155,16 @@ impl<C: Clerk> Server<C> {
         }
         // frps keeps idle connections open for ever: only requests under way are waited for.
         let grace = Duration::from_millis(500);
-        let _ = tokio::time::timeout(grace, async {
-            while connections.join_next().await.is_some() {}
-        })
-        .await;
+        let _ = tokio::time::timeout(grace, places.ended()).await;
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream) {
+    async fn serve(self: Arc<Self>, stream: TcpStream, place: Place) {
         let limits = self.limits;
-        let proven = Arc::new(AtomicBool::new(false));
-        let proves = Arc::clone(&proven);
+        let place = Arc::new(place);
+        let proves = Arc::clone(&place);
         let service = service_fn(move |request| {
-            let (server, proven) = (Arc::clone(&self), Arc::clone(&proves));
-            async move { Ok::<_, std::convert::Infallible>(server.answer(request, &proven).await) }
+            let (server, place) = (Arc::clone(&self), Arc::clone(&proves));
+            async move { Ok::<_, std::convert::Infallible>(server.answer(request, &place).await) }
         });
         let served = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
@@ -177,7 +174,7 @@ impl<C: Clerk> Server<C> {
         // Any local user can connect: without the secret a place is held for a moment only.
         let unproven = async {
             tokio::time::sleep(limits.read).await;
-            if proven.load(Ordering::Relaxed) {
+            if place.is_proven() {
                 std::future::pending::<()>().await;
             }
         };
@@ -193,7 +190,7 @@ impl<C: Clerk> Server<C> {
     async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
-        proven: &AtomicBool,
+        place: &Place,
     ) -> Response<Full<Bytes>> {
         let given = request
             .headers()
@@ -203,7 +200,9 @@ impl<C: Clerk> Server<C> {
             tracing::warn!("a plugin request with a wrong secret");
             return bare(StatusCode::UNAUTHORIZED);
         }
-        proven.store(true, Ordering::Relaxed);
+        if !place.prove() {
+            return bare(StatusCode::SERVICE_UNAVAILABLE);
+        }
         if request.uri().path() != PATH {
             return bare(StatusCode::NOT_FOUND);
         }
@@ -219,6 +218,8 @@ impl<C: Clerk> Server<C> {
         });
         let op = op.unwrap_or_default();
         let meter = self.meter.clone();
+        let server = Arc::clone(&self);
+        let _turn = server.turns.acquire().await;
         let answer = match self.body(request.into_body()).await {
             Ok(body) => self.decide(&op, body).await,
             Err(refusal) => Answer::refuse(&refusal),

@@ -35,6 +35,30 @@ async fn a_decision_that_hangs_is_a_refusal_and_is_decided_all_the_same() {
 }
 
 #[tokio::test]
+async fn who_asks_when_enough_are_being_decided_waits() {
+    let limits = Limits {
+        requests: 2,
+        ..Limits::default()
+    };
+    let clerk = Counting {
+        good: true,
+        takes: Duration::from_millis(20),
+        ..Counting::default()
+    };
+    let server = start_with(limits, clerk).await;
+    let login = request("Login", "s3cret", &ask("Login", LOGIN));
+    let ask = |_| {
+        let (at, login) = (server.at, login.clone());
+        tokio::spawn(async move { exchange(at, &login).await })
+    };
+    let asked: Vec<_> = (0..20).map(ask).collect();
+    for answer in asked {
+        assert_eq!(refusal(&answer.await.unwrap()), None);
+    }
+    assert_eq!(server.clerk.most.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
 async fn what_was_asked_is_decided_though_who_asked_has_gone() {
     let clerk = Counting {
         takes: Duration::from_millis(300),
