@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use totoro_tests::hostile::{aim, flood, logins, plugin, readers, revoke};
+use totoro_tests::hostile::{aim, flood, forgotten, logins, plugin, readers, revoke};
 use totoro_tests::lab;
 
 #[test]
@@ -58,5 +58,12 @@ fn readers_that_read_nothing_are_held_to_their_limit_and_a_neighbour_is_served()
 fn hostile_input_is_refused_for_what_it_is_and_hurts_nobody() {
     if lab::skip("hostile_input").is_some() {
         plugin::play().expect("refused, each with its reason");
+    }
+}
+
+#[test]
+fn a_client_that_the_node_has_forgotten_is_made_to_come_again() {
+    if lab::skip("a_client_that_the_node_has_forgotten").is_some() {
+        forgotten::play().expect("it comes again");
     }
 }

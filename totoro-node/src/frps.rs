@@ -12,8 +12,7 @@ use totoro_api::ports::{Pool, PortSet, Protocol};
 use crate::config::Config;
 use crate::health::Health;
 use crate::secret;
-use crate::session::Desk;
-use crate::session::ports::PortId;
+use crate::session::{Desk, Proxied};
 
 /// frps answers from memory on loopback.
 const CALL: Duration = Duration::from_secs(3);
@@ -67,6 +66,8 @@ struct Proxy {
     status: String,
     /// Absent for one that is offline.
     conf: Option<Conf>,
+    #[serde(default, rename = "clientID")]
+    client: String,
 }
 
 #[derive(Deserialize)]
@@ -76,10 +77,14 @@ struct Conf {
 }
 
 impl Proxy {
-    /// Its name and its port, while it is online.
-    fn online(self, protocol: Protocol) -> Option<(String, PortId)> {
+    /// Its name, its port and whose it is, while it is online.
+    fn online(self, protocol: Protocol) -> Option<(String, Proxied)> {
         let port = self.conf.map_or(0, |conf| conf.remote_port);
-        (self.status == "online").then_some((self.name, (protocol, port)))
+        let proxied = Proxied {
+            port: (protocol, port),
+            client: self.client,
+        };
+        (self.status == "online").then_some((self.name, proxied))
     }
 }
 
@@ -125,8 +130,8 @@ impl Frps {
         self.get("/api/serverinfo").await
     }
 
-    /// The proxies that are online: their ports by name, which is frps's own key.
-    async fn online(&self) -> Result<BTreeMap<String, PortId>> {
+    /// The proxies that are online by name, which is frps's own key.
+    async fn online(&self) -> Result<BTreeMap<String, Proxied>> {
         let mut online = BTreeMap::new();
         for protocol in Protocol::ALL {
             let all: Proxies = self.get(&format!("/api/proxy/{protocol}")).await?;
@@ -198,7 +203,7 @@ mod tests {
     fn the_ports_of_proxies_that_are_online_are_read() {
         // As frps 0.70.1 answers.
         let answer = r#"{"proxies":[
-            {"name":"inv.a","conf":{"name":"inv.a","type":"tcp","remotePort":20001},"user":"inv",
+            {"name":"inv.a","conf":{"name":"inv.a","type":"tcp","remotePort":20001},"user":"inv","clientID":"r1",
              "todayTrafficIn":1,"curConns":0,"status":"online"},
             {"name":"inv.b","conf":null,"todayTrafficIn":0,"status":"offline"}]}"#;
         let all: Proxies = serde_json::from_str(answer).unwrap();
@@ -207,6 +212,10 @@ mod tests {
             .into_iter()
             .filter_map(|proxy| proxy.online(Protocol::Tcp))
             .collect();
-        assert_eq!(online, [("inv.a".to_owned(), (Protocol::Tcp, 20001))]);
+        let proxied = Proxied {
+            port: (Protocol::Tcp, 20001),
+            client: "r1".to_owned(),
+        };
+        assert_eq!(online, [("inv.a".to_owned(), proxied)]);
     }
 }

@@ -1,17 +1,16 @@
 //! What must hold after each round: kernel, sockets, frps, daemon and trail tell the same.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use serde::Deserialize;
 use serde_json::Value;
 use totoro_api::wire::event::{AuditPage, kind};
 
 use super::Look;
 use super::machine::{MAX_CLIENTS, Machine};
 use crate::lab::{Netns, Place};
+use crate::story::frps::live_proxies;
 use crate::story::health::scrape;
 
 /// What a round's checks counted.
@@ -37,12 +36,6 @@ pub(super) struct Check {
     closed: BTreeSet<String>,
     /// Looks at the limits under load.
     pub(super) samples: u64,
-}
-
-#[derive(Deserialize)]
-struct Proxies {
-    #[serde(default)]
-    proxies: Vec<Value>,
 }
 
 impl Check {
@@ -205,25 +198,13 @@ fn listed(ns: &Netns) -> Result<Vec<u64>> {
 
 /// frps's live proxies.
 fn proxies(world: Look<'_>) -> Result<BTreeSet<(String, u64)>> {
-    let password = fs::read_to_string(world.lab.file("node/frps-admin.password"))
-        .context("the password of frps's admin API")?;
-    world.lab.ns(Place::Node).run(|| {
-        let client = reqwest::blocking::Client::builder().no_proxy().build()?;
-        let mut all = BTreeSet::new();
-        for protocol in ["tcp", "udp"] {
-            let url = format!("http://127.0.0.1:7500/api/proxy/{protocol}");
-            let asked = client.get(url).basic_auth("totoro", Some(password.trim()));
-            let answer: Proxies = serde_json::from_str(&asked.send()?.error_for_status()?.text()?)?;
-            for proxy in answer
-                .proxies
-                .iter()
-                .filter(|one| one["status"] == "online")
-            {
-                all.insert((protocol.to_owned(), number(&proxy["conf"], "remotePort")?));
-            }
+    let mut all = BTreeSet::new();
+    for protocol in ["tcp", "udp"] {
+        for proxy in live_proxies(world, protocol)? {
+            all.insert((protocol.to_owned(), number(&proxy["conf"], "remotePort")?));
         }
-        Ok(all)
-    })
+    }
+    Ok(all)
 }
 
 /// The sessions whose frpc is there: id and tenant.

@@ -5,6 +5,7 @@ pub mod aim;
 pub mod client;
 mod crowd;
 pub mod flood;
+pub mod forgotten;
 mod handmade;
 pub mod logins;
 pub mod plugin;

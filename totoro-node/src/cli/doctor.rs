@@ -106,6 +106,11 @@ fn of(condition: &Condition, said: Said) -> Vec<Line> {
         );
         Line::new("frps", "gone", Status::Fail, detail)
     }));
+    lines.extend(condition.stuck.iter().map(|proxy| {
+        let detail = "frps has it without a lease, and its client's connection can't be found: nobody gets in or \
+                      is lent its port; to have that back: systemctl restart totoro-frps";
+        Line::new("frps", proxy, Status::Warn, detail)
+    }));
     lines.push(canary(condition.canary_s));
     for missing in &condition.missing {
         lines.push(Line::new("grade", "kernel", Status::Fail, missing.clone()));
@@ -284,6 +289,13 @@ mod tests {
             (
                 Condition {
                     frps_gone_s: Some(9),
+                    ..well.clone()
+                },
+                "frps",
+            ),
+            (
+                Condition {
+                    stuck: vec!["tcp/20000 a.web".to_owned()],
                     ..well.clone()
                 },
                 "frps",

@@ -28,6 +28,9 @@ pub struct Condition {
     /// Since frps, which did answer, last did, seconds; `None` while it does, and where it never did.
     #[serde(default)]
     pub frps_gone_s: Option<u64>,
+    /// Proxies of frps's that no lease covers, and that nothing here can end.
+    #[serde(default)]
+    pub stuck: Vec<String>,
     /// Since the canary last came through, seconds; `None` = not since the start.
     #[serde(default)]
     pub canary_s: Option<u64>,
@@ -59,6 +62,7 @@ impl Sources {
             clock_offset_ms: self.clock.offset_ms(),
             silent_s: self.health.silent_s(),
             frps_gone_s: self.health.frps_gone_s(),
+            stuck: self.desk.stuck(),
             canary_s: self.desk.canary_s(),
             mended: mended
                 .map(|(what, count)| (what.to_owned(), count))

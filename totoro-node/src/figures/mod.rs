@@ -72,6 +72,7 @@ struct Now {
     clock_offset_ms: i64,
     silent_s: Option<u64>,
     frps_answers: bool,
+    stuck: usize,
     generation: u64,
     rev: u64,
 }
@@ -97,6 +98,7 @@ impl Sources {
             clock_offset_ms: self.clock.offset_ms(),
             silent_s: self.health.silent_s(),
             frps_answers: self.health.frps_answers(),
+            stuck: self.desk.stuck().len(),
             generation: revision.generation,
             rev: revision.rev,
         };
@@ -133,6 +135,11 @@ impl Now {
                 "frps_up",
                 "1 while frps answers",
                 i64::from(self.frps_answers),
+            ),
+            (
+                "stuck_proxies",
+                "Proxies of frps's that no lease covers and nothing here can end",
+                wide(self.stuck as u64),
             ),
             (
                 "spool_events",
@@ -224,6 +231,7 @@ mod tests {
             interfaces: vec![("eth0".to_owned(), "native")],
             silent_s: Some(4),
             frps_answers: true,
+            stuck: 3,
             clock_offset_ms: -12,
             lost: Lost {
                 kernel: 11,
@@ -249,6 +257,7 @@ mod tests {
             "totoro_node_events_lost_total{place=\"daemon\"} 0",
             "totoro_node_untidy 0",
             "totoro_node_frps_up 1",
+            "totoro_node_stuck_proxies 3",
         ] {
             assert!(text.lines().any(|there| there == line), "{line} in {text}");
         }

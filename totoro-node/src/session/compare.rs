@@ -3,25 +3,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
-use std::sync::Arc;
 
 use super::desk::{Desk, Inner};
 use super::failures::Failures;
-use super::ports::{PortId, record_key};
+use super::ports::record_key;
 use super::proxy::LATE_MS;
+use super::strays::Proxied;
 use crate::store::Changes;
 
 /// frps registers a proxy, or has closed it, within this time after our answer, ms.
-const REGISTERS_MS: i64 = 3_000;
+pub(super) const REGISTERS_MS: i64 = 3_000;
 
 /// Leases or proxies that are looked at between two times that others have the desk.
-const CHUNK: usize = 1_000;
+pub(super) const CHUNK: usize = 1_000;
 
 impl Desk {
     /// Ends leases whose proxy frps does not have on their port, although it should since
     /// `asked_ms` or longer, and the connections of clients that have a proxy on a port that is not
     /// theirs. `online` are frps's live proxies by name. Returns how many are too young to tell.
-    pub fn compare(&self, online: &BTreeMap<String, PortId>, asked_ms: i64) -> usize {
+    pub fn compare(&self, online: &BTreeMap<String, Proxied>, asked_ms: i64) -> usize {
         let (mut differing, strays) = (Vec::new(), self.strays(online));
         let mut from = Bound::Unbounded;
         loop {
@@ -30,9 +30,9 @@ impl Desk {
             let leases = inner.ports.leases().range((from, Bound::Unbounded));
             for (port, lease) in leases.take(CHUNK) {
                 last = Some(*port);
-                let there = online.get(lease.wire());
-                if there != Some(port) {
-                    differing.push((*port, lease.number, there.copied()));
+                let there = online.get(lease.wire()).map(|proxy| proxy.port);
+                if there != Some(*port) {
+                    differing.push((*port, lease.number, there));
                 }
             }
             match last {
@@ -86,9 +86,9 @@ impl Desk {
     }
 
     /// Outside the pool guards what frps listens on, and that alone.
-    fn guard_left(&self, inner: &mut Inner, online: &BTreeMap<String, PortId>, asked_ms: i64) {
+    fn guard_left(&self, inner: &mut Inner, online: &BTreeMap<String, Proxied>, asked_ms: i64) {
         if !inner.leaving.is_empty() {
-            let there: BTreeSet<&PortId> = online.values().collect();
+            let there: BTreeSet<_> = online.values().map(|proxy| proxy.port).collect();
             inner.leaving.retain(|port, (_, since_ms)| {
                 there.contains(port) || asked_ms < *since_ms + REGISTERS_MS
             });
@@ -97,75 +97,4 @@ impl Desk {
         self.guard(inner, &mut failures);
         inner.untidy = failures.first().or(inner.untidy.take());
     }
-
-    /// frps's proxies that no lease covers.
-    fn strays(&self, online: &BTreeMap<String, PortId>) -> Vec<(String, PortId)> {
-        let online: Vec<(&String, &PortId)> = online.iter().collect();
-        let mut strays = Vec::new();
-        for chunk in online.chunks(CHUNK) {
-            let inner = self.lock();
-            let these = chunk
-                .iter()
-                .filter(|(name, port)| !covered(&inner, name, **port));
-            strays.extend(these.map(|(name, port)| ((*name).clone(), **port)));
-        }
-        strays
-    }
-
-    /// Ends the connections of clients whose proxies no lease covers; how many such proxies are too
-    /// young to tell. One that was closed while frps was asked is not there the next time.
-    fn end_strays(&self, inner: &mut Inner, strays: Vec<(String, PortId)>, asked_ms: i64) -> usize {
-        let seen = std::mem::take(&mut inner.strays);
-        let strays: BTreeMap<_, _> = strays
-            .into_iter()
-            .filter(|(name, port)| !covered(inner, name, *port))
-            .map(|stray| {
-                let since = seen.get(&stray).copied().unwrap_or(asked_ms);
-                (stray, since)
-            })
-            .collect();
-        let mut young = 0;
-        for ((name, port), since) in &strays {
-            if asked_ms < since + REGISTERS_MS {
-                young += 1;
-                continue;
-            }
-            let owners = owners(inner, name, *port);
-            // Whose it is may not be known any more; then nothing is mended.
-            self.mended.add("proxy_without_lease", owners.len().min(1));
-            tracing::warn!(proxy_name = name, port = %record_key(*port), sessions = owners.len(), "frps has a proxy that no lease covers");
-            for run_id in owners {
-                self.disconnect(inner, &run_id);
-            }
-        }
-        inner.strays = strays;
-        young
-    }
-}
-
-/// Whether a lease covers a proxy of frps's.
-fn covered(inner: &Inner, name: &str, port: PortId) -> bool {
-    let lease = inner.ports.leases().get(&port);
-    lease.is_some_and(|lease| lease.wire() == name)
-}
-
-/// The sessions that a proxy of frps's may belong to: the one that had its port last, else those
-/// of its user, where they are one tenant's.
-fn owners(inner: &Inner, name: &str, port: PortId) -> Vec<Arc<str>> {
-    let user = name.rsplit_once('.').map_or("", |(user, _)| user);
-    let of_user: Vec<_> = inner
-        .sessions
-        .iter()
-        .filter(|(_, session)| session.connected() && session.user == user)
-        .collect();
-    let last = inner.ports.waiting().get(&port);
-    if let Some(last) = last.filter(|last| of_user.iter().any(|(id, _)| **id == last.run_id)) {
-        return vec![Arc::clone(&last.run_id)];
-    }
-    let tenants: BTreeSet<&String> = of_user.iter().map(|(_, session)| &session.tenant).collect();
-    if tenants.len() > 1 {
-        return Vec::new();
-    }
-    let ids = of_user.into_iter();
-    ids.map(|(id, _)| Arc::clone(id)).collect()
 }

@@ -29,6 +29,7 @@ use super::sessions::Sessions;
 use super::shown::Shown;
 use super::signatures::Signatures;
 use super::spent::AllSpent;
+use super::strays::Strays;
 use crate::clock::Clock;
 use crate::kernel::{ControlSocket, KernelError, Refused};
 use crate::store::{
@@ -114,8 +115,8 @@ pub(super) struct Inner {
     pub(super) late: BTreeMap<PortId, (u32, i64)>,
     /// By session: the GCRA state of what its frpc may ask.
     pub(super) asks: HashMap<String, u64>,
-    /// frps's proxies that no lease covers, and when they were first seen.
-    pub(super) strays: BTreeMap<(String, PortId), i64>,
+    /// frps's proxies that no lease covers.
+    pub(super) strays: Strays,
     /// Ports outside the pool, without a lease, on which frps listens until this connection of frpc's ends;
     /// and since when.
     pub(super) leaving: BTreeMap<PortId, (ControlSocket, i64)>,
@@ -225,7 +226,7 @@ impl Desk {
             summed_ms: clock.now_ms(),
             late: BTreeMap::new(),
             asks: HashMap::new(),
-            strays: BTreeMap::new(),
+            strays: Strays::new(),
             leaving: BTreeMap::new(),
             ends: Ends::default(),
             shown: Shown::default(),

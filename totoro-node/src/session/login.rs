@@ -77,7 +77,7 @@ impl Desk {
 
     /// Answers a Login that comes from `client_address`, as [`Desk::client`] tells it. `content` is
     /// the body as frps sent it.
-    pub async fn login(&self, body: &Login, content: Value) -> Answer {
+    pub async fn login(&self, body: &Login, mut content: Value) -> Answer {
         let client = client_of(&body.client_address);
         let outcome = match (check_login(body), client) {
             (Ok(()), Some(client)) => self.try_login(body, client).await,
@@ -91,7 +91,13 @@ impl Desk {
             }
         };
         match outcome {
-            Ok(granted) => rewritten(content, body, &granted),
+            Ok(granted) => {
+                // frps says of each proxy what its client calls itself, else the run_id: whose it is.
+                if let Some(name) = content.get_mut("client_id") {
+                    *name = Value::String(String::new());
+                }
+                rewritten(content, body, &granted)
+            }
             Err(denied) => {
                 self.refused_login(&denied, client, body);
                 Answer::refuse(&denied.refusal)

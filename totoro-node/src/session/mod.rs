@@ -34,6 +34,7 @@ mod settle;
 mod shown;
 mod signatures;
 mod spent;
+mod strays;
 mod tick;
 
 #[cfg(test)]
@@ -45,4 +46,5 @@ pub use gate::Gate;
 pub use kept::stored_pool;
 pub use mended::Mended;
 pub use report::{Report, SessionLine};
+pub use strays::Proxied;
 pub use totoro_api::decide::check_login;

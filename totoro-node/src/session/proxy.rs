@@ -14,6 +14,7 @@ use super::desk::{Desk, Inner, kernel_failed};
 use super::model::Session;
 use super::ports::{Lease, Plan, PortId, Wish, port_key, record_key};
 use super::sessions::Sessions;
+use super::strays::is_anothers;
 use crate::kernel::boot_ns;
 use crate::secret::random;
 use crate::spool::Event;
@@ -105,9 +106,18 @@ impl Desk {
                 .into(),
             now_ms,
         };
+        let (strays, wire) = (&inner.strays, &body.proxy_name);
+        let is_strays = |port| is_anothers(strays, (asked.protocol, port), wire);
         let plan = inner.ports.plan(wish, |port| {
-            policy.invites.named().by_another(&session.tenant, port)
+            policy.invites.named().by_another(&session.tenant, port) || is_strays(port)
         })?;
+        // frps would not open it, and until then its users would be another's.
+        if let Plan::Open { port, .. } = plan
+            && is_strays(port)
+        {
+            let detail = format!("{} port {port} is in use in frps", asked.protocol);
+            return Err(Refusal::with(Reason::PortInUse, detail));
+        }
         // What nothing new is taken for: a proxy may have the port back that waits for it.
         if let Some(held) = standing.held
             && !inner.ports.comes_back(wish, plan)

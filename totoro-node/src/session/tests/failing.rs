@@ -10,7 +10,7 @@ use totoro_api::wire::push::InviteState::{Active, Revoked};
 use totoro_api::wire::push::TicketKey;
 use totoro_ebpf::abi;
 
-use super::world::{On, World, tcp, world};
+use super::world::{On, World, online, tcp, world};
 use crate::kernel::LeaseCounts;
 use crate::session::ports::port_key;
 use crate::store::Changes;
@@ -97,15 +97,15 @@ fn a_port_that_leaves_the_pool_is_guarded_while_frps_may_listen_there() {
     let end = "destroy_control 2".to_owned();
     world.kernel.maps().failing.insert(end);
     world.push(&both);
-    let online = BTreeMap::from([("b.web".to_owned(), tcp(20_001))]);
+    let there = online(&[("b.web".to_owned(), 20_001)]);
     world.pass(10_000);
-    world.desk.compare(&online, world.clock.now_ms());
+    world.desk.compare(&there, world.clock.now_ms());
     assert!(guards(&world, 20_001));
     world.desk.compare(&BTreeMap::new(), world.clock.now_ms());
     assert!(!guards(&world, 20_001));
     // Whatever frps has there, whoever it is of.
-    let online = BTreeMap::from([("c.web".to_owned(), tcp(19_000))]);
-    world.desk.compare(&online, world.clock.now_ms());
+    let there = online(&[("c.web".to_owned(), 19_000)]);
+    world.desk.compare(&there, world.clock.now_ms());
     assert!(guards(&world, 19_000) && !guards(&world, 19_001));
     world.desk.compare(&BTreeMap::new(), world.clock.now_ms());
     assert_eq!(world.kernel.maps().pool, world.node.pool);

@@ -1,10 +1,8 @@
 //! Connections that end and come back, and proxies that frps and the desk see differently.
 
-use std::collections::BTreeMap;
-
 use totoro_api::wire::push::InviteState::{Active, Paused};
 
-use super::world::{GRACE_MS, tcp, wire, world};
+use super::world::{GRACE_MS, online, wire, world};
 
 #[test]
 fn a_session_that_is_said_to_be_lost_is_made_so() {
@@ -54,10 +52,7 @@ fn a_proxy_on_another_port_than_its_lease_ends_its_client() {
     world.new_proxy(&a, "web", 20_000).unwrap();
     // Asked for another port without closing: frps answers "already exists", and keeps the first.
     world.new_proxy(&a, "web", 20_001).unwrap();
-    let online = BTreeMap::from([
-        (wire(&a, "web"), tcp(20_000)),
-        (wire(&b, "web"), tcp(20_050)),
-    ]);
+    let online = online(&[(wire(&a, "web"), 20_000), (wire(&b, "web"), 20_050)]);
     assert!(
         world.desk.compare(&online, world.clock.now_ms()) > 0,
         "too young"
@@ -71,30 +66,6 @@ fn a_proxy_on_another_port_than_its_lease_ends_its_client() {
         !destroyed.is_empty() && destroyed.iter().all(|cookie| *cookie == 1),
         "the port's real user: {destroyed:?}"
     );
-}
-
-#[test]
-fn a_proxy_that_no_lease_covers_ends_its_client_once_it_stays() {
-    let mut world = world();
-    world.push(&[("a", Active)]);
-    let a = world.on("a", ("192.0.2.1:1", 1));
-    world.new_proxy(&a, "web", 20_000).unwrap();
-    world.close_proxy(&a, "web");
-    let online = BTreeMap::from([(wire(&a, "web"), tcp(20_000))]);
-    assert_eq!(world.desk.compare(&online, world.clock.now_ms()), 1);
-    world.pass(4_000);
-    assert_eq!(
-        world.desk.compare(&BTreeMap::new(), world.clock.now_ms()),
-        0
-    );
-    assert!(
-        world.kernel.maps().destroyed.is_empty(),
-        "it was just closing"
-    );
-    world.desk.compare(&online, world.clock.now_ms());
-    world.pass(4_000);
-    world.desk.compare(&online, world.clock.now_ms());
-    assert_eq!(world.kernel.maps().destroyed, [1]);
 }
 
 #[test]

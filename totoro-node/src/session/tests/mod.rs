@@ -10,6 +10,7 @@ mod offline;
 mod quiet;
 mod races;
 mod refusing;
+mod strays;
 mod waiting;
 mod websocket;
 mod world;

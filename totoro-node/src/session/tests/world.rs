@@ -1,5 +1,6 @@
 //! A desk with a kernel and a disk that fail when told to, and what frps would ask it.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use super::fake::Fake;
 use crate::clock::{Clock, boot_ms};
 use crate::secret::random_hex;
 use crate::session::ports::{Patience, PortId};
-use crate::session::{Desk, Gate, Rules, Tools};
+use crate::session::{Desk, Gate, Proxied, Rules, Tools};
 use crate::spool::Spool;
 use crate::store::{Store, flaky};
 
@@ -237,10 +238,11 @@ impl World {
         self.kernel.connect(client, cookie, 0);
         let content = json!({
             "user": user, "privilege_key": ticket, "run_id": run_id, "pool_count": 1,
-            "client_address": client.to_string(),
+            "client_address": client.to_string(), "client_id": "mine",
         });
         let body: Login = serde_json::from_value(content.clone()).unwrap();
         let content = read(block_on(self.desk.login(&body, content)))?;
+        assert_eq!(content["client_id"], "", "frps is to say the run_id");
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         Ok(On {
             user: user.to_owned(),
@@ -318,6 +320,18 @@ impl World {
 
 pub(super) const fn tcp(port: u16) -> PortId {
     (Protocol::Tcp, port)
+}
+
+/// What frps has, by name; it does not say whose they are.
+pub(super) fn online(proxies: &[(String, u16)]) -> BTreeMap<String, Proxied> {
+    let all = proxies.iter().map(|(name, port)| {
+        let proxied = Proxied {
+            port: tcp(*port),
+            client: String::new(),
+        };
+        (name.clone(), proxied)
+    });
+    all.collect()
 }
 
 pub(super) fn wire(on: &On, name: &str) -> String {

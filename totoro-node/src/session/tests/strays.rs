@@ -1,0 +1,95 @@
+//! Proxies that frps has and no lease covers.
+
+use std::collections::BTreeMap;
+
+use totoro_api::wire::push::InviteState::Active;
+
+use super::world::{online, wire, world};
+
+#[test]
+fn a_proxy_that_no_lease_covers_ends_its_client_once_it_stays() {
+    let mut world = world();
+    world.push(&[("a", Active)]);
+    let a = world.on("a", ("192.0.2.1:1", 1));
+    world.new_proxy(&a, "web", 20_000).unwrap();
+    world.close_proxy(&a, "web");
+    let online = online(&[(wire(&a, "web"), 20_000)]);
+    assert_eq!(world.desk.compare(&online, world.clock.now_ms()), 1);
+    world.pass(4_000);
+    assert_eq!(
+        world.desk.compare(&BTreeMap::new(), world.clock.now_ms()),
+        0
+    );
+    assert!(
+        world.kernel.maps().destroyed.is_empty(),
+        "it was just closing"
+    );
+    world.desk.compare(&online, world.clock.now_ms());
+    world.pass(4_000);
+    world.desk.compare(&online, world.clock.now_ms());
+    assert_eq!(world.kernel.maps().destroyed, [1]);
+}
+
+#[test]
+fn it_ends_whom_frps_says_and_no_other_of_the_tenant() {
+    let mut world = world();
+    world.push(&[("a", Active)]);
+    let [first, second] = [("192.0.2.1:1", 1), ("192.0.2.1:2", 2)].map(|from| world.on("a", from));
+    // The last to have the port by our books.
+    world.new_proxy(&first, "web", 20_000).unwrap();
+    world.close_proxy(&first, "web");
+    let mut there = online(&[(wire(&first, "web"), 20_000)]);
+    for proxied in there.values_mut() {
+        proxied.client.clone_from(&second.run_id);
+    }
+    for _ in 0..2 {
+        world.desk.compare(&there, world.clock.now_ms());
+        world.pass(4_000);
+    }
+    assert_eq!(world.kernel.maps().destroyed, [2]);
+}
+
+#[test]
+fn one_whose_client_is_unknown_ends_all_that_may_be_it_and_keeps_its_port() {
+    let mut world = world();
+    world.desk.rules.tcp_mux = false;
+    world.push(&[("b", Active)]);
+    let b = world.on("b", ("192.0.2.1:1", 1));
+    let connect = |cookie: u16, age_s| {
+        let client = ([192, 0, 2, 1], 100 + cookie).into();
+        world.kernel.connect(client, cookie.into(), age_s);
+    };
+    // Of the same address as the session: they may be its.
+    connect(8, 100);
+    connect(9, 10);
+    let mut there = online(&[("a.web".to_owned(), 20_000)]);
+    for proxied in there.values_mut() {
+        proxied.client = "0123456789abcdef".repeat(2);
+    }
+    let compare = |there| world.desk.compare(there, world.clock.now_ms());
+    let destroyed = || std::mem::take(&mut world.kernel.maps().destroyed);
+    assert_eq!(compare(&there), 1, "too young");
+    connect(10, 0);
+    assert_eq!(compare(&there), 1, "too young");
+    let refused = world.new_proxy(&b, "web", 20_000);
+    assert_eq!(refused.unwrap_err(), "port_in_use");
+    world.pass(20_000);
+    assert_eq!(compare(&there), 0);
+    world.desk.look_for_lost();
+    assert_eq!(destroyed(), [0; 0], "it may be told yet");
+
+    world.pass(20_000);
+    compare(&there);
+    assert_eq!(destroyed(), [8, 9], "not what came after it");
+    assert!(world.desk.stuck().is_empty(), "it may be ending");
+    for _ in 0..2 {
+        compare(&there);
+        assert_eq!(world.desk.stuck(), ["tcp/20000 a.web"]);
+    }
+    assert_eq!(destroyed(), [0; 0]);
+    let refused = world.new_proxy(&b, "web", 20_000);
+    assert_eq!(refused.unwrap_err(), "port_in_use");
+    compare(&BTreeMap::new());
+    assert!(world.desk.stuck().is_empty());
+    assert_eq!(world.new_proxy(&b, "web", 20_000), Ok(20_000));
+}
