@@ -16,10 +16,10 @@ use crate::story::frpc::{self, PATIENCE, Proxy};
 use crate::story::{FRPS_PORT, World, within};
 use totoro_api::Reason;
 
-/// Past this a revocation has failed; the goal is 100 ms.
-const TOO_SLOW: Duration = Duration::from_secs(3);
 /// The byte that only the hand-made client says.
 const MARK: u8 = b'#';
+/// Datagrams that nobody answers after the end.
+const SILENT: usize = 20;
 /// Ports of the pool that the rounds use in turn.
 const PORTS: u16 = 80;
 
@@ -243,16 +243,15 @@ fn round(world: &World, case: &Case, nth: u16) -> Result<[Duration; 3]> {
     let (answered, gone) = (answered?, gone?);
     let (last, _) = last.ok().context("the reader panicked")??;
     let udp = udp.ok().context("the pinger panicked")?;
+    // The tenant was cut before frpc's connection was, and what was under way has come.
+    for _ in 0..SILENT {
+        ensure!(pinged(&datagrams)?.is_none(), "UDP goes on");
+    }
     client.frpc.kill();
     if let Some(second) = second {
         no_way_back(world, &second, &client.run_id, to)?;
     }
-    let times = [last, udp, gone].map(|at| at.saturating_duration_since(answered));
-    ensure!(
-        times.iter().all(|time| *time < TOO_SLOW),
-        "too slow: {times:?}"
-    );
-    Ok(times)
+    Ok([last, udp, gone].map(|at| at.saturating_duration_since(answered)))
 }
 
 /// A second connection, whose work connections frps takes before it asks frpc for one.

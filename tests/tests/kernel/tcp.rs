@@ -3,7 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::support::{self, Node, eventually};
 use totoro_api::Reason;
@@ -21,13 +21,9 @@ fn without_a_lease_the_kernel_answers_rst_and_counts() {
     node.run(|kernel| {
         let _listener = listen(PORT);
         for to in [v4(PORT), v6(PORT)] {
-            let start = Instant::now();
+            // By an answer: silence would be a timeout.
             let error = connect(to).expect_err("nobody may connect");
             assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{to}");
-            assert!(
-                start.elapsed() < Duration::from_secs(1),
-                "refused, not timed out"
-            );
         }
         // A port outside the pool is none of our business.
         let other = listen(19_999);

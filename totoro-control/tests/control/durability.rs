@@ -75,13 +75,9 @@ async fn sigterm_is_an_orderly_end_and_long_polls_are_answered() {
     let url = format!("{}/api/v1{}", control.api, Node::watch_from(&state, "30s"));
     let poll = tokio::spawn(control.http.get(url).bearer_auth(&node.key).send());
     tokio::time::sleep(Duration::from_millis(200)).await;
-    let began = std::time::Instant::now();
     assert!(control.terminate().success());
-    assert!(
-        began.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        began.elapsed()
-    );
+    // It gives up on requests that go on, and says so.
+    assert!(!control.log().contains("did not end in time"));
     assert_eq!(poll.await.unwrap().unwrap().status().as_u16(), 204);
     control.restart();
     // The node goes on where it stood: same generation, nothing new.
