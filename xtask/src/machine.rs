@@ -6,10 +6,11 @@ use anyhow::{Result, bail};
 
 use crate::{browser, frp, path, probe, schemathesis, toolchain};
 
-/// Programs that set-up and builds call, and Debian's packages of them.
-pub(crate) const TOOLS: [(&str, &str); 5] = [
+/// Programs that set-up, builds and tests call, and Debian's packages of them.
+pub(crate) const TOOLS: [(&str, &str); 6] = [
     ("ip", "iproute2"),
     ("bpftool", "bpftool"),
+    ("nft", "nftables"),
     ("cc", "build-essential"),
     ("git", "git"),
     ("mkfs.ext4", "e2fsprogs"),

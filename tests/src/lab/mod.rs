@@ -11,6 +11,7 @@
 mod abandoned;
 mod affinity;
 mod cgroup;
+mod clock;
 mod down;
 mod env;
 mod machine;
@@ -35,6 +36,7 @@ use anyhow::{Context, Result, ensure};
 
 pub use abandoned::abandoned;
 pub use affinity::keep_to;
+pub use clock::WallClock;
 pub use down::{down, exists};
 pub use machine::{able, missing, own_cgroup};
 pub use ns::Netns;

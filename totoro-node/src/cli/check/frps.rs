@@ -235,3 +235,23 @@ fn memory_limit(process: &Process) -> Option<u64> {
         .filter_map(|dir| std::fs::read_to_string(dir.join("memory.max")).ok())
         .find_map(|text| text.trim().parse().ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_older_than_the_oldest_that_was_tried_is_old() {
+        for (version, old) in [
+            ("0.60.0", true),
+            ("0.9.1", true),
+            ("0.61.0", false),
+            ("0.70.1", false),
+            ("1.0.0", false),
+            ("1.0", false),
+            ("unknown", false),
+        ] {
+            assert_eq!(is_old(version), old, "{version}");
+        }
+    }
+}

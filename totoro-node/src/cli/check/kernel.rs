@@ -1,6 +1,7 @@
 //! What the kernel must be able to do: asked before anything is loaded, so that what an older one lacks
 //! is said here and not by its verifier.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use aya::maps::MapType;
@@ -104,28 +105,32 @@ fn capabilities() -> Line {
 
 /// Each kind of program and map, tried.
 fn features() -> Line {
-    let mut missing = Vec::new();
-    for (kind, name) in PROGRAMS {
-        match is_program_supported(kind) {
-            Ok(true) => {}
-            Ok(false) => missing.push(format!("{name} programs")),
-            Err(error) => missing.push(format!("{name} programs ({error})")),
+    let (mut missing, mut why) = (Vec::new(), BTreeSet::new());
+    let programs = PROGRAMS.map(|(kind, name)| {
+        let tried = is_program_supported(kind).map_err(anyhow::Error::from);
+        (format!("{name} programs"), tried)
+    });
+    let maps = MAPS.map(|(kind, name)| {
+        let tried = is_map_supported(kind).map_err(anyhow::Error::from);
+        (format!("{name} maps"), tried)
+    });
+    for (name, tried) in programs.into_iter().chain(maps) {
+        match tried {
+            Ok(true) => continue,
+            Ok(false) => {}
+            // The same for most of them: said once.
+            Err(error) => _ = why.insert(format!("{error:#}")),
         }
-    }
-    for (kind, name) in MAPS {
-        match is_map_supported(kind) {
-            Ok(true) => {}
-            Ok(false) => missing.push(format!("{name} maps")),
-            Err(error) => missing.push(format!("{name} maps ({error})")),
-        }
+        missing.push(name);
     }
     let target = format!("{} programs, {} maps", PROGRAMS.len(), MAPS.len());
     if missing.is_empty() {
         return Line::new("bpf", target, Status::Ok, "every kind of them can be made");
     }
+    let why: String = why.into_iter().map(|one| format!(" ({one})")).collect();
     let detail = format!(
-        "can't be made: {}; use Linux 6.1 or newer, and look for a lockdown or a security module that \
-         forbids bpf(2)",
+        "can't be made: {}{why}; use Linux 6.1 or newer, and look for a lockdown or a security module \
+         that forbids bpf(2)",
         missing.join(", ")
     );
     Line::new("bpf", target, Status::Fail, detail)

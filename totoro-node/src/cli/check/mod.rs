@@ -7,6 +7,7 @@ mod heap;
 mod kernel;
 mod machine;
 mod network;
+mod tproxy;
 
 use std::path::Path;
 
@@ -100,7 +101,7 @@ pub(super) use machine::{neighbours, secrets};
 
 /// What of this machine may take the pool's connections past the limits, also long after a start.
 pub(super) fn past(config: &Config) -> Vec<Line> {
-    vec![kernel::lookups(config), network::tproxy()]
+    vec![kernel::lookups(config), tproxy::line()]
 }
 
 /// Refuses secrets that others may read: a start is the last moment to say so. Not the CA's key, which

@@ -1,4 +1,4 @@
-//! The ways that packets take on this machine: interfaces, other programs' ports, TPROXY.
+//! The ways that packets take on this machine: interfaces, other programs' ports.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,7 @@ use procfs::net::{TcpState, UdpState};
 use procfs::process::FDTarget;
 use totoro_api::ports::{Pool, Protocol};
 
-use super::{Line, Status};
+use super::{Line, Status, tproxy};
 use crate::config::Config;
 use crate::kernel;
 
@@ -25,7 +25,7 @@ pub(super) fn lines(config: &Config, pool: &Pool) -> Vec<Line> {
         ));
     }
     lines.push(listeners(pool));
-    lines.push(tproxy());
+    lines.push(tproxy::line());
     lines
 }
 
@@ -115,22 +115,6 @@ fn owners(inodes: &BTreeSet<u64>) -> BTreeMap<u64, (i32, String)> {
         }
     }
     found
-}
-
-/// A TPROXY rule gives a packet to a socket before any lookup.
-pub(super) fn tproxy() -> Line {
-    let modules = std::fs::read_to_string("/proc/modules").unwrap_or_default();
-    let loaded: Vec<&str> = modules
-        .lines()
-        .filter_map(|line| line.split(' ').next())
-        .filter(|name| matches!(*name, "nft_tproxy" | "xt_TPROXY"))
-        .collect();
-    if loaded.is_empty() {
-        return Line::new("tproxy", "modules", Status::Ok, "none is loaded");
-    }
-    let detail = "some rule of this machine uses it: what it takes goes past the socket lookup and its \
-                  limits; see that it leaves the pool alone (nft list ruleset; iptables -t mangle -S)";
-    Line::new("tproxy", loaded.join(" "), Status::Warn, detail)
 }
 
 #[cfg(test)]
