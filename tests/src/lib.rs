@@ -5,7 +5,7 @@
 //! what `cargo xtask demo` plays and the end-to-end test requires; [`clients`] is `totoro` in a
 //! person's hands; [`faults`] kills and breaks what
 //! the story has raised; [`hostile`] is what a node must survive; [`preflight`] is what it says
-//! of a machine that is not fit.
+//! of a machine that is not fit, and [`seen`] what it shows while it is at work.
 
 pub mod api;
 pub mod clients;
@@ -15,4 +15,5 @@ pub mod lab;
 pub mod net;
 pub mod preflight;
 pub mod report;
+pub mod seen;
 pub mod story;

@@ -61,7 +61,14 @@ impl Desk {
             }
             let run_id = lease.run_id.clone();
             let there = there.map(record_key);
-            tracing::info!(port = %record_key(port), ?there, "frps does not have the proxy of this lease there");
+            tracing::info!(
+                node_id = self.rules.node,
+                invite_id = &*lease.tenant,
+                proxy_name = lease.name(),
+                port = %record_key(port),
+                ?there,
+                "frps does not have the proxy of this lease there"
+            );
             let why = if there.is_none() {
                 "not_in_frps"
             } else {

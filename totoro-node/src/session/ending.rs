@@ -89,12 +89,21 @@ impl Desk {
             return;
         };
         match self.kernel.destroy_control(&session.control()) {
-            Ok(true) => tracing::info!(session = session.id, "frpc's connection was ended"),
+            Ok(true) => tracing::info!(
+                node_id = self.rules.node,
+                invite_id = session.tenant,
+                session = session.id,
+                "frpc's connection was ended"
+            ),
             Ok(false) => {}
             // Swept once no session is on it.
-            Err(error) => {
-                tracing::error!(error = error.whole(), "frpc's connection can't be ended")
-            }
+            Err(error) => tracing::error!(
+                node_id = self.rules.node,
+                invite_id = session.tenant,
+                session = session.id,
+                error = error.whole(),
+                "frpc's connection can't be ended"
+            ),
         }
     }
 
@@ -133,6 +142,14 @@ impl Desk {
             return;
         };
         inner.late.remove(&port);
+        tracing::info!(
+            node_id = self.rules.node,
+            invite_id = &*lease.tenant,
+            proxy_name = lease.name(),
+            port = %record_key(port),
+            why,
+            "proxy closed"
+        );
         changes.remove(LEASES, record_key(port));
         changes.put(HELD, record_key(port), &waiting);
         // What nothing was counted on changes no sum.
@@ -228,6 +245,7 @@ impl Desk {
             invite_id = session.tenant,
             session = session.id,
             why,
+            reason = reason.map(Reason::code),
             "session closed"
         );
         let over_ms = session.lost_ms.unwrap_or(now_ms);

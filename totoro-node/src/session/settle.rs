@@ -134,7 +134,8 @@ impl Desk {
             invite_id = tenant,
             session = session.id,
             client = %session.client,
-            event
+            "{}",
+            if old.is_some() { "session resumed" } else { "session opened" }
         );
         changes.tell(now_ms, &session_event(event, &session));
         let undo = UndoneLogin {

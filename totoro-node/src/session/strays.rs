@@ -95,7 +95,7 @@ impl Desk {
                 if !owners.is_empty() {
                     stray.is_stuck = false;
                     self.mended.add("proxy_without_lease", 1);
-                    tracing::warn!(proxy_name = key.0, port = %record_key(proxy.port), sessions = owners.len(), "frps has a proxy that no lease covers");
+                    tracing::warn!(node_id = self.rules.node, proxy_name = key.0, port = %record_key(proxy.port), sessions = owners.len(), "frps has a proxy that no lease covers");
                 } else if asked_ms >= stray.since_ms + UNOWNED_MS {
                     unowned.push(key.clone());
                 }
@@ -121,6 +121,7 @@ impl Desk {
             Some(ended) => {
                 self.mended.add("idle_connection", ended);
                 tracing::warn!(
+                    node_id = self.rules.node,
                     ended,
                     proxies = unowned.len(),
                     "frps has proxies that no lease covers, of clients that can't be told: connections \
@@ -138,6 +139,7 @@ impl Desk {
             stray.is_stuck = true;
             let (proxy_name, port) = (&key.0, record_key(key.1));
             tracing::error!(
+                node_id = self.rules.node,
                 proxy_name,
                 %port,
                 "frps has a proxy that no lease covers, and no connection is left that may be its \
