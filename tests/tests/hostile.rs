@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use totoro_tests::hostile::{aim, flood, forgotten, logins, plugin, readers, revoke};
+use totoro_tests::hostile::{aim, flood, forgotten, logins, plugin, readers, replays, revoke};
 use totoro_tests::lab;
 
 #[test]
@@ -65,5 +65,12 @@ fn hostile_input_is_refused_for_what_it_is_and_hurts_nobody() {
 fn a_client_that_the_node_has_forgotten_is_made_to_come_again() {
     if lab::skip("a_client_that_the_node_has_forgotten").is_some() {
         forgotten::play().expect("it comes again");
+    }
+}
+
+#[test]
+fn what_was_said_before_gives_nothing_twice() {
+    if lab::skip("what_was_said_before").is_some() {
+        replays::play().expect("nothing twice, and nobody is hurt");
     }
 }

@@ -15,8 +15,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::client::{Client, USERS_DOOR, Way, ample};
-use super::plugin::PLUGIN;
 use super::quantiles;
+use super::said::PLUGIN;
 use crate::lab::Place;
 use crate::net::user;
 use crate::story::frpc::Proxy;

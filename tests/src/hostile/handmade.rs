@@ -35,6 +35,7 @@ type Stream = Compat<yamux::Stream>;
 /// One TCP connection to frps, with as many streams as are asked for.
 pub(crate) struct HandMade {
     runtime: tokio::runtime::Runtime,
+    address: SocketAddr,
     asks: mpsc::UnboundedSender<oneshot::Sender<yamux::Stream>>,
     ended: Arc<AtomicBool>,
     started: Arc<AtomicUsize>,
@@ -52,14 +53,25 @@ pub(crate) enum Work {
 impl HandMade {
     /// Connects from a namespace.
     pub(crate) fn connect(ns: &Netns, to: SocketAddr) -> Result<HandMade> {
+        HandMade::over(ns, || {
+            TcpStream::connect_timeout(&to, PATIENCE).context("connect to frps")
+        })
+    }
+
+    /// The same by a connection that is made there in some other way.
+    pub(crate) fn over(
+        ns: &Netns,
+        connect: impl FnOnce() -> Result<TcpStream> + Send,
+    ) -> Result<HandMade> {
         let (runtime, tcp) = ns.run(|| {
-            let tcp = TcpStream::connect_timeout(&to, PATIENCE).context("connect to frps")?;
+            let tcp = connect()?;
             tcp.set_nonblocking(true)?;
             tcp.set_nodelay(true)?;
             let mut runtime = tokio::runtime::Builder::new_multi_thread();
             let runtime = runtime.worker_threads(1).enable_all().build()?;
             Ok((runtime, tcp))
         })?;
+        let address = tcp.local_addr()?;
         let mux = runtime.block_on(async {
             let tcp = tokio::net::TcpStream::from_std(tcp)?;
             let connector = tokio_rustls::TlsConnector::from(Arc::new(anybody()?));
@@ -78,10 +90,16 @@ impl HandMade {
         });
         Ok(HandMade {
             runtime,
+            address,
             asks,
             ended,
             started: Arc::default(),
         })
+    }
+
+    /// Where it comes from.
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Whether the connection is gone.

@@ -10,7 +10,9 @@ mod handmade;
 pub mod logins;
 pub mod plugin;
 pub mod readers;
+pub mod replays;
 pub mod revoke;
+mod said;
 
 use std::time::Duration;
 

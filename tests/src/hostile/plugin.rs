@@ -2,17 +2,16 @@
 //! hold of the secret says by himself. Whatever comes is refused with a reason; frps, the daemon and
 //! the tenants who were there go on.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use totoro_api::decide::LOGIN_META;
 
 use super::client::{Client, USERS_DOOR, Way, ample};
 use super::handmade::HandMade;
+use super::said::{Said, ask, connect};
 use super::world;
 use crate::lab::{NODE_CLIENT_V4, Place};
 use crate::net::user;
@@ -23,8 +22,6 @@ const PORT: u16 = 20_055;
 /// Requests at once, and each one's repetitions.
 const AT_ONCE: usize = 64;
 const EACH: usize = 40;
-/// Where frps reaches the node.
-pub(super) const PLUGIN: &str = "127.0.0.1:988";
 
 /// Plays all of it beside a tenant in good standing.
 ///
@@ -154,60 +151,77 @@ fn logins(world: &mut World, victim: &Client) -> Result<()> {
     Ok(())
 }
 
-/// What only somebody with the secret can say, on the node itself.
+/// What only somebody with the secret can say, on the node itself: of a session of their own, whose secret
+/// they have been told, and of the victim's, whose they have not.
 fn forged(world: &World, victim: &Client) -> Result<()> {
-    let who = |run_id: &str, nonce: &str| {
-        json!({
-            "user": victim.invite, "run_id": run_id, "metas": { "totoro_nonce": nonce },
-        })
+    let forger = world.invite("forger", ample())?;
+    let frps = user::at(NODE_CLIENT_V4, FRPS_PORT)?;
+    let hand = HandMade::connect(world.lab.ns(Place::Client), frps)?;
+    let said = Said::login(world, &hand, &forger, "")?;
+    let proxy = |more: Value| {
+        let body =
+            json!({ "proxy_name": format!("{}.new", forger.invite.id), "proxy_type": "tcp" });
+        let port = json!({ "remote_port": 20_056 });
+        said.about("NewProxy", &[body, port, more])
     };
-    let proxy = |who: Value, more: Value| {
-        let mut body = json!({
-            "user": who, "proxy_name": format!("{}.new", victim.invite), "proxy_type": "tcp",
-            "remote_port": 20_056,
-        });
-        if let (Value::Object(body), Value::Object(more)) = (&mut body, more) {
-            body.extend(more);
-        }
-        json!({ "version": "0.1.0", "op": "NewProxy", "content": body }).to_string()
+    let theirs = |run_id: &str, nonce: &str| {
+        let metas = json!({ LOGIN_META: nonce });
+        proxy(json!({ "user": { "user": victim.invite, "run_id": run_id, "metas": metas } }))
     };
-    let (known, nobody) = (victim.run_id.as_str(), "00".repeat(16));
-    let deep = format!(
-        r#"{{"version":"0.1.0","op":"NewProxy","content":{}1{}}}"#,
-        "[".repeat(5_000),
-        "]".repeat(5_000)
-    );
-    let bodies: Vec<Vec<u8>> = vec![
-        proxy(who(&nobody, ""), json!({})).into(),
-        proxy(who(known, "forged"), json!({})).into(),
-        proxy(who(known, ""), json!({ "remote_port": -1 })).into(),
-        proxy(who(known, ""), json!({ "remote_port": 65_536 })).into(),
-        proxy(who(known, ""), json!({ "remote_port": i64::MIN })).into(),
-        proxy(who(known, ""), json!({ "remote_port": 1e300 })).into(),
-        proxy(who(known, ""), json!({ "remote_port": null })).into(),
-        proxy(who(known, ""), json!({ "proxy_name": "x".repeat(50_000) })).into(),
-        proxy(who(known, ""), json!({ "proxy_name": "inv-another.web" })).into(),
-        proxy(json!(null), json!({})).into(),
-        proxy(json!({}), json!({ "proxy_type": ["tcp"] })).into(),
-        deep.into(),
-        b"{\"version\":\"0.1.0\",\"op\":\"NewProxy\",\"content\":{\"proxy_name\":\"\xff\xfe\"}}"
-            .to_vec(),
-        vec![0xff; 2_000],
-        Vec::new(),
+    let deep = format!("{}1{}", "[".repeat(5_000), "]".repeat(5_000));
+    let raw =
+        |content: &str| format!(r#"{{"version":"0.1.0","op":"NewProxy","content":{content}}}"#);
+    let (over, malformed) = ("session_expired", "request_malformed");
+    let cases: Vec<(Vec<u8>, &str)> = vec![
+        (theirs(&"00".repeat(16), ""), over),
+        (theirs(&victim.run_id, "forged"), over),
+        (theirs(&victim.run_id, ""), over),
+        (theirs(&victim.run_id, said.nonce()), over),
+        (
+            proxy(json!({ "user": { "user": forger.invite.id, "run_id": said.run_id() } })),
+            over,
+        ),
+        (proxy(json!({ "remote_port": -1 })), malformed),
+        (proxy(json!({ "remote_port": 65_536 })), malformed),
+        (proxy(json!({ "remote_port": i64::MIN })), malformed),
+        (proxy(json!({ "remote_port": 1e300 })), malformed),
+        (proxy(json!({ "remote_port": 19_999 })), "port_outside_pool"),
+        (
+            proxy(json!({ "proxy_name": "x".repeat(50_000) })),
+            "proxy_name_denied",
+        ),
+        (
+            proxy(json!({ "proxy_name": format!("{}.web", victim.invite) })),
+            "proxy_name_denied",
+        ),
+        (proxy(json!({ "user": null })), malformed),
+        (proxy(json!({ "proxy_type": ["tcp"] })), malformed),
+        (proxy(json!({ "proxy_type": "xtcp" })), "proxy_type_denied"),
+        (raw(&deep).into(), malformed),
+        (
+            [raw("{\"proxy_name\":\"").as_bytes(), b"\xff\xfe\"}}"].concat(),
+            malformed,
+        ),
+        (vec![0xff; 2_000], malformed),
+        (Vec::new(), malformed),
     ];
-    for body in &bodies {
+    for (body, code) in &cases {
         let answer = ask(world, "NewProxy", body)?;
-        let shown = String::from_utf8_lossy(&body[..body.len().min(120)]).into_owned();
+        let shown = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
         let reason = answer["reject_reason"].as_str().unwrap_or_default();
         ensure!(
-            answer["reject"] == true && reason.starts_with("totoro[") && answer["unchange"] == true,
+            answer["reject"] == true
+                && answer["unchange"] == true
+                && reason.starts_with(&format!("totoro[{code}]")),
             "{shown}: {answer}"
         );
-        ensure!(!reason.starts_with("totoro[internal]"), "{shown}: {answer}");
     }
+    // None of them was refused for something else: the same without what is odd about it is let through.
+    let answer = ask(world, "NewProxy", &proxy(json!({})))?;
+    ensure!(answer["reject"] == false, "{answer}");
     println!(
-        "{} forged requests: each refused with a reason",
-        bodies.len()
+        "{} forged requests: each refused for what it was",
+        cases.len()
     );
     Ok(())
 }
@@ -247,32 +261,4 @@ fn many(world: &World) -> Result<()> {
 
 fn is_refusal(answer: &Result<Value>) -> bool {
     answer.as_ref().is_ok_and(|answer| answer["reject"] == true)
-}
-
-fn connect(world: &World) -> Result<TcpStream> {
-    world.lab.ns(Place::Node).run(|| {
-        let stream = TcpStream::connect(PLUGIN).context("connect to the plugin")?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-        Ok(stream)
-    })
-}
-
-/// One request with frps's own secret.
-fn ask(world: &World, op: &str, body: &[u8]) -> Result<Value> {
-    let secret = std::fs::read_to_string(world.lab.file("node/plugin.secret"))?;
-    let auth = STANDARD.encode(format!("totoro:{}", secret.trim()));
-    let mut stream = connect(world)?;
-    let head = format!(
-        "POST /frps?op={op}&version=0.1.0 HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {auth}\r\n\
-         Content-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    );
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(body)?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    let text = String::from_utf8_lossy(&answer);
-    let (head, body) = text.split_once("\r\n\r\n").context("no answer")?;
-    ensure!(head.starts_with("HTTP/1.1 200"), "{head}");
-    serde_json::from_str(body).with_context(|| format!("read {body:.100}"))
 }
