@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use totoro_tests::hostile::{aim, flood, forgotten, logins, plugin, readers, replays, revoke};
+use totoro_tests::hostile::{
+    aim, flood, forgotten, logins, multipath, plugin, readers, replays, revoke,
+};
 use totoro_tests::lab;
 
 #[test]
@@ -17,6 +19,13 @@ fn a_revocation_reaches_every_way_that_frpc_may_take() {
 fn what_cannot_be_tied_to_a_tcp_connection_cannot_log_in() {
     if lab::skip("what_cannot_be_tied").is_some() {
         revoke::untold().expect("refused with a reason");
+    }
+}
+
+#[test]
+fn who_asks_for_mptcp_has_plain_tcp_or_nothing() {
+    if lab::skip("who_asks_for_mptcp").is_some() {
+        multipath::play().expect("no MPTCP");
     }
 }
 

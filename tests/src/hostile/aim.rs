@@ -1,5 +1,5 @@
 //! A modified frpc aims the node: frps sends a datagram wherever its client says. The kernel lets
-//! nothing out but answers.
+//! nothing out but answers. That it is the kernel is shown in the end: without Totoro all are hit.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -18,17 +18,24 @@ use crate::story::{FRPS_PORT, World, within};
 const PORT: u16 = 20_010;
 /// Where every victim listens.
 const VICTIM: u16 = 4_053;
+/// The address at which clouds tell a machine its secrets, here a neighbour's.
+const METADATA: &str = "169.254.169.254";
+/// What they are hit with (`Work::Aim`).
+const SHOT: &[u8] = b"aimed";
 /// Nobody may be hit within this; a round of shots takes a tenth of it.
 const WATCH: Duration = Duration::from_secs(1);
 
 /// Aims at the node's loopback, its own addresses, the metadata service and a user who said nothing:
-/// none is hit. When the user writes first, it is answered, so the shots were real.
+/// none is hit. When the user writes first, it is answered. Once Totoro is uninstalled, the same shots hit
+/// every one of them.
 ///
 /// # Errors
 /// One was hit, or nothing was shot.
 pub fn play() -> Result<()> {
-    let world = world("aim", &[])?;
+    let mut world = world("aim", &[])?;
     let (node, users) = (world.lab.ns(Place::Node), world.lab.ns(Place::User));
+    users.ip(&["addr", "add", &format!("{METADATA}/32"), "dev", "eth0"])?;
+    node.ip(&["route", "add", METADATA, "dev", "us0"])?;
     let victims = [
         (node, "127.0.0.1"),
         (node, "::1"),
@@ -36,16 +43,16 @@ pub fn play() -> Result<()> {
         (node, "fd77:2::1"),
         (users, USER_V4),
         (users, "fd77:2::2"),
+        (users, METADATA),
     ];
     let sockets = victims
         .iter()
         .map(|(ns, ip)| listen(ns, ip))
         .collect::<Result<Vec<UdpSocket>>>()?;
-    let mut targets = victims
+    let targets = victims
         .iter()
         .map(|(_, ip)| user::at(ip, VICTIM))
         .collect::<Result<Vec<SocketAddr>>>()?;
-    targets.push(user::at("169.254.169.254", 80)?);
     let (mut client, second) = take_over(&world, &targets)?;
     within(PATIENCE, || {
         let refused = reply_only(&world)?;
@@ -69,6 +76,13 @@ pub fn play() -> Result<()> {
     );
     ensure!(!hears(&sockets[0], WATCH)?, "the loopback was hit");
     ensure!(client.frpc.lives() && !second.is_over(), "it was cut off");
+    // The same client, the same frps, the same shots: nothing else than Totoro was in the way.
+    world.node.take().context("the daemon runs")?.stop();
+    world.node_cli(&["uninstall"])?.ok()?;
+    for (socket, (_, ip)) in sockets.iter().zip(&victims) {
+        ensure!(hears(socket, PATIENCE)?, "{ip} can't be hit anyway");
+    }
+    println!("without Totoro all {} are hit", victims.len());
     Ok(())
 }
 
@@ -117,7 +131,10 @@ fn listen(ns: &Netns, ip: &str) -> Result<UdpSocket> {
 
 fn hears(socket: &UdpSocket, patience: Duration) -> Result<bool> {
     socket.set_read_timeout(Some(patience))?;
-    Ok(socket.recv(&mut [0; 64]).is_ok())
+    let mut datagram = [0; 64];
+    Ok(socket
+        .recv(&mut datagram)
+        .is_ok_and(|length| &datagram[..length] == SHOT))
 }
 
 /// How many datagrams the kernel kept in.

@@ -8,6 +8,7 @@ pub mod flood;
 pub mod forgotten;
 mod handmade;
 pub mod logins;
+pub mod multipath;
 pub mod plugin;
 pub mod readers;
 pub mod replays;

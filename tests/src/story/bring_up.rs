@@ -199,12 +199,17 @@ pub(crate) fn frps(world: &mut World) -> Result<String> {
 
 /// Starts frps on the file that was printed, at first or again.
 pub(crate) fn run_frps(world: &mut World) -> Result<()> {
+    run_frps_with(world, super::frps::environment())
+}
+
+/// The same with another environment than its unit's.
+pub(crate) fn run_frps_with(
+    world: &mut World,
+    environment: impl IntoIterator<Item = (&'static str, &'static str)>,
+) -> Result<()> {
     let mut command = world.lab.command(&world.lab.tools.frps);
     let config = world.lab.file("node/frps.toml");
-    command
-        .arg("-c")
-        .arg(config)
-        .envs(super::frps::environment());
+    command.arg("-c").arg(config).envs(environment);
     let mut frps = world.lab.start(Place::Node, "frps", command)?;
     frps.wait_new("frps started successfully", START)?;
     world.frps = Some(frps);
