@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use totoro_tests::hostile::{
-    aim, flood, forgotten, logins, multipath, plugin, readers, replays, revoke,
+    aim, clock, flood, forgotten, logins, multipath, plugin, readers, replays, revoke,
 };
 use totoro_tests::lab;
 
@@ -81,5 +81,12 @@ fn a_client_that_the_node_has_forgotten_is_made_to_come_again() {
 fn what_was_said_before_gives_nothing_twice() {
     if lab::skip("what_was_said_before").is_some() {
         replays::play().expect("nothing twice, and nobody is hurt");
+    }
+}
+
+#[test]
+fn a_wall_clock_that_is_set_changes_no_verdict() {
+    if lab::skip("a_wall_clock_that_is_set").is_some() {
+        clock::play().expect("by the control plane's clock");
     }
 }

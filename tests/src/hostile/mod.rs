@@ -3,6 +3,7 @@
 
 pub mod aim;
 pub mod client;
+pub mod clock;
 mod crowd;
 pub mod flood;
 pub mod forgotten;
