@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -39,6 +40,9 @@ pub(super) fn play(world: &mut World, report: &mut Report, clock: &WallClock) {
 
 /// One that is started as anybody would start it; the node's own, by its unit's environment, is not.
 fn mptcp(world: &World) -> Result<String> {
+    if !Path::new("/proc/sys/net/mptcp").exists() {
+        return Told::of(world, &[])?.says("frps mptcp", "ok", &["the kernel has it off"]);
+    }
     let config = world.lab.file("other-frps.toml");
     fs::write(&config, format!("bindPort = {OTHER_FRPS}\n"))?;
     let mut command = world.lab.command(&world.lab.tools.frps);
