@@ -189,3 +189,35 @@ fn two_who_come_and_go_at_once_leave_nothing_counted() {
         assert!(connect(v4(PORT)).is_err(), "and for no second");
     });
 }
+
+/// Who reads traffic only where something happened relies on it.
+#[test]
+fn datagrams_that_no_count_tells_of_are_written_down() {
+    let Some(node) = Node::new("unheard-of") else {
+        return;
+    };
+    node.run(|kernel| {
+        lend(&kernel, UDP, &five());
+        let server = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, PORT)).expect("bind");
+        let user = UdpSocket::bind(v4(0)).expect("bind");
+        let counts = || kernel.counts(1).expect("counts");
+        let mut from = None;
+        let mut last_ns = 0;
+        for what in ["the first", "another", "an answer"] {
+            // The programs' clock goes by the kernel's ticks.
+            std::thread::sleep(Duration::from_millis(50));
+            match from.filter(|_| what == "an answer") {
+                Some(from) => server.send_to(b"answer", from).map(drop).expect("send"),
+                None => {
+                    user.send_to(b"hello", v4(PORT)).expect("send");
+                    let (_, user) = server.recv_from(&mut [0; 16]).expect("delivered");
+                    from = Some(user);
+                }
+            }
+            let now = counts();
+            assert!(now.usage.last_ns > last_ns, "{what}: {now:?}");
+            assert_eq!(now.flows, u64::from(what == "an answer"), "{what}");
+            last_ns = now.usage.last_ns;
+        }
+    });
+}

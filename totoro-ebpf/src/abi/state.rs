@@ -125,7 +125,7 @@ pub type FlowsClosed = u64;
 
 /// Key of `TRAFFIC`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TrafficKey {
     /// The tenant.
     pub tenant: u32,

@@ -32,6 +32,7 @@ pub(crate) fn received(key: &FlowKey, bytes: u64, at: u64) -> bool {
         unsafe {
             atomic::add(&raw mut (*flow).bytes_in, bytes);
             (*flow).last_ns = at;
+            note(&(*flow).tenant, at);
         }
         known::hear(key, at);
         return true;
@@ -53,7 +54,17 @@ pub(crate) fn begin(key: &FlowKey, lease: &Lease, bytes: u64, at: u64) {
     };
     // Recycles the oldest when full: see CANDIDATES.
     let _ = CANDIDATES.insert(key, &flow, BPF_NOEXIST);
+    note(&lease.tenant, at);
     known::hear(key, at);
+}
+
+/// Notes that something passed a tenant's ports which no count tells of.
+#[inline(always)]
+fn note(tenant: &u32, at: u64) {
+    if let Some(usage) = USAGE.get_ptr_mut(tenant) {
+        // SAFETY: an aligned u64 of a live map value.
+        unsafe { (*usage).last_ns = at };
+    }
 }
 
 /// Whether a user at `key` has written: the reason to refuse sending to it, or 0. Addresses that no
@@ -114,12 +125,12 @@ fn answer(key: &FlowKey, lease: &Lease, tenant: &Tenant, at: u64) -> u32 {
         return Reason::ReplyOnly.number();
     }
     let (mut state, mut taken) = (FLOW_ANSWERED, recycle::NONE);
-    let mut reason = charge_payers(lease.tenant, tenant);
+    let mut reason = charge_payers(lease.tenant, tenant, at);
     if recycle::helps(reason) {
         taken = take(key, lease.tenant, tenant.max_flows, at);
         if taken != recycle::NONE {
             state = FLOW_RECYCLED;
-            reason = charge_payers(lease.tenant, tenant);
+            reason = charge_payers(lease.tenant, tenant, at);
         }
     }
     if reason != 0 {
@@ -214,8 +225,8 @@ pub(super) fn end(key: &FlowKey, at: u64) -> bool {
 
 /// Charges a flow to its tenant and the tenant's parent: the reason not to, or 0.
 #[inline(never)]
-fn charge_payers(number: u32, tenant: &Tenant) -> u32 {
-    if !charge(number, tenant.max_flows) {
+fn charge_payers(number: u32, tenant: &Tenant, at: u64) -> u32 {
+    if !charge(number, tenant.max_flows, at) {
         return Reason::MaxFlows.number();
     }
     let parent = tenant.parent;
@@ -224,7 +235,7 @@ fn charge_payers(number: u32, tenant: &Tenant) -> u32 {
     }
     // SAFETY: the value is read once.
     let max = unsafe { TENANTS.get(&parent) }.map_or(u32::MAX, |tenant| tenant.max_flows);
-    if !charge(parent, max) {
+    if !charge(parent, max, at) {
         undo(number);
         return Reason::PublicFull.number();
     }
@@ -240,14 +251,15 @@ fn undo_payers(tenant: u32, parent: u32) {
 }
 
 #[inline(always)]
-fn charge(tenant: u32, max: u32) -> bool {
+fn charge(tenant: u32, max: u32, at: u64) -> bool {
     let Some(usage) = USAGE.get_ptr_mut(&tenant) else {
         return false;
     };
     // SAFETY: the value is copied at once.
     let closed = unsafe { FLOWS_CLOSED.get(&tenant) }.copied().unwrap_or(0);
-    // SAFETY: an aligned u64 of a live map value.
+    // SAFETY: aligned u64s of a live map value.
     unsafe {
+        (*usage).last_ns = at;
         atomic::update(&raw mut (*usage).flows_opened, |opened| {
             (opened.saturating_sub(closed) < max as u64).then_some(opened + 1)
         })

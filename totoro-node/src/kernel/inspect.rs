@@ -8,7 +8,7 @@ use totoro_ebpf::abi;
 use super::fill::{self, Fill};
 use super::maps::{Maps, found};
 use super::tables::Tables;
-use super::{Connection, Context, Passed, Refused, Result, TenantCounts, failed, pins};
+use super::{Connection, Context, Refused, Result, TenantCounts, failed, pins};
 
 /// Read-only access to pinned maps.
 pub struct Inspector {
@@ -125,12 +125,12 @@ impl Inspector {
         fill::all(&self.dir, &self.tables)
     }
 
-    /// What passed the ports of tenants so far.
+    /// Traffic of a lease.
     ///
     /// # Errors
     /// When a map can't be read.
-    pub fn passed(&self) -> Result<Passed> {
-        self.tables.passed()
+    pub fn traffic(&self, tenant: u32, key: abi::PortKey) -> Result<abi::Traffic> {
+        self.maps.traffic(tenant, key)
     }
 
     /// Bans with their ends, boot-time ns.

@@ -141,6 +141,14 @@ impl Kernel {
         Ok(counts(traffic, usage.admitted, usage.conns))
     }
 
+    /// What passed a tenant's lease so far.
+    ///
+    /// # Errors
+    /// When a map can't be read.
+    pub fn traffic(&self, tenant: u32, key: abi::PortKey) -> Result<abi::Traffic> {
+        self.shared.maps().traffic(tenant, key)
+    }
+
     /// Forgets what was counted on a tenant's lease of a port, which must be closed.
     ///
     /// # Errors

@@ -53,17 +53,6 @@ pub(super) struct Maps {
     pub(super) control: HashMap<MapData, abi::ControlKey, abi::Control>,
 }
 
-/// What was counted by all CPUs together.
-pub(super) fn sum(by_cpu: &[abi::Traffic]) -> abi::Traffic {
-    let add = |sum: abi::Traffic, value: &abi::Traffic| abi::Traffic {
-        bytes_in: sum.bytes_in + value.bytes_in,
-        bytes_out: sum.bytes_out + value.bytes_out,
-        packets_in: sum.packets_in + value.packets_in,
-        packets_out: sum.packets_out + value.packets_out,
-    };
-    by_cpu.iter().fold(abi::Traffic::default(), add)
-}
-
 impl Maps {
     /// Takes the maps from wherever `find` has them. aya compares key and value sizes.
     pub(super) fn open(mut find: impl FnMut(&'static str) -> Result<Map>) -> Result<Maps> {
@@ -114,7 +103,16 @@ impl Maps {
     pub(super) fn traffic(&self, tenant: u32, key: abi::PortKey) -> Result<abi::Traffic> {
         let key = abi::TrafficKey::of(tenant, key);
         let per_cpu = found(self.traffic.get(&key, 0)).on("read", "TRAFFIC")?;
-        Ok(per_cpu.map_or_else(abi::Traffic::default, |values| sum(&values)))
+        Ok(per_cpu.map_or_else(abi::Traffic::default, |values| {
+            values
+                .iter()
+                .fold(abi::Traffic::default(), |sum, value| abi::Traffic {
+                    bytes_in: sum.bytes_in + value.bytes_in,
+                    bytes_out: sum.bytes_out + value.bytes_out,
+                    packets_in: sum.packets_in + value.packets_in,
+                    packets_out: sum.packets_out + value.packets_out,
+                })
+        }))
     }
 
     /// Bans with their ends.

@@ -60,7 +60,6 @@ pub use others::other_lookups;
 pub use pins::{is_on_bpffs, refuse_foreign};
 pub use recent::Sample;
 pub use sockets::can_destroy;
-pub use tables::Passed;
 
 /// A failure of the kernel side: what was done to what, and why it failed.
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,7 @@ use totoro_ebpf::logic::pool;
 
 use super::maps::{Maps, found, gone, patiently};
 use super::sweep::First;
-use super::{Connection, Context, Kernel, Passed, Refused, Result, TenantCounts};
+use super::{Connection, Context, Kernel, Refused, Result, TenantCounts};
 
 /// Replaces the pool's bits; frps's own port is guarded too.
 pub(super) fn write_pool(maps: &mut Maps, lent: &Pool, bind_port: u16) -> Result<()> {
@@ -158,14 +158,6 @@ impl Kernel {
             counted.push((key.tenant, port));
         })?;
         Ok(counted)
-    }
-
-    /// What passed the ports of tenants so far.
-    ///
-    /// # Errors
-    /// When a map can't be read.
-    pub fn passed(&self) -> Result<Passed> {
-        self.shared.tables.passed()
     }
 
     /// All refusal counters.

@@ -8,33 +8,7 @@ use totoro_ebpf::abi;
 use totoro_ebpf::logic::admit::live_flows;
 
 use super::batch::Table;
-use super::{Connection, Refused, Result, TenantCounts, maps};
-
-/// What passed the ports of tenants, leased or not, all read at once.
-#[derive(Clone, Debug, Default)]
-pub struct Passed {
-    /// Without those that nothing passed, which are most of a node's.
-    sorted: Vec<(abi::TrafficKey, abi::Traffic)>,
-}
-
-impl Passed {
-    /// What passed a port of a tenant.
-    #[must_use]
-    pub fn of(&self, tenant: u32, key: abi::PortKey) -> abi::Traffic {
-        let key = abi::TrafficKey::of(tenant, key);
-        let nth = self.sorted.binary_search_by_key(&key, |(key, _)| *key);
-        nth.map_or_else(|_| abi::Traffic::default(), |nth| self.sorted[nth].1)
-    }
-}
-
-impl FromIterator<(abi::TrafficKey, abi::Traffic)> for Passed {
-    fn from_iter<I: IntoIterator<Item = (abi::TrafficKey, abi::Traffic)>>(all: I) -> Self {
-        let something = |(_, passed): &(_, abi::Traffic)| *passed != abi::Traffic::default();
-        let mut sorted: Vec<_> = all.into_iter().filter(something).collect();
-        sorted.sort_unstable_by_key(|(key, _)| *key);
-        Passed { sorted }
-    }
-}
+use super::{Connection, Refused, Result, TenantCounts};
 
 /// Each beside the handle that is written by ([`super::maps::Maps`]).
 pub(super) struct Tables {
@@ -95,18 +69,6 @@ impl Tables {
             counts.insert(tenant, TenantCounts { usage, flows });
         })?;
         Ok(counts)
-    }
-
-    /// What passed the ports of tenants.
-    pub(super) fn passed(&self) -> Result<Passed> {
-        let mut sorted = Vec::new();
-        self.traffic.each(|key, values| {
-            let passed = maps::sum(values);
-            if passed != abi::Traffic::default() {
-                sorted.push((key, passed));
-            }
-        })?;
-        Ok(sorted.into_iter().collect())
     }
 
     /// All refusal counters, sorted by tenant; numbers that this build has no reason for count as

@@ -22,6 +22,7 @@ use super::index::{Tickets, tickets};
 use super::kept;
 use super::mended::Mended;
 use super::model::{FIRST_TENANT, Tenant, Ticket};
+use super::passed::Passed;
 use super::policy::Policy;
 use super::ports::{Patience, PortId, Ports, parse_key};
 use super::refused::{TOLD, Told};
@@ -107,6 +108,8 @@ pub(super) struct Inner {
     pub(super) refused: Vec<Refused>,
     /// The kernel's refusal counters as far as they were told.
     pub(super) told: Told,
+    /// What passed tenants' leases.
+    pub(super) passed: Passed,
     /// The longest connection of a lease that ended since its last summary, ms.
     pub(super) longest_ms: BTreeMap<u64, u64>,
     /// When connections were last summed up.
@@ -222,6 +225,7 @@ impl Desk {
                 .get::<Told>(META, TOLD)?
                 .unwrap_or_default()
                 .of_this_boot(),
+            passed: Passed::default(),
             longest_ms: BTreeMap::new(),
             summed_ms: clock.now_ms(),
             late: BTreeMap::new(),

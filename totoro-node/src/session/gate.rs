@@ -10,7 +10,7 @@ use totoro_api::ports::Pool;
 use totoro_ebpf::abi;
 
 use crate::kernel::{
-    Control, ControlSocket, Kernel, KernelError, LeaseCounts, Passed, Refused, Swept, TenantCounts,
+    Control, ControlSocket, Kernel, KernelError, LeaseCounts, Refused, Swept, TenantCounts,
 };
 
 type Result<T> = std::result::Result<T, KernelError>;
@@ -55,8 +55,8 @@ gate! {
     fn remove_lease(&self, key: abi::PortKey) -> Option<LeaseCounts>;
     /// What was counted on a lease.
     fn lease_counts(&self, tenant: u32, key: abi::PortKey) -> LeaseCounts;
-    /// What passed the ports of tenants.
-    fn passed(&self) -> Passed;
+    /// What passed a lease.
+    fn traffic(&self, tenant: u32, key: abi::PortKey) -> abi::Traffic;
     /// What is counted on every port.
     fn port_usage(&self) -> Vec<(abi::PortKey, abi::PortUsage)>;
     /// Tenants and ports that anything is counted of, leased or not.

@@ -24,6 +24,7 @@ mod kept;
 mod login;
 mod mended;
 pub mod model;
+mod passed;
 pub mod policy;
 pub mod ports;
 mod proxy;

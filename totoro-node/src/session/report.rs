@@ -16,7 +16,7 @@ use super::desk::{Desk, Inner};
 use super::gate::Gate;
 use super::model::Tenant;
 use super::ports::port_key;
-use crate::kernel::{Passed, Refused, TenantCounts};
+use crate::kernel::{Refused, TenantCounts, boot_ns};
 use crate::store::Changes;
 
 /// The desk's part of a heartbeat.
@@ -72,17 +72,19 @@ impl Desk {
     /// # Errors
     /// The kernel's maps can't be read.
     pub fn report(&self, mut wanted: impl FnMut(&TenantUsage) -> bool) -> Result<Report> {
+        let now_ns = boot_ns();
         let kernel = Counted::read(&*self.kernel)?;
-        // All at once: one by one they are a system call each, and the desk waits.
-        let passed = self.kernel.passed()?;
         let (mut report, order) = {
-            let inner = self.lock();
+            let mut inner = self.lock();
+            inner
+                .passed
+                .keep(|tenant| kernel.tenants.contains_key(&tenant));
             (self.sums(&inner, &kernel), ranked(&inner, &kernel))
         };
         for chunk in order.chunks(CHUNK) {
-            let inner = self.lock();
+            let mut inner = self.lock();
             for id in chunk {
-                let usage = self.usage(&inner, id, &kernel, &passed);
+                let usage = self.usage(&mut inner, id, &kernel, now_ns)?;
                 if !wanted(&usage) {
                     report.left = order.len() - report.tenants.len();
                     return Ok(report);
@@ -136,7 +138,13 @@ impl Desk {
     }
 
     /// One tenant's part.
-    fn usage(&self, inner: &Inner, id: &str, kernel: &Counted, passed: &Passed) -> TenantUsage {
+    fn usage(
+        &self,
+        inner: &mut Inner,
+        id: &str,
+        kernel: &Counted,
+        now_ns: u64,
+    ) -> Result<TenantUsage> {
         let tenant = inner.tenants.get(id);
         let mut usage = TenantUsage {
             tenant: id.to_owned(),
@@ -156,12 +164,24 @@ impl Desk {
                 });
             }
         }
-        for (port, lease) in inner.ports.of_tenant(id) {
-            if let Some(tenant) = tenant {
-                let passed = passed.of(tenant.number, port_key(port));
-                usage.bytes_in += passed.bytes_in;
-                usage.bytes_out += passed.bytes_out;
-            }
+        let leases: Vec<_> = inner.ports.of_tenant(id).collect();
+        if let Some(tenant) = tenant {
+            let read = || {
+                leases
+                    .iter()
+                    .try_fold([0; 2], |[bytes_in, bytes_out], (port, _)| {
+                        let traffic = self.kernel.traffic(tenant.number, port_key(*port))?;
+                        Ok([bytes_in + traffic.bytes_in, bytes_out + traffic.bytes_out])
+                    })
+            };
+            let numbers = leases.iter().map(|(_, lease)| lease.number);
+            let counts = kernel.of(tenant);
+            let [bytes_in, bytes_out] =
+                (inner.passed).of(tenant.number, &counts, numbers, now_ns, read)?;
+            usage.bytes_in += bytes_in;
+            usage.bytes_out += bytes_out;
+        }
+        for (port, lease) in leases {
             usage.leases.push(LeaseUsage {
                 proxy: lease.name().to_owned(),
                 protocol: port.0.to_string(),
@@ -170,7 +190,7 @@ impl Desk {
                 since: rfc3339(lease.since_ms / 1000),
             });
         }
-        usage
+        Ok(usage)
     }
 
     /// The sessions, for the operator.

@@ -281,7 +281,7 @@ impl Stage {
     }
 
     fn traffic(&self, proto: u8) -> Result<Traffic> {
-        Ok(self.kernel.passed()?.of(self.tenant, key(proto)))
+        Ok(self.kernel.traffic(self.tenant, key(proto))?)
     }
 
     fn admitted(&self) -> Result<u64> {

@@ -235,9 +235,8 @@ impl Row for Refusal {
 impl Source<'_> {
     pub(super) fn ports(&self) -> Result<Vec<Port>> {
         let mut all = Vec::new();
-        let passed = self.inspector.passed()?;
         for (key, lease, usage) in self.inspector.ports()? {
-            let traffic = passed.of(lease.tenant, key);
+            let traffic = self.inspector.traffic(lease.tenant, key)?;
             all.push(Port {
                 proto: protocol(key.proto),
                 port: key.port,

@@ -1,6 +1,6 @@
 //! Who moves how much: traffic of the leased ports over a second.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -62,20 +62,20 @@ impl Source<'_> {
     /// The leased ports, who moves the most first.
     pub(super) fn talkers(&self) -> Result<Vec<Talker>> {
         let began = Instant::now();
-        let before = self.inspector.ports()?.into_iter();
-        let before: HashSet<_> = before.map(|(key, lease, _)| (key, lease.lease)).collect();
-        let earlier = self.inspector.passed()?;
+        let mut before = HashMap::new();
+        for (key, lease, _) in self.inspector.ports()? {
+            let traffic = self.inspector.traffic(lease.tenant, key)?;
+            before.insert((key, lease.lease), traffic);
+        }
         sleep(OVER);
-        let (ports, later) = (self.inspector.ports()?, self.inspector.passed()?);
-        let over = began.elapsed();
         let mut talkers = Vec::new();
-        for (key, lease, usage) in ports {
-            let now = later.of(lease.tenant, key);
-            let then = if before.contains(&(key, lease.lease)) {
-                earlier.of(lease.tenant, key)
-            } else {
-                abi::Traffic::default()
-            };
+        for (key, lease, usage) in self.inspector.ports()? {
+            let over = began.elapsed();
+            let now = self.inspector.traffic(lease.tenant, key)?;
+            let then = before
+                .get(&(key, lease.lease))
+                .copied()
+                .unwrap_or_else(abi::Traffic::default);
             let packets = |traffic: &abi::Traffic| traffic.packets_in + traffic.packets_out;
             talkers.push(Talker {
                 proto: protocol(key.proto),

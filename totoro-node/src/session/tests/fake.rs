@@ -11,7 +11,7 @@ use totoro_ebpf::abi;
 use totoro_ebpf::logic::stamp;
 
 use crate::kernel::{
-    Control, ControlSocket, KernelError, LeaseCounts, Passed, Refused, Swept, TenantCounts, boot_ns,
+    Control, ControlSocket, KernelError, LeaseCounts, Refused, Swept, TenantCounts, boot_ns,
 };
 use crate::session::Gate;
 
@@ -152,17 +152,15 @@ impl Gate for Fake {
         Ok(maps.counts.get(&(tenant, key)).copied().unwrap_or_default())
     }
 
-    fn passed(&self) -> Result<Passed> {
-        let maps = self.works("passed", "")?;
-        let all = maps.counts.iter().map(|((tenant, key), counts)| {
-            let traffic = abi::Traffic {
-                bytes_in: counts.bytes_in,
-                bytes_out: counts.bytes_out,
-                ..abi::Traffic::default()
-            };
-            (abi::TrafficKey::of(*tenant, *key), traffic)
-        });
-        Ok(all.collect())
+    fn traffic(&self, tenant: u32, key: abi::PortKey) -> Result<abi::Traffic> {
+        let maps = self.works("traffic", key.port)?;
+        let counts = maps.counts.get(&(tenant, key)).copied();
+        let counts = counts.unwrap_or_default();
+        Ok(abi::Traffic {
+            bytes_in: counts.bytes_in,
+            bytes_out: counts.bytes_out,
+            ..abi::Traffic::default()
+        })
     }
 
     fn counted(&self) -> Result<Vec<(u32, abi::PortKey)>> {
