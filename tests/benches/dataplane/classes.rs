@@ -24,10 +24,38 @@ const OF_UDP: &[&str] = &[ONE_RULE, MANY_RULES];
 const OF_BANS: &[&str] = &[ADDRESSES, LEAN];
 const OF_BANNED: &[&str] = &[ADDRESSES];
 
-/// The sizes of a node: leases, each of a tenant of its own.
-pub(crate) const SIZES: [u32; 3] = [1, 1_000, 65_536];
+/// How much a node has.
+#[derive(Clone, Copy)]
+pub(crate) struct Size {
+    pub(crate) leases: u32,
+    /// Who have as many each.
+    pub(crate) tenants: u32,
+}
+
+/// The sizes of a node: each lease of a tenant of its own, and all of one tenant.
+pub(crate) const SIZES: [Size; 4] = [
+    Size::of(1, 1),
+    Size::of(1_000, 1_000),
+    Size::of(65_536, 1),
+    Size::of(65_536, 65_536),
+];
 /// The place of the last.
-pub(crate) const FULL: usize = 2;
+pub(crate) const FULL: usize = 3;
+
+impl Size {
+    const fn of(leases: u32, tenants: u32) -> Size {
+        Size { leases, tenants }
+    }
+
+    pub(crate) fn words(self) -> String {
+        let of = if self.tenants < self.leases {
+            " of one tenant"
+        } else {
+            ""
+        };
+        format!("{} leases{of}", self.leases)
+    }
+}
 pub(crate) const BANS: u32 = 10_000;
 
 /// Who is measured.
@@ -49,14 +77,14 @@ impl Who {
     /// The node that it is.
     pub(crate) fn node(self) -> Node {
         let full = Node {
-            leases: SIZES[FULL],
+            size: SIZES[FULL],
             bans: 0,
             has_wide_ban: false,
             is_spent: false,
         };
         match self {
             Who::Totoro(size) => Node {
-                leases: SIZES[size],
+                size: SIZES[size],
                 ..full
             },
             Who::ReadsClock => full,

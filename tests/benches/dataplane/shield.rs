@@ -11,6 +11,7 @@ use totoro_ebpf::abi::{self, TCP, UDP};
 use totoro_ebpf::logic::{banned, pool};
 use totoro_node::kernel::{boot_ns, tick_ns, to_addr};
 
+use crate::classes::Size;
 use crate::packets::{FREE, FROM, FRPS, LEASED, V6, nodes, users};
 use crate::programs::{Program, SOURCES, array, enter, hash};
 
@@ -39,7 +40,7 @@ fn lease(nth: u32) -> (u8, u16) {
 #[derive(Clone, Copy)]
 pub(crate) struct Node {
     /// Leases, each another tenant's.
-    pub(crate) leases: u32,
+    pub(crate) size: Size,
     /// Bans, of single addresses.
     pub(crate) bans: u32,
     /// Whether one of them is [`WIDE`] in place of an address.
@@ -117,22 +118,22 @@ pub(crate) fn filled(loader: &mut EbpfLoader<'_>, object: &Path, node: Node) -> 
             .set(place, near, 0)
             .expect("set");
     }
-    lend(&mut ebpf, node.leases);
+    lend(&mut ebpf, node.size);
     ban(&mut ebpf, node);
     flows(&mut ebpf);
     ebpf
 }
 
 /// Makes leases, and all that the daemon makes with each.
-fn lend(ebpf: &mut Ebpf, leases: u32) {
-    for nth in 0..leases {
+fn lend(ebpf: &mut Ebpf, size: Size) {
+    for nth in 0..size.leases {
         let (proto, port) = lease(nth);
         let key = abi::PortKey {
             port,
             proto,
             pad: 0,
         };
-        let tenant = nth + 1;
+        let tenant = nth % size.tenants + 1;
         let entry = abi::Lease {
             tenant,
             lease: nth.into(),

@@ -258,7 +258,7 @@ fn growth(args: &Args, all: &mut All, run: &mut Run) {
                     let packets = if driven {
                         Packets::Others {
                             first: LEASED,
-                            count: SIZES[size].min(TCP_PORTS),
+                            count: SIZES[size].leases.min(TCP_PORTS),
                         }
                     } else {
                         Packets::Same
@@ -283,10 +283,11 @@ fn growth(args: &Args, all: &mut All, run: &mut Run) {
             };
             let one = over[0].clone();
             for (size, over) in SIZES.into_iter().zip(over) {
-                let called = format!("{name}, {which}, {size} leases");
+                let called = format!("{name}, {which}, {}", size.words());
                 let mut figure = Figure::new(part, &called, "ns", Better::Less, over);
-                if size > 1 {
-                    let goal = (size == SIZES[FULL]).then_some(Relative::at_most(GROWTH));
+                if size.leases > 1 {
+                    let is_full = size.tenants == SIZES[FULL].tenants;
+                    let goal = is_full.then_some(Relative::at_most(GROWTH));
                     figure = figure.against(ONE_LEASE, &one, goal);
                 }
                 run.add(figure);

@@ -191,17 +191,23 @@ pub(super) fn update(map: impl AsFd, key: &[u8], value: &[u8]) -> io::Result<()>
 
 /// Makes all values of an array zeros; it has so many, of this size, and is no per-CPU one.
 pub(super) fn zero(map: impl AsFd, value_size: usize, entries: u32) -> io::Result<()> {
-    let keys: Vec<u32> = (0..entries).collect();
-    let values = vec![0_u8; value_size * keys.len()];
-    let mut attr = BatchAttr {
-        keys: keys.as_ptr() as u64,
-        values: values.as_ptr() as u64,
-        count: entries,
-        map: map.as_fd().as_raw_fd() as u32,
-        ..BatchAttr::default()
-    };
-    bpf(BPF_MAP_UPDATE_BATCH, &mut attr).map(drop)
+    let all: Vec<u32> = (0..entries).collect();
+    let values = vec![0_u8; value_size * AT_ONCE.min(all.len())];
+    for keys in all.chunks(AT_ONCE) {
+        let mut attr = BatchAttr {
+            keys: keys.as_ptr() as u64,
+            values: values.as_ptr() as u64,
+            count: keys.len() as u32,
+            map: map.as_fd().as_raw_fd() as u32,
+            ..BatchAttr::default()
+        };
+        bpf(BPF_MAP_UPDATE_BATCH, &mut attr)?;
+    }
+    Ok(())
 }
+
+/// Entries that are written at once: what a start takes of memory is there for long.
+const AT_ONCE: usize = 4096;
 
 /// What the batch commands take.
 #[repr(C)]

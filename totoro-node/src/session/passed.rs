@@ -11,14 +11,16 @@ use crate::kernel::TenantCounts;
 /// between two ticks of the kernel's: what happens at the same moment as something before it changes nothing.
 const SETTLES_NS: u64 = 1_000_000_000;
 
+/// More leases than a node may have.
+const MOST: u64 = 1 << 17;
+
 /// While this is the same and nothing lives, nothing passes: the programs write down (`Usage::last_ns`) when a
 /// connection begins or ends, when a flow begins, and each datagram of none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Sign {
     last_ns: u64,
-    leases: usize,
-    /// Leases' numbers rise: with how many there are, the newest says which.
-    newest: u64,
+    /// The newest one's number, and how many there are: numbers rise, so together they say which.
+    leases: u64,
 }
 
 /// From users and to users, IP bytes.
@@ -46,8 +48,7 @@ impl Passed {
         }
         let sign = Sign {
             last_ns,
-            leases: numbers.clone().count(),
-            newest: numbers.max().unwrap_or(0),
+            leases: numbers.clone().max().unwrap_or(0) * MOST + numbers.count() as u64,
         };
         if let Some((_, bytes)) = self.0.get(&tenant).filter(|(of, _)| *of == sign) {
             return Ok(*bytes);
