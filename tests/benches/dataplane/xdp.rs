@@ -253,8 +253,9 @@ fn growth(args: &Args, all: &mut All, run: &mut Run) {
                 let mut took = [0.0; SIZES.len()];
                 let mut nothing = [0.0; SIZES.len()];
                 for nth in 0..2 * SIZES.len() {
-                    let nth = (nth + round) % (2 * SIZES.len());
-                    let size = nth % SIZES.len();
+                    // Each right beside its empty program: the machine has slow and fast moments.
+                    let nth = (nth + 2 * round) % (2 * SIZES.len());
+                    let size = nth / 2;
                     let packets = if driven {
                         Packets::Others {
                             first: LEASED,
@@ -263,7 +264,7 @@ fn growth(args: &Args, all: &mut All, run: &mut Run) {
                     } else {
                         Packets::Same
                     };
-                    let (program, to) = if nth < SIZES.len() {
+                    let (program, to) = if nth.is_multiple_of(2) {
                         (&mut all.sizes[size], &mut took)
                     } else {
                         (&mut all.nothing, &mut nothing)
