@@ -57,16 +57,18 @@ impl Tables {
 
     /// All tenants' counts, by their numbers.
     pub(super) fn counts(&self) -> Result<HashMap<u32, TenantCounts>> {
-        let mut closed = HashMap::new();
-        self.flows_closed.each(|tenant, count| {
-            closed.insert(tenant, count[0]);
-        })?;
-        let mut counts = HashMap::with_capacity(closed.len());
+        let mut counts = HashMap::new();
         self.usage.each(|tenant, usage| {
             let usage = usage[0];
-            let closed = closed.get(&tenant).copied().unwrap_or(0);
-            let flows = live_flows(usage.flows_opened, closed);
+            let flows = usage.flows_opened;
             counts.insert(tenant, TenantCounts { usage, flows });
+        })?;
+        // Afterwards: of flows that take each other's place, what ended meanwhile is not among those that began, and
+        // no more are told than may live.
+        self.flows_closed.each(|tenant, closed| {
+            if let Some(counts) = counts.get_mut(&tenant) {
+                counts.flows = live_flows(counts.usage.flows_opened, closed[0]);
+            }
         })?;
         Ok(counts)
     }

@@ -74,7 +74,7 @@ struct Talk {
     answered: u64,
     /// Live flows then.
     live: u64,
-    /// The most that ever lived.
+    /// The most that lived after a word of all.
     most: u64,
 }
 
@@ -113,9 +113,11 @@ impl Stage {
                 for (socket, heard) in sockets.iter().zip(&mut heard) {
                     *heard |= socket.recv(&mut [0; 16]).is_ok();
                 }
-                talk.most = talk.most.max(self.flows()?);
                 std::thread::sleep(Duration::from_millis(5));
             }
+            // All is still by now: while one takes the place of another, what began and what ended are counts of
+            // two moments.
+            talk.most = talk.most.max(self.flows()?);
             talk.answered = heard.iter().filter(|heard| **heard).count() as u64;
         }
         ensure!(talk.answered > 0, "nobody was answered");
