@@ -3,7 +3,7 @@
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns, bpf_ringbuf_query};
-use totoro_ebpf::abi::{Addr, EVENT_REFUSED, Event, ReasonCount, ReasonKey};
+use totoro_ebpf::abi::{Addr, EVENT_REFUSED, Event, FlowKey, ReasonCount, ReasonKey};
 
 use crate::atomic;
 use crate::maps::{EVENTS, LOST, REASONS, TICK};
@@ -23,6 +23,19 @@ pub(crate) struct Subject {
     pub(crate) port: u16,
     /// IP protocol number.
     pub(crate) proto: u8,
+}
+
+impl Subject {
+    /// The flow that a datagram of this subject is of.
+    #[inline(always)]
+    pub(crate) fn flow(&self) -> FlowKey {
+        FlowKey {
+            remote: self.remote,
+            remote_port: self.remote_port,
+            port: self.port,
+            pad: 0,
+        }
+    }
 }
 
 /// Now on the boot-time clock, ns.

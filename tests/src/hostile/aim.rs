@@ -5,6 +5,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use totoro_api::Reason;
 
 use super::client::{Client, Way, ample, file};
 use super::handmade::{HandMade, Work};
@@ -55,7 +56,7 @@ pub fn play() -> Result<()> {
         .collect::<Result<Vec<SocketAddr>>>()?;
     let (mut client, second) = take_over(&world, &targets)?;
     within(PATIENCE, || {
-        let refused = reply_only(&world)?;
+        let refused = world.refused(Reason::ReplyOnly)?;
         Ok((refused >= 3 * targets.len() as u64).then_some(()))
     })
     .context("nothing was shot")?;
@@ -65,7 +66,7 @@ pub fn play() -> Result<()> {
     }
     println!(
         "{} shots at {} targets, none left the node",
-        reply_only(&world)?,
+        world.refused(Reason::ReplyOnly)?,
         targets.len()
     );
     // Who writes first is answered.
@@ -135,11 +136,4 @@ fn hears(socket: &UdpSocket, patience: Duration) -> Result<bool> {
     Ok(socket
         .recv(&mut datagram)
         .is_ok_and(|length| &datagram[..length] == SHOT))
-}
-
-/// How many datagrams the kernel kept in.
-fn reply_only(world: &World) -> Result<u64> {
-    let rows = world.inspect("reasons")?;
-    let rows = rows.iter().filter(|row| row["reason"] == "reply_only");
-    Ok(rows.filter_map(|row| row["count"].as_u64()).sum())
 }

@@ -100,10 +100,7 @@ fn start(world: &mut World, clock: &WallClock) -> Result<()> {
 /// The daemon's clock is off, as it knows itself.
 fn is_off(world: &World, off_s: i64) -> Result<()> {
     within(PATIENCE, || {
-        let told = world.node_cli(&["doctor", "--json"])?;
-        let lines: Vec<Value> = serde_json::from_str(&told.out).context("read doctor's lines")?;
-        let line = lines.iter().find(|line| line["component"] == "clock");
-        let line = line.context("no line on the clock")?;
+        let line = world.doctor_on("clock")?;
         let text = line["target"].as_str().unwrap_or_default();
         let told_ms: i64 = text.trim_end_matches(" ms").parse().context("a number")?;
         // Whichever way round it is told.

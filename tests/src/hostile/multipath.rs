@@ -5,6 +5,7 @@ use std::net::TcpStream;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use totoro_api::Reason;
 
 use super::client::{Client, Way, ample};
 use super::handmade::HandMade;
@@ -47,7 +48,7 @@ pub fn play() -> Result<()> {
     println!("frps as its unit starts it: plain TCP, logged in");
 
     restart(&mut world)?;
-    let before = unsupported(&world)?;
+    let before = world.refused(Reason::Unsupported)?;
     let said = login(&world, "refused");
     ensure!(said.is_err(), "logged in by MPTCP: {said:?}");
     let spoken = Counters::read(&world)?;
@@ -56,17 +57,12 @@ pub fn play() -> Result<()> {
         "frps does not speak MPTCP"
     );
     let counted = within(PATIENCE, || {
-        let now = unsupported(&world)?;
+        let now = world.refused(Reason::Unsupported)?;
         Ok((now > before).then_some(now - before))
     })
     .context("refused, and counted nowhere")?;
-    let doctor = world.node_cli(&["doctor", "--json"])?;
-    let lines: Vec<Value> = serde_json::from_str(&doctor.out).context("read doctor's lines")?;
-    let line = lines.iter().find(|line| line["component"] == "frps mptcp");
-    ensure!(
-        line.is_some_and(|line| line["status"] == "fail"),
-        "doctor says {line:?}"
-    );
+    let line = world.doctor_on("frps mptcp")?;
+    ensure!(line["status"] == "fail", "doctor says {line}");
     println!("a frps that speaks it: ended, {counted} times `unsupported`; doctor says so");
 
     // Whoever does not ask for it comes in all the same.
@@ -138,11 +134,4 @@ impl Counters {
             spoken: value("MPCapableSYNACKRX")?,
         })
     }
-}
-
-/// How often the node has refused somebody for that.
-fn unsupported(world: &World) -> Result<u64> {
-    let rows = world.inspect("reasons")?;
-    let rows = rows.iter().filter(|row| row["reason"] == "unsupported");
-    Ok(rows.filter_map(|row| row["count"].as_u64()).sum())
 }

@@ -54,19 +54,9 @@ fn filter(world: &World) -> Result<String> {
     Ok("XDP, native, on us0".to_owned())
 }
 
-/// Refusals so far for want of a lease, in the kernel's counters.
-fn no_lease(world: &World) -> Result<u64> {
-    let rows = world.inspect("reasons")?;
-    let counts = rows
-        .iter()
-        .filter(|row| row["reason"] == Reason::NoLease.to_string())
-        .filter_map(|row| row["count"].as_u64());
-    Ok(counts.sum())
-}
-
 fn tcp(world: &World, ip: &str) -> Result<String> {
     let listener = listen(world, UNLEASED)?;
-    let before = no_lease(world)?;
+    let before = world.refused(Reason::NoLease)?;
     let denied = user::denied(
         world.lab.ns(Place::User),
         user::at(ip, UNLEASED)?,
@@ -78,7 +68,7 @@ fn tcp(world: &World, ip: &str) -> Result<String> {
     if let Denied::Refused(took) = denied {
         bail!("refused after {}, not dropped before the stack", ms(took));
     }
-    let counted = no_lease(world)? - before;
+    let counted = world.refused(Reason::NoLease)? - before;
     ensure!(counted > 0, "no_lease did not count it");
     Ok(format!(
         "no answer in 1 s, {counted} packets counted as no_lease"
@@ -92,7 +82,7 @@ fn udp(world: &World, ip: &str) -> Result<String> {
         .run(|| UdpSocket::bind(("::", UNLEASED)).context("bind on the node"))?;
     socket.set_read_timeout(Some(Duration::from_millis(300)))?;
     let sender = user::datagrams(world.lab.ns(Place::User), user::at(ip, UNLEASED)?)?;
-    let before = no_lease(world)?;
+    let before = world.refused(Reason::NoLease)?;
     for _ in 0..KNOCKS {
         // An ICMP answer to an earlier one would show as an error here.
         sender
@@ -104,7 +94,7 @@ fn udp(world: &World, ip: &str) -> Result<String> {
     if let Some(error) = sender.take_error()? {
         bail!("something behind the shield answered: {error}");
     }
-    let counted = no_lease(world)? - before;
+    let counted = world.refused(Reason::NoLease)? - before;
     ensure!(counted >= KNOCKS, "no_lease counted {counted} of {KNOCKS}");
     Ok(format!(
         "{KNOCKS} datagrams sent, none arrived, no answer, {counted} counted as no_lease"

@@ -11,9 +11,7 @@ use super::world::World;
 
 /// `doctor` finds the programs, the daemon, the control plane and the spool well.
 pub(super) fn doctor(world: &World) -> Result<String> {
-    let told = world.node_cli(&["doctor", "--json"])?;
-    let lines: Vec<Value> =
-        serde_json::from_str(&told.out).with_context(|| format!("read {}", told.out))?;
+    let lines = world.doctor()?;
     for component in [
         "kernel",
         "daemon",
@@ -27,7 +25,7 @@ pub(super) fn doctor(world: &World) -> Result<String> {
         let line = lines
             .iter()
             .find(|line| line["component"] == component)
-            .with_context(|| format!("no line on {component} in {}", told.out))?;
+            .with_context(|| format!("no line on {component} in {lines:?}"))?;
         ensure!(line["status"] == "ok", "{line}");
     }
     Ok(format!("{} lines", lines.len()))

@@ -103,7 +103,7 @@ pub(super) fn play(
 
 /// Bans the guest's address; its frpc is told nothing and gives up.
 fn banned(world: &World, guest: &Guest) -> Result<String> {
-    let before = dropped(world)?;
+    let before = world.refused(Reason::ClientBanned)?;
     world.node_cli(&["ban", "add", CLIENT_V4_B])?.ok()?;
     let (text, _) = guest.file(world);
     let begun = Instant::now();
@@ -117,7 +117,7 @@ fn banned(world: &World, guest: &Guest) -> Result<String> {
     ensure!(line.contains("i/o timeout"), "{line}");
     ensure!(guest.session(world)?.is_none(), "it has a session");
     let dropped = within(Duration::from_secs(5), || {
-        let more = dropped(world)?.saturating_sub(before);
+        let more = world.refused(Reason::ClientBanned)?.saturating_sub(before);
         Ok((more > 0).then_some(more))
     });
     Ok(format!(
@@ -125,17 +125,6 @@ fn banned(world: &World, guest: &Guest) -> Result<String> {
         dropped.context("no SYN was counted")?,
         ms(took)
     ))
-}
-
-/// What was dropped because its source is banned.
-fn dropped(world: &World) -> Result<u64> {
-    let rows = world.inspect("reasons")?;
-    let banned = |row: &&Value| row["reason"] == Reason::ClientBanned.code();
-    Ok(rows
-        .iter()
-        .filter(banned)
-        .filter_map(|row| row["count"].as_u64())
-        .sum())
 }
 
 fn listed(world: &World) -> Result<bool> {

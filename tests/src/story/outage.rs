@@ -232,12 +232,7 @@ fn expiry(world: &World) -> Result<String> {
 }
 
 fn doctor(world: &World) -> Result<String> {
-    let told = world.node_cli(&["doctor", "--json"])?.out;
-    let lines: Vec<Value> = serde_json::from_str(&told).with_context(|| format!("read {told}"))?;
-    let line = lines
-        .iter()
-        .find(|line| line["component"] == "control plane")
-        .context("no line on the control plane")?;
+    let line = world.doctor_on("control plane")?;
     let detail = line["detail"].as_str().unwrap_or_default();
     ensure!(
         line["status"] == "warn" && detail.contains("started anew"),

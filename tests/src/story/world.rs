@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use totoro_api::Reason;
 use totoro_api::wire::invite::{Code, Invite, Resolved, Usage};
 
 use crate::api::Api;
@@ -158,6 +159,35 @@ impl World {
             Value::Array(rows) => Ok(rows),
             other => bail!("inspect {what} printed no list: {other}"),
         }
+    }
+
+    /// `totoro-node doctor`'s lines. Something may be wrong.
+    ///
+    /// # Errors
+    /// It prints none.
+    pub(crate) fn doctor(&self) -> Result<Vec<Value>> {
+        let told = self.node_cli(&["doctor", "--json"])?.out;
+        serde_json::from_str(&told).with_context(|| format!("read doctor's {told}"))
+    }
+
+    /// Its line on a component.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn doctor_on(&self, component: &str) -> Result<Value> {
+        let mut lines = self.doctor()?.into_iter();
+        let line = lines.find(|line| line["component"] == component);
+        line.with_context(|| format!("doctor has no line on {component}"))
+    }
+
+    /// How much the node has refused for a reason so far, by the kernel's counters.
+    ///
+    /// # Errors
+    /// They can't be read.
+    pub(crate) fn refused(&self, reason: Reason) -> Result<u64> {
+        let rows = self.inspect("reasons")?.into_iter();
+        let rows = rows.filter(|row| row["reason"] == reason.code());
+        Ok(rows.filter_map(|row| row["count"].as_u64()).sum())
     }
 
     pub(crate) fn tenant(&mut self) -> Result<&mut Tenant> {

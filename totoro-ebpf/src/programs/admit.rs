@@ -6,7 +6,7 @@ use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
 use totoro_api::Reason;
 use totoro_ebpf::abi::{
-    Addr, FlowKey, NODE, OutboundKey, PortKey, SOURCE_CONNS, SOURCE_FLOWS, SourceKey, TCP, UDP,
+    Addr, NODE, OutboundKey, PortKey, SOURCE_CONNS, SOURCE_FLOWS, SourceKey, TCP, UDP,
 };
 use totoro_ebpf::logic::admit::{Standing, connection, cut, lapsed, live_flows, open};
 use totoro_ebpf::logic::prefix;
@@ -57,7 +57,7 @@ pub(crate) fn totoro_admit(ctx: SkLookupContext) -> u32 {
         reason = judge(&mut subject, &local, true);
     }
     if reason & FULL != 0 {
-        reason = match recycle::is_possible(&flow(&subject), subject.tenant) {
+        reason = match recycle::is_possible(&subject.flow(), subject.tenant) {
             true => 0,
             false => reason & !FULL,
         };
@@ -118,9 +118,8 @@ fn judge(subject: &mut Subject, local: &Addr, looked: bool) -> u32 {
     };
     let at = now();
     if subject.proto == UDP {
-        let flow = flow(subject);
         // SAFETY: a lookup whose value is not used.
-        if unsafe { FLOWS.get(&flow) }.is_some() {
+        if unsafe { FLOWS.get(&subject.flow()) }.is_some() {
             // What flows goes on under a paused tenant, and ends with a cut one or its lease.
             return match cut(tenant, at) {
                 0 => lapsed(lease, lease.lease, at),
@@ -165,17 +164,6 @@ fn judge(subject: &mut Subject, local: &Addr, looked: bool) -> u32 {
         FULL | Reason::PublicFull.number()
     } else {
         Reason::PublicFull.number()
-    }
-}
-
-/// The flow that a datagram is of.
-#[inline(always)]
-fn flow(subject: &Subject) -> FlowKey {
-    FlowKey {
-        remote: subject.remote,
-        remote_port: subject.remote_port,
-        port: subject.port,
-        pad: 0,
     }
 }
 

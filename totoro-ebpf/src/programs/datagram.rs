@@ -71,12 +71,7 @@ pub(super) fn datagram(subject: &mut Subject, ingress: u32, way: Way, bytes: u64
     if reason != 0 {
         return reason;
     }
-    let flow = FlowKey {
-        remote: subject.remote,
-        remote_port: subject.remote_port,
-        port: subject.port,
-        pad: 0,
-    };
+    let flow = subject.flow();
     let reason = match way {
         Way::Out => flows::sent(&flow, lease, tenant, bytes, at),
         Way::In if flows::received(&flow, bytes, at) => 0,

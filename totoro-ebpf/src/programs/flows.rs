@@ -126,7 +126,8 @@ fn answer(key: &FlowKey, lease: &Lease, tenant: &Tenant, at: u64) -> u32 {
     }
     let (mut state, mut taken) = (FLOW_ANSWERED, recycle::NONE);
     let mut reason = charge_payers(lease.tenant, tenant, at);
-    if recycle::helps(reason) {
+    // For whichever limit, the tenant's or its parent's: one flow less is room for another.
+    if reason != 0 {
         taken = take(key, lease.tenant, tenant.max_flows, at);
         if taken != recycle::NONE {
             state = FLOW_RECYCLED;

@@ -5,7 +5,6 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::bpf_loop;
-use totoro_api::Reason;
 use totoro_ebpf::abi::{FLOW_CONFIRMED, FlowKey};
 use totoro_ebpf::logic::{answered, known::mark};
 use totoro_ebpf::packet::words;
@@ -34,13 +33,6 @@ pub(super) struct Look {
     pub(super) place: u32,
     /// The flow that is noted there.
     pub(super) flow: FlowKey,
-}
-
-/// Whether a tenant, or the parent of it, is over its limit for this reason: then one flow less is room for
-/// another.
-#[inline(always)]
-pub(super) fn helps(reason: u32) -> bool {
-    reason == Reason::MaxFlows.number() || reason == Reason::PublicFull.number()
 }
 
 /// Whether a newcomer to a tenant finds a flow to take the place of.

@@ -82,6 +82,17 @@ impl Desk {
         lost.len()
     }
 
+    /// Ends a connection to frps; whether it was there. `None` = it can't be ended, which is told.
+    pub(super) fn destroy(&self, control: &Control) -> Option<bool> {
+        let destroyed = self.kernel.destroy_control(&control.socket);
+        destroyed
+            .inspect_err(|error| {
+                let client = control.socket.client;
+                tracing::error!(error = error.whole(), %client, "a connection can't be destroyed");
+            })
+            .ok()
+    }
+
     /// Ends frpc's connection, by its socket's cookie. Where it is said to have ended and has not,
     /// this makes it true: frpc would hold ports that are nobody's, and never log in again.
     pub(super) fn disconnect(&self, inner: &Inner, run_id: &str) {
@@ -286,6 +297,19 @@ pub(super) fn without(inner: &Inner, controls: &[Control]) -> Vec<String> {
         .filter(|(cookie, _)| !live.contains(cookie))
         .map(|(_, run_id)| run_id.to_owned())
         .collect()
+}
+
+/// Connections to frps that carry no session, and were there at this instant.
+pub(super) fn sessionless<'a>(
+    inner: &Inner,
+    controls: &'a [Control],
+    at_ns: u64,
+) -> Vec<&'a Control> {
+    let used = inner.sessions.connected();
+    let used: HashSet<u64> = used.map(|(cookie, _)| cookie).collect();
+    let is_one =
+        |control: &&Control| control.opened_ns <= at_ns && !used.contains(&control.socket.cookie);
+    controls.iter().filter(is_one).collect()
 }
 
 pub(super) fn cant_list(error: &KernelError) {

@@ -72,7 +72,6 @@ impl Desk {
     /// # Errors
     /// The kernel's maps can't be read.
     pub fn report(&self, mut wanted: impl FnMut(&TenantUsage) -> bool) -> Result<Report> {
-        let now_ns = boot_ns();
         let kernel = Counted::read(&*self.kernel)?;
         let (mut report, order) = {
             let mut inner = self.lock();
@@ -84,7 +83,7 @@ impl Desk {
         for chunk in order.chunks(CHUNK) {
             let mut inner = self.lock();
             for id in chunk {
-                let usage = self.usage(&mut inner, id, &kernel, now_ns)?;
+                let usage = self.usage(&mut inner, id, &kernel)?;
                 if !wanted(&usage) {
                     report.left = order.len() - report.tenants.len();
                     return Ok(report);
@@ -138,13 +137,7 @@ impl Desk {
     }
 
     /// One tenant's part.
-    fn usage(
-        &self,
-        inner: &mut Inner,
-        id: &str,
-        kernel: &Counted,
-        now_ns: u64,
-    ) -> Result<TenantUsage> {
+    fn usage(&self, inner: &mut Inner, id: &str, kernel: &Counted) -> Result<TenantUsage> {
         let tenant = inner.tenants.get(id);
         let mut usage = TenantUsage {
             tenant: id.to_owned(),
@@ -177,7 +170,7 @@ impl Desk {
             let numbers = leases.iter().map(|(_, lease)| lease.number);
             let counts = kernel.of(tenant);
             let [bytes_in, bytes_out] =
-                (inner.passed).of(tenant.number, &counts, numbers, now_ns, read)?;
+                (inner.passed).of(tenant.number, &counts, numbers, kernel.at_ns, read)?;
             usage.bytes_in += bytes_in;
             usage.bytes_out += bytes_out;
         }
@@ -278,6 +271,8 @@ impl Desk {
 
 /// What the kernel has counted, read without the desk.
 struct Counted {
+    /// When the reading began, boot-time ns.
+    at_ns: u64,
     tenants: HashMap<u32, TenantCounts>,
     /// Sorted by tenant.
     refused: Vec<Refused>,
@@ -286,6 +281,7 @@ struct Counted {
 impl Counted {
     fn read(kernel: &dyn Gate) -> Result<Counted> {
         Ok(Counted {
+            at_ns: boot_ns(),
             tenants: kernel.all_counts()?,
             refused: kernel.refused()?,
         })

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::compare::{CHUNK, REGISTERS_MS};
 use super::desk::{Desk, Inner};
-use super::ending::cant_list;
+use super::ending::{cant_list, sessionless};
 use super::ports::{PortId, record_key};
 use crate::kernel::boot_ns;
 
@@ -154,24 +154,12 @@ impl Desk {
     fn end_sessionless(&self, inner: &Inner, before_ns: u64) -> Option<usize> {
         let controls = self.kernel.controls();
         let controls = controls.inspect_err(cant_list).ok()?;
-        let used: BTreeSet<u64> = inner
-            .sessions
-            .connected()
-            .map(|(cookie, _)| cookie)
-            .collect();
         let mut ended = Some(0);
-        for control in controls {
-            if used.contains(&control.socket.cookie) || control.opened_ns > before_ns {
-                continue;
-            }
-            match self.kernel.destroy_control(&control.socket) {
-                Ok(was_there) => ended = ended.map(|ended| ended + usize::from(was_there)),
-                Err(error) => {
-                    let client = control.socket.client;
-                    tracing::error!(error = error.whole(), %client, "a connection can't be destroyed");
-                    ended = None;
-                }
-            }
+        for control in sessionless(inner, &controls, before_ns) {
+            let was_there = self.destroy(control);
+            ended = ended
+                .zip(was_there)
+                .map(|(ended, one)| ended + usize::from(one));
         }
         ended
     }

@@ -1,10 +1,10 @@
 //! What happens without being asked: time.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::desk::{Desk, Inner};
-use super::ending::{cant_list, without};
+use super::ending::{cant_list, sessionless, without};
 use super::failures::Failures;
 use super::model::Tenant;
 use crate::kernel::{Control, boot_ns};
@@ -110,14 +110,7 @@ impl Desk {
     /// Ends connections to frps that carry no session: a session that ended by mistake comes back,
     /// and no client keeps a second connection for flows that outlive a revocation.
     fn drop_idle(&self, inner: &Inner, controls: &[Control]) {
-        let now_ns = boot_ns();
-        let used = inner.sessions.connected();
-        let used: HashSet<u64> = used.map(|(cookie, _)| cookie).collect();
-        let idle = |control: &&Control| {
-            let old = control.opened_ns + NO_SESSION_NS <= now_ns;
-            old && !used.contains(&control.socket.cookie)
-        };
-        let idle: Vec<&Control> = controls.iter().filter(idle).collect();
+        let idle = sessionless(inner, controls, boot_ns().saturating_sub(NO_SESSION_NS));
         if idle.is_empty() {
             return;
         }
@@ -134,14 +127,9 @@ impl Desk {
             if homes.contains(&client.ip()) {
                 continue;
             }
-            match self.kernel.destroy_control(&control.socket) {
-                Ok(_) => {
-                    self.mended.add("idle_connection", 1);
-                    tracing::info!(%client, "a connection to frps without a session was ended")
-                }
-                Err(error) => {
-                    tracing::error!(error = error.whole(), %client, "a connection can't be destroyed")
-                }
+            if self.destroy(control).is_some() {
+                self.mended.add("idle_connection", 1);
+                tracing::info!(%client, "a connection to frps without a session was ended");
             }
         }
     }

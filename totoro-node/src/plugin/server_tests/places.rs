@@ -18,15 +18,27 @@ fn question(secret: &str) -> Vec<u8> {
     request("CloseProxy", secret, &ask("CloseProxy", "{}"))
 }
 
+/// The same on a connection that is kept.
+fn one_of_many(secret: &str) -> String {
+    let whole = String::from_utf8(question(secret)).unwrap();
+    whole.replace("Connection: close\r\n", "")
+}
+
 /// Asks on a connection that is kept, with any secret: the status.
 async fn kept(stream: &mut TcpStream, secret: &str) -> String {
-    let whole = String::from_utf8(question(secret)).unwrap();
-    let whole = whole.replace("Connection: close\r\n", "");
+    let whole = one_of_many(secret);
     stream.write_all(whole.as_bytes()).await.unwrap();
     let mut buffer = vec![0; 4096];
     let read = patiently(stream.read(&mut buffer)).await.unwrap();
     let answer = String::from_utf8_lossy(&buffer[..read]).into_owned();
     answer.chars().skip("HTTP/1.1 ".len()).take(3).collect()
+}
+
+/// A new connection that is kept, whose first question with this secret is answered so.
+async fn asked(at: SocketAddr, secret: &str, status: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(at).await.unwrap();
+    assert_eq!(kept(&mut stream, secret).await, status);
+    stream
 }
 
 /// frps asks on a connection of its own.
@@ -46,9 +58,7 @@ impl Stranger {
         let mut stream = TcpStream::connect(at).await.unwrap();
         if self == Stranger::HasAnotherSecret {
             // One that gave way meanwhile has no answer.
-            let whole = String::from_utf8(question("wrong")).unwrap();
-            let whole = whole.replace("Connection: close\r\n", "");
-            let _ = stream.write_all(whole.as_bytes()).await;
+            let _ = stream.write_all(one_of_many("wrong").as_bytes()).await;
             let _ = patiently(stream.read(&mut [0; 1024])).await;
         }
         stream
@@ -59,8 +69,7 @@ impl Stranger {
 async fn a_stranger_who_takes_all_places_keeps_frps_from_none() {
     for stranger in [Stranger::IsSilent, Stranger::HasAnotherSecret] {
         let server = start(few(), true).await;
-        let mut proven = TcpStream::connect(server.at).await.unwrap();
-        assert_eq!(kept(&mut proven, "s3cret").await, "200");
+        let mut proven = asked(server.at, "s3cret", "200").await;
         let mut held = Vec::new();
         for _ in 0..PLACES {
             held.push(stranger.connect(server.at).await);
@@ -87,16 +96,12 @@ async fn the_oldest_without_the_secret_gives_way() {
     let server = start(few(), true).await;
     let mut held = Vec::new();
     for _ in 0..PLACES {
-        let mut stream = TcpStream::connect(server.at).await.unwrap();
-        assert_eq!(kept(&mut stream, "wrong").await, "401");
-        held.push(stream);
+        held.push(asked(server.at, "wrong", "401").await);
     }
     // Shows it after all, and is none of them any more.
     assert_eq!(kept(&mut held[0], "s3cret").await, "200");
     for _ in 0..2 {
-        let mut stream = TcpStream::connect(server.at).await.unwrap();
-        assert_eq!(kept(&mut stream, "s3cret").await, "200");
-        held.push(stream);
+        held.push(asked(server.at, "s3cret", "200").await);
     }
     for (nth, mut stream) in held.into_iter().enumerate() {
         if [1, 2].contains(&nth) {
@@ -113,9 +118,7 @@ async fn while_all_have_shown_the_secret_one_that_comes_waits() {
     let server = start(few(), true).await;
     let mut held = Vec::new();
     for _ in 0..PLACES {
-        let mut stream = TcpStream::connect(server.at).await.unwrap();
-        assert_eq!(kept(&mut stream, "s3cret").await, "200");
-        held.push(stream);
+        held.push(asked(server.at, "s3cret", "200").await);
     }
     let at = server.at;
     let waits = tokio::spawn(async move { asked_anew(at).await });
