@@ -4,9 +4,9 @@
 //! the third one carries. It is gone when the user has acknowledged the node's FIN, or either side has
 //! reset; what comes after that is answered by the stack without a socket. What the node still sends of a
 //! stream then was on its way when the reset came: only a socket has data to send. And a socket that is busy
-//! when a reset arrives takes it up later: some of what follows the reset, frame by frame, is counted still.
+//! when a reset arrives takes it up later: the first of what follows the reset, frame by frame, are counted still.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use crate::net::capture::{FIN, Frame, RST, SYN};
@@ -40,8 +40,8 @@ pub(crate) struct Explained {
     pub(crate) handshakes: Totals,
     /// After the end of the node's socket.
     pub(crate) late: Totals,
-    /// How many frames of each size that is, in and out.
-    sizes: [BTreeMap<u64, u64>; 2],
+    /// The frames of it that follow a user's reset, in and out: of each connection their bytes, in order.
+    reset: [Vec<Vec<u64>>; 2],
     /// What is left: the counters' part.
     pub(crate) counted: Totals,
     /// Handshakes that ended.
@@ -58,7 +58,7 @@ impl Explained {
                 [&self.counted, counters].map(|of| (of.bytes[way], of.packets[way]));
             let more = (counted.0.checked_sub(told.0), counted.1.checked_sub(told.1));
             let busy = matches!(more, (Some(bytes), Some(packets))
-                if adds_up(&self.sizes[way], bytes, packets));
+                if adds_up(&self.reset[way], bytes, packets));
             if !busy {
                 off.0 += told.0.abs_diff(counted.0);
                 off.1 += told.1.abs_diff(counted.1);
@@ -68,17 +68,19 @@ impl Explained {
     }
 }
 
-/// Whether `packets` of some frames, of which there are so many of each size, have exactly `bytes`.
-fn adds_up(sizes: &BTreeMap<u64, u64>, bytes: u64, packets: u64) -> bool {
-    let mut sums = vec![(0, 0)];
-    for (size, count) in sizes {
-        sums = sums
-            .into_iter()
-            .flat_map(|(b, p)| (0..=*count).map(move |n| (b + n * size, p + n)))
+/// Whether the first frames of these connections, of each as many as you like, are `packets` with `bytes`.
+fn adds_up(connections: &[Vec<u64>], bytes: u64, packets: u64) -> bool {
+    let mut sums = BTreeSet::from([(0, 0)]);
+    for sizes in connections {
+        let firsts = sizes.iter().scan((0, 0), |sum: &mut (u64, u64), size| {
+            *sum = (sum.0 + size, sum.1 + 1);
+            Some(*sum)
+        });
+        let more: Vec<_> = firsts
+            .flat_map(|(b, p)| sums.iter().map(move |(bytes, packets)| (bytes + b, packets + p)))
             .filter(|(b, p)| *b <= bytes && *p <= packets)
             .collect();
-        sums.sort_unstable();
-        sums.dedup();
+        sums.extend(more);
     }
     sums.contains(&(bytes, packets))
 }
@@ -92,6 +94,8 @@ struct Standing {
     /// The user's FIN came together with the last acknowledgement: the node's socket answers it.
     owes: bool,
     gone: bool,
+    /// Which of the connections that a user's reset ended it is.
+    reset: Option<usize>,
 }
 
 /// Explains the TCP frames of a capture.
@@ -115,12 +119,18 @@ pub(crate) fn explain(frames: &[Frame]) -> Explained {
         }
         if its.gone && !(frame.out && frame.payload > 0) {
             told.late.add(frame);
-            let sizes = &mut told.sizes[usize::from(frame.out)];
-            *sizes.entry(frame.bytes).or_default() += 1;
+            if let Some(nth) = its.reset {
+                told.reset[usize::from(frame.out)][nth].push(frame.bytes);
+            }
             continue;
         }
         told.counted.add(frame);
         its.follow(frame);
+        // The node's own reset leaves no socket behind it.
+        if frame.flags & RST != 0 && !frame.out && its.reset.is_none() {
+            its.reset = Some(told.reset[0].len());
+            told.reset.iter_mut().for_each(|way| way.push(Vec::new()));
+        }
     }
     told
 }
@@ -221,14 +231,28 @@ mod tests {
             counters.packets[0] += packets;
             told.off(&counters)
         };
-        for (bytes, packets) in [(0, 0), (40, 1), (60, 1), (100, 2)] {
+        for (bytes, packets) in [(0, 0), (40, 1), (100, 2)] {
             assert_eq!(off(bytes, packets), (0, 0));
         }
-        for (bytes, packets) in [(40, 0), (1, 0), (40, 2), (80, 2), (140, 3)] {
-            assert_eq!(off(bytes, packets), (bytes, packets));
+        for (bytes, packets) in [(60, 1), (40, 0), (1, 0), (40, 2), (80, 2), (140, 3)] {
+            assert_eq!(off(bytes, packets), (bytes, packets), "not the first ones, or not whole");
         }
         let fewer = Totals::default();
         assert_eq!(told.off(&fewer), (40, 1));
+    }
+
+    #[test]
+    fn what_comes_after_an_end_without_a_reset_is_never_counted() {
+        let mut frames = handshake();
+        frames.push(frame(true, FIN | ACK, 101, 6, 0));
+        frames.push(frame(false, ACK, 6, 102, 0));
+        frames.push(frame(false, FIN | ACK, 6, 102, 0));
+        let told = explain(&frames);
+        assert_eq!(packets(&told), [[2, 1], [1, 1], [1, 0]]);
+        let mut counters = told.counted;
+        counters.bytes[0] += 40;
+        counters.packets[0] += 1;
+        assert_eq!(told.off(&counters), (40, 1));
     }
 
     #[test]
