@@ -27,10 +27,10 @@ pub(crate) static POOL: Array<u64, { abi::POOL_WORDS as usize }> = Array::new();
 #[btf_map]
 pub(crate) static LOCALS: HashMap<abi::Addr, u32, 4096, ON_DEMAND> = HashMap::new();
 
-/// One of these for each family, IPv4 first: nearly every packet goes to it, and no hash is needed to see
-/// that. Derived from `LOCALS`, never adopted; zeros: ask there.
+/// In front of it: nearly every packet goes to one of these, and no hash table is needed to see that. Derived from
+/// `LOCALS`, never adopted; zeros: ask there.
 #[btf_map]
-pub(crate) static NEAR: Array<Words, 2> = Array::new();
+pub(crate) static NEAR: Array<Words, { abi::NEAR_PLACES as usize }> = Array::new();
 
 #[btf_map]
 pub(crate) static BANS: LpmTrie<abi::BanAddr, abi::Ban, 65536> = LpmTrie::new();
@@ -83,7 +83,8 @@ pub(crate) static FLOWS: HashMap<abi::FlowKey, abi::Flow, 65536, ON_DEMAND> = Ha
 
 /// In front of it: marks of flows that are known. Not pinned: whoever finds none asks `FLOWS`.
 #[btf_map]
-pub(crate) static KNOWN: Array<u64, { abi::KNOWN_PLACES as usize }> = Array::new();
+pub(crate) static KNOWN: Array<[u64; abi::KNOWN_WAYS], { abi::KNOWN_PLACES as usize }> =
+    Array::new();
 
 /// New UDP flows, recycled oldest first. Who floods one lease is held by that lease's budget in
 /// XDP, so that its neighbours' new flows outlive the round trip that confirms them.
@@ -92,7 +93,7 @@ pub(crate) static CANDIDATES: LruHashMap<abi::FlowKey, abi::Flow, 16384> = LruHa
 
 /// In front of it: when something of a place's flows was last heard, ns. Not pinned.
 #[btf_map]
-pub(crate) static HEARD: Array<u64, { abi::KNOWN_PLACES as usize }> = Array::new();
+pub(crate) static HEARD: Array<u64, { abi::HEARD_PLACES as usize }> = Array::new();
 
 /// Which flows of a tenant were answered last: see [`totoro_ebpf::logic::answered`]. Not pinned.
 #[btf_map]

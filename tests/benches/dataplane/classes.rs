@@ -1,7 +1,8 @@
 //! Classes of packets, who is measured by each, and what the goals say.
 
 use crate::packets::{FREE, LEASED, OTHERS, V4, V6, arp, datagram, segment, sent_by, syn};
-use crate::shield::{self, Node};
+use crate::programs::{Packets, SOURCES};
+use crate::shield::{self, Node, UDP_PORTS};
 
 /// XDP's verdicts.
 pub(crate) const DROP: u32 = 1;
@@ -71,6 +72,8 @@ pub(crate) enum Who {
     ReadsClock,
     /// The full node, with all budgets spent.
     Flooded,
+    /// The full node, with known UDP flows of so many sources: the nth of [`FLOWING`].
+    Flowing(usize),
 }
 
 impl Who {
@@ -81,6 +84,7 @@ impl Who {
             bans: 0,
             has_wide_ban: false,
             is_spent: false,
+            flows: 0,
         };
         match self {
             Who::Totoro(size) => Node {
@@ -94,6 +98,10 @@ impl Who {
                 has_wide_ban: true,
                 ..full
             },
+            Who::Flowing(nth) => Node {
+                flows: FLOWING[nth],
+                ..full
+            },
             Who::Flooded => Node {
                 is_spent: true,
                 ..full
@@ -101,6 +109,9 @@ impl Who {
         }
     }
 }
+
+/// Sources of known flows: of 1,024, and of nearly as many as there may be.
+pub(crate) const FLOWING: [u32; 2] = [1, 58];
 
 /// Packets of one kind.
 pub(crate) struct Class {
@@ -114,16 +125,62 @@ pub(crate) struct Class {
     pub(crate) filters: &'static [&'static str],
 }
 
+impl Class {
+    /// A class of packets that pass a full node.
+    fn of(name: &'static str, packet: Vec<u8>, goal: Option<f64>) -> Class {
+        Class {
+            name,
+            packet,
+            who: Who::Totoro(FULL),
+            verdict: PASS,
+            goal,
+            filters: OF_TCP,
+        }
+    }
+
+    /// The same, where a driver makes each packet another: what is not ours stays at a port that is not ours, and
+    /// what is of a flow is of one of those that there are.
+    pub(crate) fn driven(&self, packets: Packets) -> Packets {
+        match self.who {
+            Who::Flowing(nth) => Packets::Others {
+                sources: FLOWING[nth],
+                first: LEASED,
+                count: UDP_PORTS.into(),
+            },
+            _ if self.goal == Some(NOT_OURS) => Packets::Others {
+                sources: SOURCES,
+                first: OTHERS,
+                count: 1,
+            },
+            _ => packets,
+        }
+    }
+}
+
+/// What users send, each of another flow that is known.
+pub(crate) fn flowing() -> [Class; FLOWING.len()] {
+    let of = |nth, name, goal| Class {
+        who: Who::Flowing(nth),
+        filters: OF_UDP,
+        ..Class::of(name, datagram(V4, LEASED), goal)
+    };
+    [
+        of(
+            0,
+            "established: UDP, IPv4, each of 1,024 flows",
+            Some(ESTABLISHED),
+        ),
+        of(
+            1,
+            "established: UDP, IPv4, each of 59,392 flows",
+            Some(ESTABLISHED),
+        ),
+    ]
+}
+
 /// What users send.
 pub(crate) fn classes() -> Vec<Class> {
-    let class = |name, packet, goal| Class {
-        name,
-        packet,
-        who: Who::Totoro(FULL),
-        verdict: PASS,
-        goal,
-        filters: OF_TCP,
-    };
+    let class = Class::of;
     let dropped = |name, packet, who| Class {
         verdict: DROP,
         filters: &[],

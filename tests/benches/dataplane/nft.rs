@@ -8,7 +8,7 @@ use totoro_report::{Better, Figure, Relative, Run};
 
 use crate::classes::{DROP, PASS, SIZES, Who};
 use crate::packets::{FREE, LEASED, OTHERS, V4, segment, syn};
-use crate::programs::{Packets, Program};
+use crate::programs::{Packets, Program, SOURCES};
 use crate::shield;
 use crate::{Args, Progress};
 
@@ -156,6 +156,7 @@ fn one(
 ) {
     let packets = match class.spread {
         true => Packets::Others {
+            sources: SOURCES,
             first: LEASED,
             count: ports(leases),
         },

@@ -26,8 +26,10 @@ pub(crate) struct Program {
 pub(crate) enum Packets {
     /// One and the same.
     Same,
-    /// Each from another source, to another of so many ports, from a first one on.
+    /// Each from another of so many sources, to another of so many ports, from a first one on.
     Others {
+        /// How many sources.
+        sources: u32,
         /// The first port.
         first: u16,
         /// How many ports.
@@ -35,7 +37,7 @@ pub(crate) enum Packets {
     },
 }
 
-/// How many sources the driver makes.
+/// How many sources the driver makes, at most.
 pub(crate) const SOURCES: u32 = 1 << 22;
 
 impl Program {
@@ -73,13 +75,17 @@ impl Program {
     fn chosen(&mut self, packets: Packets) -> &Xdp {
         match packets {
             Packets::Same => xdp(&self.ebpf, self.name),
-            Packets::Others { first, count } => {
+            Packets::Others {
+                sources,
+                first,
+                count,
+            } => {
                 let map = self.driver.map_mut("DRIVE").expect("map");
                 let mut map: Array<_, u64> = map.try_into().expect("its kind");
                 for (place, value) in [
                     (drive::FIRST, u64::from(first)),
                     (drive::COUNT, u64::from(count)),
-                    (drive::SOURCES, u64::from(SOURCES)),
+                    (drive::SOURCES, u64::from(sources)),
                 ] {
                     map.set(place, value, 0).expect("set");
                 }

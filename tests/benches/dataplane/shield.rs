@@ -8,7 +8,8 @@ use aya::maps::MapData;
 use aya::{Ebpf, EbpfLoader};
 use totoro_baseline::SOURCE;
 use totoro_ebpf::abi::{self, TCP, UDP};
-use totoro_ebpf::logic::{banned, pool};
+use totoro_ebpf::logic::{banned, near, pool};
+use totoro_ebpf::packet::{Words, words};
 use totoro_node::kernel::{boot_ns, tick_ns, to_addr};
 
 use crate::classes::Size;
@@ -47,7 +48,12 @@ pub(crate) struct Node {
     pub(crate) has_wide_ban: bool,
     /// Whether every source's budget of new flows is spent.
     pub(crate) is_spent: bool,
+    /// Sources that have a known flow to each of [`UDP_PORTS`].
+    pub(crate) flows: u32,
 }
+
+/// Leased UDP ports, from [`LEASED`] on, of a node that lends all ports.
+pub(crate) const UDP_PORTS: u16 = 1_024;
 
 /// A ban of a whole network, of nobody who sends; with its bits as a key has them.
 const WIDE: ([u8; 4], u32) = ([172, 16, 0, 0], 96 + 16);
@@ -95,16 +101,16 @@ pub(crate) fn filled(loader: &mut EbpfLoader<'_>, object: &Path, node: Node) -> 
         ..abi::Config::default()
     };
     array(&mut ebpf, "CONFIG").set(0, config, 0).expect("set");
-    let mut words = vec![0_u64; abi::POOL_WORDS as usize];
+    let mut pool = vec![0_u64; abi::POOL_WORDS as usize];
     let lent = [TCP, UDP]
         .into_iter()
         .flat_map(|proto| (FREE..=u16::MAX).map(move |port| (proto, port)));
     for (proto, port) in lent.chain([(TCP, FRPS)]) {
         let (word, mask) = pool::bit(proto, port);
-        words[word as usize] |= mask;
+        pool[word as usize] |= mask;
     }
     let mut map = array(&mut ebpf, "POOL");
-    for (nth, word) in (0..).zip(words) {
+    for (nth, word) in (0..).zip(pool) {
         map.set(nth, word, 0).expect("set");
     }
     for node in nodes() {
@@ -112,15 +118,20 @@ pub(crate) fn filled(loader: &mut EbpfLoader<'_>, object: &Path, node: Node) -> 
             .insert(to_addr(node), 1, 0)
             .expect("insert");
     }
-    for (place, node) in (0..).zip(nodes()) {
-        let near = totoro_ebpf::packet::words(&to_addr(node));
-        array::<totoro_ebpf::packet::Words>(&mut ebpf, "NEAR")
-            .set(place, near, 0)
-            .expect("set");
+    for (family, node) in (0..).zip(nodes()) {
+        let addr = words(&to_addr(node));
+        let mut near = array::<Words>(&mut ebpf, "NEAR");
+        // An earlier object has one of each family.
+        let place = if near.len() > 2 {
+            near::place(addr)
+        } else {
+            family
+        };
+        near.set(place, addr, 0).expect("set");
     }
     lend(&mut ebpf, node.size);
     ban(&mut ebpf, node);
-    flows(&mut ebpf);
+    flows(&mut ebpf, node.flows);
     ebpf
 }
 
@@ -217,20 +228,27 @@ fn ban(ebpf: &mut Ebpf, node: Node) {
     }
 }
 
-/// A flow that is known, and one that has begun. The users' own: `datagram` in the other family is new.
-fn flows(ebpf: &mut Ebpf) {
-    let key = abi::FlowKey {
-        remote: to_addr(users()[V6]),
+/// A flow that is known, the IPv6 user's own: `datagram` in the other family is new. And those that the driver
+/// makes, of so many sources.
+fn flows(ebpf: &mut Ebpf, sources: u32) {
+    let of = |remote, port| abi::FlowKey {
+        remote,
         remote_port: FROM,
-        port: LEASED,
+        port,
         pad: 0,
     };
+    let driven = (0..sources).flat_map(|nth| {
+        let remote = abi::v4_mapped((SOURCE + 2 * nth).to_be_bytes());
+        (0..UDP_PORTS).map(move |port| of(remote, LEASED + port))
+    });
     let flow = abi::Flow {
         state: abi::FLOW_CONFIRMED,
         opened_ns: boot_ns(),
         ..abi::Flow::default()
     };
-    hash(ebpf, "FLOWS").insert(key, flow, 0).expect("insert");
+    for key in driven.chain([of(to_addr(users()[V6]), LEASED)]) {
+        hash(ebpf, "FLOWS").insert(key, flow, 0).expect("insert");
+    }
 }
 
 /// A program that does nothing.

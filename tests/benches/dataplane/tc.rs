@@ -89,7 +89,7 @@ impl Nodes {
             Who::Totoro(_) => Some(0),
             Who::Banning => Some(1),
             Who::Flooded => Some(2),
-            Who::BanningWide | Who::ReadsClock => None,
+            Who::BanningWide | Who::ReadsClock | Who::Flowing(_) => None,
         }
     }
 

@@ -5,12 +5,12 @@ use std::path::Path;
 use totoro_report::{Better, Figure, Relative, Run};
 
 use crate::classes::{
-    ADDRESSES, BANS, Class, FULL, LEAN, MANY_RULES, NOT_OURS, NOTHING, ONE_RULE, PASS, SIZES, Who,
-    classes,
+    ADDRESSES, BANS, Class, FLOWING, FULL, LEAN, MANY_RULES, NOTHING, ONE_RULE, PASS, SIZES, Who,
+    classes, flowing,
 };
 use crate::filter::{self, Features, Rules};
-use crate::packets::{LEASED, OTHERS, V4, segment, syn};
-use crate::programs::{Packets, Program};
+use crate::packets::{LEASED, V4, segment, syn};
+use crate::programs::{Packets, Program, SOURCES};
 use crate::shield;
 use crate::{Args, Progress};
 
@@ -35,6 +35,7 @@ struct All {
     banning_wide: Program,
     reads_clock: Program,
     flooded: Program,
+    flowing: Vec<Program>,
 }
 
 impl All {
@@ -80,6 +81,7 @@ impl All {
             banning_wide: totoro(Who::BanningWide),
             reads_clock: shield::reads_clock(&object, &baseline, pins, Who::ReadsClock.node()),
             flooded: totoro(Who::Flooded),
+            flowing: (0..FLOWING.len()).map(Who::Flowing).map(totoro).collect(),
         }
     }
 
@@ -90,6 +92,7 @@ impl All {
             Who::BanningWide => &mut self.banning_wide,
             Who::ReadsClock => &mut self.reads_clock,
             Who::Flooded => &mut self.flooded,
+            Who::Flowing(nth) => &mut self.flowing[nth],
         }
     }
 }
@@ -127,6 +130,7 @@ pub(crate) fn measure(args: &Args, pins: &Path, run: &mut Run, progress: &Progre
     let same = "XDP, one packet again and again";
     let others = "XDP, each packet from another source to another port";
     let full = Packets::Others {
+        sources: SOURCES,
         first: LEASED,
         count: TCP_PORTS,
     };
@@ -138,10 +142,16 @@ pub(crate) fn measure(args: &Args, pins: &Path, run: &mut Run, progress: &Progre
         progress.says("XDP: one packet");
     }
     // The driver makes IPv4 to leased ports; what is not ours stays at a port that is not ours.
+    let flowing = flowing();
     let driven: Vec<&Class> = classes
         .iter()
         .filter(|class| class.name.contains("TCP, IPv4") || class.name.contains("SYN to a lease"))
         .filter(|class| !class.name.contains("IPv6"))
+        .chain(
+            flowing
+                .iter()
+                .filter(|class| class.name.contains(&args.class)),
+        )
         .collect();
     if args.wants(PARTS[1]) {
         by_class(args, others, &mut all, &driven, full, run);
@@ -190,11 +200,8 @@ fn by_class(
     for round in 0..args.rounds {
         for ((class, samples), beside) in classes.iter().zip(&mut samples).zip(&beside) {
             let packets = match packets {
-                Packets::Others { .. } if class.goal == Some(NOT_OURS) => Packets::Others {
-                    first: OTHERS,
-                    count: 1,
-                },
-                packets => packets,
+                Packets::Others { .. } => class.driven(packets),
+                Packets::Same => Packets::Same,
             };
             let count = 2 + beside.len();
             for nth in 0..count {
@@ -258,6 +265,7 @@ fn growth(args: &Args, all: &mut All, run: &mut Run) {
                     let size = nth / 2;
                     let packets = if driven {
                         Packets::Others {
+                            sources: SOURCES,
                             first: LEASED,
                             count: SIZES[size].leases.min(TCP_PORTS),
                         }

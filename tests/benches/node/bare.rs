@@ -4,7 +4,7 @@
 
 use std::convert::Infallible;
 use std::io::{Seek as _, Write as _};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,7 +13,8 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use serde::Deserialize as _;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 use totoro_api::ticket::{Keys, verify};
 use totoro_api::wire::plugin;
@@ -106,11 +107,15 @@ async fn answer(
     keys: Arc<Keys>,
     log: Log,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
+    let query = request.uri().query().unwrap_or_default();
+    let op = query.split('&').find_map(|part| part.strip_prefix("op="));
+    let op = op.unwrap_or_default().to_owned();
     let body = request.into_body().collect().await.unwrap().to_bytes();
-    let asked: plugin::Request = serde_json::from_slice(&body).unwrap();
-    let answer = match &*asked.op {
+    let text = match &*op {
         "Login" => {
-            let login = plugin::Login::deserialize(&asked.content).unwrap();
+            // All of it goes back, with what frpc said and no type knows of.
+            let content: serde_json::Value = content(&body);
+            let login = plugin::Login::deserialize(&content).unwrap();
             let footer = login.privilege_key.rsplit('.').next().unwrap();
             let footer = URL_SAFE_NO_PAD.decode(footer).unwrap();
             let footer: serde_json::Value = serde_json::from_slice(&footer).unwrap();
@@ -121,19 +126,32 @@ async fn answer(
                 0,
             )
             .unwrap();
-            plugin::Answer::allow_with(asked.content)
+            let answer = plugin::Answer::allow_with(content);
+            Bytes::from(serde_json::to_vec(&answer).unwrap())
         }
         "NewProxy" => {
-            plugin::NewProxy::deserialize(&asked.content).unwrap();
-            plugin::Answer::allow()
+            content::<plugin::NewProxy>(&body);
+            Bytes::clone(&ALLOWED)
         }
         _ => {
-            plugin::CloseProxy::deserialize(&asked.content).unwrap();
-            plugin::Answer::allow()
+            content::<plugin::CloseProxy>(&body);
+            Bytes::clone(&ALLOWED)
         }
     };
     log.commit().await;
-    let text = serde_json::to_vec(&answer).unwrap();
     let answer = Response::builder().header("content-type", "application/json");
-    Ok(answer.body(Full::new(Bytes::from(text))).unwrap())
+    Ok(answer.body(Full::new(text)).unwrap())
 }
+
+/// The content of a request, which is read once, as what its operation has.
+fn content<T: DeserializeOwned>(body: &[u8]) -> T {
+    #[derive(Deserialize)]
+    struct Asked<T> {
+        content: T,
+    }
+    serde_json::from_slice::<Asked<T>>(body).unwrap().content
+}
+
+/// What most answers are.
+static ALLOWED: LazyLock<Bytes> =
+    LazyLock::new(|| serde_json::to_vec(&plugin::Answer::allow()).unwrap().into());

@@ -3,8 +3,8 @@
 
 use totoro_api::Reason;
 use totoro_ebpf::abi::{
-    ACTIVE, Addr, CANARY, CUT, FLOW_CONFIRMED, FlowKey, NODE, OutboundKey, SOURCE_CONNS,
-    SOURCE_FLOWS, SourceKey, TCP, Tenant, UDP,
+    ACTIVE, Addr, CANARY, CUT, FLOW_CONFIRMED, FlowKey, NODE, OutboundKey, SITE_SOURCES,
+    SOURCE_CONNS, SOURCE_FLOWS, SOURCE_SITES, SourceKey, TCP, Tenant, UDP, v4_mapped,
 };
 
 use crate::world::{Subject, port_key, source};
@@ -62,7 +62,11 @@ impl World {
         let most = self.config.control_per_source;
         Ok(if self.is_banned(&who.remote, now)? {
             Some(Reason::ClientBanned.number())
-        } else if most != 0 && self.of_source(&who.remote, 0, SOURCE_CONNS) >= u64::from(most) {
+        } else if most != 0
+            && (self.of_source(&who.remote, 0, SOURCE_CONNS) >= u64::from(most)
+                || self.of_source(&who.remote, 0, SOURCE_SITES)
+                    >= u64::from(most.saturating_mul(SITE_SOURCES)))
+        {
             Some(Reason::RateLimited.number())
         } else {
             None
@@ -177,11 +181,16 @@ impl World {
                 SOURCE_FLOWS,
             )
         };
+        let of_source = self.of_source(&who.remote, number, kind);
+        let source_is_full = of_source >= u64::from(tenant.max_conns_per_source);
+        // A flow for which there is no room takes another's place: not for who may have none.
+        if !is_tcp && source_is_full {
+            return Ok(Some(Reason::MaxConnsPerSource));
+        }
         if has >= u64::from(most) {
             return Ok(Some(over));
         }
-        let of_source = self.of_source(&who.remote, number, kind);
-        if of_source >= u64::from(tenant.max_conns_per_source) {
+        if source_is_full {
             return Ok(Some(Reason::MaxConnsPerSource));
         }
         if is_tcp {
@@ -192,7 +201,7 @@ impl World {
             }
             let most = u64::from(self.config.max_conns_total);
             let all = self.usage.get(&NODE).map(|node| node.is.conns);
-            if most != 0 && all.is_none_or(|all| all >= most) {
+            if most != 0 && number != CANARY && all.is_none_or(|all| all >= most) {
                 return Ok(Some(Reason::NodeFull));
             }
         }
@@ -231,8 +240,13 @@ impl World {
 
     /// What a source has.
     fn of_source(&self, remote: &Addr, tenant: u32, kind: u32) -> u64 {
+        let mut prefix = source(remote);
+        // An IPv6 site is a /48, and an IPv4 address its own.
+        if kind == SOURCE_SITES && prefix[..12] != v4_mapped([0; 4])[..12] {
+            prefix[6..].fill(0);
+        }
         let key = SourceKey {
-            prefix: source(remote),
+            prefix,
             tenant,
             kind,
         };

@@ -112,10 +112,10 @@ impl Key for u32 {
 
 impl Key for abi::SourceKey {
     fn words(&self) -> String {
-        let kind = if self.kind == abi::SOURCE_CONNS {
-            "TCP"
-        } else {
-            "UDP"
+        let kind = match self.kind {
+            abi::SOURCE_CONNS => "TCP",
+            abi::SOURCE_SITES => "site",
+            _ => "UDP",
         };
         format!("{} tenant {} {kind}", addr(&self.prefix), self.tenant)
     }

@@ -45,6 +45,34 @@ fn detach(links: &Path, name: &str) {
 }
 
 #[test]
+fn a_full_node_is_no_broken_one() {
+    let Some(node) = Node::new("canary-full") else {
+        return;
+    };
+    let node = node.with(|options| options.max_conns_total = 1);
+    let dir = tempfile::tempdir().expect("a directory");
+    let pool = node.options().pool;
+    node.run(move |kernel| {
+        let kernel = Arc::new(kernel);
+        let desk = desk(&kernel, dir.path(), pool);
+        let listener = listen(PORT);
+        kernel.put_tenant(2, &five()).expect("tenant");
+        let key = support::key(totoro_ebpf::abi::TCP, PORT);
+        kernel.put_lease(key, &support::lease(2, 7)).expect("lease");
+        let _held = (connect(v4(PORT)).expect("the one"), listener.accept());
+        connect(v4(PORT)).expect_err("the node is full");
+        for _ in 0..3 {
+            assert!(desk.try_canary(), "{:?}", desk.canary_problem());
+        }
+        connect(v4(PORT)).expect_err("full as before, and not open");
+        eventually("the canary's are gone", || {
+            let node = kernel.counts(totoro_ebpf::abi::NODE).expect("counts");
+            node.usage.conns == 1
+        });
+    });
+}
+
+#[test]
 fn what_is_broken_is_found_and_closes_the_node_until_it_is_mended() {
     let Some(node) = Node::new("canary") else {
         return;

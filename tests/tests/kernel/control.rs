@@ -1,7 +1,7 @@
 //! frps's own port: one socket per Login, a share per source, and no MPTCP.
 
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrStorage, setsockopt, sockopt,
 };
 use nix::sys::socket::{bind, connect as connect_fd, listen as listen_fd, socket};
+use socket2::{Domain, Socket, Type};
 use totoro_api::Reason;
 use totoro_ebpf::abi::TCP;
 
@@ -65,6 +66,50 @@ fn one_end_of_frpcs_is_one_connection() {
             refused.iter().any(|r| r.reason == Reason::RateLimited),
             "{refused:?}"
         );
+    });
+}
+
+#[test]
+fn one_site_leaves_room_for_others() {
+    let Some(node) = Node::new("site") else {
+        return;
+    };
+    let node = node.with(|options| options.control_per_source = 1);
+    node.run(|kernel| {
+        let listener = listen(BIND_PORT);
+        // Each a source of its own, of two sites.
+        let source = |site: u16, nth: u16| -> IpAddr {
+            Ipv6Addr::new(0x2001, 0xdb8, site, nth, 0, 0, 0, 1).into()
+        };
+        let from = |site, nth| {
+            let addr = source(site, nth);
+            let _ = std::process::Command::new("ip")
+                .args([
+                    "addr",
+                    "replace",
+                    &format!("{addr}/128"),
+                    "dev",
+                    "lo",
+                    "nodad",
+                ])
+                .status();
+            let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
+            socket.bind(&SocketAddr::new(addr, 0).into())?;
+            let to = SocketAddr::from((Ipv6Addr::LOCALHOST, BIND_PORT));
+            socket.connect_timeout(&to.into(), Duration::from_secs(10))?;
+            std::io::Result::Ok(socket)
+        };
+        let share = || [0, 1, 2, 3, 4, 5, 6, 7].map(|nth| from(1, nth));
+        let held = share().map(|one| one.expect("eight times one source's share"));
+        assert!(from(1, 0).is_err(), "a source has its share");
+        assert!(from(1, 8).is_err(), "and so has the site");
+        let other = from(2, 0).expect("another site");
+        assert_eq!(kernel.sweep().expect("sweep").drifted, 0, "all is counted");
+        drop((held, other, listener));
+        let _listener = listen(BIND_PORT);
+        eventually("the site has its share again", || {
+            share().iter().all(Result::is_ok)
+        });
     });
 }
 

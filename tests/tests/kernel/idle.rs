@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aya::maps::{Array, HashMap, MapData};
 use totoro_api::Reason;
-use totoro_ebpf::abi::{self, Config, NODE, Tenant, UDP, Usage};
+use totoro_ebpf::abi::{self, Config, Flow, FlowKey, NODE, Tenant, UDP, Usage};
 use totoro_node::kernel::{Inspector, Kernel};
 
 use crate::figures;
@@ -81,13 +81,51 @@ fn idle_flows_make_room_without_a_daemon_and_live_ones_do_not() {
         assert_eq!(live(&kernel), [1, 1, 1]);
         assert_eq!(kernel.sweep().expect("sweep").drifted, 0, "all was right");
         let more = [(); 3].map(|()| served(&server).expect("room for four"));
-        // However long that took, all four live now: who was idle meanwhile is answered again.
-        for user in more.iter().chain([&fifth]) {
+        // However long that took, all four live now: who was idle meanwhile is answered again, and
+        // confirmed.
+        for user in more.iter().chain([&fifth]).cycle().take(8) {
             user.send_to(b"again", v4(PORT)).expect("send");
             let (_, from) = server.recv_from(&mut [0; 16]).expect("passes");
             server.send_to(b"answer", from).expect("answer");
         }
         assert!(served(&server).is_none(), "and for no more");
+    });
+}
+
+#[test]
+fn who_only_listens_is_served_for_five_minutes_and_who_may_be_forged_for_ten_seconds() {
+    let Some(node) = Node::new("listens") else {
+        return;
+    };
+    let root = node.options().pin_root;
+    node.run(move |kernel| {
+        lend(&kernel, 4);
+        let server = serve();
+        let mut flows: HashMap<MapData, FlowKey, Flow> =
+            support::pinned(&root, "FLOWS").try_into().expect("hash");
+        let mut keeps = |user: &UdpSocket, heard: u32| {
+            let (key, mut flow) = kernel.flows().expect("flows")[0];
+            flow.heard = flow.heard.wrapping_sub(heard);
+            flow.last_ns -= 1_000_000_000;
+            flows.insert(key, flow, 0).expect("write");
+            let at = user.local_addr().expect("address");
+            server.send_to(b"more", at).expect("sent");
+            flows.get(&key, 0).expect("it is there").last_ns > flow.last_ns
+        };
+        let user = served(&server).expect("room");
+        assert!(
+            !keeps(&user, 0),
+            "not confirmed: answers alone don't keep it"
+        );
+        user.send_to(b"again", v4(PORT)).expect("send");
+        server.recv_from(&mut [0; 16]).expect("passes");
+        assert!(keeps(&user, 0), "confirmed, and heard a moment ago");
+        // In units of 2^30 ns.
+        assert!(keeps(&user, 270), "silent for not quite five minutes");
+        assert!(!keeps(&user, 20), "for longer");
+        user.send_to(b"again", v4(PORT)).expect("send");
+        server.recv_from(&mut [0; 16]).expect("passes");
+        assert!(keeps(&user, 0), "heard again");
     });
 }
 

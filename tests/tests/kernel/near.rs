@@ -4,13 +4,14 @@ use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use aya::maps::{HashMap, MapData};
+use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{TestRun, TestRunOptions, Xdp, loaded_programs};
 use aya_obj::programs::XdpAttachType;
 use totoro_ebpf::abi::{self, ACTIVE, TCP, Tenant, UDP};
-use totoro_ebpf::packet::SYN;
-use totoro_node::kernel::{Kernel, KernelOptions, XdpMode};
+use totoro_ebpf::logic::near;
+use totoro_ebpf::packet::{SYN, Words, words};
+use totoro_node::kernel::{Kernel, KernelOptions, XdpMode, to_addr};
 
 use crate::support::{self, Node, chain, ip, key, lease};
 
@@ -71,6 +72,13 @@ fn lets(pin_root: &Path, bytes: &[u8]) -> bool {
     };
     let run = attached(pin_root).test_run(options).expect("run");
     run.return_value == 2
+}
+
+/// The node's addresses that the shield has at hand.
+fn at_hand(pin_root: &Path) -> Array<MapData, Words> {
+    let pin = pin_root.join(format!("v{}/near/NEAR", abi::VERSION));
+    let map = Map::from_map_data(MapData::from_pin(pin).expect("pin")).expect("map");
+    map.try_into().expect("an array")
 }
 
 /// Budgets that were spent in `PORT_USAGE`: none where the shield had the lease at hand.
@@ -181,9 +189,20 @@ fn the_shield_follows_leases_and_addresses() {
             assert!(passes(&root, NODE4, LEASED));
             // Nor is what has no address at all.
             assert!(passes(&root, "0.0.0.0", LEASED));
-            ip(&["addr", "add", "10.77.14.2/24", "dev", "near0"]);
+            // Of several each is the node's own, and at hand.
+            let several = ["10.77.14.2", "10.77.14.3", "172.17.0.1"];
+            for addr in several {
+                ip(&["addr", "add", &format!("{addr}/24"), "dev", "near0"]);
+            }
             kernel.sweep().expect("sweep");
-            assert!(!passes(&root, "10.77.14.2", LEASED));
+            for addr in several {
+                assert!(!passes(&root, addr, LEASED), "{addr}");
+                let addr = words(&to_addr(addr.parse().expect("an address")));
+                assert_eq!(
+                    at_hand(&root).get(&near::place(addr), 0).expect("place"),
+                    addr
+                );
+            }
         },
     );
 }

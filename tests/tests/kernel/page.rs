@@ -7,7 +7,10 @@ use aya::maps::MapInfo;
 use crate::support::Node;
 
 const PAGE: &str = include_str!("../../../docs/bpf-maps.md");
-const ABI: &str = include_str!("../../../totoro-ebpf/src/abi/state.rs");
+const ABI: [&str; 2] = [
+    include_str!("../../../totoro-ebpf/src/abi/state.rs"),
+    include_str!("../../../totoro-ebpf/src/abi/source.rs"),
+];
 
 #[test]
 fn the_page_lists_every_pinned_map_as_it_is() {
@@ -50,7 +53,8 @@ fn the_page_lists_every_pinned_map_as_it_is() {
 #[test]
 fn the_page_names_every_field() {
     let fields = ABI
-        .lines()
+        .iter()
+        .flat_map(|file| file.lines())
         .filter_map(|line| line.trim().strip_prefix("pub ")?.split_once(':'))
         .map(|(field, _)| field)
         .filter(|field| {

@@ -136,6 +136,48 @@ fn whose_place_is_taken_is_entered_nowhere() {
 }
 
 #[test]
+fn whose_source_has_its_share_takes_nobodys_place() {
+    let Some(node) = Node::new("own-share") else {
+        return;
+    };
+    node.run(|kernel| {
+        let limits = Tenant {
+            max_conns_per_source: 1,
+            ..five()
+        };
+        lend(&kernel, UDP, &limits);
+        let mut forger = Forger::new();
+        let server = talkative(PORT);
+        for _ in 0..limits.max_flows {
+            forger.word(&server).expect("room");
+        }
+        // Two of one source, both heard before either is answered.
+        let users = [(); 2].map(|()| {
+            let user = UdpSocket::bind(v4(0)).expect("bind");
+            user.send_to(b"hello", v4(PORT)).expect("send");
+            (user, server.recv_from(&mut [0; 16]).expect("heard").1)
+        });
+        for (_, from) in &users {
+            let _ = server.send_to(b"answer", from);
+        }
+        let served = users.iter().filter(|(user, _)| {
+            user.set_nonblocking(true).expect("nonblocking");
+            user.recv(&mut [0; 16]).is_ok()
+        });
+        assert_eq!(served.count(), 1);
+        // And at the door.
+        assert!(answered(&server, v4(0), v4(PORT)).is_none());
+        assert_eq!(refused(&kernel, Reason::MaxConnsPerSource), 2);
+        let flows = kernel.flows().expect("flows");
+        let strangers = flows
+            .iter()
+            .filter(|(key, _)| key.remote[12..14] == [198, 18]);
+        assert_eq!(strangers.count(), flows.len() - 1, "one gave its place up");
+        assert_eq!(flows.len() as u32, limits.max_flows);
+    });
+}
+
+#[test]
 fn who_is_confirmed_gives_its_place_to_nobody() {
     let Some(node) = Node::new("kept-flows") else {
         return;

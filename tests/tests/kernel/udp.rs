@@ -10,6 +10,29 @@ use totoro_ebpf::abi::{CUT, HELD, Tenant, UDP};
 use crate::sockets::{PORT, five, lend, v4, v6};
 
 #[test]
+fn a_socket_that_can_not_be_tagged_gets_no_port_of_the_pool() {
+    const ROOM: &str = "/proc/sys/net/core/optmem_max";
+    let Some(node) = Node::new("untagged") else {
+        return;
+    };
+    node.run(|kernel| {
+        lend(&kernel, UDP, &five());
+        // What a socket may have beside its data, tags included.
+        let Ok(before) = std::fs::read_to_string(ROOM) else {
+            eprintln!("skipped: on this kernel {ROOM} is of all namespaces");
+            return;
+        };
+        std::fs::write(ROOM, "16").expect("no room");
+        let any = |port| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port));
+        let refused = any(PORT).expect_err("nothing of it would be counted");
+        assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
+        any(9).expect("no port of the pool's");
+        std::fs::write(ROOM, before).expect("room");
+        any(PORT).expect("tagged");
+    });
+}
+
+#[test]
 fn udp_replies_only_and_counts_answered_flows() {
     let Some(node) = Node::new("udp") else { return };
     node.impatient().run(|kernel| {

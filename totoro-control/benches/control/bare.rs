@@ -2,18 +2,21 @@
 //! on a ticket that no other has, and answer. No audit, no limits, no log; and no store, or else one
 //! commit of one small record to the store's own group commit before each answer.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::json;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use totoro_api::limits::Limits;
 use totoro_api::ticket::{Claims, Grant, Keys, Revision, SigningKey, sign, verify};
 use totoro_api::wire::invite::NewInvite;
@@ -172,16 +175,16 @@ pub(crate) async fn serve(keys: &str, store: Option<&Path>, certificate: Option<
         .and(durable.clone())
         .then(
             |body: Bytes, keys: Arc<Keys>, durable: Durable| async move {
-                let asked: plugin::Request = serde_json::from_slice(&body).unwrap();
-                let login = plugin::Login::deserialize(&asked.content).unwrap();
+                let asked: Asked<'_> = serde_json::from_slice(&body).unwrap();
+                // All of it goes back, with what frpc said and no type knows of.
+                let content: Value = serde_json::from_str(asked.content.get()).unwrap();
+                let login = plugin::Login::deserialize(&content).unwrap();
                 let footer = login.privilege_key.rsplit('.').next().unwrap();
                 let footer = URL_SAFE_NO_PAD.decode(footer).unwrap();
                 let footer: Footer = serde_json::from_slice(&footer).unwrap();
                 verify(&login.privilege_key, &footer.node, &keys, 0).unwrap();
                 durable.write().await;
-                Ok::<_, Infallible>(warp::reply::json(&plugin::Answer::allow_with(
-                    asked.content,
-                )))
+                Ok::<_, Infallible>(warp::reply::json(&plugin::Answer::allow_with(content)))
             },
         )
         .boxed();
@@ -189,21 +192,20 @@ pub(crate) async fn serve(keys: &str, store: Option<&Path>, certificate: Option<
         .and(body())
         .and(durable)
         .then(|body: Bytes, durable: Durable| async move {
-            let asked: plugin::Request = serde_json::from_slice(&body).unwrap();
-            match &*asked.op {
-                "NewProxy" => drop(plugin::NewProxy::deserialize(&asked.content).unwrap()),
-                "CloseProxy" => drop(plugin::CloseProxy::deserialize(&asked.content).unwrap()),
-                _ => drop(plugin::NewUserConn::deserialize(&asked.content).unwrap()),
-            }
-            if asked.op != "NewUserConn" {
+            if read(&body) != "NewUserConn" {
                 durable.write().await;
             }
-            Ok::<_, Infallible>(warp::reply::json(&plugin::Answer::allow()))
+            let mut answer = warp::reply::Response::new(Bytes::clone(&ALLOWED).into());
+            let json = warp::http::HeaderValue::from_static("application/json");
+            answer
+                .headers_mut()
+                .insert(warp::http::header::CONTENT_TYPE, json);
+            Ok::<_, Infallible>(answer)
         })
         .boxed();
     let routes = token.or(resolve).unify().or(heartbeat).unify();
-    let routes = routes.or(handshake).unify().or(proxy).unify();
-    let routes = routes.or(creation).boxed();
+    let routes = routes.or(handshake).unify();
+    let routes = routes.or(creation.or(proxy).unify()).boxed();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     match certificate {
@@ -217,6 +219,33 @@ pub(crate) async fn serve(keys: &str, store: Option<&Path>, certificate: Option<
         }
     }
 }
+
+/// A request of frps, with its content as it came.
+#[derive(Deserialize)]
+struct Asked<'a> {
+    #[serde(borrow)]
+    op: Cow<'a, str>,
+    #[serde(borrow)]
+    content: &'a RawValue,
+}
+
+/// Reads what a session asks for a proxy; the operation.
+fn read(body: &[u8]) -> Cow<'_, str> {
+    fn content<T: DeserializeOwned>(asked: &Asked<'_>) -> T {
+        serde_json::from_str(asked.content.get()).unwrap()
+    }
+    let asked: Asked<'_> = serde_json::from_slice(body).unwrap();
+    match &*asked.op {
+        "NewProxy" => drop(content::<plugin::NewProxy>(&asked)),
+        "CloseProxy" => drop(content::<plugin::CloseProxy>(&asked)),
+        _ => drop(content::<plugin::NewUserConn>(&asked)),
+    }
+    asked.op
+}
+
+/// What most answers are.
+static ALLOWED: LazyLock<Bytes> =
+    LazyLock::new(|| serde_json::to_vec(&plugin::Answer::allow()).unwrap().into());
 
 fn ticket(key: &SigningKey, code: &str) -> String {
     let mut jti = [0; 16];

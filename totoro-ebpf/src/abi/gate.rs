@@ -26,9 +26,19 @@ pub struct Single {
     pub until_ns: u64,
 }
 
-/// Places of `KNOWN` and of `HEARD` ([`crate::logic::known`]), a power of two: as many as there may be flows,
-/// 512 KiB. Written by the kernel, not pinned.
-pub const KNOWN_PLACES: u32 = 65_536;
+/// Places of `NEAR` ([`crate::logic::near`]), a power of two: as many as there may be addresses, 64 KiB. Of ten
+/// addresses no two have one place in 99 of 100 nodes.
+pub const NEAR_PLACES: u32 = 4_096;
+
+/// Flows that may be marked at one place of `KNOWN` ([`crate::logic::known`]), all in one line of the caches.
+pub const KNOWN_WAYS: usize = 4;
+
+/// Places of `KNOWN`, a power of two: room for twice as many flows as there may be, 1 MiB. Of as many as there may
+/// be 4 % find no room among the others of their place, of 20,000 none. Written by the kernel, not pinned.
+pub const KNOWN_PLACES: u32 = 32_768;
+
+/// Places of `HEARD`, a power of two: as many as there may be flows, 512 KiB. Written by the kernel, not pinned.
+pub const HEARD_PLACES: u32 = 65_536;
 
 /// Places of `ANSWERED`, a power of two: as many as `FLOWS` has entries.
 pub const ANSWERED_PLACES: u32 = 65_536;

@@ -13,12 +13,14 @@ mod event;
 mod gate;
 mod lease;
 mod mend;
+mod source;
 mod state;
 
 pub use event::*;
 pub use gate::*;
 pub use lease::*;
 pub use mend::*;
+pub use source::*;
 pub use state::*;
 
 /// The ABI's version: the pins live under `…/totoro/v<VERSION>/`.

@@ -223,33 +223,6 @@ pub struct SockTag {
     pub spare: [u64; 4],
 }
 
-/// [`SourceKey::kind`]: TCP connections.
-pub const SOURCE_CONNS: u32 = 0;
-/// [`SourceKey::kind`]: answered UDP flows.
-pub const SOURCE_FLOWS: u32 = 1;
-
-/// Key of `SOURCES`: connections, or flows, of one source under one tenant.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct SourceKey {
-    /// The IPv4 address (v4-mapped), or the IPv6 /64 with the rest zero.
-    pub prefix: Addr,
-    /// The tenant.
-    pub tenant: u32,
-    /// [`SOURCE_CONNS`] or [`SOURCE_FLOWS`].
-    pub kind: u32,
-}
-
-/// `SOURCES`: written by the kernel, which forgets what is idle.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Source {
-    /// Live connections, or flows.
-    pub conns: u64,
-    /// When it last changed, boot-time ns.
-    pub last_ns: u64,
-}
-
 /// Key of `FLOWS` and `CANDIDATES`: a UDP flow between a user and a pool port.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -289,7 +262,8 @@ pub struct Flow {
     pub lease: u64,
     /// First datagram, boot-time ns.
     pub opened_ns: u64,
-    /// Last datagram either way, boot-time ns.
+    /// From when on it is idle, boot-time ns: its last datagram; of those to the user only such as
+    /// [`crate::logic::admit::keeps`] says.
     pub last_ns: u64,
     /// From the user, IP bytes.
     pub bytes_in: u64,
@@ -297,8 +271,8 @@ pub struct Flow {
     pub bytes_out: u64,
     /// The tenant's parent that was charged too, or 0.
     pub parent: u32,
-    /// Zero.
-    pub pad: u32,
+    /// When its user was last heard, boot-time, in units of 2^30 ns ([`crate::logic::admit::coarse`]).
+    pub heard: u32,
 }
 
 /// Key of `OUTBOUND`: a UDP flow that the node (or who it forwards for) opened from a
@@ -410,6 +384,6 @@ pub struct Config {
 
 abi! {
     PortKey: 4, Lease: 40, PortUsage: 32, Tenant: 56, Usage: 48, TrafficKey: 8, Traffic: 32,
-    Conn: 72, SockTag: 64, SourceKey: 24, Source: 16, FlowKey: 24, Flow: 56, OutboundKey: 40,
+    Conn: 72, SockTag: 64, FlowKey: 24, Flow: 56, OutboundKey: 40,
     ReasonKey: 8, ReasonCount: 16, ControlKey: 24, Control: 40, Ban: 8, Config: 64,
 }

@@ -56,7 +56,7 @@ const UNCONFIRMED_NS: u64 = 10_000_000_000;
 /// comes each second or two, ns.
 pub const UNHEARD_NS: u64 = 2 * UNCONFIRMED_NS;
 
-/// How long a UDP flow may be silent before it ends, ns: one that nobody has written to again after
+/// How long a UDP flow may be silent before it ends, ns: one whose user has not written again after
 /// an answer may be a spoofer's, and holds its place for ten seconds at most.
 #[inline(always)]
 #[must_use]
@@ -66,6 +66,25 @@ pub const fn flow_idle(state: u32, idle_ns: u64) -> u64 {
     } else {
         idle_ns
     }
+}
+
+/// A moment in units of 2^30 ns, some more than a second: as exact as minutes need.
+#[inline(always)]
+#[must_use]
+pub const fn coarse(at_ns: u64) -> u32 {
+    (at_ns >> 30) as u32
+}
+
+/// How long a user who listens and writes nothing is served, in units of 2^30 ns: five minutes, the least that RFC
+/// 4787 (REQ-5) has a NAT keep a mapping for.
+const LISTENS: u32 = coarse(300_000_000_000);
+
+/// Whether a datagram to a flow's user keeps it from being idle. Only if the user was `heard` (coarse) not long ago,
+/// and confirmed the flow: else who forges two datagrams has the node write to a stranger for ever.
+#[inline(always)]
+#[must_use]
+pub const fn keeps(state: u32, heard: u32, now_ns: u64) -> bool {
+    state == FLOW_CONFIRMED && coarse(now_ns).wrapping_sub(heard) < LISTENS
 }
 
 /// Whether nobody has looked for what is idle for long: the daemon does each second.

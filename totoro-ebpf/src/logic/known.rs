@@ -1,17 +1,17 @@
 //! Marks of UDP flows that are known, in front of `FLOWS`: a place that a flow's hash chooses, and the hash in
-//! it. Another flow may take the place; then `FLOWS` is asked.
+//! it, beside up to three others'. One more takes the place of another; then `FLOWS` is asked.
 
-use crate::abi::KNOWN_PLACES;
+use crate::abi::{HEARD_PLACES, KNOWN_PLACES, KNOWN_WAYS};
 use crate::packet::Words;
 
 /// In each mark, so that none is a place's zero.
 const SET: u64 = 1 << 63;
 
-/// The place of a flow in `KNOWN`, and what stands there while it is known. Nobody can find another flow
-/// with the same mark who does not know `seed`.
+/// What stands in `KNOWN` while a flow is known. Nobody can find another flow with the same mark who does not know
+/// `seed`.
 #[inline(always)]
 #[must_use]
-pub const fn mark([first, second]: Words, remote_port: u16, port: u16, seed: u64) -> (u32, u64) {
+pub const fn mark([first, second]: Words, remote_port: u16, port: u16, seed: u64) -> u64 {
     let ports = ((remote_port as u64) << 16 | port as u64).wrapping_mul(0xd6e8_feb8_6659_fd93);
     // As `prefix::mix`, with the ports where all of the address is in.
     let mut x = (first ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -20,7 +20,28 @@ pub const fn mark([first, second]: Words, remote_port: u16, port: u16, seed: u64
     x ^= (x >> 32) ^ ports;
     x = x.wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^= x >> 31;
-    (x as u32 & (KNOWN_PLACES - 1), x | SET)
+    x | SET
+}
+
+/// The place of `KNOWN` where a mark stands.
+#[inline(always)]
+#[must_use]
+pub const fn place(mark: u64) -> u32 {
+    mark as u32 & (KNOWN_PLACES - 1)
+}
+
+/// Whose way there it takes where all are taken.
+#[inline(always)]
+#[must_use]
+pub const fn way(mark: u64) -> usize {
+    (mark >> 32) as usize & (KNOWN_WAYS - 1)
+}
+
+/// The flow's place in `HEARD`.
+#[inline(always)]
+#[must_use]
+pub const fn heard(mark: u64) -> u32 {
+    mark as u32 & (HEARD_PLACES - 1)
 }
 
 #[cfg(test)]
@@ -30,7 +51,10 @@ mod tests {
     use crate::abi::v4_mapped;
     use crate::packet::words;
     use std::collections::HashSet;
-    use std::vec::Vec;
+    use std::vec;
+
+    /// As many flows as there may be.
+    const MOST: u32 = 65_536;
 
     #[test]
     fn flows_have_marks_of_their_own() {
@@ -39,15 +63,24 @@ mod tests {
             let ports = ((nth % 8) as u16, (nth / 8 % 8) as u16);
             mark(words(&v4_mapped([a, b, c, d])), ports.0, ports.1, 42)
         };
-        let all: Vec<(u32, u64)> = (0..KNOWN_PLACES).map(flow).collect();
-        let marks: HashSet<u64> = all.iter().map(|(_, mark)| *mark).collect();
-        assert_eq!(marks.len(), all.len());
-        assert!(!marks.contains(&0));
+        for (flows, room) in [(20_000, 0.998), (MOST, 0.955)] {
+            let marks: HashSet<u64> = (0..flows).map(flow).collect();
+            assert_eq!(marks.len(), flows as usize);
+            assert!(!marks.contains(&0));
+            let mut places = vec![0; KNOWN_PLACES as usize];
+            for mark in &marks {
+                places[place(*mark) as usize] += 1;
+            }
+            let marked: usize = places.iter().map(|there| KNOWN_WAYS.min(*there)).sum();
+            let marked = marked as f64 / f64::from(flows);
+            assert!((room..=1.0).contains(&marked), "{flows}: {marked}");
+        }
+        let places: HashSet<u32> = (0..MOST).map(flow).map(heard).collect();
         // As many as there are places take 1 - 1/e of them.
-        let places: HashSet<u32> = all.iter().map(|(place, _)| *place).collect();
-        let taken = places.len() as f64 / f64::from(KNOWN_PLACES);
+        let taken = places.len() as f64 / f64::from(HEARD_PLACES);
         assert!((0.62..0.645).contains(&taken), "{taken}");
-        assert!(places.iter().all(|place| *place < KNOWN_PLACES));
+        let ways: HashSet<usize> = (0..64).map(flow).map(way).collect();
+        assert_eq!(ways, (0..KNOWN_WAYS).collect());
     }
 
     #[test]

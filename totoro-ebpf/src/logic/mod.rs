@@ -6,6 +6,7 @@ pub mod banned;
 pub mod bucket;
 pub mod checksum;
 pub mod known;
+pub mod near;
 pub mod pool;
 pub mod prefix;
 pub mod stamp;

@@ -1,4 +1,4 @@
-//! What counts as one source: an IPv4 address, or an IPv6 /64.
+//! What counts as one source: an IPv4 address, or an IPv6 /64; and as one site: an IPv6 /48.
 
 use crate::abi::Addr;
 use crate::packet::Words;
@@ -19,6 +19,18 @@ pub const fn source(addr: &Addr) -> Addr {
     }
     let [a, b, c, d, e, f, g, h, ..] = *addr;
     [a, b, c, d, e, f, g, h, 0, 0, 0, 0, 0, 0, 0, 0]
+}
+
+/// The site that an address belongs to, of which one household or company has all sources (RFC 6177): an IPv6 /48. An
+/// IPv4 address is its own.
+#[inline(always)]
+#[must_use]
+pub const fn site(addr: &Addr) -> Addr {
+    if is_v4(addr) {
+        return *addr;
+    }
+    let [a, b, c, d, e, f, ..] = *addr;
+    [a, b, c, d, e, f, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
 }
 
 /// Whether no user can have this source address: unspecified, loopback, link-local (the cloud's

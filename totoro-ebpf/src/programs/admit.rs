@@ -6,12 +6,13 @@ use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
 use totoro_api::Reason;
 use totoro_ebpf::abi::{
-    Addr, NODE, OutboundKey, PortKey, SOURCE_CONNS, SOURCE_FLOWS, SourceKey, TCP, UDP,
+    Addr, CANARY, NODE, OutboundKey, PortKey, SOURCE_CONNS, SOURCE_FLOWS, SOURCE_SITES, SourceKey,
+    TCP, UDP,
 };
 use totoro_ebpf::logic::admit::{Standing, connection, cut, lapsed, live_flows, open};
 use totoro_ebpf::logic::prefix;
 
-use super::conns::{either, words};
+use super::conns::{either, of_site, words};
 use super::{config, idle, is_answer, is_control, is_guarded, recycle, shield};
 use crate::maps::{FLOWS, FLOWS_CLOSED, PORTS, SOURCES, TENANTS, USAGE};
 use crate::verdict::{Subject, now, refuse};
@@ -148,15 +149,15 @@ fn judge(subject: &mut Subject, local: &Addr, looked: bool) -> u32 {
         if reason != 0 {
             return reason;
         }
-        if is_node_full(config.max_conns_total) {
+        if lease.tenant != CANARY && is_node_full(config.max_conns_total) {
             return Reason::NodeFull.number();
         }
-    } else if flows(lease.tenant, usage.flows_opened) >= tenant.max_flows as u64 {
-        return FULL | Reason::MaxFlows.number();
     } else if count_of(&subject.remote, lease.tenant, SOURCE_FLOWS)
         >= tenant.max_conns_per_source as u64
     {
         return Reason::MaxConnsPerSource.number();
+    } else if flows(lease.tenant, usage.flows_opened) >= tenant.max_flows as u64 {
+        return FULL | Reason::MaxFlows.number();
     }
     if tenant.parent == 0 || has_room(tenant.parent, subject.proto) {
         0
@@ -195,7 +196,10 @@ fn is_node_full(max: u32) -> bool {
 fn control(per_source: u32, subject: &Subject) -> u32 {
     if shield::banned(&subject.remote) {
         Reason::ClientBanned.number()
-    } else if per_source != 0 && count_of(&subject.remote, 0, SOURCE_CONNS) >= per_source as u64 {
+    } else if per_source != 0
+        && (count_of(&subject.remote, 0, SOURCE_CONNS) >= per_source as u64
+            || count_of(&subject.remote, 0, SOURCE_SITES) >= of_site(per_source) as u64)
+    {
         Reason::RateLimited.number()
     } else {
         0
@@ -206,7 +210,11 @@ fn control(per_source: u32, subject: &Subject) -> u32 {
 #[inline(always)]
 fn count_of(remote: &Addr, tenant: u32, kind: u32) -> u64 {
     let key = SourceKey {
-        prefix: prefix::source(remote),
+        prefix: if kind == SOURCE_SITES {
+            prefix::site(remote)
+        } else {
+            prefix::source(remote)
+        },
         tenant,
         kind,
     };

@@ -1,4 +1,5 @@
-//! post_bind: tags UDP sockets that listen on a pool port, so that the meter knows them.
+//! post_bind: tags UDP sockets that listen on a pool port, so that the meter knows them. One that can't be tagged
+//! does not get the port: nothing of it would be counted or refused.
 
 use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_sk_storage_get};
@@ -10,23 +11,31 @@ use super::{config, is_guarded};
 use crate::maps::{PORTS, SOCKETS};
 
 const ALLOW: i32 = 1;
+const DENY: i32 = 0;
 
 /// Entry point for IPv4 sockets.
 #[cgroup_sock(post_bind4)]
 pub(crate) fn totoro_bind4(ctx: SockContext) -> i32 {
-    tag(&ctx);
-    ALLOW
+    verdict(&ctx)
 }
 
 /// Entry point for IPv6 (and dual-stack) sockets.
 #[cgroup_sock(post_bind6)]
 pub(crate) fn totoro_bind6(ctx: SockContext) -> i32 {
-    tag(&ctx);
-    ALLOW
+    verdict(&ctx)
 }
 
 #[inline(always)]
-fn tag(ctx: &SockContext) -> Option<()> {
+fn verdict(ctx: &SockContext) -> i32 {
+    match tag(ctx) {
+        Some(false) => DENY,
+        _ => ALLOW,
+    }
+}
+
+/// Whether a socket was tagged; `None` where it needs no tag.
+#[inline(always)]
+fn tag(ctx: &SockContext) -> Option<bool> {
     // SAFETY: fields of the context, each read once and in full.
     let (proto, port) = unsafe {
         (
@@ -57,13 +66,13 @@ fn tag(ctx: &SockContext) -> Option<()> {
         ..SockTag::default()
     };
     // SAFETY: map, context socket and an initialised value of the map's type.
-    unsafe {
+    let tagged = unsafe {
         bpf_sk_storage_get(
             (&raw const SOCKETS).cast_mut().cast(),
             ctx.sock.cast(),
             (&raw mut value).cast(),
             u64::from(BPF_SK_STORAGE_GET_F_CREATE),
-        );
-    }
-    Some(())
+        )
+    };
+    Some(!tagged.is_null())
 }

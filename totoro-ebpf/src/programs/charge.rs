@@ -3,7 +3,8 @@
 
 use totoro_api::Reason;
 use totoro_ebpf::abi::{
-    Addr, Config, NODE, PortKey, SOURCE_CONNS, SockTag, Source, SourceKey, TCP,
+    Addr, CANARY, Config, NODE, PortKey, SOURCE_CONNS, SOURCE_SITES, SockTag, Source, SourceKey,
+    TCP,
 };
 use totoro_ebpf::logic::admit::{FORGOTTEN, is_source_idle, open};
 use totoro_ebpf::logic::{bucket, prefix};
@@ -57,7 +58,13 @@ pub(super) fn admit(config: &Config, tag: &mut SockTag, ends: &Ends, at: u64) ->
         }
         tag.parent = tenant.parent;
     }
-    if !charge_node(config.max_conns_total) {
+    // The daemon's own connections try whether limits hold, of a node that is full too.
+    let total = if lease.tenant == CANARY {
+        0
+    } else {
+        config.max_conns_total
+    };
+    if !charge_node(total) {
         // SAFETY: charged just above.
         unsafe { atomic::sub(conns, 1) };
         discharge_parent(tag.parent);
@@ -185,7 +192,7 @@ fn discharge_node() {
     }
 }
 
-/// The key of a source. Copied first and narrowed then: bytes that are picked from a pointer of unknown
+/// The key of a source (of a site, by `kind`). Copied first and narrowed then: bytes that are picked from a pointer of unknown
 /// alignment would take the stack that the meter does not have.
 #[inline(always)]
 fn source_key(remote: &Addr, tenant: u32, kind: u32) -> SourceKey {
@@ -195,7 +202,10 @@ fn source_key(remote: &Addr, tenant: u32, kind: u32) -> SourceKey {
         kind,
     };
     if !prefix::is_v4(&key.prefix) {
-        let [a, b, c, d, e, f, g, h, ..] = key.prefix;
+        let [a, b, c, d, e, f, mut g, mut h, ..] = key.prefix;
+        if kind == SOURCE_SITES {
+            (g, h) = (0, 0);
+        }
         key.prefix = [a, b, c, d, e, f, g, h, 0, 0, 0, 0, 0, 0, 0, 0];
     }
     key
@@ -246,6 +256,25 @@ pub(super) fn charge_source(remote: &Addr, tenant: u32, kind: u32, max: u32, at:
         }
     }
     Reason::NodeFull.number()
+}
+
+/// Counts a connection to frps's own port on its site. It refuses nobody: the socket lookup does, and a few more
+/// that were under way then do no harm.
+#[inline(never)]
+pub(super) fn count_on_site(remote: &Addr, at: u64) {
+    let key = source_key(remote, 0, SOURCE_SITES);
+    let fresh = Source {
+        conns: 0,
+        last_ns: at,
+    };
+    let _ = SOURCES.insert(&key, &fresh, BPF_NOEXIST);
+    if let Some(source) = SOURCES.get_ptr_mut(&key) {
+        // SAFETY: aligned fields of a live map value.
+        unsafe {
+            atomic::add(&raw mut (*source).conns, 1);
+            (*source).last_ns = at;
+        }
+    }
 }
 
 /// Removes a source that has no connection. Marked before it goes, so that no connection is counted on

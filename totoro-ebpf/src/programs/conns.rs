@@ -13,11 +13,13 @@ use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use totoro_api::Reason;
 use totoro_ebpf::abi::{
-    Addr, Config, Conn, Control, ControlKey, EVENT_SURPLUS, SOURCE_CONNS, SURPLUS, SockTag, TCP,
-    v4_mapped,
+    Addr, Config, Conn, Control, ControlKey, EVENT_SURPLUS, SITE_SOURCES, SOURCE_CONNS,
+    SOURCE_SITES, SURPLUS, SockTag, TCP, v4_mapped,
 };
 
-use super::charge::{BPF_NOEXIST, EEXIST, admit, charge_source, discharge, undo_source};
+use super::charge::{
+    BPF_NOEXIST, EEXIST, admit, charge_source, count_on_site, discharge, undo_source,
+};
 use super::ending::closed;
 use super::{config, is_control, is_guarded};
 use crate::atomic;
@@ -309,6 +311,7 @@ fn control(
     if reason == 0 {
         reason = remember_control(ends, cookie, at);
         if reason == 0 {
+            count_on_site(&ends.remote, at);
             return Some(());
         }
         undo_source(&ends.remote, 0, SOURCE_CONNS, at);
@@ -320,6 +323,16 @@ fn control(
         ..SockTag::default()
     };
     surplus(ops, &mut tag, ends, cookie, reason)
+}
+
+/// What a site may have, where each source of it may have `cap` connections to frps's own port.
+#[inline(always)]
+pub(super) fn of_site(cap: u32) -> u32 {
+    if cap > u32::MAX / SITE_SOURCES {
+        u32::MAX
+    } else {
+        cap * SITE_SOURCES
+    }
 }
 
 /// Enters a connection into `CONTROL`: the reason's number when it can't be, or 0. One whose other

@@ -3,7 +3,8 @@
 use aya_ebpf::bindings::bpf_sock_ops;
 use aya_ebpf::helpers::bpf_get_socket_cookie;
 use totoro_ebpf::abi::{
-    Addr, Conn, ControlKey, EVENT_CLOSED, EVENT_CONTROL_CLOSED, SOURCE_CONNS, SURPLUS, SockTag, TCP,
+    Addr, Conn, ControlKey, EVENT_CLOSED, EVENT_CONTROL_CLOSED, SOURCE_CONNS, SOURCE_SITES,
+    SURPLUS, SockTag, TCP,
 };
 
 use super::charge::{discharge, discharge_source};
@@ -95,6 +96,7 @@ pub(super) fn forget_control(key: &ControlKey, cookie: u64, at: u64) -> bool {
         return false;
     }
     discharge_source(&key.remote, 0, SOURCE_CONNS, at);
+    discharge_source(&key.remote, 0, SOURCE_SITES, at);
     true
 }
 

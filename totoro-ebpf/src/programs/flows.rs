@@ -5,7 +5,8 @@ use totoro_ebpf::abi::{
     Addr, FLOW_ANSWERED, FLOW_CONFIRMED, FLOW_NEW, FLOW_RECYCLED, Flow, FlowKey, Lease,
     SOURCE_FLOWS, Tenant,
 };
-use totoro_ebpf::logic::{admit::unconfirmed_budget, prefix};
+use totoro_ebpf::logic::admit::{coarse, keeps, unconfirmed_budget};
+use totoro_ebpf::logic::prefix;
 
 use super::charge::{BPF_NOEXIST, charge_source, discharge_source, forget_source_of, undo_source};
 use super::{known, recycle};
@@ -23,6 +24,7 @@ pub(crate) fn received(key: &FlowKey, bytes: u64, at: u64) -> bool {
         unsafe {
             atomic::add(&raw mut (*flow).bytes_in, bytes);
             (*flow).last_ns = at;
+            (*flow).heard = coarse(at);
             (*flow).state = FLOW_CONFIRMED;
         }
         return true;
@@ -110,22 +112,29 @@ pub(crate) fn sent(key: &FlowKey, lease: &Lease, tenant: &Tenant, bytes: u64, at
             return Reason::ReplyOnly.number();
         }
         atomic::add(&raw mut (*flow).bytes_out, bytes);
-        (*flow).last_ns = at;
+        if keeps(state, (*flow).heard, at) {
+            (*flow).last_ns = at;
+        }
     }
     0
 }
 
-/// The first answer to a candidate: the reason not to, or 0. Charged to the tenant first, so that who is over its
-/// limit leaves no entry of a source; who comes when the tenant has no more takes the place of a flow that is not
-/// confirmed. Calls, one after the other: one frame of them all would pass the 512 bytes of stack.
+/// The first answer to a candidate: the reason not to, or 0. Charged to its source first, so that who has its share
+/// takes nobody's place; who comes when the tenant has no more takes the place of a flow that is not confirmed. Calls,
+/// one after the other: one frame of them all would pass the 512 bytes of stack.
 #[inline(always)]
 fn answer(key: &FlowKey, lease: &Lease, tenant: &Tenant, at: u64) -> u32 {
     // SAFETY: a lookup whose value is not used.
     if unsafe { CANDIDATES.get(key) }.is_none() {
         return Reason::ReplyOnly.number();
     }
+    let per_source = tenant.max_conns_per_source;
+    let mut reason = charge_source(&key.remote, lease.tenant, SOURCE_FLOWS, per_source, at);
+    if reason != 0 {
+        return reason;
+    }
     let (mut state, mut taken) = (FLOW_ANSWERED, recycle::NONE);
-    let mut reason = charge_payers(lease.tenant, tenant, at);
+    reason = charge_payers(lease.tenant, tenant, at);
     // For whichever limit, the tenant's or its parent's: one flow less is room for another.
     if reason != 0 {
         taken = take(key, lease.tenant, tenant.max_flows, at);
@@ -134,21 +143,15 @@ fn answer(key: &FlowKey, lease: &Lease, tenant: &Tenant, at: u64) -> u32 {
             reason = charge_payers(lease.tenant, tenant, at);
         }
     }
-    if reason != 0 {
-        return reason;
-    }
-    let per_source = tenant.max_conns_per_source;
-    reason = charge_source(&key.remote, lease.tenant, SOURCE_FLOWS, per_source, at);
-    if reason != 0 {
-        undo_payers(lease.tenant, tenant.parent);
-        return reason;
-    }
-    reason = promote(key, lease, tenant.parent, state);
     if reason == 0 {
-        recycle::note(key, lease.tenant, tenant.max_flows, taken);
-        return 0;
+        reason = promote(key, lease, tenant.parent, state);
+        if reason == 0 {
+            recycle::note(key, lease.tenant, tenant.max_flows, taken);
+            return 0;
+        }
+        undo_payers(lease.tenant, tenant.parent);
     }
-    undo_payers(lease.tenant, tenant.parent);
+    // With its entry: who is over a limit leaves none.
     undo_source(&key.remote, lease.tenant, SOURCE_FLOWS, at);
     if reason == ANSWERED_ELSEWHERE {
         0

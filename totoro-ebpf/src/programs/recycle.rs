@@ -57,7 +57,7 @@ pub(super) fn find(newcomer: &FlowKey, tenant: u32, max_flows: u32) -> Look {
     if let Some(config) = config() {
         let remote = words(&newcomer.remote);
         let seed = config.sketch_seed;
-        (look.first, _) = mark(remote, newcomer.remote_port, newcomer.port, seed);
+        look.first = mark(remote, newcomer.remote_port, newcomer.port, seed) as u32;
         // SAFETY: a callback that uses `look` while this runs. A loop of our own would have the verifier walk each of
         // the tries.
         unsafe {

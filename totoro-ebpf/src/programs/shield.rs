@@ -4,8 +4,8 @@
 use totoro_api::Reason;
 use totoro_ebpf::abi::{Addr, Config, FLOW_CONFIRMED, FlowKey, OutboundKey, PortKey, TCP, UDP};
 use totoro_ebpf::logic::banned::{self, Asks};
-use totoro_ebpf::logic::{admit::is_over, bucket, pool, prefix};
-use totoro_ebpf::packet::{self, Family, Headers, Packet, Sides, Target, Words, words};
+use totoro_ebpf::logic::{admit::is_over, bucket, near, pool, prefix};
+use totoro_ebpf::packet::{self, Headers, Packet, Sides, Target, Words, words};
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 
@@ -95,7 +95,7 @@ fn is_known(packet: &impl Packet, target: &Target) -> bool {
 fn opening(headers: &Headers, sides: &Sides) -> u32 {
     let Some(config) = config() else { return 0 };
     // What is forwarded, or answers somebody behind this machine, is not ours to judge.
-    if !is_local(headers.family, &sides.local) {
+    if !is_local(&sides.local) {
         return 0;
     }
     let (proto, port) = (headers.proto, headers.destination_port);
@@ -217,10 +217,12 @@ fn bytes(words: &Words) -> &Addr {
 
 /// Whether an address is the node's own.
 #[inline(always)]
-fn is_local(family: Family, local: &Words) -> bool {
-    let family = u32::from(family == Family::V6);
+fn is_local(local: &Words) -> bool {
     // Not where none is known: no address of a node ends in eight zeros.
-    let near = NEAR.get(family).is_some_and(|near| near == local) && local[1] != 0;
+    let near = NEAR
+        .get(near::place(*local))
+        .is_some_and(|near| near == local)
+        && local[1] != 0;
     // SAFETY: a lookup whose value is not used.
     near || unsafe { LOCALS.get(bytes(local)) }.is_some()
 }

@@ -179,6 +179,10 @@ pub fn command() -> clap::Command {
     <Cli as clap::CommandFactory>::command()
 }
 
+/// Threads that the daemon's tasks share, at most: what is decided is decided under one lock, and a machine with
+/// hundreds of processors would have them all take places of the unit's `TasksMax`.
+const WORKERS: usize = 4;
+
 /// Runs the command line.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -189,7 +193,9 @@ pub fn main() -> ExitCode {
     let is_unit =
         matches!(cli.command, Command::Run { .. }) && std::env::var_os("NOTIFY_SOCKET").is_some();
     let done = listener(&cli).and_then(|listener| {
+        let processors = std::thread::available_parallelism().map_or(WORKERS, usize::from);
         let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(processors.min(WORKERS))
             .enable_all()
             .build()?;
         runtime.block_on(act(cli, health, listener))

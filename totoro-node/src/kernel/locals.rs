@@ -16,14 +16,27 @@ pub(super) fn refresh(maps: &mut Maps, near: &mut Near) -> Result<usize> {
         .into_iter()
         .map(|(addr, _)| addr)
         .collect();
-    for addr in now.difference(&before) {
-        maps.locals.insert(addr, 1, 0).on("write", "LOCALS")?;
-    }
-    near.choose(&now)?;
+    near.place(&now)?;
+    // First, so that there is room.
     for addr in before.difference(&now) {
         gone(maps.locals.remove(addr)).on("write", "LOCALS")?;
     }
-    let changed = now.symmetric_difference(&before).count();
+    let mut left_out = 0;
+    for addr in now.difference(&before) {
+        match maps.locals.insert(addr, 1, 0).on("write", "LOCALS") {
+            Err(error) if error.is_full() => left_out += 1,
+            written => written?,
+        }
+    }
+    if left_out != near.left_out {
+        near.left_out = left_out;
+        tracing::warn!(
+            left_out,
+            addresses = now.len(),
+            "LOCALS is full: what goes to the other addresses of this machine is judged by the socket lookup alone"
+        );
+    }
+    let changed = now.symmetric_difference(&before).count() - left_out;
     if changed > 0 {
         tracing::info!(changed, "the node's addresses changed");
     }

@@ -10,7 +10,7 @@ use std::path::Path;
 use aya::maps::{Array, MapData, MapInfo, MapType};
 use aya::{Ebpf, Pod};
 use totoro_ebpf::abi;
-use totoro_ebpf::logic::{banned, pool, prefix};
+use totoro_ebpf::logic::{banned, near, pool, prefix};
 use totoro_ebpf::packet::{Words, words};
 
 use super::pins::{PinDir, START_OVER};
@@ -45,11 +45,13 @@ pub(super) fn silence(dir: &Path) -> Result<()> {
 /// The arrays. Each has a place for all that can be in it, so nothing of it is ever full.
 pub(super) struct Near {
     gates: Array<MapData, abi::Gate>,
-    locals: Array<MapData, Words>,
+    locals: Written<Words>,
     /// All but its first place, which is the head.
     banned: Written<u64>,
     head: u64,
     singles: Written<abi::Single>,
+    /// Addresses of the node's for which there was no room in `LOCALS`.
+    pub(super) left_out: usize,
     /// Of the hashes: nobody can choose sources for which the trie is walked in vain.
     seed: u64,
 }
@@ -77,10 +79,11 @@ impl Near {
         }
         Ok(Near {
             gates: take!("GATES"),
-            locals: take!("NEAR"),
+            locals: Written::new("NEAR", take!("NEAR")),
             banned: Written::new("BANNED", take!("BANNED")),
             head: banned::UNKNOWN,
             singles: Written::new("SINGLES", take!("SINGLES")),
+            left_out: 0,
             seed: super::load::random()?,
         })
     }
@@ -92,23 +95,17 @@ impl Near {
         self.gates.set(place, gate, 0).on("write", "GATES")
     }
 
-    /// Keeps one of the node's addresses of each family at hand: the same as before while the node has
-    /// it, else the lowest that users can come to.
-    pub(super) fn choose(&mut self, locals: &HashSet<abi::Addr>) -> Result<()> {
-        for (place, v4) in [(0, true), (1, false)] {
-            let before = self.locals.get(&place, 0).on("read", "NEAR")?;
-            let ours = locals
-                .iter()
-                .filter(|addr| prefix::is_v4(addr) == v4 && !prefix::never_a_user(addr));
-            if ours.clone().any(|addr| words(addr) == before) {
-                continue;
-            }
-            let chosen = ours.min().map_or([0; 2], words);
-            if chosen != before {
-                self.locals.set(place, chosen, 0).on("write", "NEAR")?;
-            }
+    /// Keeps the node's addresses at hand to which users can come: all but those, few if any, whose place another
+    /// has.
+    pub(super) fn place(&mut self, locals: &HashSet<abi::Addr>) -> Result<()> {
+        let mut places = HashMap::new();
+        for addr in locals.iter().filter(|addr| !prefix::never_a_user(addr)) {
+            let addr = words(addr);
+            let chosen = places.entry(near::place(addr)).or_insert(addr);
+            // Whichever, but the same each time.
+            *chosen = addr.min(*chosen);
         }
-        Ok(())
+        self.locals.become_these(places)
     }
 
     /// Keeps at hand whose bans are not in `BANS`: nobody's but those of `bans`, its keys. Before one is

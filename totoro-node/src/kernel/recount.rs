@@ -187,7 +187,10 @@ fn live(shared: &Shared) -> Result<Counts> {
     let mut live = Counts::new();
     let mut add = |count| *live.entry(count).or_default() += 1;
     let source = |remote: &abi::Addr, tenant, kind| {
-        let prefix = prefix::source(remote);
+        let prefix = match kind {
+            abi::SOURCE_SITES => prefix::site(remote),
+            _ => prefix::source(remote),
+        };
         Count::Source(abi::SourceKey {
             prefix,
             tenant,
@@ -212,6 +215,7 @@ fn live(shared: &Shared) -> Result<Counts> {
     }
     for (key, _) in control {
         add(source(&key.remote, 0, abi::SOURCE_CONNS));
+        add(source(&key.remote, 0, abi::SOURCE_SITES));
     }
     for (key, flow) in flows {
         add(Count::Flows(flow.tenant));

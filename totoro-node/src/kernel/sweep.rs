@@ -147,8 +147,13 @@ impl Kernel {
         wanted: impl Fn(&abi::FlowKey, &abi::Flow) -> bool,
     ) -> Result<usize> {
         let mut first = First(None);
-        let flows = self.shared.tables.flows.all()?;
+        // Candidates first: one that is answered meanwhile is a flow, and among those that are read afterwards.
         let candidates = self.shared.tables.candidates.all()?;
+        let gone = |key| gone(self.shared.maps().candidates.remove(key)).on("write", "CANDIDATES");
+        for (key, _) in candidates.iter().filter(|(key, flow)| wanted(key, flow)) {
+            first.of(gone(key));
+        }
+        let flows = self.shared.tables.flows.all()?;
         let mut ended = 0;
         for (flow, _) in flows.iter().filter(|(key, flow)| wanted(key, flow)) {
             ended += usize::from(first.of(self.mend(&abi::Mend {
@@ -156,10 +161,6 @@ impl Kernel {
                 flow: *flow,
                 ..abi::Mend::default()
             })));
-        }
-        let mut maps = self.shared.maps();
-        for (key, _) in candidates.iter().filter(|(key, flow)| wanted(key, flow)) {
-            first.of(gone(maps.candidates.remove(key)).on("write", "CANDIDATES"));
         }
         first.0.map_or(Ok(ended), Err)
     }

@@ -12,12 +12,13 @@ use totoro_ebpf::abi::{self, CANARY};
 use super::desk::{Desk, Inner};
 use super::ports::{PortId, port_key};
 use crate::clock::boot_ms;
+use crate::kernel::KernelError;
 
 /// The canary's lease.
 const LEASE: u64 = u64::MAX;
 /// A connection on this machine is answered at once, or it is lost.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// Ports that are tried, where something else listens on the first.
+/// Ports that are looked at, where something else listens on the first.
 const TRIES: usize = 4;
 /// So many failures in a row are believed.
 const BELIEVED: u32 = 2;
@@ -30,6 +31,30 @@ pub(super) struct Canary {
     pub(super) problem: Option<String>,
     /// When it last came through, ms since boot.
     held_ms: Option<i64>,
+}
+
+/// Why a try did not come through.
+#[derive(Debug, PartialEq, Eq)]
+enum Failure {
+    /// The kernel does not hold what it should.
+    Broken(String),
+    /// Something else was in the way, which says nothing of that.
+    Untried(String),
+}
+
+impl From<String> for Failure {
+    fn from(problem: String) -> Self {
+        Failure::Broken(problem)
+    }
+}
+
+impl From<KernelError> for Failure {
+    fn from(error: KernelError) -> Self {
+        match error.is_full() {
+            true => Failure::Untried(error.whole()),
+            false => Failure::Broken(error.whole()),
+        }
+    }
 }
 
 impl Canary {
@@ -56,8 +81,8 @@ impl Canary {
 
 impl Desk {
     /// Tries it; whether all is well as far as is known. Where it cannot be tried now (the pool is full,
-    /// the node disabled, this machine banned), what is believed stays so. From the second failure in a
-    /// row on nothing new is admitted.
+    /// the node disabled, this machine banned, a table full, or another's connection came first), what is believed
+    /// stays so. From the second failure in a row on nothing new is admitted.
     pub fn try_canary(&self) -> bool {
         let mut inner = self.lock();
         let inner = &mut *inner;
@@ -82,6 +107,14 @@ impl Desk {
                 inner.untidy = Some(error.whole());
             }
         }
+        let tried = match tried {
+            Ok(()) => Ok(()),
+            Err(Failure::Untried(why)) => {
+                tracing::warn!(why, "the canary could not be tried");
+                return inner.canary.problem.is_none();
+            }
+            Err(Failure::Broken(problem)) => Err(problem),
+        };
         if let Err(problem) = &tried {
             tracing::error!(problem, "the canary did not come through");
         }
@@ -97,6 +130,32 @@ impl Desk {
             inner.untidy = Some(error.whole());
         }
         well
+    }
+
+    /// What it says that a connection within the canary's limits was refused: nothing, where it was for want of a
+    /// place in a table, or where another's connection to its port has the one that it may have.
+    fn was_refused(&self, error: &std::io::Error) -> Failure {
+        let refused = self.kernel.refused().unwrap_or_default();
+        let was = |reason| {
+            let mut its = refused.iter().filter(|one| one.tenant == CANARY);
+            its.any(|one| one.reason == reason && one.count > 0)
+        };
+        let admitted = || {
+            self.kernel
+                .counts(CANARY)
+                .is_ok_and(|counts| counts.usage.admitted > 0)
+        };
+        if was(Reason::NodeFull) {
+            Failure::Untried(
+                "a table of the kernel's is full (totoro-node doctor says which)".to_owned(),
+            )
+        } else if was(Reason::MaxConns) && admitted() {
+            Failure::Untried("somebody else connected to its port".to_owned())
+        } else {
+            Failure::Broken(format!(
+                "a connection within its limits was refused: {error}"
+            ))
+        }
     }
 
     /// What the canary found broken.
@@ -116,7 +175,10 @@ impl Desk {
     fn free_port(&self, inner: &Inner) -> Option<(PortId, TcpListener)> {
         let now_ms = self.clock.now_ms();
         let ports = inner.policy.node.pool.of(Protocol::Tcp);
-        let nobodys = ports.iter().map(|port| (Protocol::Tcp, port)).filter(|id| {
+        // Anywhere: who knew where could be there first.
+        let first = fastrand::usize(..ports.len().max(1));
+        let ports = ports.iter().skip(first).chain(ports.iter().take(first));
+        let nobodys = ports.map(|port| (Protocol::Tcp, port)).filter(|id| {
             let waiting = inner.ports.waiting().get(id);
             !inner.ports.leases().contains_key(id)
                 && waiting.is_none_or(|waiting| waiting.cooling_ms < now_ms)
@@ -129,7 +191,7 @@ impl Desk {
     }
 
     /// Refused while held, admitted and counted, refused beyond the limit.
-    fn fly(&self, port: PortId, listener: &TcpListener) -> Result<(), String> {
+    fn fly(&self, port: PortId, listener: &TcpListener) -> Result<(), Failure> {
         let at = SocketAddr::from((Ipv4Addr::LOCALHOST, port.1));
         let policy = |state| abi::Tenant {
             state,
@@ -144,26 +206,24 @@ impl Desk {
             lease: LEASE,
             ..abi::Lease::default()
         };
-        let whole = |error: crate::kernel::KernelError| error.whole();
-        self.kernel
-            .put_tenant(CANARY, &policy(abi::HELD))
-            .map_err(whole)?;
-        self.kernel
-            .put_lease(port_key(port), &lease)
-            .map_err(whole)?;
+        self.kernel.put_tenant(CANARY, &policy(abi::HELD))?;
+        self.kernel.put_lease(port_key(port), &lease)?;
         refused(&at, "of a paused tenant")?;
-        self.kernel
-            .put_tenant(CANARY, &policy(abi::ACTIVE))
-            .map_err(whole)?;
-        let user = TcpStream::connect_timeout(&at, PATIENCE)
-            .map_err(|error| format!("a connection within its limits was refused: {error}"))?;
+        self.kernel.put_tenant(CANARY, &policy(abi::ACTIVE))?;
+        let user =
+            TcpStream::connect_timeout(&at, PATIENCE).map_err(|error| self.was_refused(&error))?;
         let served = accepted(listener)?;
         if !self.rules.counts_own {
             return Ok(());
         }
-        let counted = self.kernel.counts(CANARY).map_err(whole)?.usage.conns;
-        if counted != 1 {
-            return Err(format!("one connection lives, and {counted} are counted"));
+        let counted = self.kernel.counts(CANARY)?.usage;
+        if counted.conns == 0 && counted.surplus > 0 {
+            // One too many of no limit of its own.
+            return Err(self.was_refused(&ErrorKind::ConnectionReset.into()));
+        }
+        if counted.conns != 1 {
+            let problem = format!("one connection lives, and {} are counted", counted.conns);
+            return Err(Failure::Broken(problem));
         }
         refused(&at, "beyond its limit")?;
         drop((user, served));

@@ -113,7 +113,8 @@ impl Desk {
             .control_socket(client)
             .map_err(|e| kernel_failed(&e))?;
         let Some(socket) = socket else {
-            let detail = "frpc must reach this node by plain TCP (not kcp or quic)";
+            let detail = "frpc must reach this node by plain TCP (not kcp or quic); if it does, this node guards another \
+                          port than frps listens on: its operator sees which (totoro-node check)";
             return Err(Refusal::with(Reason::Unsupported, detail).into());
         };
         let token = ticket_of(body);

@@ -207,9 +207,16 @@ impl Desk {
         for (id, number) in idle {
             inner.cuts.remove(&number);
             inner.tenants.remove(&id);
-            inner.denied.remove(&id);
             changes.remove(TENANTS, id);
         }
+        // Of those too that were refused before they were anybody's tenant.
+        let Inner {
+            denied,
+            tenants,
+            policy,
+            ..
+        } = inner;
+        denied.retain(|id, _| tenants.contains_key(id) || policy.invites.contains_key(id));
     }
 
     /// Past its time a ticket opens nothing; the newest of a session that is known may still resume

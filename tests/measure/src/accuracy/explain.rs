@@ -77,7 +77,10 @@ fn adds_up(connections: &[Vec<u64>], bytes: u64, packets: u64) -> bool {
             Some(*sum)
         });
         let more: Vec<_> = firsts
-            .flat_map(|(b, p)| sums.iter().map(move |(bytes, packets)| (bytes + b, packets + p)))
+            .flat_map(|(b, p)| {
+                sums.iter()
+                    .map(move |(bytes, packets)| (bytes + b, packets + p))
+            })
             .filter(|(b, p)| *b <= bytes && *p <= packets)
             .collect();
         sums.extend(more);
@@ -235,7 +238,11 @@ mod tests {
             assert_eq!(off(bytes, packets), (0, 0));
         }
         for (bytes, packets) in [(60, 1), (40, 0), (1, 0), (40, 2), (80, 2), (140, 3)] {
-            assert_eq!(off(bytes, packets), (bytes, packets), "not the first ones, or not whole");
+            assert_eq!(
+                off(bytes, packets),
+                (bytes, packets),
+                "not the first ones, or not whole"
+            );
         }
         let fewer = Totals::default();
         assert_eq!(told.off(&fewer), (40, 1));

@@ -2,13 +2,12 @@
 //! left empty; the verdicts are the same.
 
 use std::collections::HashMap;
-use std::net::Ipv6Addr;
 
 use anyhow::{Context, Result};
 use aya::Ebpf;
 use aya::maps::{Array, MapData, PerCpuArray, PerCpuValues};
 use totoro_ebpf::abi;
-use totoro_ebpf::logic::{answered, banned, known, pool};
+use totoro_ebpf::logic::{answered, banned, known, near, pool};
 use totoro_ebpf::packet::words;
 use totoro_model::{Span, World};
 
@@ -18,12 +17,14 @@ pub(super) struct Near {
     tats: Array<MapData, u64>,
     locals: Array<MapData, [u64; 2]>,
     banned: Array<MapData, u64>,
-    known: Array<MapData, u64>,
+    known: Array<MapData, [u64; abi::KNOWN_WAYS]>,
     heard: Array<MapData, u64>,
     singles: Array<MapData, abi::Single>,
     answered: Array<MapData, abi::FlowKey>,
     tick: PerCpuArray<MapData, [u64; 2]>,
     cpus: usize,
+    /// Places of `locals` that are not zero.
+    placed: Vec<u32>,
     /// Ports whose gates are filled.
     filled: HashMap<u32, abi::PortKey>,
     /// Places of `banned` that are not zero.
@@ -47,6 +48,7 @@ impl Near {
             answered: take!(ebpf, "ANSWERED"),
             tick: take!(ebpf, "TICK"),
             cpus: aya::util::nr_cpus().map_err(|(_, error)| error)?,
+            placed: Vec::new(),
             filled: HashMap::new(),
             marks: HashMap::new(),
             entered: Vec::new(),
@@ -59,11 +61,13 @@ impl Near {
         for place in std::mem::take(&mut self.filled).into_keys() {
             self.gates.set(place, abi::Gate::default(), 0)?;
         }
-        for (family, is_v4) in [(0, true), (1, false)] {
-            let is_its =
-                |addr: &&abi::Addr| Ipv6Addr::from(**addr).to_ipv4_mapped().is_some() == is_v4;
-            let chosen = world.locals.iter().filter(is_its).min().filter(|_| wanted);
-            self.locals.set(family, chosen.map_or([0; 2], words), 0)?;
+        for place in self.placed.drain(..) {
+            self.locals.set(place, [0; 2], 0)?;
+        }
+        for addr in world.locals.iter().map(words).filter(|_| wanted) {
+            let place = near::place(addr);
+            self.locals.set(place, addr, 0)?;
+            self.placed.push(place);
         }
         for (place, _) in self.marks.drain().chain([(0, 0)]) {
             self.banned.set(place, banned::UNKNOWN, 0)?;
@@ -75,8 +79,8 @@ impl Near {
         for flow in world.candidates.keys() {
             let remote = words(&flow.remote);
             let seed = world.config.sketch_seed;
-            let (place, _) = known::mark(remote, flow.remote_port, flow.port, seed);
-            self.heard.set(place, u64::MAX, 0)?;
+            let mark = known::mark(remote, flow.remote_port, flow.port, seed);
+            self.heard.set(known::heard(mark), u64::MAX, 0)?;
         }
         self.note(world)?;
         if !wanted {
@@ -138,8 +142,8 @@ impl Near {
     pub(super) fn forget(&mut self, flows: &[abi::FlowKey], seed: u64) -> Result<()> {
         for flow in flows {
             let remote = words(&flow.remote);
-            let (place, _) = known::mark(remote, flow.remote_port, flow.port, seed);
-            self.known.set(place, 0, 0)?;
+            let place = known::place(known::mark(remote, flow.remote_port, flow.port, seed));
+            self.known.set(place, [0; abi::KNOWN_WAYS], 0)?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Random worlds, and random packets that fit them.
 
 mod packet;
+mod times;
 mod world;
 
 pub use packet::Packets;

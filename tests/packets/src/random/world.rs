@@ -5,17 +5,14 @@ use std::net::Ipv6Addr;
 use fastrand::Rng;
 use totoro_api::Reason;
 use totoro_ebpf::abi::{
-    self, ACTIVE, Addr, CUT, FLOW_ANSWERED, FLOW_CONFIRMED, FLOW_NEW, FLOW_RECYCLED, HELD, NODE,
-    SOURCE_CONNS, SOURCE_FLOWS, TCP, UDP, UNLIMITED, v4_mapped,
+    self, ACTIVE, Addr, CANARY, CUT, FLOW_ANSWERED, FLOW_CONFIRMED, FLOW_NEW, FLOW_RECYCLED, HELD,
+    NODE, SOURCE_CONNS, SOURCE_FLOWS, SOURCE_SITES, TCP, UDP, UNLIMITED, v4_mapped,
 };
 use totoro_model::{Span, Timed, World};
 
+use super::times::{H, MS, S, arrival, moment, rate};
 use super::{once_in, one_of};
 use crate::node::cells;
-
-const MS: u64 = 1_000_000;
-const S: u64 = 1_000 * MS;
-const H: u64 = 3_600 * S;
 
 /// A world, and the addresses and ports that its packets use.
 #[derive(Clone)]
@@ -66,35 +63,6 @@ fn v6(dice: &mut Rng) -> Addr {
 
 fn address(dice: &mut Rng) -> Addr {
     if dice.bool() { v4(dice) } else { v6(dice) }
-}
-
-/// A moment around `now`: 0 (never, or at once), past, to come, or while the packets run.
-fn moment(dice: &mut Rng, now: u64) -> u64 {
-    match dice.u8(..8) {
-        0..3 => 0,
-        3 | 4 => now.saturating_sub(dice.u64(1..2 * H)),
-        5 | 6 => now + dice.u64(60 * S..2 * H),
-        _ => now + dice.u64(..20 * MS),
-    }
-}
-
-/// Interval and tolerance of a rate, ns; often none. No interval is so short that much would turn on
-/// the nanosecond.
-fn rate(dice: &mut Rng) -> (u64, u64) {
-    let interval = one_of(dice, &[0, 0, 50 * MS, S, H]);
-    (
-        interval,
-        interval * dice.u64(..6) + dice.u64(..2) * dice.u64(..=interval),
-    )
-}
-
-/// Where a budget stands.
-fn arrival(dice: &mut Rng, now: u64, (interval, burst): (u64, u64)) -> u64 {
-    match dice.u8(..4) {
-        0 => now.saturating_sub(dice.u64(..H)),
-        1 => now + dice.u64(..=2 * (interval + burst)),
-        _ => 0,
-    }
 }
 
 impl Scene {
@@ -195,7 +163,7 @@ impl Scene {
     }
 
     fn tenants(&mut self, dice: &mut Rng, now: u64) {
-        for number in 1..7 {
+        for number in (1..7).chain([CANARY]) {
             if once_in(dice, 12) {
                 continue;
             }
@@ -215,7 +183,11 @@ impl Scene {
                 max_conns,
                 max_flows,
                 max_conns_per_source,
-                parent: if number > 1 && once_in(dice, 3) { 1 } else { 0 },
+                parent: if (2..7).contains(&number) && once_in(dice, 3) {
+                    1
+                } else {
+                    0
+                },
                 conn_interval_ns,
                 conn_burst_ns,
                 expires_ns: if once_in(dice, 3) {
@@ -248,7 +220,11 @@ impl Scene {
                 pad: 0,
             };
             let lease = abi::Lease {
-                tenant: dice.u32(1..8),
+                tenant: if once_in(dice, 12) {
+                    CANARY
+                } else {
+                    dice.u32(1..8)
+                },
                 hold: if once_in(dice, 12) {
                     Reason::PublicFull.number()
                 } else {
@@ -279,7 +255,7 @@ impl Scene {
     }
 
     fn counts(&mut self, dice: &mut Rng, now: u64) {
-        for number in 0..8 {
+        for number in (0..8).chain([CANARY]) {
             if once_in(dice, 12) {
                 continue;
             }
@@ -306,19 +282,21 @@ impl Scene {
         }
         for _ in 0..dice.usize(..20) {
             let mut prefix = self.host(dice);
+            let kind = one_of(dice, &[SOURCE_CONNS, SOURCE_FLOWS, SOURCE_SITES]);
+            let of_a_site = kind == SOURCE_SITES;
             if Ipv6Addr::from(prefix).to_ipv4_mapped().is_none() {
-                prefix[8..].fill(0);
+                prefix[if of_a_site { 6 } else { 8 }..].fill(0);
             }
             let key = abi::SourceKey {
                 prefix,
-                tenant: dice.u32(..8),
-                kind: one_of(dice, &[SOURCE_CONNS, SOURCE_FLOWS]),
+                tenant: if of_a_site { 0 } else { dice.u32(..8) },
+                kind,
             };
             let at = Span::exactly(moment(dice, now));
             let is = if once_in(dice, 20) {
                 1 << 63
             } else {
-                dice.u64(..6)
+                dice.u64(..if of_a_site { 40 } else { 6 })
             };
             self.world.sources.insert(key, Timed { is, at });
         }

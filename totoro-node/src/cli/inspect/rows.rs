@@ -333,6 +333,7 @@ impl Source<'_> {
                 prefix: source_prefix(&key.prefix),
                 kind: match key.kind {
                     abi::SOURCE_FLOWS => "flows",
+                    abi::SOURCE_SITES => "site",
                     _ => "conns",
                 },
                 conns: source.conns,
