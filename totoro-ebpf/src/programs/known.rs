@@ -44,8 +44,8 @@ pub(super) fn is_marked(remote: Words, remote_port: u16, port: u16) -> bool {
         return false;
     };
     // SAFETY: aligned u64s of a live map value.
-    let has = |nth| unsafe { atomic::load(way(marks, nth)) } == mark;
-    has(0) || has(1) || has(2) || has(3)
+    let there = [0, 1, 2, 3].map(|nth| unsafe { atomic::load(way(marks, nth)) });
+    known::is_among(mark, there)
 }
 
 /// Writes down that a candidate was heard.

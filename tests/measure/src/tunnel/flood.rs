@@ -236,7 +236,7 @@ fn tell(run: &mut Run, names: &[&str], pace: f64, all: &[Vec<Flooded>]) {
         .collect();
     for name in &tunnels {
         let figure = Figure::new("kept", name, "", Better::More, of(name, |one| one.kept));
-        run.add(beside(figure, name, &of, |one| one.kept, None));
+        run.add(beside(figure, name, &of, |one| one.kept, [None, None]));
     }
     for name in &tunnels {
         let part: fn(&Flooded) -> f64 = |one| one.throughput;
@@ -248,7 +248,7 @@ fn tell(run: &mut Run, names: &[&str], pace: f64, all: &[Vec<Flooded>]) {
             of(name, part),
         );
         let goal = (*name == TOTORO).then(|| Relative::at_least(1.0));
-        run.add(beside(figure, name, &of, part, goal));
+        run.add(beside(figure, name, &of, part, [goal, None]));
     }
     for name in &tunnels {
         let rate = of(name, |one| one.rate);
@@ -261,8 +261,8 @@ fn tell(run: &mut Run, names: &[&str], pace: f64, all: &[Vec<Flooded>]) {
         let part: fn(&Flooded) -> f64 = |one| one.cost;
         let figure = Figure::new("a million SYNs", name, "s", Better::Less, of(name, part));
         let ours = [TOTORO, GENERIC, NATIVE].contains(name);
-        let goal = ours.then(|| Relative::at_most(1.0));
-        let figure = beside(figure, name, &of, part, goal);
+        let goal = || ours.then(|| Relative::at_most(1.0));
+        let figure = beside(figure, name, &of, part, [goal(), goal()]);
         let floor = if *name == NATIVE { NATIVE_FLOOR } else { FLOOR };
         run.add(if is_floor(name) {
             figure
@@ -281,20 +281,20 @@ fn tell(run: &mut Run, names: &[&str], pace: f64, all: &[Vec<Flooded>]) {
 /// A part of a measurement.
 type Part = fn(&Flooded) -> f64;
 
-/// Beside nothing, where the goal holds, and beside nft.
+/// Beside nothing, and beside nft, with a goal for each.
 fn beside(
     figure: Figure,
     name: &str,
     of: &dyn Fn(&str, Part) -> Vec<f64>,
     part: Part,
-    goal: Option<Relative>,
+    [goal, beside_nft]: [Option<Relative>; 2],
 ) -> Figure {
     if name == NOTHING {
         return figure;
     }
     let figure = figure.against(NOTHING, &of(NOTHING, part), goal);
     match name {
-        TOTORO | GENERIC | NATIVE => figure.against(NFT, &of(NFT, part), None),
+        TOTORO | GENERIC | NATIVE => figure.against(NFT, &of(NFT, part), beside_nft),
         _ => figure,
     }
 }
