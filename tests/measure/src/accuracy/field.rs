@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use totoro_api::Reason;
 use totoro_ebpf::abi::{NODE, TCP};
+use totoro_ebpf::logic::admit::FORGOTTEN;
 use totoro_node::kernel::Inspector;
 use totoro_tests::hostile::client::{Client, USERS_DOOR, Way as Tunnel};
 use totoro_tests::hostile::quiet_world;
@@ -34,6 +35,9 @@ const FIRST: u16 = 20_000;
 const SOURCES: std::ops::Range<u8> = 16..32;
 /// An address of the wire that nobody has.
 const NOBODY: &str = "02:00:00:00:77:99";
+/// A source that is being removed is marked by [`FORGOTTEN`]; who comes meanwhile adds one and takes it back.
+const KNOCKS: u64 = 64;
+
 /// How the handshakes of a burst end.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ends {
@@ -318,24 +322,22 @@ impl Field {
         let counted = all.iter();
         let counted =
             counted.filter(|(number, ..)| is_ours(*number) || *number == group.tenants[0].parent);
-        let conns: u64 = counted.map(|(_, _, counts)| counts.usage.conns).sum();
+        let conns = sum(counted.map(|(_, _, counts)| counts.usage.conns));
         let (ports, ours) = (self.kernel.ports()?, group.ports());
         let leased = ports
             .iter()
             .filter(|(key, ..)| key.proto == TCP && ours.contains(&key.port));
-        let on_ports: u64 = leased.map(|(_, _, usage)| usage.conns).sum();
+        let on_ports = sum(leased.map(|(_, _, usage)| usage.conns));
         let sources = self.kernel.sources()?;
-        let of_sources: u64 = sources
-            .iter()
-            // A source that is being forgotten is marked by a number that no count reaches.
-            .filter(|(key, source)| is_ours(key.tenant) && source.conns < 1 << 32)
-            .map(|(_, source)| source.conns)
-            .sum();
+        let of_sources = sources.iter().filter(|(key, source)| {
+            is_ours(key.tenant) && source.conns.abs_diff(FORGOTTEN) > KNOCKS
+        });
+        let of_sources = sum(of_sources.map(|(_, source)| source.conns));
         let table = self.kernel.connections()?;
         let rows = table.iter().filter(|row| is_ours(row.conn.tenant));
         // Nobody else is on the node.
         let all = self.kernel.counts(NODE)?.usage.conns;
-        Ok(conns + on_ports + of_sources + rows.count() as u64 + all)
+        Ok(sum([conns, on_ports, of_sources, rows.count() as u64, all]))
     }
 
     /// Ends every frpc in good order.
@@ -350,6 +352,11 @@ impl Group {
     fn ports(&self) -> Vec<u16> {
         self.tenants.iter().map(|one| one.port).collect()
     }
+}
+
+/// A count that went below 0 is a huge one: the sum stays huge, and does not come round to 0.
+fn sum(counts: impl IntoIterator<Item = u64>) -> u64 {
+    counts.into_iter().fold(0, u64::saturating_add)
 }
 
 /// Does something with all crowds at once.
