@@ -1,10 +1,13 @@
 //! How exact: limits under bursts, the end of a tunnel, counters beside a capture, UDP flows.
 
+mod account;
 mod bursts;
+mod cell;
 mod cut;
 mod explain;
 mod field;
 mod flows;
+mod groups;
 mod refusals;
 mod stage;
 mod traffic;

@@ -3,6 +3,7 @@
 //! The service greets, so a user was admitted exactly when a byte came. What a user knows is a lower bound
 //! of what the node had: it hears after it was counted, and it ends before that is seen.
 
+use std::collections::{HashMap, HashSet};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -17,6 +18,8 @@ use totoro_tests::net::burst::QuickAck;
 use totoro_tests::net::syn;
 
 use super::service::WORD;
+use super::spans::Span;
+use super::truth::source;
 
 /// How a user behaves, and ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +63,8 @@ enum Standing {
 /// One user.
 struct User {
     kind: Kind,
+    /// To a limit: an IPv4 address, or an IPv6 /64.
+    source: IpAddr,
     stream: Option<TcpStream>,
     word: [u8; WORD],
     asked: bool,
@@ -227,34 +232,28 @@ impl Crowd {
     }
 
     /// How many of these words are from users who were not admitted.
-    pub(crate) fn foreign(&self, words: &std::collections::HashSet<[u8; WORD]>) -> u64 {
+    pub(crate) fn foreign(&self, words: &HashSet<[u8; WORD]>) -> u64 {
         let muted = self.0.iter().filter(|user| user.heard.is_none());
         muted.filter(|user| words.contains(&user.word)).count() as u64
     }
 
     /// From when to when each admitted user was surely there.
-    pub(crate) fn spans(&self) -> impl Iterator<Item = (Instant, Option<Instant>)> {
+    pub(crate) fn spans(&self) -> impl Iterator<Item = Span> {
         self.0
             .iter()
             .filter_map(|user| Some((user.heard?, user.left)))
     }
-}
 
-/// The most that were there at once, of spans of which each is surely part of a longer one.
-pub(crate) fn peak(spans: impl Iterator<Item = (Instant, Option<Instant>)>) -> u64 {
-    let mut changes = Vec::new();
-    for (from, to) in spans {
-        changes.push((from, 1_i64));
-        changes.extend(to.map(|to| (to, -1)));
+    /// Each source's spans, and how many of its users came.
+    pub(crate) fn sources(&self) -> HashMap<IpAddr, (Vec<Span>, u64)> {
+        let mut sources: HashMap<_, (Vec<Span>, u64)> = HashMap::new();
+        for user in &self.0 {
+            let (spans, users) = sources.entry(user.source).or_default();
+            spans.extend(user.heard.map(|at| (at, user.left)));
+            *users += 1;
+        }
+        sources
     }
-    // Who left in the same moment was gone first: the bound stays a lower one.
-    changes.sort_unstable();
-    let (mut now, mut most) = (0_i64, 0);
-    for (_, change) in changes {
-        now += change;
-        most = most.max(now);
-    }
-    most.unsigned_abs()
 }
 
 fn connect_all(way: &Way, users: &mut [User], first: usize) -> Result<()> {
@@ -308,9 +307,14 @@ impl User {
         let socket = Socket::new(domain, Type::STREAM, None).context("a socket")?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
+        // Whoever has no address of its own is on one wire with the door.
+        let mut from = source(way.doors[nth % way.doors.len()]);
         if v4 && !way.sources.is_empty() {
-            // Its port is chosen with the connect, so that there are enough of them.
-            bind_address(&socket, way.sources[nth % way.sources.len()])?;
+            // All of them, though doors are taken in turn. Its port is chosen with the connect, so that there
+            // are enough of them.
+            let its = way.sources[nth / way.doors.len() % way.sources.len()];
+            bind_address(&socket, its)?;
+            from = its.into();
         }
         if kind == Kind::DataInAck {
             setsockopt(&socket, QuickAck, &false).context("set TCP_QUICKACK")?;
@@ -321,6 +325,7 @@ impl User {
         word[4..].copy_from_slice(&u32::try_from(nth)?.to_le_bytes());
         Ok(User {
             kind,
+            source: from,
             stream: Some(stream),
             word,
             // Who is idle never asks.
@@ -380,21 +385,4 @@ fn bind_address(socket: &Socket, source: Ipv4Addr) -> Result<()> {
     socket
         .bind(&SocketAddr::from((source, 0)).into())
         .context("bind to a source")
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::{Duration, Instant};
-
-    use super::peak;
-
-    #[test]
-    fn a_peak_is_of_those_who_were_there_together() {
-        let at = |ms| Instant::now() + Duration::from_millis(ms);
-        let (a, b, c) = (at(0), at(1000), at(2000));
-        assert_eq!(peak([].into_iter()), 0);
-        assert_eq!(peak([(a, Some(b)), (b, Some(c)), (b, None)].into_iter()), 2);
-        assert_eq!(peak([(a, Some(c)), (b, None)].into_iter()), 2);
-        assert_eq!(peak([(a, Some(b)), (c, None)].into_iter()), 1);
-    }
 }

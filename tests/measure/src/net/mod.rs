@@ -5,4 +5,5 @@ pub(crate) mod capture;
 pub(crate) mod crowd;
 mod packet;
 pub(crate) mod service;
+pub(crate) mod spans;
 pub(crate) mod truth;

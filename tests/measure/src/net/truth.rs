@@ -1,15 +1,28 @@
 //! What the kernel itself says, by `ss` (inet_diag) and `ip`, which share no code with Totoro.
 
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
 use anyhow::{Context, Result};
 use totoro_tests::lab::{Lab, Place};
 
 /// Sockets of one of the node's ports by what they are to a limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sockets {
     /// Connections: from ESTABLISHED until the socket is closed.
     pub(crate) live: u64,
+    /// The same by [`source`].
+    pub(crate) sources: HashMap<IpAddr, u64>,
     /// Handshakes under way, which count for nothing.
     pub(crate) half_open: u64,
+}
+
+/// What is one source to a limit: an IPv4 address, or an IPv6 /64.
+pub(crate) fn source(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(whole) => Ipv6Addr::from_bits(whole.to_bits() & (u128::MAX << 64)).into(),
+        v4 => v4,
+    }
 }
 
 /// How often the kernel of a process's namespace answered a SYN with a cookie, because too many handshakes
@@ -55,7 +68,7 @@ pub(crate) fn sockets(lab: &Lab, ports: &[u16]) -> Result<Vec<Sockets>> {
     let mut all = vec![Sockets::default(); ports.len()];
     for line in text.lines() {
         let mut fields = line.split_whitespace();
-        let (state, local) = (fields.next(), fields.nth(2));
+        let (state, local, peer) = (fields.next(), fields.nth(2), fields.next());
         let port = local.and_then(|at| at.rsplit(':').next()?.parse().ok());
         let Some(nth) = ports.iter().position(|known| Some(*known) == port) else {
             continue;
@@ -66,7 +79,12 @@ pub(crate) fn sockets(lab: &Lab, ports: &[u16]) -> Result<Vec<Sockets>> {
             // in that state once everybody has gone.
             Some("LISTEN" | "TIME-WAIT") | None => {}
             Some("SYN-RECV") => all[nth].half_open += 1,
-            Some(_) => all[nth].live += 1,
+            Some(_) => {
+                all[nth].live += 1;
+                let peer: Option<SocketAddr> = peer.and_then(|at| at.parse().ok());
+                let peer = peer.with_context(|| format!("ss: {line}"))?;
+                *all[nth].sources.entry(source(peer.ip())).or_default() += 1;
+            }
         }
     }
     Ok(all)

@@ -1,0 +1,153 @@
+//! One burst at a group's ports, and the same again while the first one ends.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use totoro_tests::story::within;
+
+use super::field::{Ends, Field, LATE, PATIENCE, all};
+use super::groups::Group;
+use crate::net::crowd::{Crowd, Outcome};
+use crate::net::spans::{Span, peak, too_soon};
+use crate::net::truth::Sockets;
+
+/// What one cell of the table gave: how much there was of what must not be; and what is only told.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Cell {
+    pub(super) overshoot: u64,
+    pub(super) unused: u64,
+    /// The same where two limits bite at once.
+    pub(super) torn: u64,
+    pub(super) is_torn: bool,
+    pub(super) leaked: u64,
+    pub(super) cut: u64,
+    pub(super) foreign: u64,
+    pub(super) miscounted: u64,
+    pub(super) uncounted: u64,
+    pub(super) surplus: u64,
+}
+
+impl Group {
+    /// By how much users, or ss's sockets, were more than the group may have: of each tenant by itself, of each
+    /// of its sources, and of all together.
+    fn over(&self, crowds: &[&[Crowd]], live: &[Sockets]) -> u64 {
+        let mut over = 0;
+        for (nth, tenant) in self.tenants.iter().enumerate() {
+            let its = || crowds.iter().filter_map(move |crowd| crowd.get(nth));
+            let at_once = peak(its().flat_map(Crowd::spans)).max(live[nth].live);
+            over = over.max(at_once.saturating_sub(tenant.max.into()));
+            let Some(max) = self.per_source else { continue };
+            let mut sources: HashMap<IpAddr, Vec<Span>> = HashMap::new();
+            for (source, (spans, _)) in its().flat_map(Crowd::sources) {
+                sources.entry(source).or_default().extend(spans);
+            }
+            let spans = sources.into_values().map(|spans| peak(spans.into_iter()));
+            let most = spans.chain(live[nth].sources.values().copied()).max();
+            over = over.max(most.unwrap_or(0).saturating_sub(max.into()));
+        }
+        let every = crowds.iter().copied().flatten().flat_map(Crowd::spans);
+        let at_once = peak(every).max(live.iter().map(|of| of.live).sum());
+        over.max(at_once.saturating_sub(self.max.into()))
+    }
+
+    /// How many of a first crowd there is room for.
+    fn room(&self, crowds: &[Crowd]) -> u64 {
+        let fit = |(tenant, crowd): (&super::groups::Tenant, &Crowd)| {
+            let max = self.per_source.map_or(u64::MAX, u64::from);
+            let sources = crowd.sources().into_values();
+            let of_sources: u64 = sources.map(|(_, users)| users.min(max)).sum();
+            of_sources.min(tenant.max.into())
+        };
+        let tenants: u64 = self.tenants.iter().zip(crowds).map(fit).sum();
+        let at_once = self.rate.unwrap_or(u32::MAX).min(self.max);
+        tenants.min(at_once.into())
+    }
+}
+
+impl Field {
+    /// One burst, and the same again while the first one ends.
+    ///
+    /// # Errors
+    /// Somebody never learns where it stands, or connections do not end.
+    pub(super) fn cell(&self, group: &Group, count: usize, ends: Ends, name: u32) -> Result<Cell> {
+        if group.rate.is_some() {
+            // The whole burst is there again after a second, since it is what a second gives.
+            std::thread::sleep(Duration::from_millis(1_100));
+        }
+        let (before, cookies) = (self.counts(group)?, self.cookies()?);
+        let capture = self.capture(group)?;
+        let stop = AtomicBool::new(false);
+        let (played, counted) = std::thread::scope(|scope| {
+            let watch = scope.spawn(|| self.watch(group, &stop));
+            let played = (|| {
+                let (start, mut first) = self.begin(group, count, ends, 2 * name)?;
+                all(&mut first, |crowd| crowd.hold(LATE))?;
+                let (live, kept) = (self.live(group)?, self.kept(group)?);
+                first.iter_mut().for_each(Crowd::leave);
+                let (_, mut second) = self.begin(group, count, ends, 2 * name + 1)?;
+                all(&mut second, |crowd| crowd.hold(LATE))?;
+                let kept = kept.max(self.kept(group)?);
+                second.iter_mut().for_each(Crowd::leave);
+                anyhow::Ok((start, first, second, live, kept))
+            })();
+            stop.store(true, Ordering::SeqCst);
+            let most = watch.join().ok().context("the watcher panicked")??;
+            anyhow::Ok((played?, most))
+        })?;
+        let (start, first, second, live, kept) = played;
+        let words = self.service.words();
+        let (one, other) = (Outcome::of(&first), Outcome::of(&second));
+        for outcome in [one, other] {
+            ensure!(
+                outcome.unknown == 0,
+                "some never learned where they stand: {outcome:?}"
+            );
+        }
+        let mut over = group.over(&[&first, &second], &live).max(counted).max(kept);
+        let both = || first.iter().chain(&second);
+        if let Some(rate) = group.rate {
+            let heard = both().flat_map(Crowd::spans).map(|(from, _)| from);
+            over = over.max(too_soon(start, heard, rate, rate));
+        }
+        let live: u64 = live.iter().map(|of| of.live).sum();
+        let unused = group.room(&first).saturating_sub(one.admitted);
+        let foreign = both().map(|crowd| crowd.foreign(&words)).sum();
+        drop((first, second));
+        within(PATIENCE, || {
+            let live = self.live(group)?;
+            Ok(live.iter().all(|of| of.live == 0).then_some(()))
+        })
+        .context("all have gone, and ss shows connections")?;
+        let leaked = self.left(group)?;
+        let wire = self.refused(capture)?;
+        let after = self.counts(group)?;
+        let both = |part: fn(&Outcome) -> u64| part(&one) + part(&other);
+        let (muted, surplus) = (both(|of| of.muted), after.surplus - before.surplus);
+        let refusals = after.refused - before.refused;
+        // Those whose handshake ended by a cookie may have been refused, which looks the same to them.
+        let unsure = self.cookies()? - cookies;
+        let is_torn = group.has_two_limits();
+        let (unused, torn) = if is_torn { (0, unused) } else { (unused, 0) };
+        Ok(Cell {
+            overshoot: over,
+            unused,
+            torn,
+            is_torn,
+            leaked,
+            cut: both(|of| of.cut),
+            foreign,
+            miscounted: (after.admitted - before.admitted).abs_diff(both(|of| of.admitted))
+                + surplus.saturating_sub(muted)
+                + muted.saturating_sub(surplus + unsure)
+                + live.abs_diff(one.admitted),
+            // Each user who was refused is one refusal at least.
+            uncounted: wire
+                .off(refusals, surplus)
+                .max(both(|of| of.refused + of.muted).saturating_sub(refusals)),
+            surplus,
+        })
+    }
+}
