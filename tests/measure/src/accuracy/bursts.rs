@@ -127,7 +127,24 @@ fn tell(args: &Args, names: &[String], cells: &[Of], run: &mut Run) {
         let what = format!("{FREE}, two limits at once");
         run.add(Figure::new("bursts", &what, "", Better::Less, torn));
     }
-    let surplus = samples(|cell| cell.surplus, &mut cells.iter());
-    let what = "established one too many, and ended without a byte";
-    run.add(Figure::new("bursts", what, "", Better::Neither, surplus));
+    let told: [(&str, Part); 5] = [
+        (
+            "established one too many, and ended without a byte",
+            |cell| cell.surplus,
+        ),
+        (
+            "packets to no socket, which refusals are allowed for",
+            |cell| cell.strays[0],
+        ),
+        ("of them counted as refusals", |cell| cell.strays[1]),
+        (
+            "cookies, which ends without a byte are allowed for",
+            |cell| cell.cookies[0],
+        ),
+        ("of them ended without a byte", |cell| cell.cookies[1]),
+    ];
+    for (what, part) in told {
+        let samples = samples(part, &mut cells.iter());
+        run.add(Figure::new("bursts", what, "", Better::Neither, samples));
+    }
 }

@@ -28,6 +28,9 @@ pub(super) struct Cell {
     pub(super) miscounted: u64,
     pub(super) uncounted: u64,
     pub(super) surplus: u64,
+    /// What refusals and ends without a byte were allowed for, and how much of it there was.
+    pub(super) strays: [u64; 2],
+    pub(super) cookies: [u64; 2],
 }
 
 impl Group {
@@ -148,6 +151,8 @@ impl Field {
                 .off(refusals, surplus)
                 .max(both(|of| of.refused + of.muted).saturating_sub(refusals)),
             surplus,
+            strays: [wire.strays, wire.of_strays(refusals, surplus)],
+            cookies: [unsure, muted.saturating_sub(surplus).min(unsure)],
         })
     }
 }

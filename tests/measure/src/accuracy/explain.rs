@@ -101,38 +101,71 @@ struct Standing {
     reset: Option<usize>,
 }
 
-/// Explains the TCP frames of a capture.
-pub(crate) fn explain(frames: &[Frame]) -> Explained {
-    let mut told = Explained::default();
-    let mut standing: HashMap<(IpAddr, u16, u16), Standing> = HashMap::new();
-    for frame in frames {
-        told.captured.add(frame);
+/// What a frame is to its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Of its handshake.
+    Handshake,
+    /// To or from the node's socket.
+    Socket,
+    /// After the socket's end.
+    Late,
+}
+
+/// Where each connection of a capture stands, by the frames so far.
+#[derive(Default)]
+pub(super) struct Connections(HashMap<(IpAddr, u16, u16), Standing>);
+
+impl Connections {
+    /// What the next frame is.
+    pub(super) fn place(&mut self, frame: &Frame) -> Place {
+        self.follow(frame).0
+    }
+
+    fn follow(&mut self, frame: &Frame) -> (Place, &mut Standing) {
         let (ip, port) = frame.user;
-        let its = standing.entry((ip, port, frame.port)).or_default();
+        let its = self.0.entry((ip, port, frame.port)).or_default();
         if frame.flags & SYN != 0 && !frame.out {
             *its = Standing::default();
         }
         if !its.established {
-            told.handshakes.add(frame);
-            if !frame.out && frame.flags & (SYN | RST) == 0 {
-                its.established = true;
-                told.connections += 1;
-            }
-            continue;
+            its.established = !frame.out && frame.flags & (SYN | RST) == 0;
+            return (Place::Handshake, its);
         }
         if its.gone && !(frame.out && frame.payload > 0) {
-            told.late.add(frame);
-            if let Some(nth) = its.reset {
-                told.reset[usize::from(frame.out)][nth].push(frame.bytes);
-            }
-            continue;
+            return (Place::Late, its);
         }
-        told.counted.add(frame);
         its.follow(frame);
-        // The node's own reset leaves no socket behind it.
-        if frame.flags & RST != 0 && !frame.out && its.reset.is_none() {
-            its.reset = Some(told.reset[0].len());
-            told.reset.iter_mut().for_each(|way| way.push(Vec::new()));
+        (Place::Socket, its)
+    }
+}
+
+/// Explains the TCP frames of a capture.
+pub(crate) fn explain(frames: &[Frame]) -> Explained {
+    let mut told = Explained::default();
+    let mut connections = Connections::default();
+    for frame in frames {
+        told.captured.add(frame);
+        let (place, its) = connections.follow(frame);
+        match place {
+            Place::Handshake => {
+                told.handshakes.add(frame);
+                told.connections += u64::from(its.established);
+            }
+            Place::Late => {
+                told.late.add(frame);
+                if let Some(nth) = its.reset {
+                    told.reset[usize::from(frame.out)][nth].push(frame.bytes);
+                }
+            }
+            Place::Socket => {
+                told.counted.add(frame);
+                // The node's own reset leaves no socket behind it.
+                if frame.flags & RST != 0 && !frame.out && its.reset.is_none() {
+                    its.reset = Some(told.reset[0].len());
+                    told.reset.iter_mut().for_each(|way| way.push(Vec::new()));
+                }
+            }
         }
     }
     told

@@ -5,28 +5,36 @@
 //! up too, and counted where it is refused; answered it is by a bare reset in any case, refused or not, unless
 //! it is a reset itself.
 
+use super::explain::{Connections, Place};
 use crate::net::capture::{ACK, Frame, RST, SYN};
 
 /// How many resets there were of both kinds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Refused {
     /// In answer to a SYN.
-    syns: u64,
+    pub(super) syns: u64,
     /// In answer to what came to no socket: data or an end of a connection that the node has ended, the end
-    /// of a handshake that was answered by a cookie. And users' own, which may have come to none.
-    strays: u64,
+    /// of a handshake that was answered by a cookie. And users' own that came to none: before a handshake's end,
+    /// or behind the end of the node's socket.
+    pub(super) strays: u64,
 }
 
 impl Refused {
     /// Of a capture.
     pub(super) fn of(frames: &[Frame]) -> Refused {
         let mut refused = Refused::default();
-        for frame in frames.iter().filter(|frame| frame.flags & RST != 0) {
+        let mut connections = Connections::default();
+        for frame in frames {
+            let place = connections.place(frame);
+            if frame.flags & RST == 0 {
+                continue;
+            }
             match (frame.out, frame.flags & (SYN | ACK)) {
                 (true, ACK) if frame.seq == 0 => refused.syns += 1,
-                (true, 0) | (false, _) => refused.strays += 1,
+                (true, 0) => refused.strays += 1,
+                (false, _) if place != Place::Socket => refused.strays += 1,
                 // The end of a connection that was there.
-                (true, _) => {}
+                _ => {}
             }
         }
         refused
@@ -38,6 +46,11 @@ impl Refused {
         let least = self.syns + surplus;
         let most = least + self.strays;
         least.saturating_sub(counted) + counted.saturating_sub(most)
+    }
+
+    /// How many of the counted refusals are strays'.
+    pub(super) fn of_strays(&self, counted: u64, surplus: u64) -> u64 {
+        counted.saturating_sub(self.syns + surplus).min(self.strays)
     }
 }
 
@@ -80,8 +93,32 @@ mod tests {
         let (syns, strays) = (2, 2);
         assert_eq!(refused, Refused { syns, strays });
         // Two SYNs, a connection one too many, and perhaps the strays.
-        for (counted, off) in [(0, 3), (2, 1), (3, 0), (5, 0), (6, 1)] {
+        for (counted, off, of_strays) in [
+            (0, 3, 0),
+            (2, 1, 0),
+            (3, 0, 0),
+            (4, 0, 1),
+            (5, 0, 2),
+            (6, 1, 2),
+        ] {
             assert_eq!(refused.off(counted, 1), off, "{counted}");
+            assert_eq!(refused.of_strays(counted, 1), of_strays, "{counted}");
         }
+    }
+
+    #[test]
+    fn a_users_reset_of_a_connection_that_is_there_is_no_stray() {
+        let handshake = [
+            frame(false, SYN, 7),
+            frame(true, SYN | ACK, 900),
+            frame(false, ACK, 8),
+        ];
+        let strays = |more: &[Frame]| Refused::of(&[&handshake, more].concat()).strays;
+        let reset = frame(false, RST, 8);
+        assert_eq!(strays(&[reset]), 0);
+        assert_eq!(strays(&[reset, reset]), 1, "the first one ended it");
+        // The node ended it, or was asked for nothing but half a handshake.
+        assert_eq!(strays(&[frame(true, RST | ACK, 901), reset]), 1);
+        assert_eq!(Refused::of(&[handshake[0], handshake[1], reset]).strays, 1);
     }
 }
