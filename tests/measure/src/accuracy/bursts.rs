@@ -3,8 +3,8 @@
 //!
 //! Each burst is made in two ways: as fast as two processors connect; and with every handshake ending at
 //! once, because the node's answers reach nobody until all SYNs were judged. Half-open handshakes and last
-//! ACKs with data are among them both times. When all know where they stand, those who were admitted end,
-//! each in its own way, while the same burst comes again.
+//! ACKs with data are among them both times. When all know where they stand, every other of those who were
+//! admitted ends, each in its own way, while the same burst comes again and the rest stay.
 
 use anyhow::{Context, Result};
 use totoro_report::{Better, Figure, Goal, Run};
@@ -69,8 +69,10 @@ fn tell(args: &Args, names: &[String], cells: &[Of], run: &mut Run) {
     run.note(
         "Bursts: each is made twice, as fast as two processors connect, and with all handshakes ending \
          together; a fifth each of the users ends normally, by RST, by FIN, with data in the handshake's last \
-         ACK, and idle, and a fifth as many half-open handshakes come beside them. Overshoot: the most of what users held at any moment (a byte had \
-         come and they had not ended), of ss's sockets when all were judged, and of the kernel's own count, \
+         ACK, and idle, and a fifth as many half-open handshakes come beside \
+         them. Every other of those who were admitted ends then, while the same burst comes again and the rest \
+         stay. Overshoot: the most of what users held at any moment (a byte had \
+         come and they had not ended), of ss's sockets when all of a burst were judged, and of the kernel's own count, \
          beyond max_conns. Leaked: what the kernel still counts (tenant, port, sources, table) when ss \
          shows no connection any more. Refusals: the kernel's count by reasons, which must have each reset \
          that answered a SYN on the wire (half-open handshakes' and repeats among them) and each connection \

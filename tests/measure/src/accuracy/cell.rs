@@ -1,9 +1,9 @@
-//! One burst at a group's ports, and the same again while the first one ends.
+//! One burst at a group's ports, and the same again while every other of the first one ends.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use totoro_tests::story::within;
@@ -13,6 +13,9 @@ use super::groups::Group;
 use crate::net::crowd::{Crowd, Outcome};
 use crate::net::spans::{Span, peak, too_soon};
 use crate::net::truth::Sockets;
+
+/// How long who left may take to be gone from the node, by way of the service, frpc and frps.
+const GONE: Duration = Duration::from_secs(5);
 
 /// What one cell of the table gave: how much there was of what must not be; and what is only told.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,27 +36,76 @@ pub(super) struct Cell {
     pub(super) cookies: [u64; 2],
 }
 
+/// What ss and the kernel have while everybody holds on.
+#[derive(Clone, Copy)]
+struct Held {
+    over: u64,
+    /// By how many sockets ss has otherwise than users.
+    miscounted: u64,
+}
+
+impl Held {
+    /// Looks, and again until those who left are gone, at most for `patience`.
+    fn look(field: &Field, group: &Group, crowds: &[&[Crowd]], patience: Duration) -> Result<Held> {
+        let crowds = || crowds.iter().copied().flatten();
+        let deadline = Instant::now() + patience;
+        let mut over = 0;
+        loop {
+            let live = field.live(group)?;
+            over = over
+                .max(group.over_by_sockets(&live))
+                .max(field.kept(group)?);
+            let sockets: u64 = live.iter().map(|of| of.live).sum();
+            let miscounted = sockets.abs_diff(crowds().map(Crowd::here).sum());
+            if miscounted == 0 || Instant::now() > deadline {
+                return Ok(Held { over, miscounted });
+            }
+            std::thread::sleep(LATE);
+        }
+    }
+
+    /// What both looks saw.
+    fn and(self, other: Held) -> Held {
+        Held {
+            over: self.over.max(other.over),
+            miscounted: self.miscounted + other.miscounted,
+        }
+    }
+}
+
 impl Group {
-    /// By how much users, or ss's sockets, were more than the group may have: of each tenant by itself, of each
-    /// of its sources, and of all together.
-    fn over(&self, crowds: &[&[Crowd]], live: &[Sockets]) -> u64 {
+    /// By how much users were more at any moment than the group may have: of each tenant by itself, of each of
+    /// its sources, and of all together.
+    fn over(&self, crowds: &[&[Crowd]]) -> u64 {
         let mut over = 0;
         for (nth, tenant) in self.tenants.iter().enumerate() {
             let its = || crowds.iter().filter_map(move |crowd| crowd.get(nth));
-            let at_once = peak(its().flat_map(Crowd::spans)).max(live[nth].live);
+            let at_once = peak(its().flat_map(Crowd::spans));
             over = over.max(at_once.saturating_sub(tenant.max.into()));
             let Some(max) = self.per_source else { continue };
             let mut sources: HashMap<IpAddr, Vec<Span>> = HashMap::new();
             for (source, (spans, _)) in its().flat_map(Crowd::sources) {
                 sources.entry(source).or_default().extend(spans);
             }
-            let spans = sources.into_values().map(|spans| peak(spans.into_iter()));
-            let most = spans.chain(live[nth].sources.values().copied()).max();
-            over = over.max(most.unwrap_or(0).saturating_sub(max.into()));
+            for spans in sources.into_values() {
+                over = over.max(peak(spans.into_iter()).saturating_sub(max.into()));
+            }
         }
         let every = crowds.iter().copied().flatten().flat_map(Crowd::spans);
-        let at_once = peak(every).max(live.iter().map(|of| of.live).sum());
-        over.max(at_once.saturating_sub(self.max.into()))
+        over.max(peak(every).saturating_sub(self.max.into()))
+    }
+
+    /// The same of ss's sockets.
+    fn over_by_sockets(&self, live: &[Sockets]) -> u64 {
+        let mut over = 0;
+        for (tenant, its) in self.tenants.iter().zip(live) {
+            over = over.max(its.live.saturating_sub(tenant.max.into()));
+            let sources = its.sources.values().copied().max().unwrap_or(0);
+            let max = self.per_source.map_or(u64::MAX, u64::from);
+            over = over.max(sources.saturating_sub(max));
+        }
+        let all: u64 = live.iter().map(|of| of.live).sum();
+        over.max(all.saturating_sub(self.max.into()))
     }
 
     /// How many of a first crowd there is room for.
@@ -71,7 +123,7 @@ impl Group {
 }
 
 impl Field {
-    /// One burst, and the same again while the first one ends.
+    /// One burst, and the same again while every other of the first one ends and the rest stay.
     ///
     /// # Errors
     /// Somebody never learns where it stands, or connections do not end.
@@ -88,19 +140,23 @@ impl Field {
             let played = (|| {
                 let (start, mut first) = self.begin(group, count, ends, 2 * name)?;
                 all(&mut first, |crowd| crowd.hold(LATE))?;
-                let (live, kept) = (self.live(group)?, self.kept(group)?);
-                first.iter_mut().for_each(Crowd::leave);
+                let held = Held::look(self, group, &[&first], Duration::ZERO)?;
+                // Who is alone leaves in one of the two ways.
+                let skip = usize::from(ends == Ends::Together);
+                first.iter_mut().for_each(|crowd| crowd.leave(skip, 2));
                 let (_, mut second) = self.begin(group, count, ends, 2 * name + 1)?;
-                all(&mut second, |crowd| crowd.hold(LATE))?;
-                let kept = kept.max(self.kept(group)?);
-                second.iter_mut().for_each(Crowd::leave);
-                anyhow::Ok((start, first, second, live, kept))
+                let both = first.iter_mut().chain(&mut second);
+                all(both, |crowd| crowd.hold(LATE))?;
+                let held = held.and(Held::look(self, group, &[&first, &second], GONE)?);
+                let both = first.iter_mut().chain(&mut second);
+                both.for_each(|crowd| crowd.leave(0, 1));
+                anyhow::Ok((start, first, second, held))
             })();
             stop.store(true, Ordering::SeqCst);
             let most = watch.join().ok().context("the watcher panicked")??;
             anyhow::Ok((played?, most))
         })?;
-        let (start, first, second, live, kept) = played;
+        let (start, first, second, held) = played;
         let words = self.service.words();
         let (one, other) = (Outcome::of(&first), Outcome::of(&second));
         for outcome in [one, other] {
@@ -109,13 +165,12 @@ impl Field {
                 "some never learned where they stand: {outcome:?}"
             );
         }
-        let mut over = group.over(&[&first, &second], &live).max(counted).max(kept);
+        let mut over = group.over(&[&first, &second]).max(counted).max(held.over);
         let both = || first.iter().chain(&second);
         if let Some(rate) = group.rate {
             let heard = both().flat_map(Crowd::spans).map(|(from, _)| from);
             over = over.max(too_soon(start, heard, rate, rate));
         }
-        let live: u64 = live.iter().map(|of| of.live).sum();
         let unused = group.room(&first).saturating_sub(one.admitted);
         let foreign = both().map(|crowd| crowd.foreign(&words)).sum();
         drop((first, second));
@@ -145,7 +200,7 @@ impl Field {
             miscounted: (after.admitted - before.admitted).abs_diff(both(|of| of.admitted))
                 + surplus.saturating_sub(muted)
                 + muted.saturating_sub(surplus + unsure)
-                + live.abs_diff(one.admitted),
+                + held.miscounted,
             // Each user who was refused is one refusal at least.
             uncounted: wire
                 .off(refusals, surplus)

@@ -189,15 +189,14 @@ impl Field {
 ///
 /// # Errors
 /// It fails with one.
-pub(super) fn all(
-    crowds: &mut [Crowd],
+pub(super) fn all<'a>(
+    crowds: impl IntoIterator<Item = &'a mut Crowd>,
     work: impl Fn(&mut Crowd) -> Result<()> + Sync,
 ) -> Result<()> {
     std::thread::scope(|scope| {
         let work = &work;
-        let each = crowds
-            .iter_mut()
-            .map(|crowd| scope.spawn(move || work(crowd)));
+        let crowds = crowds.into_iter();
+        let each = crowds.map(|crowd| scope.spawn(move || work(crowd)));
         let each: Vec<_> = each.collect();
         each.into_iter()
             .try_for_each(|one| one.join().ok().context("a crowd panicked")?)

@@ -153,10 +153,12 @@ impl Crowd {
         })
     }
 
-    /// Has everyone who was admitted end in its own way.
-    pub(crate) fn leave(&mut self) {
+    /// Has everyone who was admitted end in its own way, but for the first `skip`, and of the others all but each
+    /// `step`th.
+    pub(crate) fn leave(&mut self, skip: usize, step: usize) {
         let admitted = |user: &&mut User| user.standing == Standing::Admitted;
-        for user in self.0.iter_mut().filter(admitted) {
+        let admitted = self.0.iter_mut().filter(admitted);
+        for user in admitted.skip(skip).step_by(step) {
             user.left = Some(Instant::now());
             user.standing = Standing::Left;
             let Some(stream) = user.stream.take() else {
@@ -229,6 +231,13 @@ impl Crowd {
             cut: count(&|user| ended(user) && user.heard.is_some()),
             unknown: count(&|user| user.standing == Standing::Waiting),
         }
+    }
+
+    /// How many were admitted and have not ended.
+    pub(crate) fn here(&self) -> u64 {
+        let users = self.0.iter();
+        let here = users.filter(|user| user.standing == Standing::Admitted);
+        here.count() as u64
     }
 
     /// How many of these words are from users who were not admitted.
