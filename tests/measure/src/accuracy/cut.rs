@@ -19,7 +19,7 @@ use totoro_tests::story::{World, within};
 use super::Args;
 use super::stage::proxies;
 use crate::Progress;
-use crate::net::service::{Service, WORD};
+use crate::net::service::{By, Service, WORD};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Cuts of each kind in a round.
@@ -51,7 +51,8 @@ enum Ending {
 struct Cut {
     down: f64,
     up: f64,
-    datagrams: f64,
+    /// Datagrams to the user, and from it.
+    datagrams: [f64; 2],
 }
 
 /// One of them.
@@ -84,10 +85,11 @@ pub(super) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result
             Ending::Revoked => "revocation",
             Ending::Expired => "expiry",
         };
-        let parts: [(&str, Part); 3] = [
+        let parts: [(&str, Part); 4] = [
             ("last byte to a user", |cut| cut.down),
             ("last byte from a user", |cut| cut.up),
-            ("last datagram to a user", |cut| cut.datagrams),
+            ("last datagram to a user", |cut| cut.datagrams[0]),
+            ("last datagram from a user", |cut| cut.datagrams[1]),
         ];
         for (what, part) in parts {
             let samples = cuts.iter().map(|cut| part(cut).max(0.0)).collect();
@@ -160,7 +162,8 @@ fn cut(world: &World, service: &Service, way: Ending, nth: usize) -> Result<Cut>
         anyhow::Ok((end?, down, last))
     })?;
     let last = last.context("no datagram was answered")?;
-    let up = service.heard().context("nothing arrived")?;
+    let up = service.heard(By::Tcp).context("nothing arrived")?;
+    let from = service.heard(By::Udp).context("no datagram arrived")?;
     user::denied(ns, to, Duration::from_millis(200)).context("after the end")?;
     client.frpc.kill();
     let after = |at: Instant| match at.checked_duration_since(end) {
@@ -170,7 +173,7 @@ fn cut(world: &World, service: &Service, way: Ending, nth: usize) -> Result<Cut>
     Ok(Cut {
         down: after(down),
         up: after(up),
-        datagrams: after(last),
+        datagrams: [after(last), after(from)],
     })
 }
 

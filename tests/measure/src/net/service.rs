@@ -23,6 +23,13 @@ pub(crate) const GREETING: u8 = b'!';
 /// A word of a user.
 pub(crate) const WORD: usize = 8;
 
+/// How something came.
+#[derive(Clone, Copy)]
+pub(crate) enum By {
+    Tcp,
+    Udp,
+}
+
 /// A running service; it ends when this is dropped.
 pub(crate) struct Service {
     /// Its TCP port on 127.0.0.1.
@@ -37,13 +44,18 @@ pub(crate) struct Service {
 struct Shared {
     greets: AtomicBool,
     words: Mutex<HashSet<[u8; WORD]>>,
-    /// When something arrived last.
-    heard: Mutex<Option<Instant>>,
+    /// When something arrived last, by TCP and by UDP.
+    heard: [Mutex<Option<Instant>>; 2],
 }
 
 impl Shared {
     fn words(&self) -> std::sync::MutexGuard<'_, HashSet<[u8; WORD]>> {
         self.words.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn heard(&self, by: By) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        let heard = &self.heard[by as usize];
+        heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -77,13 +89,9 @@ impl Service {
         })
     }
 
-    /// When something last arrived of a user's, after its first byte.
-    pub(crate) fn heard(&self) -> Option<Instant> {
-        *self
-            .shared
-            .heard
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// When something last arrived of a user's: a datagram, or after a connection's first byte.
+    pub(crate) fn heard(&self, by: By) -> Option<Instant> {
+        *self.shared.heard(by)
     }
 
     /// The words that arrived since this was asked last.
@@ -97,10 +105,12 @@ async fn serve(listener: std::net::TcpListener, socket: std::net::UdpSocket, sha
     else {
         return;
     };
+    let its = Arc::clone(&shared);
     tokio::spawn(async move {
         let mut buffer = vec![0; 65_536];
         loop {
             if let Ok((read, from)) = socket.recv_from(&mut buffer).await {
+                *its.heard(By::Udp) = Some(Instant::now());
                 socket.send_to(&buffer[..read], from).await.ok();
             }
         }
@@ -130,7 +140,7 @@ async fn answer(mut stream: TcpStream, shared: Arc<Shared>) -> std::io::Result<(
             if read == 0 {
                 return Ok(());
             }
-            *shared.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            *shared.heard(By::Tcp) = Some(Instant::now());
             if let Ok(word) = buffer[..read].try_into() {
                 shared.words().insert(word);
             }
