@@ -54,17 +54,27 @@ impl Explained {
     pub(crate) fn off(&self, counters: &Totals) -> (u64, u64) {
         let mut off = (0, 0);
         for way in [0, 1] {
-            let [told, counted] =
-                [&self.counted, counters].map(|of| (of.bytes[way], of.packets[way]));
-            let more = (counted.0.checked_sub(told.0), counted.1.checked_sub(told.1));
-            let busy = matches!(more, (Some(bytes), Some(packets))
-                if adds_up(&self.reset[way], bytes, packets));
-            if !busy {
-                off.0 += told.0.abs_diff(counted.0);
-                off.1 += told.1.abs_diff(counted.1);
+            if self.busy(counters, way).is_none() {
+                let [told, counted] = [&self.counted, counters];
+                off.0 += told.bytes[way].abs_diff(counted.bytes[way]);
+                off.1 += told.packets[way].abs_diff(counted.packets[way]);
             }
         }
         off
+    }
+
+    /// Late frames, both ways together, that counters have because a socket was busy.
+    pub(crate) fn taken(&self, counters: &Totals) -> u64 {
+        let ways = [0, 1].into_iter();
+        ways.filter_map(|way| self.busy(counters, way)).sum()
+    }
+
+    /// How many late frames of a way must have found their sockets still, for counters to have what they have;
+    /// none: that does not add up.
+    fn busy(&self, counters: &Totals, way: usize) -> Option<u64> {
+        let bytes = counters.bytes[way].checked_sub(self.counted.bytes[way])?;
+        let packets = counters.packets[way].checked_sub(self.counted.packets[way])?;
+        adds_up(&self.reset[way], bytes, packets).then_some(packets)
     }
 }
 
@@ -270,6 +280,13 @@ mod tests {
         for (bytes, packets) in [(0, 0), (40, 1), (100, 2)] {
             assert_eq!(off(bytes, packets), (0, 0));
         }
+        let mut counters = told.counted;
+        assert_eq!(told.taken(&counters), 0);
+        counters.bytes[0] += 100;
+        counters.packets[0] += 2;
+        assert_eq!(told.taken(&counters), 2);
+        counters.packets[0] += 1;
+        assert_eq!(told.taken(&counters), 0, "not explained by them");
         for (bytes, packets) in [(60, 1), (40, 0), (1, 0), (40, 2), (80, 2), (140, 3)] {
             assert_eq!(
                 off(bytes, packets),

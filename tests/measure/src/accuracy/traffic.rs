@@ -185,6 +185,12 @@ fn tell(run: &mut Run, part: &str, name: &str, played: &[Played]) {
         false,
         of(&|one| one.told.late.all()),
     );
+    add(
+        "late frames taken as counted",
+        "",
+        false,
+        of(&Played::taken),
+    );
     add("unexplained", "B", true, of(&|one| one.off().0));
     add("unexplained packets", "", true, of(&|one| one.off().1));
     add(
@@ -208,6 +214,11 @@ impl Played {
     /// Bytes and packets that are not explained, both ways together.
     fn off(&self) -> (u64, u64) {
         self.told.off(&self.counted)
+    }
+
+    /// Frames behind a reset that the counters have.
+    fn taken(&self) -> u64 {
+        self.told.taken(&self.counted)
     }
 }
 
