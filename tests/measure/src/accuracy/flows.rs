@@ -21,9 +21,10 @@ use crate::Progress;
 const MOST: usize = 50;
 const USERS: usize = 200;
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How often each user writes: whose place is taken finds none when those who have one have written again.
-const WORDS: usize = 5;
-/// How long an answer may take to come: all words together take less than a flow may be idle.
+/// How often each user writes at least: whose place is taken finds none when those who have one have written
+/// again. And at most, until the same ones are answered twice: on a busy machine first answers come late.
+const WORDS: std::ops::RangeInclusive<u8> = 5..=20;
+/// How long an answer may take to come: the next word comes before a flow is idle.
 const ANSWER: Duration = Duration::from_millis(150);
 
 /// Measures.
@@ -102,16 +103,22 @@ impl Stage {
             live: 0,
             most: 0,
         };
-        for _ in 0..WORDS {
+        let mut before = Vec::new();
+        for nth in 1..=*WORDS.end() {
+            // Its answer is told from a late one to the word before, whose place may be another's by now.
+            let word = [nth; 4];
             for socket in &sockets {
                 // What is refused by ICMP is an error of some later call.
-                let _ = socket.send(b"word");
+                let _ = socket.send(&word);
             }
             let begun = Instant::now();
             let mut heard = vec![false; sockets.len()];
             while begun.elapsed() < ANSWER {
                 for (socket, heard) in sockets.iter().zip(&mut heard) {
-                    *heard |= socket.recv(&mut [0; 16]).is_ok();
+                    let mut buffer = [0; 16];
+                    while let Ok(read) = socket.recv(&mut buffer) {
+                        *heard |= buffer[..read] == word;
+                    }
                 }
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -119,6 +126,10 @@ impl Stage {
             // two moments.
             talk.most = talk.most.max(self.flows()?);
             talk.answered = heard.iter().filter(|heard| **heard).count() as u64;
+            if WORDS.contains(&nth) && talk.answered > 0 && before == heard {
+                break;
+            }
+            before = heard;
         }
         ensure!(talk.answered > 0, "nobody was answered");
         talk.live = self.flows()?;
