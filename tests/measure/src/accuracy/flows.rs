@@ -22,7 +22,8 @@ const MOST: usize = 50;
 const USERS: usize = 200;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How often each user writes at least: whose place is taken finds none when those who have one have written
-/// again. And at most, until the same ones are answered twice: on a busy machine first answers come late.
+/// again. And at most, until no more are answered than live: on a busy machine answers come after all have written,
+/// who take each other's place then with every word.
 const WORDS: std::ops::RangeInclusive<u8> = 5..=20;
 /// How long an answer may take to come: the next word comes before a flow is idle.
 const ANSWER: Duration = Duration::from_millis(150);
@@ -103,7 +104,6 @@ impl Stage {
             live: 0,
             most: 0,
         };
-        let mut before = Vec::new();
         for nth in 1..=*WORDS.end() {
             // Its answer is told from a late one to the word before, whose place may be another's by now.
             let word = [nth; 4];
@@ -126,10 +126,9 @@ impl Stage {
             // two moments.
             talk.most = talk.most.max(self.flows()?);
             talk.answered = heard.iter().filter(|heard| **heard).count() as u64;
-            if WORDS.contains(&nth) && talk.answered > 0 && before == heard {
+            if WORDS.contains(&nth) && talk.answered > 0 && talk.answered == self.flows()? {
                 break;
             }
-            before = heard;
         }
         ensure!(talk.answered > 0, "nobody was answered");
         talk.live = self.flows()?;
