@@ -63,6 +63,20 @@ impl Explained {
         off
     }
 
+    /// What there is to say where counters and capture differ: of in and out, and of the frames behind resets.
+    pub(super) fn beside(&self, counters: &Totals) -> String {
+        let [told, counted] = [&self.counted, counters].map(|of| (of.bytes, of.packets));
+        let behind = self.reset.each_ref().map(|way| {
+            let some = way.iter().filter(|frames| !frames.is_empty());
+            some.collect::<Vec<_>>()
+        });
+        format!(
+            "counters have {:?} B and {:?} packets (in and out), the capture {:?} and {:?}; behind users' resets came, by \
+             connection, frames of {:?} B, and went {:?} B",
+            counted.0, counted.1, told.0, told.1, behind[0], behind[1]
+        )
+    }
+
     /// Late frames, both ways together, that counters have because a socket was busy.
     pub(crate) fn taken(&self, counters: &Totals) -> u64 {
         let ways = [0, 1].into_iter();

@@ -126,6 +126,12 @@ fn compare(
             let one = stage
                 .play(*act)
                 .with_context(|| format!("traffic: {name}"))?;
+            if one.off() != (0, 0) {
+                run.note(format!(
+                    "Not explained ({part}, {name}): {}",
+                    one.told.beside(&one.counted)
+                ));
+            }
             played.push(one);
         }
         let small: Vec<usize> = (0..DATAGRAMS).map(|nth| 1 + nth * 6).collect();
