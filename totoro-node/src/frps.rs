@@ -1,21 +1,31 @@
 //! frps's admin API: its version, and which proxies it has.
 
-use std::collections::BTreeMap;
+mod answer;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use reqwest::Response;
 use serde::Deserialize;
 use totoro_api::ports::{Pool, PortSet, Protocol};
 
+use self::answer::Answer;
 use crate::config::Config;
 use crate::health::Health;
 use crate::secret;
-use crate::session::{Desk, Proxied};
+use crate::session::{Desk, Online, Proxied};
 
 /// frps answers from memory on loopback.
 const CALL: Duration = Duration::from_secs(3);
+/// The longest that it says of itself, bytes: its `allowPorts` are the most of it.
+const MAX_INFO: usize = 1 << 20;
+/// So much of its list of proxies is read in one go: about a hundred of them.
+const PIECE: usize = 64 << 10;
+/// Where what came is not what it answers.
+const ELSE: &str = "frps's admin API answered something else";
 /// How often leases and proxies are compared when nobody asks for it.
 const COMPARE: Duration = Duration::from_secs(10);
 /// How soon again while a lease is too young to tell.
@@ -53,41 +63,6 @@ impl ServerInfo {
     }
 }
 
-#[derive(Deserialize)]
-struct Proxies {
-    #[serde(default)]
-    proxies: Vec<Proxy>,
-}
-
-#[derive(Deserialize)]
-struct Proxy {
-    name: String,
-    #[serde(default)]
-    status: String,
-    /// Absent for one that is offline.
-    conf: Option<Conf>,
-    #[serde(default, rename = "clientID")]
-    client: String,
-}
-
-#[derive(Deserialize)]
-struct Conf {
-    #[serde(default, rename = "remotePort")]
-    remote_port: u16,
-}
-
-impl Proxy {
-    /// Its name, its port and whose it is, while it is online.
-    fn online(self, protocol: Protocol) -> Option<(String, Proxied)> {
-        let port = self.conf.map_or(0, |conf| conf.remote_port);
-        let proxied = Proxied {
-            port: (protocol, port),
-            client: self.client,
-        };
-        (self.status == "online").then_some((self.name, proxied))
-    }
-}
-
 impl Frps {
     /// The API as the generated configuration has it.
     ///
@@ -109,17 +84,13 @@ impl Frps {
         })
     }
 
-    async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T> {
+    async fn get(&self, path: &str) -> Result<Response> {
         let request = self
             .client
             .get(format!("{}{path}", self.base))
             .basic_auth("totoro", Some(&self.password));
         let response = request.send().await.context("frps's admin API")?;
-        let response = response.error_for_status().context("frps's admin API")?;
-        response
-            .json()
-            .await
-            .context("frps's admin API answered something else")
+        response.error_for_status().context("frps's admin API")
     }
 
     /// frps's version, and the ports that it may open.
@@ -127,19 +98,37 @@ impl Frps {
     /// # Errors
     /// It does not answer.
     pub async fn info(&self) -> Result<ServerInfo> {
-        self.get("/api/serverinfo").await
+        let mut response = self.get("/api/serverinfo").await?;
+        let mut body = Vec::new();
+        while let Some(bytes) = next(&mut response).await? {
+            body.extend_from_slice(&bytes);
+            let fits = body.len() <= MAX_INFO;
+            ensure!(fits, "{ELSE}: more than {MAX_INFO} bytes");
+        }
+        serde_json::from_slice(&body).context(ELSE)
     }
 
-    /// The proxies that are online by name, which is frps's own key.
-    async fn online(&self) -> Result<BTreeMap<String, Proxied>> {
-        let mut online = BTreeMap::new();
+    /// Hands over the proxies that are online while frps lists them, with their names, which are frps's own
+    /// keys.
+    async fn online(&self, mut found: impl FnMut(Vec<(String, Proxied)>)) -> Result<()> {
         for protocol in Protocol::ALL {
-            let all: Proxies = self.get(&format!("/api/proxy/{protocol}")).await?;
-            let live = all.proxies.into_iter();
-            online.extend(live.filter_map(|proxy| proxy.online(protocol)));
+            let mut response = self.get(&format!("/api/proxy/{protocol}")).await?;
+            let mut answer = Answer::new(protocol);
+            while let Some(bytes) = next(&mut response).await? {
+                for piece in bytes.chunks(PIECE) {
+                    found(answer.take(piece).context(ELSE)?);
+                    tokio::task::yield_now().await;
+                }
+            }
+            answer.end().context(ELSE)?;
         }
-        Ok(online)
+        Ok(())
     }
+}
+
+/// The next bytes of an answer.
+async fn next(response: &mut Response) -> Result<Option<Bytes>> {
+    response.chunk().await.context("frps's admin API broke off")
 }
 
 /// Compares leases with frps's proxies for ever: a lease whose proxy never came or was lost ends.
@@ -150,15 +139,14 @@ pub async fn compare(desk: Arc<Desk>, frps: Frps, clock: Arc<crate::clock::Clock
     loop {
         tokio::time::sleep(rest).await;
         let _ = tokio::time::timeout(wait, desk.reconcile.notified()).await;
-        let asked_ms = clock.now_ms();
-        wait = match frps.online().await {
-            Ok(online) => {
+        let mut online = Online::asked(clock.now_ms());
+        wait = match frps.online(|found| desk.look(&mut online, found)).await {
+            Ok(()) => {
                 failed = false;
                 health.frps(Ok(()));
-                rest = rested(online.len());
+                rest = rested(online.count());
                 let comparing = Arc::clone(&desk);
-                let young =
-                    tokio::task::spawn_blocking(move || comparing.compare(&online, asked_ms)).await;
+                let young = tokio::task::spawn_blocking(move || comparing.compare(online)).await;
                 if young.is_ok_and(|young| young > 0) {
                     AGAIN
                 } else {
@@ -191,6 +179,8 @@ fn rested(proxies: usize) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     #[test]
@@ -199,23 +189,40 @@ mod tests {
         assert_eq!(seconds, [0.0, 0.01, 20.0, 60.0]);
     }
 
-    #[test]
-    fn the_ports_of_proxies_that_are_online_are_read() {
-        // As frps 0.70.1 answers.
-        let answer = r#"{"proxies":[
-            {"name":"inv.a","conf":{"name":"inv.a","type":"tcp","remotePort":20001},"user":"inv","clientID":"r1",
-             "todayTrafficIn":1,"curConns":0,"status":"online"},
-            {"name":"inv.b","conf":null,"todayTrafficIn":0,"status":"offline"}]}"#;
-        let all: Proxies = serde_json::from_str(answer).unwrap();
-        let online: Vec<_> = all
-            .proxies
-            .into_iter()
-            .filter_map(|proxy| proxy.online(Protocol::Tcp))
-            .collect();
-        let proxied = Proxied {
-            port: (Protocol::Tcp, 20001),
-            client: "r1".to_owned(),
+    /// What one says that gets these bodies in turn, and how many proxies it found.
+    async fn look(bodies: [&'static str; 2]) -> Result<usize> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let frps = Frps {
+            client: reqwest::Client::builder().no_proxy().build()?,
+            base: format!("http://{}", listener.local_addr()?),
+            password: String::new(),
         };
-        assert_eq!(online, [("inv.a".to_owned(), proxied)]);
+        tokio::spawn(async move {
+            for body in bodies {
+                let (mut stream, _) = listener.accept().await?;
+                let mut asked = [0; 1024];
+                let _ = stream.read(&mut asked).await?;
+                let answer = format!("HTTP/1.1 200 OK\r\nconnection: close\r\n{body}");
+                stream.write_all(answer.as_bytes()).await?;
+            }
+            std::io::Result::Ok(())
+        });
+        let mut count = 0;
+        frps.online(|found| count += found.len()).await?;
+        Ok(count)
+    }
+
+    #[tokio::test]
+    async fn a_look_is_whole_or_says_why_not() {
+        const ONE: &str = "\r\n{\"proxies\":[{\"name\":\"a\",\"status\":\"online\"}]}";
+        const SHORT: &str = "content-length: 99\r\n\r\n{\"proxies\":[]}";
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        assert_eq!(look([ONE, ONE]).await.unwrap(), 2);
+        let error = |bodies| async move { format!("{:#}", look(bodies).await.unwrap_err()) };
+        let off = error([ONE, SHORT]).await;
+        assert!(off.starts_with("frps's admin API broke off: "), "{off}");
+        let other = error([ONE, "\r\n<html>"]).await;
+        let why = "frps's admin API answered something else: an unexpected `<` after 0 bytes";
+        assert_eq!(other, why);
     }
 }

@@ -6,23 +6,77 @@ use std::ops::Bound;
 
 use super::desk::{Desk, Inner};
 use super::failures::Failures;
-use super::ports::record_key;
+use super::ports::{Lease, PortId, record_key};
 use super::proxy::LATE_MS;
-use super::strays::Proxied;
+use super::strays::{Proxied, covered};
 use crate::store::Changes;
 
 /// frps registers a proxy, or has closed it, within this time after our answer, ms.
 pub(super) const REGISTERS_MS: i64 = 3_000;
 
-/// Leases or proxies that are looked at between two times that others have the desk.
-pub(super) const CHUNK: usize = 1_000;
+/// Leases that are looked at between two times that others have the desk.
+const CHUNK: usize = 1_000;
+
+/// frps's live proxies, found by and by: most are as their leases say, and of those no name is kept.
+#[derive(Debug)]
+pub struct Online {
+    /// When frps was asked, Unix ms.
+    asked_ms: i64,
+    /// The ports of those that a lease covers, and its number: it may end before they are compared.
+    covered: BTreeMap<PortId, u64>,
+    /// The others by name.
+    strays: BTreeMap<String, Proxied>,
+}
+
+impl Online {
+    /// None yet; frps is asked at this time.
+    #[must_use]
+    pub fn asked(asked_ms: i64) -> Online {
+        Online {
+            asked_ms,
+            covered: BTreeMap::new(),
+            strays: BTreeMap::new(),
+        }
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.covered.len() + self.strays.len()
+    }
+
+    /// The port on which frps has the proxy of a lease.
+    fn there(&self, port: PortId, lease: &Lease) -> Option<PortId> {
+        if self.covered.get(&port) == Some(&lease.number) {
+            return Some(port);
+        }
+        self.strays.get(lease.wire()).map(|proxy| proxy.port)
+    }
+}
 
 impl Desk {
-    /// Ends leases whose proxy frps does not have on their port, although it should since
-    /// `asked_ms` or longer, and the connections of clients that have a proxy on a port that is not
-    /// theirs. `online` are frps's live proxies by name. Returns how many are too young to tell.
-    pub fn compare(&self, online: &BTreeMap<String, Proxied>, asked_ms: i64) -> usize {
-        let (mut differing, strays) = (Vec::new(), self.strays(online));
+    /// Takes note of live proxies of frps's with their names. The desk is not anybody else's meanwhile: of
+    /// many, a few at a time.
+    pub fn look(&self, online: &mut Online, proxies: Vec<(String, Proxied)>) {
+        let inner = self.lock();
+        for (name, proxy) in proxies {
+            match covered(&inner, &name, proxy.port) {
+                Some(number) => {
+                    online.covered.insert(proxy.port, number);
+                }
+                None => {
+                    online.strays.insert(name, proxy);
+                }
+            }
+        }
+    }
+
+    /// Ends leases whose proxy frps does not have on their port, although it should since it was asked or
+    /// longer, and the connections of clients that have a proxy on a port that is not theirs. Returns
+    /// how many are too young to tell.
+    pub fn compare(&self, online: Online) -> usize {
+        let asked_ms = online.asked_ms;
+        let mut differing = Vec::new();
         let mut from = Bound::Unbounded;
         loop {
             let inner = self.lock();
@@ -30,7 +84,7 @@ impl Desk {
             let leases = inner.ports.leases().range((from, Bound::Unbounded));
             for (port, lease) in leases.take(CHUNK) {
                 last = Some(*port);
-                let there = online.get(lease.wire()).map(|proxy| proxy.port);
+                let there = online.there(*port, lease);
                 if there != Some(*port) {
                     differing.push((*port, lease.number, there));
                 }
@@ -86,16 +140,18 @@ impl Desk {
             }
         }
         self.flush(inner, changes);
-        let young = young + self.end_strays(inner, strays, asked_ms);
-        self.guard_left(inner, online, asked_ms);
+        let young = young + self.end_strays(inner, &online.strays, asked_ms);
+        self.guard_left(inner, &online);
         let _ = self.settled(desk);
         young
     }
 
     /// Outside the pool guards what frps listens on, and that alone.
-    fn guard_left(&self, inner: &mut Inner, online: &BTreeMap<String, Proxied>, asked_ms: i64) {
+    fn guard_left(&self, inner: &mut Inner, online: &Online) {
         if !inner.leaving.is_empty() {
-            let there: BTreeSet<_> = online.values().map(|proxy| proxy.port).collect();
+            let strays = online.strays.values().map(|proxy| proxy.port);
+            let there: BTreeSet<_> = strays.chain(online.covered.keys().copied()).collect();
+            let asked_ms = online.asked_ms;
             inner.leaving.retain(|port, (_, since_ms)| {
                 there.contains(port) || asked_ms < *since_ms + REGISTERS_MS
             });

@@ -42,6 +42,7 @@ mod tick;
 mod tests;
 
 pub use bans::BanLine;
+pub use compare::Online;
 pub use desk::{Desk, Rules, Tools};
 pub use gate::Gate;
 pub use kept::stored_pool;

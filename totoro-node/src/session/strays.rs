@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::compare::{CHUNK, REGISTERS_MS};
+use super::compare::REGISTERS_MS;
 use super::desk::{Desk, Inner};
 use super::ending::{cant_list, sessionless};
 use super::ports::{PortId, record_key};
@@ -47,35 +47,21 @@ impl Desk {
             .collect()
     }
 
-    /// frps's proxies that no lease covers.
-    pub(super) fn strays(&self, online: &BTreeMap<String, Proxied>) -> Vec<(String, Proxied)> {
-        let online: Vec<(&String, &Proxied)> = online.iter().collect();
-        let mut strays = Vec::new();
-        for chunk in online.chunks(CHUNK) {
-            let inner = self.lock();
-            let these = chunk
-                .iter()
-                .filter(|(name, proxy)| !covered(&inner, name, proxy.port));
-            strays.extend(these.map(|(name, proxy)| ((*name).clone(), (*proxy).clone())));
-        }
-        strays
-    }
-
     /// Ends the connections of clients whose proxies no lease covers; how many such proxies are too
     /// young to tell. One that was closed while frps was asked is not there the next time.
     pub(super) fn end_strays(
         &self,
         inner: &mut Inner,
-        strays: Vec<(String, Proxied)>,
+        strays: &BTreeMap<String, Proxied>,
         asked_ms: i64,
     ) -> usize {
         let seen = std::mem::take(&mut inner.strays);
         let (mut young, mut unowned) = (0, Vec::new());
         for (name, proxy) in strays {
-            if covered(inner, &name, proxy.port) {
+            if covered(inner, name, proxy.port).is_some() {
                 continue;
             }
-            let key = (name, proxy.port);
+            let key = (name.clone(), proxy.port);
             let mut stray = match seen.get(&key) {
                 Some(stray) => Stray {
                     stays: true,
@@ -91,11 +77,11 @@ impl Desk {
             if asked_ms < stray.since_ms + REGISTERS_MS {
                 young += 1;
             } else {
-                let owners = owners(inner, &key.0, &proxy);
+                let owners = owners(inner, name, proxy);
                 if !owners.is_empty() {
                     stray.is_stuck = false;
                     self.mended.add("proxy_without_lease", 1);
-                    tracing::warn!(node_id = self.rules.node, proxy_name = key.0, port = %record_key(proxy.port), sessions = owners.len(), "frps has a proxy that no lease covers");
+                    tracing::warn!(node_id = self.rules.node, proxy_name = name, port = %record_key(proxy.port), sessions = owners.len(), "frps has a proxy that no lease covers");
                 } else if asked_ms >= stray.since_ms + UNOWNED_MS {
                     unowned.push(key.clone());
                 }
@@ -174,10 +160,12 @@ pub(super) fn is_anothers(strays: &Strays, port: PortId, name: &str) -> bool {
     all.any(|((of, at), stray)| stray.stays && *at == port && of != name)
 }
 
-/// Whether a lease covers a proxy of frps's.
-fn covered(inner: &Inner, name: &str, port: PortId) -> bool {
+/// The number of the lease that covers a proxy of frps's.
+pub(super) fn covered(inner: &Inner, name: &str, port: PortId) -> Option<u64> {
     let lease = inner.ports.leases().get(&port);
-    lease.is_some_and(|lease| lease.wire() == name)
+    lease
+        .filter(|lease| lease.wire() == name)
+        .map(|lease| lease.number)
 }
 
 /// The sessions that a proxy of frps's may belong to: the one that frps says, where it does; else the one that

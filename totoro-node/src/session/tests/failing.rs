@@ -99,15 +99,15 @@ fn a_port_that_leaves_the_pool_is_guarded_while_frps_may_listen_there() {
     world.push(&both);
     let there = online(&[("b.web".to_owned(), 20_001)]);
     world.pass(10_000);
-    world.desk.compare(&there, world.clock.now_ms());
+    world.compare(&there);
     assert!(guards(&world, 20_001));
-    world.desk.compare(&BTreeMap::new(), world.clock.now_ms());
+    world.compare(&BTreeMap::new());
     assert!(!guards(&world, 20_001));
     // Whatever frps has there, whoever it is of.
     let there = online(&[("c.web".to_owned(), 19_000)]);
-    world.desk.compare(&there, world.clock.now_ms());
+    world.compare(&there);
     assert!(guards(&world, 19_000) && !guards(&world, 19_001));
-    world.desk.compare(&BTreeMap::new(), world.clock.now_ms());
+    world.compare(&BTreeMap::new());
     assert_eq!(world.kernel.maps().pool, world.node.pool);
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use totoro_api::wire::push::InviteState::Active;
 
 use super::world::{online, wire, world};
+use crate::session::Online;
 
 #[test]
 fn a_proxy_that_no_lease_covers_ends_its_client_once_it_stays() {
@@ -14,19 +15,16 @@ fn a_proxy_that_no_lease_covers_ends_its_client_once_it_stays() {
     world.new_proxy(&a, "web", 20_000).unwrap();
     world.close_proxy(&a, "web");
     let online = online(&[(wire(&a, "web"), 20_000)]);
-    assert_eq!(world.desk.compare(&online, world.clock.now_ms()), 1);
+    assert_eq!(world.compare(&online), 1);
     world.pass(4_000);
-    assert_eq!(
-        world.desk.compare(&BTreeMap::new(), world.clock.now_ms()),
-        0
-    );
+    assert_eq!(world.compare(&BTreeMap::new()), 0);
     assert!(
         world.kernel.maps().destroyed.is_empty(),
         "it was just closing"
     );
-    world.desk.compare(&online, world.clock.now_ms());
+    world.compare(&online);
     world.pass(4_000);
-    world.desk.compare(&online, world.clock.now_ms());
+    world.compare(&online);
     assert_eq!(world.kernel.maps().destroyed, [1]);
 }
 
@@ -43,7 +41,7 @@ fn it_ends_whom_frps_says_and_no_other_of_the_tenant() {
         proxied.client.clone_from(&second.run_id);
     }
     for _ in 0..2 {
-        world.desk.compare(&there, world.clock.now_ms());
+        world.compare(&there);
         world.pass(4_000);
     }
     assert_eq!(world.kernel.maps().destroyed, [2]);
@@ -66,7 +64,7 @@ fn one_whose_client_is_unknown_ends_all_that_may_be_it_and_keeps_its_port() {
     for proxied in there.values_mut() {
         proxied.client = "0123456789abcdef".repeat(2);
     }
-    let compare = |there| world.desk.compare(there, world.clock.now_ms());
+    let compare = |there| world.compare(there);
     let destroyed = || std::mem::take(&mut world.kernel.maps().destroyed);
     assert_eq!(compare(&there), 1, "too young");
     connect(10, 0);
@@ -92,4 +90,33 @@ fn one_whose_client_is_unknown_ends_all_that_may_be_it_and_keeps_its_port() {
     compare(&BTreeMap::new());
     assert!(world.desk.stuck().is_empty());
     assert_eq!(world.new_proxy(&b, "web", 20_000), Ok(20_000));
+}
+
+#[test]
+fn what_changes_while_frps_lists_its_proxies_is_looked_at_again() {
+    let mut world = world();
+    world.push(&[("a", Active)]);
+    let a = world.on("a", ("192.0.2.1:1", 1));
+    let is = |name: &str, port| online(&[(wire(&a, name), port)]).into_iter().collect();
+    for (name, port) in [("web", 20_000), ("ssh", 20_001)] {
+        world.new_proxy(&a, name, port).unwrap();
+    }
+    world.pass(4_000);
+    let mut seen = Online::asked(world.clock.now_ms());
+    world.desk.look(&mut seen, is("web", 20_000));
+    // Another lease of the same name and port; and one that begins when its proxy is listed.
+    world.close_proxy(&a, "web");
+    world.new_proxy(&a, "web", 20_000).unwrap();
+    world.desk.look(&mut seen, is("late", 20_002));
+    world.new_proxy(&a, "late", 20_002).unwrap();
+    world.desk.look(&mut seen, is("ssh", 20_001));
+    assert_eq!(seen.count(), 3);
+    assert_eq!(
+        world.desk.compare(seen),
+        1,
+        "the new one may not be there yet"
+    );
+    assert_eq!(world.leased(), [20_000, 20_001, 20_002]);
+    assert!(world.kernel.maps().destroyed.is_empty());
+    assert!(world.desk.stuck().is_empty());
 }

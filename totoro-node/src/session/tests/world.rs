@@ -23,7 +23,7 @@ use super::fake::Fake;
 use crate::clock::{Clock, boot_ms};
 use crate::secret::random_hex;
 use crate::session::ports::{Patience, PortId};
-use crate::session::{Desk, Gate, Proxied, Rules, Tools};
+use crate::session::{Desk, Gate, Online, Proxied, Rules, Tools};
 use crate::spool::Spool;
 use crate::store::{Store, flaky};
 
@@ -300,6 +300,14 @@ impl World {
     pub(super) fn leased(&self) -> Vec<u16> {
         let inner = self.desk.lock();
         inner.ports.leases().keys().map(|(_, port)| *port).collect()
+    }
+
+    /// Compares leases with frps, which has these proxies.
+    pub(super) fn compare(&self, there: &BTreeMap<String, Proxied>) -> usize {
+        let mut online = Online::asked(self.clock.now_ms());
+        let proxies = there.clone().into_iter().collect();
+        self.desk.look(&mut online, proxies);
+        self.desk.compare(online)
     }
 
     /// The events in the spool.
