@@ -79,6 +79,11 @@ pub(crate) struct Tenant {
     pub(crate) code: String,
 }
 
+/// Those ports, as one range.
+pub(crate) fn pool() -> String {
+    format!("{FIRST}-{}", u32::from(FIRST) + 32_767)
+}
+
 fn program(name: &str) -> PathBuf {
     let exe = std::env::current_exe().unwrap();
     // target/release/deps/node-…
@@ -167,7 +172,7 @@ impl Daemons {
             &dir.join("control.log"),
             "listening",
         );
-        let pool = format!("{FIRST}-{}", u32::from(FIRST) + 32_767);
+        let pool = pool();
         let added = run(Command::new(&control)
             .args([
                 "node",
@@ -236,6 +241,11 @@ impl Daemons {
         let begun = Instant::now();
         self.node = Daemons::start_node(&self.dir);
         begun.elapsed()
+    }
+
+    /// Where their state is, and room for other files.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     pub(crate) fn metrics_socket(&self) -> PathBuf {

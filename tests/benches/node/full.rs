@@ -6,12 +6,11 @@ use totoro_node::kernel::Inspector;
 use totoro_report::{Better, Figure, Goal, Run};
 
 use crate::daemons::{Daemons, Tenant};
-use crate::seen::{busy, delivered, mib, resident_mib, scrape};
+use crate::frps::Admin;
+use crate::seen::{busy, delivered, forget_peak, mib, resident_mib, scrape};
 use crate::series::Series;
 use crate::{Args, Progress};
 
-/// For how long the daemon's processor time is watched.
-const WATCHED: Duration = Duration::from_secs(30);
 /// How often a scrape comes in practice, seconds.
 const SCRAPED_S: f64 = 15.0;
 
@@ -80,6 +79,7 @@ pub(crate) fn measure(
     daemons: &mut Daemons,
     args: &Args,
     tenants: &[Tenant],
+    frps: &Admin,
     run: &mut Run,
     progress: &Progress,
 ) {
@@ -118,12 +118,23 @@ pub(crate) fn measure(
     let resident = single("resident after that start", resident_mib(daemons), "MiB");
     run.add(resident.goal(Goal::at_most(64.0)));
     progress.says("watching it");
-    let before = busy(daemons);
-    std::thread::sleep(WATCHED);
-    let idle = (busy(daemons) - before) / WATCHED.as_secs_f64() * 100.0;
-    let what = "processor when nobody asks, with heartbeats and every tick";
+    let (before, looks) = (busy(daemons), frps.looks());
+    forget_peak(daemons);
+    std::thread::sleep(Duration::from_secs(args.watched));
+    let idle = (busy(daemons) - before) / args.watched as f64 * 100.0;
+    let what = "processor when nobody asks, with frps, heartbeats and every tick";
     let idle = single(what, idle, "% of a core");
     run.add(idle.goal(Goal::at_most(1.0)));
+    let most = single("resident at most meanwhile", mib(daemons, "VmHWM:"), "MiB");
+    run.add(most.goal(Goal::at_most(64.0)));
+    let looks = (frps.looks() - looks) as f64;
+    let name = "looks at all of frps's proxies meanwhile";
+    run.add(Figure::new(&part, name, "", Better::Neither, vec![looks]));
+    assert_eq!(
+        inspector.ports().unwrap().len(),
+        leases,
+        "the kernel's leases"
+    );
     let before = busy(daemons);
     const SCRAPES: usize = 50;
     let mut length = 0;

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use totoro_report::{Better, Figure, Goal, Run};
 
 use crate::client::Request;
-use crate::daemons::{Daemon, Daemons, FIRST, FRPS, PLUGIN, Tenant, serving};
+use crate::daemons::{Daemon, Daemons, FIRST, FRPS, PLUGIN, Tenant, pool, serving};
+use crate::frps::{Admin, KINDS, Proxy};
 use crate::series::Series;
 
 /// Sessions that log in again and again, and as many that open proxies.
@@ -163,14 +164,41 @@ impl Logins {
 
     /// Takes so many leases, of all sessions in turn, TCP and UDP in turn.
     pub(crate) async fn lease(&self, count: usize) -> Series {
-        let one = |number: usize| {
-            let session = &self.sessions[number % self.sessions.len()];
-            let protocol = ["tcp", "udp"][number % 2];
-            let open = session.new_proxy(protocol, usize::from(FIRST) + number / 2);
-            self.bytes(PLUGIN, "NewProxy", &open)
+        let one = |number| {
+            let (session, protocol, port) = self.leased(number);
+            self.bytes(PLUGIN, "NewProxy", &session.new_proxy(protocol, port))
         };
         let all = Request::once(PLUGIN, (0..count).map(one).collect());
         all.measure(AT_ONCE, Duration::MAX, None).await
+    }
+
+    /// Whose a lease is, and on which port.
+    fn leased(&self, number: usize) -> (&Session, &'static str, usize) {
+        let session = &self.sessions[number % self.sessions.len()];
+        let port = usize::from(FIRST) + number / 2;
+        (session, KINDS[number % 2], port)
+    }
+
+    /// From now on frps's admin API answers, and has a proxy for each of so many leases.
+    pub(crate) fn answers(&self, daemons: &Daemons, count: usize) -> Admin {
+        let leases = (0..count).map(|number| self.leased(number));
+        let all: Vec<_> = leases
+            .map(|(session, protocol, port)| {
+                (session, protocol, port, session.name(protocol, port))
+            })
+            .collect();
+        let of = |kind| {
+            let these = all.iter().filter(|(_, protocol, ..)| *protocol == kind);
+            these
+                .map(|(session, _, port, name)| Proxy {
+                    name,
+                    user: &session.tenant.invite,
+                    run_id: &session.run_id,
+                    port: *port,
+                })
+                .collect()
+        };
+        Admin::start(daemons.dir(), &pool(), KINDS.map(of))
     }
 
     /// A request of the node's, of these bodies, each once.
@@ -216,30 +244,22 @@ impl Session {
         }
     }
 
+    /// What frps calls a proxy of this session's.
+    fn name(&self, protocol: &str, port: usize) -> String {
+        format!("{}.{protocol}{port}", self.tenant.invite)
+    }
+
     /// A proxy of this session's.
     fn new_proxy(&self, protocol: &str, port: usize) -> Value {
         let invite = &self.tenant.invite;
         json!({
             "user": { "user": invite, "metas": self.metas, "run_id": self.run_id },
-            "proxy_name": format!("{invite}.{protocol}{port}"),
+            "proxy_name": self.name(protocol, port),
             "proxy_type": protocol,
             "remote_port": port,
             "use_encryption": false,
             "metas": null,
         })
-    }
-}
-
-/// Listens where frps would, and holds every connection; how this program starts itself, for the ends
-/// of all connections are more descriptors than one process may have.
-pub(crate) async fn serve_frps() {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, FRPS))
-        .await
-        .unwrap();
-    println!("ready");
-    let mut held = Vec::new();
-    while let Ok((stream, _)) = listener.accept().await {
-        held.push(stream);
     }
 }
 

@@ -5,6 +5,7 @@
 mod bare;
 mod client;
 mod daemons;
+mod frps;
 mod full;
 mod logins;
 mod place;
@@ -48,6 +49,10 @@ struct Args {
     /// Changes of policy.
     #[arg(long, default_value_t = 200)]
     changes: usize,
+    /// Seconds for which the full node is watched while nobody asks: two of its looks at frps's proxies, and
+    /// of what it does each minute, are in them.
+    #[arg(long, default_value_t = 135)]
+    watched: u64,
     /// Only parts whose name has this in it: calls, sustained, changes, full.
     #[arg(long, default_value = "")]
     only: String,
@@ -57,6 +62,9 @@ struct Args {
     /// Be where frps would be; how this program starts itself.
     #[arg(long, hide = true)]
     serve_frps: bool,
+    /// Be frps's admin API, with the answers in this directory; how this program starts itself.
+    #[arg(long, hide = true)]
+    serve_admin: Option<std::path::PathBuf>,
     /// What cargo gives every bench.
     #[arg(long, hide = true)]
     bench: bool,
@@ -73,7 +81,7 @@ impl Progress {
 
 fn main() {
     let args = Args::parse();
-    let serves = args.serve_frps || args.serve_bare.is_some();
+    let serves = args.serve_frps || args.serve_bare.is_some() || args.serve_admin.is_some();
     // Before there is a second thread: all that is started later lives in the same namespace.
     let place = (!serves).then(place::Place::enter);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -82,7 +90,10 @@ fn main() {
         .build()
         .unwrap();
     if args.serve_frps {
-        return runtime.block_on(logins::serve_frps());
+        return runtime.block_on(frps::serve_frps());
+    }
+    if let Some(dir) = &args.serve_admin {
+        return runtime.block_on(frps::serve_admin(dir));
     }
     if let Some(keys) = &args.serve_bare {
         return runtime.block_on(bare::serve(keys));
@@ -130,6 +141,7 @@ async fn measure(args: &Args, place: &place::Paths, run: &mut Run) {
         progress.says(&format!("another node with {} sessions", tenants.len()));
         let leased = logins.lease(args.leases).await;
         progress.says(&format!("{} leases, {:.0}/s", args.leases, leased.rate));
-        full::measure(&mut daemons, args, &tenants, run, &progress);
+        let frps = logins.answers(&daemons, args.leases);
+        full::measure(&mut daemons, args, &tenants, &frps, run, &progress);
     }
 }

@@ -5,6 +5,9 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
+
 use crate::daemons::Daemons;
 
 /// Waits until the control plane has every event.
@@ -29,14 +32,17 @@ pub(crate) fn mib(daemons: &Daemons, name: &str) -> f64 {
     kib.parse::<f64>().unwrap() / 1024.0
 }
 
-/// Processor seconds so far: from the scheduler's own sums, which are exact where ticks are not.
+/// Has the kernel forget what was resident at most: from now on `VmHWM` is of what comes.
+pub(crate) fn forget_peak(daemons: &Daemons) {
+    fs::write(format!("/proc/{}/clear_refs", daemons.node.0.id()), "5").unwrap();
+}
+
+/// Processor seconds so far, of threads that have ended too: by the process's clock, which is exact where
+/// ticks are not.
 pub(crate) fn busy(daemons: &Daemons) -> f64 {
-    let tasks = fs::read_dir(format!("/proc/{}/task", daemons.node.0.id())).unwrap();
-    let of = |task: std::io::Result<fs::DirEntry>| {
-        let text = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-        text.split(' ').next()?.parse::<f64>().ok()
-    };
-    tasks.filter_map(of).sum::<f64>() / 1e9
+    let pid = Pid::from_raw(daemons.node.0.id().try_into().unwrap());
+    let clock = clock_getcpuclockid(pid).unwrap();
+    Duration::from(clock_gettime(clock).unwrap()).as_secs_f64()
 }
 
 /// Its `/metrics`.
