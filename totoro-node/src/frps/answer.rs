@@ -226,7 +226,7 @@ mod tests {
         let mut online = Vec::new();
         let read = pieces
             .into_iter()
-            .try_for_each(|piece| Ok(online.extend(answer.take(piece)?)));
+            .try_for_each(|piece| answer.take(piece).map(|found| online.extend(found)));
         let ended = read.and_then(|()| answer.end());
         ended.map_err(|error: anyhow::Error| format!("{error:#}"))?;
         Ok(online)

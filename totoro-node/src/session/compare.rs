@@ -22,8 +22,9 @@ const CHUNK: usize = 1_000;
 pub struct Online {
     /// When frps was asked, Unix ms.
     asked_ms: i64,
-    /// The ports of those that a lease covers, and its number: it may end before they are compared.
-    covered: BTreeMap<PortId, u64>,
+    /// The ports of those that a lease covers, and its number: it may end before they are compared. In order
+    /// when all are there: they come by name, and a tree would be half of the work.
+    covered: Vec<(PortId, u64)>,
     /// The others by name.
     strays: BTreeMap<String, Proxied>,
 }
@@ -34,7 +35,7 @@ impl Online {
     pub fn asked(asked_ms: i64) -> Online {
         Online {
             asked_ms,
-            covered: BTreeMap::new(),
+            covered: Vec::new(),
             strays: BTreeMap::new(),
         }
     }
@@ -47,7 +48,7 @@ impl Online {
 
     /// The port on which frps has the proxy of a lease.
     fn there(&self, port: PortId, lease: &Lease) -> Option<PortId> {
-        if self.covered.get(&port) == Some(&lease.number) {
+        if self.covered.binary_search(&(port, lease.number)).is_ok() {
             return Some(port);
         }
         self.strays.get(lease.wire()).map(|proxy| proxy.port)
@@ -61,9 +62,7 @@ impl Desk {
         let inner = self.lock();
         for (name, proxy) in proxies {
             match covered(&inner, &name, proxy.port) {
-                Some(number) => {
-                    online.covered.insert(proxy.port, number);
-                }
+                Some(number) => online.covered.push((proxy.port, number)),
                 None => {
                     online.strays.insert(name, proxy);
                 }
@@ -74,7 +73,8 @@ impl Desk {
     /// Ends leases whose proxy frps does not have on their port, although it should since it was asked or
     /// longer, and the connections of clients that have a proxy on a port that is not theirs. Returns
     /// how many are too young to tell.
-    pub fn compare(&self, online: Online) -> usize {
+    pub fn compare(&self, mut online: Online) -> usize {
+        online.covered.sort_unstable();
         let asked_ms = online.asked_ms;
         let mut differing = Vec::new();
         let mut from = Bound::Unbounded;
@@ -150,7 +150,9 @@ impl Desk {
     fn guard_left(&self, inner: &mut Inner, online: &Online) {
         if !inner.leaving.is_empty() {
             let strays = online.strays.values().map(|proxy| proxy.port);
-            let there: BTreeSet<_> = strays.chain(online.covered.keys().copied()).collect();
+            let there: BTreeSet<_> = strays
+                .chain(online.covered.iter().map(|(port, _)| *port))
+                .collect();
             let asked_ms = online.asked_ms;
             inner.leaving.retain(|port, (_, since_ms)| {
                 there.contains(port) || asked_ms < *since_ms + REGISTERS_MS
