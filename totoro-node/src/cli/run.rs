@@ -32,6 +32,9 @@ const TICK: Duration = Duration::from_millis(250);
 const CANARY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(5));
 /// Connections whose end was not heard of are looked for this often.
 const LOST: Duration = Duration::from_secs(5);
+/// Counters that an earlier run left are looked for so many seconds after the start, and then each time so many
+/// have passed: tens of thousands are listed for a few that take no more than room.
+const ADOPT: (u128, u128) = (60, 600);
 /// The most events that are taken note of in one go.
 const EVENTS: usize = 1024;
 
@@ -270,6 +273,9 @@ async fn ticks(desk: Arc<Desk>, mut halted: watch::Receiver<()>) {
             }
             if count % (60 * second_every) == 0 {
                 desk.forget();
+            }
+            if count % (ADOPT.1 * second_every) == ADOPT.0 * second_every {
+                desk.adopt_spent();
             }
         });
         match done.await {

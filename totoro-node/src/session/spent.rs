@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use parking_lot::MutexGuard;
-use totoro_ebpf::abi::{self, CANARY};
+use totoro_ebpf::abi::CANARY;
 
-use super::desk::{Desk, Inner};
+use super::desk::Desk;
 use super::ports::{PortId, port_key, port_of, record_key};
 use crate::store::Place;
 
@@ -134,14 +134,19 @@ impl Desk {
         }
     }
 
-    /// Takes note of counters that a daemon left which was killed before it forgot them. What is counted was
-    /// read before the desk was locked: whoever ended since is known.
-    pub(super) fn adopt_spent(
-        &self,
-        inner: &mut Inner,
-        counted: Vec<(u32, abi::PortKey)>,
-        now_ms: i64,
-    ) {
+    /// Takes note of counters that a daemon left which was killed before it forgot them, or that the kernel kept.
+    /// Soon after a start, and then seldom: all of the kernel's counters are listed for it.
+    pub fn adopt_spent(&self) {
+        // Before the desk is locked: whoever ended since is known.
+        let counted = match self.kernel.counted() {
+            Ok(counted) => counted,
+            Err(error) => {
+                tracing::error!(error = error.whole(), "counters can't be listed");
+                return;
+            }
+        };
+        let now_ms = self.clock.now_ms();
+        let mut inner = self.lock();
         for (tenant, key) in counted {
             let Some(port) = port_of(key).filter(|_| tenant != CANARY) else {
                 continue;

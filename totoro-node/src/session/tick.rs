@@ -136,15 +136,10 @@ impl Desk {
 
     /// Every minute: forgets what can't matter any more.
     pub fn forget(&self) {
-        let counted = self.kernel.counted();
         let now_ms = self.clock.now_ms();
         let mut desk = self.lock();
         let inner = &mut *desk;
         let mut changes = Changes::default();
-        match counted {
-            Ok(counted) => self.adopt_spent(inner, counted, now_ms),
-            Err(error) => tracing::error!(error = error.whole(), "counters can't be listed"),
-        }
         self.forget_tickets(inner, &mut changes, now_ms / 1000);
         self.forget_tenants(inner, &mut changes, now_ms);
         let forgotten: Vec<_> = inner

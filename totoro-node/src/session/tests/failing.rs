@@ -233,7 +233,7 @@ fn counters_that_a_killed_daemon_left_are_forgotten() {
         world.kernel.maps().counts.insert(key, counts);
     }
     let look = || {
-        world.desk.forget();
+        world.desk.adopt_spent();
         world.pass(30_000);
         world.desk.second();
         let maps = world.kernel.maps();

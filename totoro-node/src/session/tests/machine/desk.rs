@@ -95,6 +95,7 @@ impl Pair {
             }
             Step::Forget => {
                 self.world().desk.forget();
+                self.world().desk.adopt_spent();
                 let hash =
                     |ticket: &Ticket| blake3::hash(ticket.text.as_bytes()).to_hex().to_string();
                 self.model.forget(hash);
