@@ -60,6 +60,10 @@ impl Desk {
     /// many, a few at a time.
     pub fn look(&self, online: &mut Online, proxies: Vec<(String, Proxied)>) {
         let inner = self.lock();
+        if online.covered.capacity() == 0 {
+            // At once: while it grows it would be there twice.
+            online.covered.reserve_exact(inner.ports.leases().len());
+        }
         for (name, proxy) in proxies {
             match covered(&inner, &name, proxy.port) {
                 Some(number) => online.covered.push((proxy.port, number)),

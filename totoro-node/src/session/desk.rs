@@ -25,7 +25,7 @@ use super::model::{FIRST_TENANT, Tenant, Ticket};
 use super::passed::Passed;
 use super::policy::Policy;
 use super::ports::{Patience, PortId, Ports, parse_key};
-use super::refused::{TOLD, Told};
+use super::refused::{TOLD, Told, Unrefused};
 use super::sessions::Sessions;
 use super::shown::Shown;
 use super::signatures::Signatures;
@@ -160,6 +160,8 @@ pub struct Desk {
     pub reconcile: Notify,
     /// What differed and was brought in line.
     pub mended: Mended,
+    /// When the kernel was last seen to refuse somebody.
+    pub(super) unrefused: Unrefused,
 }
 
 impl Desk {
@@ -252,6 +254,7 @@ impl Desk {
             rules,
             reconcile: Notify::new(),
             mended: Mended::default(),
+            unrefused: Unrefused::default(),
         };
         desk.take_up(unwritten);
         Ok(desk)

@@ -4,6 +4,8 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 
 use serde::{Deserialize, Serialize};
 use totoro_api::Reason;
@@ -22,6 +24,26 @@ pub(super) const TOLD: &str = "told_refusals";
 const REFUSED_EVERY_MS: i64 = 10_000;
 /// And those that are nobody's (scans of the pool), ms.
 const NOBODYS_EVERY_MS: i64 = 60_000;
+
+/// After so many seconds in which the kernel refused nobody, its counters are read every few seconds only: to find
+/// nothing new is a walk through a large table.
+const QUIET: (u32, u32) = (10, 5);
+
+/// Seconds since the kernel was seen to refuse somebody.
+#[derive(Debug, Default)]
+pub(super) struct Unrefused(AtomicU32);
+
+impl Unrefused {
+    /// Whether to look, each second.
+    pub(super) fn is_due(&self) -> bool {
+        let seconds = self.0.fetch_add(1, Relaxed);
+        seconds < QUIET.0 || seconds.is_multiple_of(QUIET.1)
+    }
+
+    fn begin_again(&self) {
+        self.0.store(0, Relaxed);
+    }
+}
 
 /// The kernel's refusal counters, as far as they were told, by `tenant/reason`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -118,6 +140,7 @@ impl Desk {
         if inner.refused == refused {
             return;
         }
+        self.unrefused.begin_again();
         let now_ns = boot_ns();
         let before = std::mem::take(&mut inner.refused);
         let moved = |one: &&Refused| {
@@ -191,6 +214,16 @@ impl Ids {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_refuses_nobody_is_asked_less_often_until_it_does() {
+        let unrefused = Unrefused::default();
+        let looks = |seconds: u32| (0..seconds).filter(|_| unrefused.is_due()).count();
+        assert_eq!(looks(10), 10);
+        assert_eq!(looks(50), 10);
+        unrefused.begin_again();
+        assert_eq!(looks(10), 10);
+    }
 
     #[test]
     fn counters_of_another_boot_are_other_counters() {

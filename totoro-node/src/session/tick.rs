@@ -51,14 +51,15 @@ impl Desk {
             Ok(swept) => self.mended.swept(&swept),
             Err(error) => tracing::error!(error = error.whole(), "the sweep failed"),
         }
-        let refused = self.kernel.refused();
+        let refused = self.unrefused.is_due().then(|| self.kernel.refused());
         let now_ms = self.clock.now_ms();
         let mut desk = self.lock();
         let inner = &mut *desk;
         let mut changes = Changes::default();
         match refused {
-            Ok(refused) => self.gather_refused(inner, refused, now_ms),
-            Err(error) => tracing::error!(error = error.whole(), "refusals can't be read"),
+            None => {}
+            Some(Ok(refused)) => self.gather_refused(inner, refused, now_ms),
+            Some(Err(error)) => tracing::error!(error = error.whole(), "refusals can't be read"),
         }
         // Who has asked nothing for so long may ask as if for the first time.
         let now_ns = boot_ns();
