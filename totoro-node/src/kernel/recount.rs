@@ -101,18 +101,23 @@ fn drift(shared: &Shared) -> Result<HashMap<Count, i64>> {
     };
     let mut drift: HashMap<Count, i64> = before
         .iter()
-        .filter_map(|(count, mark)| by(count, mark.count))
+        .flat_map(|(of, marks)| marks.each(*of))
+        .filter_map(|(count, mark)| by(&count, mark.count))
         .collect();
     if !drift.is_empty() {
         let after = marks(shared)?;
-        let moved = |count: &Count| before.get(count) != after.get(count);
-        let any_moved = before
-            .keys()
-            .any(|count| matches!(count, Count::Conns(_)) && moved(count));
+        let moved = |of: &u32, part: fn(&Marks) -> Option<Mark>| {
+            before.get(of).and_then(part) != after.get(of).and_then(part)
+        };
+        let conns: fn(&Marks) -> Option<Mark> = |marks| Some(marks.conns);
+        let any_moved = before.keys().any(|of| moved(of, conns));
         let parents = parents(shared)?;
-        // Who comes and goes under a parent, or on the node, leaves no mark there but the count's.
-        let follows = |count: &Count| matches!(count, Count::Conns(of) if parents.contains(of));
-        drift.retain(|count, _| !(moved(count) || any_moved && follows(count)));
+        drift.retain(|count, _| match count {
+            // Who comes and goes under a parent, or on the node, leaves no mark there but the count's.
+            Count::Conns(of) => !(moved(of, conns) || any_moved && parents.contains(of)),
+            Count::Flows(of) => !moved(of, |marks| marks.flows),
+            Count::Source(_) => true,
+        });
     }
     for (key, mark) in sources {
         let Some((count, by)) = by(&Count::Source(key), mark.count) else {
@@ -126,31 +131,51 @@ fn drift(shared: &Shared) -> Result<HashMap<Count, i64>> {
     Ok(drift)
 }
 
-/// What is counted of tenants, parents and the node now.
-fn marks(shared: &Shared) -> Result<HashMap<Count, Mark>> {
+/// What is counted of a tenant, a parent, or the node.
+#[derive(Clone, Copy, Debug)]
+struct Marks {
+    conns: Mark,
+    /// Where flows are counted.
+    flows: Option<Mark>,
+}
+
+impl Marks {
+    fn each(self, of: u32) -> impl Iterator<Item = (Count, Mark)> {
+        let flows = self.flows.map(|mark| (Count::Flows(of), mark));
+        std::iter::once((Count::Conns(of), self.conns)).chain(flows)
+    }
+}
+
+/// What is counted of tenants, parents and the node now. Of ten thousand tenants it is one table and no lists beside it.
+fn marks(shared: &Shared) -> Result<HashMap<u32, Marks>> {
     let mut marks = HashMap::new();
-    let closed = shared.tables.flows_closed.all()?;
-    let closed: HashMap<u32, u64> = closed.into_iter().collect();
-    for (tenant, usage) in shared.tables.usage.all()? {
+    let mut opened = HashMap::new();
+    shared.tables.usage.each(|tenant, usage| {
+        let usage = usage[0];
         // The node's time is that of the last look for what is idle.
         let last_ns = if tenant == abi::NODE {
             0
         } else {
             usage.last_ns
         };
-        let mark = Mark {
+        let conns = Mark {
             count: usage.conns,
             moves: [usage.admitted, last_ns],
         };
-        marks.insert(Count::Conns(tenant), mark);
-        if let Some(closed) = closed.get(&tenant) {
-            let mark = Mark {
-                count: live_flows(usage.flows_opened, *closed),
-                moves: [usage.flows_opened, *closed],
-            };
-            marks.insert(Count::Flows(tenant), mark);
+        marks.insert(tenant, Marks { conns, flows: None });
+        if usage.flows_opened > 0 {
+            opened.insert(tenant, usage.flows_opened);
         }
-    }
+    })?;
+    shared.tables.flows_closed.each(|tenant, closed| {
+        let opened = opened.get(&tenant).copied().unwrap_or(0);
+        if let Some(marks) = marks.get_mut(&tenant) {
+            marks.flows = Some(Mark {
+                count: live_flows(opened, closed[0]),
+                moves: [opened, closed[0]],
+            });
+        }
+    })?;
     Ok(marks)
 }
 
