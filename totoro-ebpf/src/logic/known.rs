@@ -38,17 +38,16 @@ pub const fn way(mark: u64) -> usize {
 }
 
 /// Whether a mark is among those at its place. In which way it stands is chance, and a processor that guesses wrong
-/// loses more than it takes to look at all: so no branches. The product of what differs is 0 where nothing differs in
-/// one of them; and, which hardly ever happens and lets a datagram come to the socket, where all of them together have
-/// 64 factors of 2.
+/// loses more than it takes to look at all: so one branch for all. `x | -x` has its highest bit where `x` is not 0.
 #[inline(always)]
 #[must_use]
 pub const fn is_among(mark: u64, [a, b, c, d]: [u64; KNOWN_WAYS]) -> bool {
-    let (one, other) = (
-        (a ^ mark).wrapping_mul(b ^ mark),
-        (c ^ mark).wrapping_mul(d ^ mark),
-    );
-    one.wrapping_mul(other) == 0
+    const fn differs(one: u64, other: u64) -> u64 {
+        let x = one ^ other;
+        x | x.wrapping_neg()
+    }
+    let all_differ = differs(a, mark) & differs(b, mark) & differs(c, mark) & differs(d, mark);
+    all_differ as i64 >= 0
 }
 
 /// The flow's place in `HEARD`.
@@ -64,8 +63,9 @@ mod tests {
     use super::*;
     use crate::abi::v4_mapped;
     use crate::packet::words;
-    use std::collections::HashSet;
+    use std::collections::{HashMap, HashSet};
     use std::vec;
+    use std::vec::Vec;
 
     /// As many flows as there may be.
     const MOST: u32 = 65_536;
@@ -98,15 +98,34 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_is_found_in_whichever_way_it_stands() {
-        let of = |nth| mark([nth, 2], 3, 4, 5);
-        for nth in 0..1_000 {
-            let there = [1, 2, 3, 4].map(|other| of(nth + 1_000 * other));
-            assert!(!is_among(of(nth), there) && !is_among(of(nth), [0; 4]));
-            for way in there {
-                assert!(is_among(way, there));
+    fn a_mark_is_found_in_whichever_way_it_stands_and_no_other_is() {
+        let of = |nth: u32| mark([nth.into(), 2], 3, 4, 5);
+        // Those at one place are alike in all but their upper bits.
+        let mut places = HashMap::<u32, Vec<u64>>::new();
+        for mark in (0..8 * KNOWN_PLACES).map(of) {
+            places.entry(place(mark)).or_default().push(mark);
+        }
+        let mut full = 0;
+        for marks in places.values().filter(|marks| marks.len() > KNOWN_WAYS) {
+            let (there, others) = marks.split_at(KNOWN_WAYS);
+            let there = there.try_into().expect("four");
+            assert!(
+                marks[..KNOWN_WAYS]
+                    .iter()
+                    .all(|mark| is_among(*mark, there))
+            );
+            assert!(!others.iter().any(|mark| is_among(*mark, there)));
+            full += 1;
+        }
+        assert!(full > 20_000, "{full}");
+        // Nor where nothing stands, however few bits a mark has.
+        for bit in 0..62 {
+            let mark = SET | 1 << bit;
+            for there in [[0; 4], [mark ^ 1 << 62 ^ 1 << bit, 0, 0, 0]] {
+                assert!(!is_among(mark, there), "{bit}");
             }
         }
+        assert!(!is_among(SET, [0; 4]) && is_among(SET, [0, 0, 0, SET]));
     }
 
     #[test]
