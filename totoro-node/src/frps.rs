@@ -1,6 +1,6 @@
 //! frps's admin API: its version, and which proxies it has.
 
-mod answer;
+pub mod answer;
 
 use std::path::Path;
 use std::sync::Arc;

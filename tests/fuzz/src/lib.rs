@@ -22,7 +22,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     targets::plugin::TARGET,
     targets::ticket::TOKEN,
     targets::ticket::EDITED,
@@ -31,6 +31,7 @@ pub const TARGETS: [Target; 14] = [
     targets::settings::CONTROL,
     targets::client::FILE,
     targets::client::LOG,
+    targets::frps::TARGET,
     targets::rest::TARGET,
     targets::packet::TARGET,
     targets::node_log::TARGET,

@@ -77,6 +77,7 @@ replays! {
     settings_control "settings-control";
     client_file "client-file";
     client_log "client-log";
+    frps_proxies "frps-proxies";
     rest "rest";
     packet "packet";
     node_log "node-log";

@@ -50,10 +50,15 @@ pub fn play() -> Result<()> {
     Ok(())
 }
 
+/// An invite to any port but those that others ask for by number.
 fn invite(world: &World, label: &str) -> Result<Tenant> {
+    invite_to(world, label, &["20000-20032", "20035-20099"])
+}
+
+fn invite_to(world: &World, label: &str, ports: &[&str]) -> Result<Tenant> {
     world.invite(
         label,
-        json!({ "max_conns": 5, "max_proxies": 2, "max_clients": 1 }),
+        json!({ "max_conns": 5, "max_proxies": 2, "max_clients": 1, "ports": ports }),
     )
 }
 
@@ -198,7 +203,7 @@ fn public_udp(world: &World) -> Result<String> {
 }
 
 fn file(world: &World) -> Result<String> {
-    let tenant = invite(world, "file")?;
+    let tenant = invite_to(world, "file", &["20033"])?;
     let code = world.write_secret("code", &tenant.code)?;
     let text = format!(
         "invite_file = {code:?}\n[[proxies]]\ntype = \"tcp\"\nlocal = {}\nremote_port = 20033\n\
@@ -219,7 +224,7 @@ fn file(world: &World) -> Result<String> {
 }
 
 fn pasted(world: &World) -> Result<String> {
-    let tenant = invite(world, "pasted")?;
+    let tenant = invite_to(world, "pasted", &["20034"])?;
     let generated = world.resolve(&tenant.code)?.frpc_toml;
     let more = format!(
         "\n[[proxies]]\nname = \"web\"\ntype = \"tcp\"\nlocalIP = \"127.0.0.1\"\nlocalPort = {}\nremotePort = 20034\n",

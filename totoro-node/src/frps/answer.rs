@@ -70,7 +70,7 @@ enum Next {
 
 /// An answer, as far as it has come.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub struct Answer {
     protocol: Protocol,
     next: Next,
     /// What came and could not be read yet: no more than one value.
@@ -82,7 +82,9 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    pub(super) const fn new(protocol: Protocol) -> Answer {
+    /// Of the proxies of a protocol; nothing has come yet.
+    #[must_use]
+    pub const fn new(protocol: Protocol) -> Answer {
         Answer {
             protocol,
             next: Next::Object,
@@ -92,8 +94,11 @@ impl Answer {
         }
     }
 
-    /// Takes the next bytes; the proxies that are online among those that end in them.
-    pub(super) fn take(&mut self, bytes: &[u8]) -> Result<Vec<(String, Proxied)>> {
+    /// Takes the next bytes; the proxies that are online among those that end in them, with their names.
+    ///
+    /// # Errors
+    /// It is no list of proxies, or too long; where that shows.
+    pub fn take(&mut self, bytes: &[u8]) -> Result<Vec<(String, Proxied)>> {
         let mut all = std::mem::take(&mut self.left);
         all.extend_from_slice(bytes);
         let (mut from, mut online) = (0, Vec::new());
@@ -113,7 +118,10 @@ impl Answer {
     }
 
     /// Nothing more comes.
-    pub(super) fn end(self) -> Result<()> {
+    ///
+    /// # Errors
+    /// It broke off, or had no list.
+    pub fn end(self) -> Result<()> {
         let whole = matches!(self.next, Next::Nothing);
         ensure!(whole, "it breaks off after {} bytes", self.read);
         // An empty list would end every lease.

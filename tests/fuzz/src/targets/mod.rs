@@ -2,6 +2,7 @@
 
 pub(crate) mod backup;
 pub(crate) mod client;
+pub(crate) mod frps;
 pub(crate) mod node_log;
 pub(crate) mod packet;
 pub(crate) mod plugin;
