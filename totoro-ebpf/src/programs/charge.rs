@@ -192,8 +192,8 @@ fn discharge_node() {
     }
 }
 
-/// The key of a source (of a site, by `kind`). Copied first and narrowed then: bytes that are picked from a pointer of unknown
-/// alignment would take the stack that the meter does not have.
+/// The key of a source (of a site, by `kind`). Copied first and narrowed then: bytes that are picked from a pointer of
+/// unknown alignment would take the stack that the meter does not have.
 #[inline(always)]
 fn source_key(remote: &Addr, tenant: u32, kind: u32) -> SourceKey {
     let mut key = SourceKey {
