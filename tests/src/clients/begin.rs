@@ -203,7 +203,7 @@ fn public_udp(world: &World) -> Result<String> {
 }
 
 fn file(world: &World) -> Result<String> {
-    let tenant = invite_to(world, "file", &["20033"])?;
+    let tenant = invite_to(world, "file", &["20033", "20050-20099"])?;
     let code = world.write_secret("code", &tenant.code)?;
     let text = format!(
         "invite_file = {code:?}\n[[proxies]]\ntype = \"tcp\"\nlocal = {}\nremote_port = 20033\n\
