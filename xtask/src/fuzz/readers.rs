@@ -11,7 +11,7 @@ use crate::root;
 /// A file, and the functions in it that read; all of it where none is named.
 pub(crate) type Source = (&'static str, &'static [&'static str]);
 
-const READERS: [(&str, &[Source]); 14] = [
+const READERS: [(&str, &[Source]); 15] = [
     (
         "backup",
         &[(
@@ -49,6 +49,13 @@ const READERS: [(&str, &[Source]); 14] = [
                 ],
             ),
         ],
+    ),
+    (
+        "frps-proxies",
+        &[(
+            "totoro-node/src/frps/answer.rs",
+            &["online", "take", "end", "step", "value", "whole", "at_end"],
+        )],
     ),
     (
         "node-log",
