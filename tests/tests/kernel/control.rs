@@ -14,7 +14,7 @@ use totoro_api::Reason;
 use totoro_ebpf::abi::TCP;
 
 use crate::sockets::{PORT, connect, five, lend, listen, v4};
-use crate::support::{BIND_PORT, Node, eventually};
+use crate::support::{BIND_PORT, Node, eventually, ip};
 use crate::wire::{link_local, link_up};
 
 /// Connects from a port that other connections may have too.
@@ -83,16 +83,8 @@ fn one_site_leaves_room_for_others() {
         };
         let from = |site, nth| {
             let addr = source(site, nth);
-            let _ = std::process::Command::new("ip")
-                .args([
-                    "addr",
-                    "replace",
-                    &format!("{addr}/128"),
-                    "dev",
-                    "lo",
-                    "nodad",
-                ])
-                .status();
+            let network = format!("{addr}/128");
+            ip(&["addr", "replace", &network, "dev", "lo", "nodad"]);
             let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
             socket.bind(&SocketAddr::new(addr, 0).into())?;
             let to = SocketAddr::from((Ipv6Addr::LOCALHOST, BIND_PORT));

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use aya::maps::{Array, HashMap, Map, MapData};
+use aya::maps::{Array, HashMap, MapData};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{TestRun, TestRunOptions, Xdp, loaded_programs};
 use aya_obj::programs::XdpAttachType;
@@ -76,8 +76,7 @@ fn lets(pin_root: &Path, bytes: &[u8]) -> bool {
 
 /// The node's addresses that the shield has at hand.
 fn at_hand(pin_root: &Path) -> Array<MapData, Words> {
-    let pin = pin_root.join(format!("v{}/near/NEAR", abi::VERSION));
-    let map = Map::from_map_data(MapData::from_pin(pin).expect("pin")).expect("map");
+    let map = support::pinned(pin_root, "near/NEAR");
     map.try_into().expect("an array")
 }
 

@@ -1,6 +1,6 @@
 //! What counts as one source: an IPv4 address, or an IPv6 /64; and as one site: an IPv6 /48.
 
-use crate::abi::Addr;
+use crate::abi::{Addr, SOURCE_SITES, SourceKey};
 use crate::packet::Words;
 
 /// Whether an address is v4-mapped (`::ffff:0:0/96`).
@@ -31,6 +31,22 @@ pub const fn site(addr: &Addr) -> Addr {
     }
     let [a, b, c, d, e, f, ..] = *addr;
     [a, b, c, d, e, f, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+}
+
+/// The key under which an address is counted, by kind: of its source, or of its site.
+#[inline(always)]
+#[must_use]
+pub const fn key(addr: &Addr, tenant: u32, kind: u32) -> SourceKey {
+    let prefix = if kind == SOURCE_SITES {
+        site(addr)
+    } else {
+        source(addr)
+    };
+    SourceKey {
+        prefix,
+        tenant,
+        kind,
+    }
 }
 
 /// Whether no user can have this source address: unspecified, loopback, link-local (the cloud's

@@ -6,8 +6,7 @@ use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
 use totoro_api::Reason;
 use totoro_ebpf::abi::{
-    Addr, CANARY, NODE, OutboundKey, PortKey, SOURCE_CONNS, SOURCE_FLOWS, SOURCE_SITES, SourceKey,
-    TCP, UDP,
+    Addr, CANARY, NODE, OutboundKey, PortKey, SOURCE_CONNS, SOURCE_FLOWS, SOURCE_SITES, TCP, UDP,
 };
 use totoro_ebpf::logic::admit::{Standing, connection, cut, lapsed, live_flows, open};
 use totoro_ebpf::logic::prefix;
@@ -209,15 +208,7 @@ fn control(per_source: u32, subject: &Subject) -> u32 {
 /// Live connections (or flows, by `kind`) of a source under a tenant (0 = to frps's own port).
 #[inline(always)]
 fn count_of(remote: &Addr, tenant: u32, kind: u32) -> u64 {
-    let key = SourceKey {
-        prefix: if kind == SOURCE_SITES {
-            prefix::site(remote)
-        } else {
-            prefix::source(remote)
-        },
-        tenant,
-        kind,
-    };
+    let key = prefix::key(remote, tenant, kind);
     // SAFETY: as in `judge`.
     unsafe { SOURCES.get(&key) }.map_or(0, |source| source.conns)
 }

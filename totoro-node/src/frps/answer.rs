@@ -14,8 +14,9 @@ const MOST: u64 = 1 << 30;
 /// The longest value in it, bytes: frp's messages have 10 KiB at most, of which frps may escape each one.
 const LONGEST: usize = 256 << 10;
 
-#[derive(Deserialize)]
-struct Proxy<'a> {
+/// One of the list.
+#[derive(Debug, Deserialize)]
+pub struct Proxy<'a> {
     name: String,
     #[serde(default, borrow)]
     status: Cow<'a, str>,
@@ -25,7 +26,7 @@ struct Proxy<'a> {
     client: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Conf {
     #[serde(default, rename = "remotePort")]
     remote_port: u16,
@@ -33,7 +34,8 @@ struct Conf {
 
 impl Proxy<'_> {
     /// Its name, its port and whose it is, while it is online.
-    fn online(self, protocol: Protocol) -> Option<(String, Proxied)> {
+    #[must_use]
+    pub fn online(self, protocol: Protocol) -> Option<(String, Proxied)> {
         let port = self.conf.map_or(0, |conf| conf.remote_port);
         let proxied = Proxied {
             port: (protocol, port),

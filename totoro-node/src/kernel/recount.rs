@@ -109,13 +109,12 @@ fn drift(shared: &Shared) -> Result<HashMap<Count, i64>> {
         let moved = |of: &u32, part: fn(&Marks) -> Option<Mark>| {
             before.get(of).and_then(part) != after.get(of).and_then(part)
         };
-        let conns: fn(&Marks) -> Option<Mark> = |marks| Some(marks.conns);
-        let any_moved = before.keys().any(|of| moved(of, conns));
+        let any_moved = before.keys().any(|of| moved(of, Marks::conns));
         let parents = parents(shared)?;
         drift.retain(|count, _| match count {
             // Who comes and goes under a parent, or on the node, leaves no mark there but the count's.
-            Count::Conns(of) => !(moved(of, conns) || any_moved && parents.contains(of)),
-            Count::Flows(of) => !moved(of, |marks| marks.flows),
+            Count::Conns(of) => !(moved(of, Marks::conns) || any_moved && parents.contains(of)),
+            Count::Flows(of) => !moved(of, Marks::flows),
             Count::Source(_) => true,
         });
     }
@@ -135,13 +134,25 @@ fn drift(shared: &Shared) -> Result<HashMap<Count, i64>> {
 #[derive(Clone, Copy, Debug)]
 struct Marks {
     conns: Mark,
-    /// Where flows are counted.
-    flows: Option<Mark>,
+    /// Flows that began, and those that ended where that is counted.
+    opened: u64,
+    closed: Option<u64>,
 }
 
 impl Marks {
-    fn each(self, of: u32) -> impl Iterator<Item = (Count, Mark)> {
-        let flows = self.flows.map(|mark| (Count::Flows(of), mark));
+    fn conns(&self) -> Option<Mark> {
+        Some(self.conns)
+    }
+
+    fn flows(&self) -> Option<Mark> {
+        self.closed.map(|closed| Mark {
+            count: live_flows(self.opened, closed),
+            moves: [self.opened, closed],
+        })
+    }
+
+    fn each(&self, of: u32) -> impl Iterator<Item = (Count, Mark)> {
+        let flows = self.flows().map(|mark| (Count::Flows(of), mark));
         std::iter::once((Count::Conns(of), self.conns)).chain(flows)
     }
 }
@@ -149,7 +160,6 @@ impl Marks {
 /// What is counted of tenants, parents and the node now. Of ten thousand tenants it is one table and no lists beside it.
 fn marks(shared: &Shared) -> Result<HashMap<u32, Marks>> {
     let mut marks = HashMap::new();
-    let mut opened = HashMap::new();
     shared.tables.usage.each(|tenant, usage| {
         let usage = usage[0];
         // The node's time is that of the last look for what is idle.
@@ -162,18 +172,16 @@ fn marks(shared: &Shared) -> Result<HashMap<u32, Marks>> {
             count: usage.conns,
             moves: [usage.admitted, last_ns],
         };
-        marks.insert(tenant, Marks { conns, flows: None });
-        if usage.flows_opened > 0 {
-            opened.insert(tenant, usage.flows_opened);
-        }
+        let its = Marks {
+            conns,
+            opened: usage.flows_opened,
+            closed: None,
+        };
+        marks.insert(tenant, its);
     })?;
     shared.tables.flows_closed.each(|tenant, closed| {
-        let opened = opened.get(&tenant).copied().unwrap_or(0);
         if let Some(marks) = marks.get_mut(&tenant) {
-            marks.flows = Some(Mark {
-                count: live_flows(opened, closed[0]),
-                moves: [opened, closed[0]],
-            });
+            marks.closed = Some(closed[0]);
         }
     })?;
     Ok(marks)
@@ -211,17 +219,8 @@ fn parents(shared: &Shared) -> Result<HashSet<u32>> {
 fn live(shared: &Shared) -> Result<Counts> {
     let mut live = Counts::new();
     let mut add = |count| *live.entry(count).or_default() += 1;
-    let source = |remote: &abi::Addr, tenant, kind| {
-        let prefix = match kind {
-            abi::SOURCE_SITES => prefix::site(remote),
-            _ => prefix::source(remote),
-        };
-        Count::Source(abi::SourceKey {
-            prefix,
-            tenant,
-            kind,
-        })
-    };
+    let source =
+        |remote: &abi::Addr, tenant, kind| Count::Source(prefix::key(remote, tenant, kind));
     let conns = shared.tables.connections()?;
     let control = shared.tables.control.all()?;
     let flows = shared.tables.flows.all()?;

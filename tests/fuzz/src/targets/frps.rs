@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::json;
 use totoro_api::ports::Protocol;
-use totoro_node::frps::answer::Answer;
+use totoro_node::frps::answer::{Answer, Proxy};
 use totoro_node::session::Proxied;
 
 use crate::Target;
@@ -17,38 +17,16 @@ pub(crate) const TARGET: Target = Target {
 
 /// The same, read in one go by serde alone.
 #[derive(Deserialize)]
-struct Whole {
-    proxies: Vec<Proxy>,
+struct Whole<'a> {
+    #[serde(borrow)]
+    proxies: Vec<Proxy<'a>>,
 }
 
-#[derive(Deserialize)]
-struct Proxy {
-    name: String,
-    #[serde(default)]
-    status: String,
-    conf: Option<Conf>,
-    #[serde(default, rename = "clientID")]
-    client: String,
-}
-
-#[derive(Deserialize)]
-struct Conf {
-    #[serde(default, rename = "remotePort")]
-    remote_port: u16,
-}
-
-impl Whole {
+impl Whole<'_> {
     fn online(self) -> Vec<(String, Proxied)> {
-        let online = self
-            .proxies
-            .into_iter()
-            .filter(|one| one.status == "online");
-        let told = online.map(|one| {
-            let port = one.conf.map_or(0, |conf| conf.remote_port);
-            let (port, client) = ((Protocol::Tcp, port), one.client);
-            (one.name, Proxied { port, client })
-        });
-        told.collect()
+        let all = self.proxies.into_iter();
+        all.filter_map(|proxy| proxy.online(Protocol::Tcp))
+            .collect()
     }
 }
 
@@ -68,7 +46,7 @@ fn run(data: &[u8]) {
     for piece in [1, 3, 64] {
         assert_eq!(read(data, piece), read_whole, "pieces of {piece}");
     }
-    if let Ok(whole) = serde_json::from_slice::<Whole>(data) {
+    if let Ok(whole) = serde_json::from_slice::<Whole<'_>>(data) {
         assert_eq!(read_whole, Some(whole.online()), "as serde reads it");
     }
 }
