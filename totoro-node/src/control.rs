@@ -13,6 +13,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use totoro_api::wire::problem::Problem;
 
+use crate::body::{self, BodyError};
+
 pub use backoff::Backoff;
 
 /// Every call but the long poll ends within this time.
@@ -359,20 +361,12 @@ impl Control {
             .map_err(|error| CallError::Unreadable(self.base.clone(), error.into()).into())
     }
 
-    async fn body(&self, mut response: Response) -> Result<Vec<u8>, CallError> {
-        let mut body = Vec::new();
-        while let Some(chunk) = response
-            .chunk()
-            .await
-            .map_err(|error| CallError::Unreachable(self.base.clone(), error))?
-        {
-            if body.len() + chunk.len() > MAX_BODY {
-                let error = anyhow::anyhow!("more than {MAX_BODY} bytes");
-                return Err(CallError::Unreadable(self.base.clone(), error));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(body)
+    async fn body(&self, response: Response) -> Result<Vec<u8>, CallError> {
+        let body = body::whole(response, MAX_BODY).await;
+        body.map_err(|error| match error {
+            BodyError::Broken(error) => CallError::Unreachable(self.base.clone(), error),
+            too_long => CallError::Unreadable(self.base.clone(), too_long.into()),
+        })
     }
 }
 

@@ -6,13 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use bytes::Bytes;
+use anyhow::{Context, Error, Result};
 use reqwest::Response;
 use serde::Deserialize;
 use totoro_api::ports::{Pool, PortSet, Protocol};
 
 use self::answer::Answer;
+use crate::body::{self, BodyError};
 use crate::config::Config;
 use crate::health::Health;
 use crate::secret;
@@ -24,6 +24,8 @@ const CALL: Duration = Duration::from_secs(3);
 const MAX_INFO: usize = 1 << 20;
 /// So much of its list of proxies is read in one go: about a hundred of them.
 const PIECE: usize = 64 << 10;
+/// Where it ends too soon.
+const BROKE_OFF: &str = "frps's admin API broke off";
 /// Where what came is not what it answers.
 const ELSE: &str = "frps's admin API answered something else";
 /// How often leases and proxies are compared when nobody asks for it.
@@ -98,13 +100,12 @@ impl Frps {
     /// # Errors
     /// It does not answer.
     pub async fn info(&self) -> Result<ServerInfo> {
-        let mut response = self.get("/api/serverinfo").await?;
-        let mut body = Vec::new();
-        while let Some(bytes) = next(&mut response).await? {
-            body.extend_from_slice(&bytes);
-            let fits = body.len() <= MAX_INFO;
-            ensure!(fits, "{ELSE}: more than {MAX_INFO} bytes");
-        }
+        let response = self.get("/api/serverinfo").await?;
+        let body = body::whole(response, MAX_INFO).await;
+        let body = body.map_err(|error| match error {
+            BodyError::Broken(error) => Error::new(error).context(BROKE_OFF),
+            too_long => Error::new(too_long).context(ELSE),
+        })?;
         serde_json::from_slice(&body).context(ELSE)
     }
 
@@ -114,7 +115,7 @@ impl Frps {
         for protocol in Protocol::ALL {
             let mut response = self.get(&format!("/api/proxy/{protocol}")).await?;
             let mut answer = Answer::new(protocol);
-            while let Some(bytes) = next(&mut response).await? {
+            while let Some(bytes) = response.chunk().await.context(BROKE_OFF)? {
                 for piece in bytes.chunks(PIECE) {
                     found(answer.take(piece).context(ELSE)?);
                     tokio::task::yield_now().await;
@@ -124,11 +125,6 @@ impl Frps {
         }
         Ok(())
     }
-}
-
-/// The next bytes of an answer.
-async fn next(response: &mut Response) -> Result<Option<Bytes>> {
-    response.chunk().await.context("frps's admin API broke off")
 }
 
 /// Compares leases with frps's proxies for ever: a lease whose proxy never came or was lost ends.

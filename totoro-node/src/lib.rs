@@ -1,5 +1,6 @@
 //! The node daemon as a library, so that tests reach its parts.
 
+mod body;
 pub mod cli;
 pub mod clock;
 pub mod config;
