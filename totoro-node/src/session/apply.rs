@@ -134,19 +134,6 @@ impl Desk {
         }
     }
 
-    /// The control plane's clock moved against ours: instants on the boot-time clock are written
-    /// anew.
-    pub fn reclock(&self) {
-        let now_ms = self.clock.now_ms();
-        let mut desk = self.lock();
-        let inner = &mut *desk;
-        let mut changes = Changes::default();
-        inner.shown.forget_ends();
-        self.adopt(inner, &[], Concerns::All, &mut changes, now_ms);
-        self.flush(inner, changes);
-        let _ = self.settled(desk);
-    }
-
     /// Ends what time has ended; called often, so it writes nothing to the kernel when nothing is.
     pub(super) fn expire(
         &self,

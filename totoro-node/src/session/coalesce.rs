@@ -112,6 +112,15 @@ impl Coalesce {
         due.sort_by_key(|(first, _)| *first);
         due
     }
+
+    /// Nothing happened, or was told, in what is to come.
+    pub fn no_later(&mut self, now_ms: i64) {
+        for entry in self.entries.values_mut() {
+            entry.first_ms = entry.first_ms.min(now_ms);
+            entry.last_ms = entry.last_ms.min(now_ms);
+            entry.told_ms = entry.told_ms.map(|told| told.min(now_ms));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ mod passed;
 pub mod policy;
 pub mod ports;
 mod proxy;
+mod reclock;
 mod refused;
 mod report;
 mod sessions;

@@ -82,6 +82,26 @@ impl Sessions {
         Some(session)
     }
 
+    /// None began in what is to come, and who has no connection lost it now; those that it changed.
+    pub(super) fn no_later(&mut self, now_ms: i64) -> Vec<Arc<str>> {
+        let lost = self.by_loss.iter().map(|(_, run_id)| Arc::clone(run_id));
+        let mut changed: Vec<Arc<str>> = lost.collect();
+        self.by_loss = changed
+            .iter()
+            .map(|key| (now_ms, Arc::clone(key)))
+            .collect();
+        for (run_id, session) in self.all.iter_mut() {
+            session.lost_ms = session.lost_ms.map(|_| now_ms);
+            if session.begun_ms > now_ms {
+                session.begun_ms = now_ms;
+                if session.connected() {
+                    changed.push(Arc::clone(run_id));
+                }
+            }
+        }
+        changed
+    }
+
     /// Those whose connection is gone since then or longer, Unix ms.
     pub(super) fn lost_by(&self, when_ms: i64) -> impl Iterator<Item = &str> {
         let lost = self.by_loss.iter();

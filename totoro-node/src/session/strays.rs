@@ -36,6 +36,13 @@ pub(super) struct Stray {
     is_stuck: bool,
 }
 
+impl Stray {
+    /// It was not seen in what is to come.
+    pub(super) fn no_later(&mut self, now_ms: i64) {
+        self.since_ms = self.since_ms.min(now_ms);
+    }
+}
+
 impl Desk {
     /// Proxies of frps's whose end nothing here can bring about, a line each.
     #[must_use]

@@ -336,13 +336,13 @@ impl Ports {
         patience: Patience,
     ) -> Option<(Lease, Waiting)> {
         let lease = self.take(port)?;
-        let reserved_ms = now_ms + patience.reserve_ms;
+        let (reserved_ms, cooling_ms) = patience.from(now_ms);
         let waiting = Waiting {
             tenant: Arc::clone(&lease.tenant),
             name: lease.name().into(),
             run_id: Arc::clone(&lease.run_id),
             reserved_ms,
-            cooling_ms: reserved_ms + patience.cool_ms,
+            cooling_ms,
         };
         self.wait(port, waiting.clone());
         Some((lease, waiting))
@@ -361,6 +361,24 @@ impl Ports {
         let lease = self.leases.get_mut(&port)?;
         lease.summed = summed;
         Some(lease)
+    }
+
+    /// No lease began, and none waits or cools longer than one that ends now, in what is to come: what says so was
+    /// dated by a clock that was ahead. Those that it changed.
+    pub fn no_later(&mut self, patience: Patience, now_ms: i64) -> (Vec<PortId>, Vec<PortId>) {
+        let (mut leases, mut waits) = (Vec::new(), Vec::new());
+        for (port, lease) in &mut self.leases {
+            if lease.since_ms > now_ms {
+                lease.since_ms = now_ms;
+                leases.push(*port);
+            }
+        }
+        for (port, waiting) in &mut self.waiting {
+            if waiting.no_later(patience, now_ms) {
+                waits.push(*port);
+            }
+        }
+        (leases, waits)
     }
 
     /// The ports that wait for a session's proxies, as they are once it is `tenant`'s.

@@ -1,5 +1,6 @@
 //! The desk with a kernel and a disk that fail when they are told to.
 
+mod clocks;
 mod durable;
 mod failing;
 mod fake;

@@ -25,6 +25,15 @@ impl Waiting {
     pub(super) const fn cools(&self, now_ms: i64) -> bool {
         now_ms < self.cooling_ms
     }
+
+    /// Waits and cools no longer than what a lease leaves that ends now; whether it would have.
+    pub(super) fn no_later(&mut self, patience: Patience, now_ms: i64) -> bool {
+        let (reserved_ms, cooling_ms) = patience.from(now_ms);
+        let is_later = self.reserved_ms > reserved_ms || self.cooling_ms > cooling_ms;
+        self.reserved_ms = self.reserved_ms.min(reserved_ms);
+        self.cooling_ms = self.cooling_ms.min(cooling_ms);
+        is_later
+    }
 }
 
 /// Ports that may be nobody else's because of a tenant that may have so many proxies: those that it leases,
@@ -42,4 +51,12 @@ pub struct Patience {
     pub reserve_ms: i64,
     /// After that, for no other tenant.
     pub cool_ms: i64,
+}
+
+impl Patience {
+    /// Until when a port waits, and cools, whose lease ends now, Unix ms.
+    pub(super) const fn from(self, now_ms: i64) -> (i64, i64) {
+        let reserved_ms = now_ms + self.reserve_ms;
+        (reserved_ms, reserved_ms + self.cool_ms)
+    }
 }

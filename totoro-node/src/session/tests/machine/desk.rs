@@ -88,6 +88,12 @@ impl Pair {
             Step::Kick { session } => self.kick(session),
             Step::Change { what, lost } => self.change(what, lost),
             Step::Pass(seconds) => self.world().pass(1000 * seconds),
+            Step::Set(seconds) => {
+                self.world().pass(1000 * seconds);
+                self.now();
+                self.world().desk.reclock();
+                self.model.reclock();
+            }
             Step::Tick => self.tick(),
             Step::Look => {
                 self.world().desk.look_for_lost();

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::model::{
-    ANYONE, COOL_MS, GRACE_MS, IDLE_MS, Lease, Model, RESERVE_MS, SKEW_S, Session, State, TOMB_S,
-    Ticket, Wait,
+    ANYONE, COOL_MS, GRACE_MS, IDLE_MS, LATE_MS, Lease, Model, RESERVE_MS, SKEW_S, Session, State,
+    TOMB_S, Ticket, Wait,
 };
 
 impl Model {
@@ -101,6 +101,25 @@ impl Model {
         for run in over {
             self.close(run);
         }
+    }
+
+    /// The clock was set: nothing was dated by what is to come, and who is lost has the whole grace.
+    pub(super) fn reclock(&mut self) {
+        let now_ms = self.now_ms;
+        for session in self.sessions.values_mut() {
+            session.begun_ms = session.begun_ms.min(now_ms);
+            session.lost_ms = session.lost_ms.map(|_| now_ms);
+        }
+        for wait in self.waits.values_mut() {
+            let reserved_ms = now_ms + RESERVE_MS;
+            wait.reserved_ms = wait.reserved_ms.min(reserved_ms);
+            wait.cooling_ms = wait.cooling_ms.min(reserved_ms + COOL_MS);
+        }
+        for (_, until) in self.late.values_mut() {
+            *until = (*until).min(now_ms + LATE_MS);
+        }
+        self.visited_ms = self.visited_ms.map(|at| at.min(now_ms));
+        self.enforce();
     }
 
     /// The applied policy is the control plane's; these invites came with it.

@@ -75,6 +75,8 @@ enum Step {
     },
     /// Seconds.
     Pass(i64),
+    /// The control plane's clock turns out to be so many seconds ahead of ours, or behind.
+    Set(i64),
     Tick,
     Look,
     Forget,
@@ -95,6 +97,8 @@ const STATES: [State; 5] = [
 ];
 /// How long passes: less and more than a lost session, a port, a ticket and a visitor's session live.
 const JUMPS_S: [i64; 8] = [1, 4, 40, 40, 700, 1_300, 4_000, 15_000];
+/// How far a clock is off.
+const OFF_S: [i64; 6] = [-15_000, -1_300, -40, 40, 1_300, 15_000];
 
 fn change() -> impl Strategy<Value = Change> {
     let invite = 0..2_usize;
@@ -124,6 +128,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..4_usize).prop_map(|session| Step::Kick { session }),
         8 => (change(), prop::bool::weighted(0.25)).prop_map(|(what, lost)| Step::Change { what, lost }),
         8 => prop::sample::select(&JUMPS_S[..]).prop_map(Step::Pass),
+        2 => prop::sample::select(&OFF_S[..]).prop_map(Step::Set),
         6 => Just(Step::Tick),
         2 => Just(Step::Look),
         2 => Just(Step::Forget),
