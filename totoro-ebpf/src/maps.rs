@@ -86,8 +86,8 @@ pub(crate) static FLOWS: HashMap<abi::FlowKey, abi::Flow, 65536, ON_DEMAND> = Ha
 pub(crate) static KNOWN: Array<[u64; abi::KNOWN_WAYS], { abi::KNOWN_PLACES as usize }> =
     Array::new();
 
-/// New UDP flows, recycled oldest first. Who floods one lease is held by that lease's budget in
-/// XDP, so that its neighbours' new flows outlive the round trip that confirms them.
+/// New UDP flows, recycled oldest first. Of each tenant some wait and no more (`WAITING`), so that who floods one's
+/// ports leaves its neighbours' new flows the time that their answers take.
 #[btf_map]
 pub(crate) static CANDIDATES: LruHashMap<abi::FlowKey, abi::Flow, 16384> = LruHashMap::new();
 
@@ -98,6 +98,14 @@ pub(crate) static HEARD: Array<u64, { abi::HEARD_PLACES as usize }> = Array::new
 /// Which flows of a tenant were answered last: see [`totoro_ebpf::logic::answered`]. Not pinned.
 #[btf_map]
 pub(crate) static ANSWERED: Array<abi::FlowKey, { abi::ANSWERED_PLACES as usize }> = Array::new();
+
+/// Which of them are a tenant's, the last ones: see [`totoro_ebpf::logic::waiting`]. Not pinned.
+#[btf_map]
+pub(crate) static WAITING: Array<abi::FlowKey, { abi::WAITING_PLACES as usize }> = Array::new();
+
+/// Flows that a tenant had begin so far. Not pinned.
+#[btf_map]
+pub(crate) static TURNS: Array<u64, { abi::TURNS_PLACES as usize }> = Array::new();
 
 #[btf_map]
 pub(crate) static OUTBOUND: LruHashMap<abi::OutboundKey, u64, 16384> = LruHashMap::new();

@@ -12,7 +12,7 @@ use crate::figures;
 use crate::sockets::{PORT, five, lend, v4, v6};
 use crate::support::{self, Node, refused};
 
-type Flows = HashMap<MapData, abi::FlowKey, abi::Flow>;
+pub(crate) type Flows = HashMap<MapData, abi::FlowKey, abi::Flow>;
 pub(crate) type Sources = HashMap<MapData, abi::SourceKey, abi::Source>;
 
 /// A user who has heard from the server.

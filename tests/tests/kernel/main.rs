@@ -40,5 +40,6 @@ mod total;
 mod udp;
 mod upgrade;
 mod verified;
+mod waiting;
 mod watch;
 mod wire;

@@ -49,7 +49,7 @@ impl Forger {
 }
 
 /// A service that says much to everybody, as resolvers do, and never waits for what does not come.
-fn talkative(port: u16) -> UdpSocket {
+pub(crate) fn talkative(port: u16) -> UdpSocket {
     let server = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).expect("bind");
     let short = Duration::from_millis(100);
     server.set_read_timeout(Some(short)).expect("timeout");

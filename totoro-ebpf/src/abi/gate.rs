@@ -43,6 +43,16 @@ pub const HEARD_PLACES: u32 = 65_536;
 /// Places of `ANSWERED`, a power of two: as many as `FLOWS` has entries.
 pub const ANSWERED_PLACES: u32 = 65_536;
 
+/// UDP flows of one tenant that may wait for their first answer at once: an eighth of `CANDIDATES`, so that no tenant
+/// alone, however many ports it has, takes the places of the others'.
+pub const WAITING_EACH: u64 = 2_048;
+
+/// Places of `WAITING`, a power of two, 3 MiB: of two tenants' places 3 in 100 have some in common.
+pub const WAITING_PLACES: u32 = 131_072;
+
+/// Places of `TURNS`, a power of two.
+pub const TURNS_PLACES: u32 = 4_096;
+
 /// `GATES`: what the shield must know of a leased port, where no hash is needed to find it
 /// ([`crate::logic::pool::place`]). Derived from `PORTS` by the daemon that loads the programs, and never
 /// adopted. Zeros: nothing is known, and `PORTS` is asked.

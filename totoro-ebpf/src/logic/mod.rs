@@ -10,3 +10,4 @@ pub mod near;
 pub mod pool;
 pub mod prefix;
 pub mod stamp;
+pub mod waiting;

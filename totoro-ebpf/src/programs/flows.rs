@@ -9,7 +9,7 @@ use totoro_ebpf::logic::admit::{coarse, keeps, unconfirmed_budget};
 use totoro_ebpf::logic::prefix;
 
 use super::charge::{BPF_NOEXIST, charge_source, discharge_source, forget_source_of, undo_source};
-use super::{known, recycle};
+use super::{known, recycle, waiting};
 use crate::atomic;
 use crate::maps::{CANDIDATES, FLOWS, FLOWS_CLOSED, LOCALS, TENANTS, USAGE};
 
@@ -54,6 +54,7 @@ pub(crate) fn begin(key: &FlowKey, lease: &Lease, bytes: u64, at: u64) {
         bytes_in: bytes,
         ..Flow::default()
     };
+    waiting::note(key, lease.tenant);
     // Recycles the oldest when full: see CANDIDATES.
     let _ = CANDIDATES.insert(key, &flow, BPF_NOEXIST);
     note(&lease.tenant, at);

@@ -18,6 +18,7 @@ mod meter;
 mod recycle;
 mod shield;
 mod tc;
+mod waiting;
 mod xdp;
 
 use totoro_ebpf::abi::{Config, OutboundKey, TCP};

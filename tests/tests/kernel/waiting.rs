@@ -1,0 +1,97 @@
+//! New UDP flows wait for their first answer in one table, which all tenants share.
+
+use std::io::IoSlice;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
+use totoro_ebpf::abi::{UDP, WAITING_EACH};
+
+use crate::flows::{Flows, answered};
+use crate::recycled::talkative;
+use crate::sockets::{PORT, five, lend, v4};
+use crate::support::{self, Node, ip};
+
+/// More than the table has room for.
+const FORGED: u32 = 20_000;
+/// So many leases of one tenant take a flood's first burst past the shield.
+const FLOODED: u16 = 3;
+
+/// Sends a datagram each from so many sources that nobody has, to ports of the node's in turn.
+fn forge(ports: &[u16]) {
+    ip(&["route", "add", "local", "198.18.0.0/15", "dev", "lo"]);
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("bind");
+    for nth in 0..FORGED {
+        let [_, _, high, low] = nth.to_be_bytes();
+        let from = libc::in_pktinfo {
+            ipi_ifindex: 0,
+            ipi_spec_dst: libc::in_addr {
+                s_addr: u32::from_ne_bytes([198, 18, high, low]),
+            },
+            ipi_addr: libc::in_addr { s_addr: 0 },
+        };
+        let port = ports[nth as usize % ports.len()];
+        let to = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port));
+        let word = [IoSlice::new(b"forged")];
+        let source = [ControlMessage::Ipv4PacketInfo(&from)];
+        sendmsg(
+            socket.as_raw_fd(),
+            &word,
+            &source,
+            MsgFlags::empty(),
+            Some(&to),
+        )
+        .expect("send");
+    }
+}
+
+#[test]
+fn a_flood_of_one_tenants_ports_leaves_its_neighbours_new_flows_alone() {
+    let Some(node) = Node::new("waiting") else {
+        return;
+    };
+    let root = node.options().pin_root;
+    node.run(move |kernel| {
+        lend(&kernel, UDP, &five());
+        kernel.put_tenant(2, &five()).expect("tenant");
+        let ports: Vec<u16> = (PORT + 1..=PORT + FLOODED).collect();
+        let flooded = ports.iter().map(|port| {
+            let lease = support::lease(2, u64::from(*port));
+            kernel
+                .put_lease(support::key(UDP, *port), &lease)
+                .expect("lease");
+            UdpSocket::bind((Ipv6Addr::UNSPECIFIED, *port)).expect("bind")
+        });
+        let flooded: Vec<UdpSocket> = flooded.collect();
+
+        // A user writes, and the service takes its time.
+        let server = talkative(PORT);
+        let user = UdpSocket::bind(v4(0)).expect("bind");
+        user.set_read_timeout(Some(Duration::from_secs(2)))
+            .expect("timeout");
+        user.send_to(b"hello", v4(PORT)).expect("send");
+        let (_, from) = server.recv_from(&mut [0; 16]).expect("delivered");
+        forge(&ports);
+        server
+            .send_to(b"answer", from)
+            .expect("the user is still known");
+        user.recv(&mut [0; 16]).expect("an answer");
+
+        // Of the flood itself as many wait as a tenant may have, and who comes after it is served.
+        let waiting = support::pinned(&root, "CANDIDATES");
+        let waiting: Flows = waiting.try_into().expect("hash");
+        let of = |tenant| {
+            waiting
+                .iter()
+                .flatten()
+                .filter(|(_, flow)| flow.tenant == tenant)
+                .count()
+        };
+        println!("{FORGED} forged sources: {} of them wait", of(2));
+        assert_eq!(of(2), WAITING_EACH as usize);
+        drop(flooded);
+        let server = talkative(ports[0]);
+        answered(&server, v4(0), v4(ports[0])).expect("a real user is served");
+    });
+}
