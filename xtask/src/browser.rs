@@ -88,7 +88,7 @@ pub(crate) fn run(lab: bool) -> Result<()> {
         return Ok(());
     }
     let env = [axe, ("TOTORO_REQUIRE_KERNEL", "1".to_owned())];
-    soak::test(["totoro-tests", "client", "the_page"], &["--ignored"], &env)
+    soak::run_test(soak::Of::Binary("client"), "the_page", &["--ignored"], &env)
 }
 
 /// What is installed, in its own words.

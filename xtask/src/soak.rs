@@ -120,11 +120,8 @@ pub(crate) fn run(soak: &Soak) -> Result<u8> {
         Soak::Spool { rounds } => {
             demo::build()?;
             let env = [("TOTORO_SPOOL_ROUNDS", rounds.to_string())];
-            test(
-                ["totoro-tests", "spool", "kills::every_event_lands"],
-                &[],
-                &env,
-            )
+            let test = "kills::every_event_lands";
+            run_test(Of::Binary("spool"), test, &[], &env)
         }
         Soak::Install { optimised, as_is } => install::run(*optimised, *as_is),
         Soak::Durability { rounds } => {
@@ -135,7 +132,8 @@ pub(crate) fn run(soak: &Soak) -> Result<u8> {
             let env = [("TOTORO_POWER_ROUNDS", rounds.to_string())];
             control("power::acknowledged", &[], &env)?;
             let env = [("TOTORO_CASES", rounds.to_string())];
-            test(["totoro-node", LIB, "power_tests::what_was"], &[], &env)
+            let test = "power_tests::what_was";
+            run_test(Of::Package("totoro-node"), test, &[], &env)
         }
         Soak::Revoke { rounds, way } => {
             let mut words = vec![format!("--rounds={rounds}")];
@@ -189,24 +187,35 @@ fn random_packets(packets: u64, seed: Option<u64>) -> Result<()> {
 }
 
 /// A test of the control plane under this environment; it prints what it counted.
-pub(crate) fn control(name: &str, words: &[&str], env: &[(&str, String)]) -> Result<()> {
-    test(["totoro-control", "control", name], words, env)
+pub(crate) fn control(test: &str, words: &[&str], env: &[(&str, String)]) -> Result<()> {
+    run_test(Of::Binary("control"), test, words, env)
 }
 
-/// Instead of a test's binary: the package's own tests.
-const LIB: &str = "";
+/// Where a test is.
+#[derive(Clone, Copy)]
+pub(crate) enum Of<'a> {
+    /// Among the own tests of a package.
+    Package(&'a str),
+    /// In the binary of this name.
+    Binary(&'a str),
+}
 
-/// A test by its package, binary and name.
-pub(crate) fn test(of: [&str; 3], words: &[&str], env: &[(&str, String)]) -> Result<()> {
-    let [package, binary, test] = of;
+/// Runs a test by its name.
+pub(crate) fn run_test(
+    of: Of<'_>,
+    test: &str,
+    words: &[&str],
+    env: &[(&str, String)],
+) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
         .current_dir(root())
-        .args(["test", "--package", package])
-        .args(match binary {
-            LIB => vec!["--lib"],
-            binary => vec!["--test", binary],
+        .arg("test")
+        .args(match of {
+            Of::Package(package) => ["--package", package, "--lib"],
+            // For one package alone those that it needs would be built once more, with fewer features.
+            Of::Binary(binary) => ["--workspace", "--test", binary],
         })
         .args(["--locked", "--", test, "--nocapture"])
         .args(words)
