@@ -1,7 +1,7 @@
 //! Building the kernel objects: Totoro's, and what benches measure it beside.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -37,20 +37,34 @@ pub(crate) fn build() -> Result<()> {
 
 /// Builds `target/bpf/totoro-ebpf.o` with whichever toolchain is complete.
 pub(crate) fn build_with(args: &Args) -> Result<()> {
-    build_package(OURS, args)
+    build_package(&root(), OURS, args, &target().join(BUILD), &object())
+}
+
+/// Builds the object of the sources that are checked out at `sources`, another commit's.
+pub(crate) fn build_of(sources: &Path, object: &Path) -> Result<()> {
+    let dir = sources.join("target").join(BUILD);
+    build_package(sources, OURS, &Args::default(), &dir, object)
 }
 
 /// Builds `target/bpf/totoro-baseline.o`, for benches.
 pub(crate) fn build_baseline() -> Result<()> {
-    build_package(BASELINE, &Args::default())
+    let (dir, object) = (target().join(BUILD), object_of(BASELINE));
+    build_package(&root(), BASELINE, &Args::default(), &dir, &object)
 }
 
-/// Builds the object of a package, whose program has the package's name.
-fn build_package(package: &str, args: &Args) -> Result<()> {
+/// A target directory of its own: the host's builds have another rustc and would otherwise wait for this one's
+/// lock.
+const BUILD: &str = "bpf-build";
+
+/// Builds the object of a package, whose program has the package's name, in `dir`.
+fn build_package(
+    sources: &Path,
+    package: &str,
+    args: &Args,
+    dir: &Path,
+    object: &Path,
+) -> Result<()> {
     let Toolchain { compiler, linker } = toolchain::find()?;
-    // A target directory of its own: the host's builds have another rustc and would otherwise
-    // wait for this one's lock.
-    let dir = target().join("bpf-build");
     // 0x1f separates, so that a path with spaces stays whole. `bpf_target_arch` selects the
     // register layout in aya-ebpf; cpu v3 has the atomics; BTF names what the maps hold.
     let flags = [
@@ -61,7 +75,7 @@ fn build_package(package: &str, args: &Args) -> Result<()> {
     ];
     let mut cargo = toolchain::bare(&compiler.cargo);
     cargo
-        .current_dir(root())
+        .current_dir(sources)
         .args(["build", "--locked", "--package", package, "--bin", package])
         .args([
             "--profile",
@@ -72,7 +86,7 @@ fn build_package(package: &str, args: &Args) -> Result<()> {
             "build-std=core",
         ])
         .arg("--target-dir")
-        .arg(&dir)
+        .arg(dir)
         .env("RUSTC", &compiler.rustc)
         // Debian's compiler is a stable one; build-std and the BPF intrinsics are not.
         .env("RUSTC_BOOTSTRAP", "1")
@@ -85,12 +99,11 @@ fn build_package(package: &str, args: &Args) -> Result<()> {
     step::run(&format!("kernel object of {package}"), &why, &mut cargo)?;
 
     let built = dir.join("bpfel-unknown-none/bpf").join(package);
-    let object = object_of(package);
     let parent = object.parent().context("the object has no directory")?;
     fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
     // By rename: a daemon that starts meanwhile reads the old object or the new one.
     let fresh = object.with_extension(format!("{}.new", std::process::id()));
     fs::copy(&built, &fresh).with_context(|| format!("copy {}", built.display()))?;
-    fs::rename(&fresh, &object).with_context(|| format!("replace {}", object.display()))?;
+    fs::rename(&fresh, object).with_context(|| format!("replace {}", object.display()))?;
     Ok(())
 }

@@ -17,6 +17,7 @@ mod install;
 
 mod leftovers;
 mod machine;
+mod older;
 mod owner;
 mod path;
 mod probe;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{bpf, demo, fuzz, install, root, schemathesis, target};
+use crate::{bpf, demo, fuzz, install, older, root, schemathesis, target};
 
 /// Long runs.
 #[derive(Debug, clap::Subcommand)]
@@ -72,6 +72,13 @@ pub(crate) enum Soak {
         /// How long both are away.
         #[arg(long, default_value_t = 10)]
         minutes: u64,
+    },
+    /// The kernel programs of an earlier commit and this one's follow each other under a flood, with users on, in one
+    /// ABI: does nothing get through, and is nothing lost? As root.
+    Upgrade {
+        /// The earlier commit, as git names one.
+        #[arg(long, default_value = "HEAD~1")]
+        from: String,
     },
     /// Random packets in random maps through the kernel programs: is each judged, changed and counted as a
     /// model of them does? As root.
@@ -147,6 +154,7 @@ pub(crate) fn run(soak: &Soak) -> Result<u8> {
         Soak::Headless { minutes } => {
             return demo::lab("headless", &[format!("--seconds={}", 60 * minutes)]);
         }
+        Soak::Upgrade { from } => upgrade(from),
         Soak::Packets { packets, seed } => random_packets(*packets, *seed),
         Soak::Fuzz {
             targets,
@@ -165,6 +173,17 @@ pub(crate) fn run(soak: &Soak) -> Result<u8> {
         }
     }
     .map(|()| 0)
+}
+
+/// The kernel tests of upgrades, with another commit's object.
+fn upgrade(from: &str) -> Result<()> {
+    bpf::build()?;
+    let object = older::object(from)?;
+    let env = [
+        ("TOTORO_REQUIRE_KERNEL", "1".to_owned()),
+        ("TOTORO_OTHER_OBJECT", object.display().to_string()),
+    ];
+    run_test(Of::Binary("kernel"), "upgrade::", &[], &env)
 }
 
 /// Random packets, with the kernel object of this checkout.

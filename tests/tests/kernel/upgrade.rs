@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use aya::programs::links::{FdLink, PinnedLink};
@@ -83,6 +84,10 @@ fn refused(kernel: &Kernel) -> u64 {
     closed.next().map_or(0, |one| one.count)
 }
 
+/// Another build's programs of the same ABI, where one is told (`cargo xtask soak upgrade`): they and this build's
+/// take turns.
+const OTHER: &str = "TOTORO_OTHER_OBJECT";
+
 /// Replaces the programs [`ROUNDS`] times; what came through.
 fn replace(name: &str, mode: Option<XdpMode>) -> Option<Through> {
     let node = Node::new(name)?;
@@ -91,6 +96,8 @@ fn replace(name: &str, mode: Option<XdpMode>) -> Option<Through> {
         None => node,
     };
     let mut options = node.options();
+    let own = options.object.clone();
+    let other = std::env::var_os(OTHER).map_or_else(|| own.clone(), PathBuf::from);
     let mut through = None;
     node.run_after(link_up, |kernel, peer| {
         let listener = listen(PORT);
@@ -115,6 +122,9 @@ fn replace(name: &str, mode: Option<XdpMode>) -> Option<Through> {
             drop(kernel);
             if round % 2 == 1 {
                 options.abi = next(options.abi);
+                options.object = own.clone();
+            } else {
+                options.object = other.clone();
             }
             kernel = Kernel::load(&options).unwrap_or_else(|error| panic!("{}", error.whole()));
             let now = running(&options);
