@@ -92,14 +92,14 @@ impl World {
         Ok(None)
     }
 
-    /// Spends one of the source's new flows in both of its cells; it is over when neither had one.
+    /// Spends one of the source's new flows to the port in both of its cells; it is over when neither had one.
     fn is_source_over(&mut self, seen: &Seen, now: Span) -> Result<bool, Unsure> {
         let (interval, burst) = (self.config.source_interval_ns, self.config.source_burst_ns);
         if interval == 0 {
             return Ok(false);
         }
-        let mut had = false;
-        for cell in (self.cells)(&source(&seen.from), self.config.sketch_seed) {
+        let (mut had, port) = (false, port_key(seen.proto, seen.to_port));
+        for cell in (self.cells)(&source(&seen.from), port, self.config.sketch_seed) {
             had |= now.take(self.sketch.entry(cell).or_default(), interval, burst)?;
         }
         Ok(!had)

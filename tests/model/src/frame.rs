@@ -95,8 +95,10 @@ impl Seen {
             let [after, length] = bytes(frame, at)?;
             let length = usize::from(length);
             let size = match next {
-                // Hop-by-hop, routing, destination options, mobility: in units of eight bytes, less one.
-                0 | 43 | 60 | 135 => 8 * length + 8,
+                // Hop-by-hop, destination options, mobility: in units of eight bytes, less one.
+                0 | 60 | 135 => 8 * length + 8,
+                // Routing, where there is no node left to go to.
+                43 if bytes::<1>(frame, at + 3)? == [0] => 8 * length + 8,
                 // Authentication: in units of four, less two.
                 51 => 4 * length + 8,
                 // The first fragment has all headers, later ones none.

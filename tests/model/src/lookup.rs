@@ -148,10 +148,12 @@ impl World {
         }
         let mut reason = self.over_a_limit(who, lease.tenant, &tenant, now)?;
         // Who was answered and never wrote again may not exist, and gives its place up.
-        let too_many_flows = [Reason::MaxFlows, Reason::PublicFull]
-            .map(Some)
-            .contains(&reason);
-        if who.proto == UDP && too_many_flows && self.has_unconfirmed(lease.tenant) {
+        let full = match reason {
+            Some(Reason::MaxFlows) => Some(lease.tenant),
+            Some(Reason::PublicFull) => Some(tenant.parent),
+            _ => None,
+        };
+        if who.proto == UDP && full.is_some_and(|full| self.has_unconfirmed(full)) {
             reason = None;
         }
         Ok(reason.map(Reason::number))
@@ -221,10 +223,11 @@ impl World {
         Ok(None)
     }
 
-    /// Whether a newcomer finds a flow of a tenant's that is not confirmed: where no more may be than are looked at.
+    /// Whether a newcomer finds a flow of a tenant's (or parent's) that is not confirmed: where no more may be than are
+    /// looked at.
     fn has_unconfirmed(&self, tenant: u32) -> bool {
         let noted = self.answered.iter().filter_map(|key| self.flows.get(key));
-        let mut its = noted.filter(|flow| flow.tenant == tenant);
+        let mut its = noted.filter(|flow| flow.tenant == tenant || flow.parent == tenant);
         its.any(|flow| flow.state != FLOW_CONFIRMED)
     }
 
@@ -250,6 +253,10 @@ impl World {
             tenant,
             kind,
         };
-        self.sources.get(&key).map_or(0, |source| source.is)
+        // The highest bit says that nothing is counted any more, and the entry about to go.
+        let counted = |is: u64| if is >> 63 == 0 { is } else { 0 };
+        self.sources
+            .get(&key)
+            .map_or(0, |source| counted(source.is))
     }
 }

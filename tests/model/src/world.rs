@@ -19,9 +19,9 @@ pub struct Timed<T> {
     pub at: Span,
 }
 
-/// The two cells of `SKETCH` that a source has under a seed, by their index. A hash is none of the
+/// The two cells of `SKETCH` that a source has at a port under a seed, by their index. A hash is none of the
 /// model's business: whoever makes a world gives it.
-pub type Cells = fn(&Addr, u64) -> [u32; 2];
+pub type Cells = fn(&Addr, PortKey, u64) -> [u32; 2];
 
 /// An event, but for its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ pub struct World {
     pub sketch: HashMap<u32, Span>,
     /// How many on this processor, with `last_ns`.
     pub reasons: HashMap<ReasonKey, Timed<u64>>,
-    /// Which cells a source has.
+    /// Which cells a source has at a port.
     pub cells: Cells,
 }
 

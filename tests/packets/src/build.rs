@@ -27,6 +27,9 @@ pub const ICMP: u8 = 1;
 /// The same for IPv6.
 pub const ICMP6: u8 = 58;
 
+/// An IPv6 header that says which way to go.
+pub const ROUTING: u8 = 43;
+
 /// An IPv6 extension header.
 #[derive(Clone, Debug)]
 pub struct Extension {
@@ -34,13 +37,19 @@ pub struct Extension {
     pub kind: u8,
     /// How many units it has beyond the least, of eight bytes (authentication: of four).
     pub units: u8,
+    /// Of a routing header: how many nodes are still to be visited.
+    pub left: u8,
 }
 
 impl Extension {
-    /// The shortest of a kind.
+    /// The shortest of a kind; of a way that has been gone.
     #[must_use]
     pub const fn new(kind: u8) -> Self {
-        Extension { kind, units: 0 }
+        Extension {
+            kind,
+            units: 0,
+            left: 0,
+        }
     }
 }
 
@@ -202,6 +211,8 @@ impl Packet {
             bytes.extend([next, extension.units]);
             bytes.extend(match extension.kind {
                 FRAGMENT => self.fragment.to_be_bytes(),
+                // Of segments (RFC 8754).
+                ROUTING => [4, extension.left],
                 _ => [1, 4],
             });
             bytes.resize(end, 0);

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use totoro_ebpf::packet::{Family, Headers};
 use totoro_model::Seen;
 
-use crate::random::{Packets, Scene};
+use crate::random::{Clock, Packets, Scene};
 
 /// What the programs' parser reads, as the model says it.
 fn read(frame: &[u8]) -> Option<Seen> {
@@ -79,7 +79,8 @@ proptest! {
     #[test]
     fn what_the_generator_makes(seed in any::<u64>()) {
         let mut dice = Rng::with_seed(seed);
-        let scene = Scene::new(&mut dice, 1_000_000_000_000_000);
+        let clock = Clock { now: 1_000_000_000_000_000, is_coarse: false };
+        let scene = Scene::new(&mut dice, clock);
         let mut packets = Packets::default();
         for _ in 0..100 {
             let frame = packets.next(&mut dice, &scene);

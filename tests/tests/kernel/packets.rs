@@ -122,6 +122,11 @@ fn random_packets_are_judged_as_the_model_does() {
             let kinds = tally.refused.len();
             assert!(kinds > 10, "only {kinds} reasons were met, seed {seed}");
             assert!(tally.stamped > 0, "no request was stamped, seed {seed}");
+            let (went, not) = (tally.by_ticks, tally.unsure_by_ticks);
+            assert!(
+                went > not,
+                "{went} worlds by ticks, {not} left out, seed {seed}"
+            );
         }
         Ended::Differs(mismatch, packets) => panic!("after {packets} packets: {mismatch}"),
     }

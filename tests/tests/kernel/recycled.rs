@@ -219,11 +219,12 @@ fn who_is_confirmed_gives_its_place_to_nobody() {
 }
 
 #[test]
-fn a_full_parent_has_the_childs_own_places_taken_and_no_others() {
+fn a_full_parent_gives_the_place_of_one_that_is_not_confirmed_whosever_it_is() {
     let Some(node) = Node::new("parent-places") else {
         return;
     };
-    node.run(|kernel| {
+    let root = node.options().pin_root;
+    node.run(move |kernel| {
         let all = Tenant {
             max_flows: 2,
             ..five()
@@ -238,12 +239,35 @@ fn a_full_parent_has_the_childs_own_places_taken_and_no_others() {
         let key = support::key(UDP, PORT + 1);
         kernel.put_lease(key, &support::lease(2, 8)).expect("lease");
         let [server, other] = [PORT, PORT + 1].map(talkative);
+        let live = || [1, 2, 9].map(|tenant| kernel.counts(tenant).expect("counts").flows);
         let _first = [(); 2].map(|()| answered(&server, v4(0), v4(PORT)).expect("room for two"));
+        // Who forges sources at one visitor's port keeps no other visitor's users out.
+        let second = answered(&other, v4(0), v4(PORT + 1)).expect("in the place of one of those");
+        assert_eq!(live(), [1, 1, 2]);
+        let third = answered(&server, v4(0), v4(PORT)).expect("and again");
+        let fourth = answered(&other, v4(0), v4(PORT + 1)).expect("and again");
+        assert_eq!(
+            live().iter().sum::<u64>(),
+            4,
+            "two, and of all together two"
+        );
+        assert_eq!(refused(&kernel, Reason::PublicFull), 0);
+        // Whose place was taken is charged to nobody.
+        let sources: Sources = support::pinned(&root, "SOURCES").try_into().expect("hash");
+        let counted = sources.iter().flatten().map(|(_, source)| source.conns);
+        assert_eq!(counted.sum::<u64>(), 2);
+        // Who goes on keeps its place.
+        let goes_on = |user: &UdpSocket, server: &UdpSocket| {
+            user.send(b"again").expect("send");
+            server.recv_from(&mut [0; 16]).expect("it goes on");
+        };
+        goes_on(&fourth, &other);
+        let fifth = answered(&server, v4(0), v4(PORT)).expect("in the other one's place");
+        goes_on(&fifth, &server);
+        assert_eq!((confirmed(&kernel), live()), (2, [1, 1, 2]));
+        assert!(answered(&server, v4(0), v4(PORT)).is_none());
         assert!(answered(&other, v4(0), v4(PORT + 1)).is_none());
-        assert_eq!(refused(&kernel, Reason::PublicFull), 1);
-        let _third = answered(&server, v4(0), v4(PORT)).expect("in the place of a sibling");
-        let live = [1, 2, 9].map(|tenant| kernel.counts(tenant).expect("counts").flows);
-        assert_eq!(live, [2, 0, 2]);
-        assert_eq!(refused(&kernel, Reason::PublicFull), 1);
+        assert_eq!((confirmed(&kernel), live()), (2, [1, 1, 2]));
+        drop((second, third));
     });
 }

@@ -43,11 +43,11 @@ pub const HEARD_PLACES: u32 = 65_536;
 /// Places of `ANSWERED`, a power of two: as many as `FLOWS` has entries.
 pub const ANSWERED_PLACES: u32 = 65_536;
 
-/// UDP flows of one tenant that may wait for their first answer at once: an eighth of `CANDIDATES`, so that no tenant
+/// UDP flows of one tenant that may wait for their first answer at once: a quarter of `CANDIDATES`, so that no tenant
 /// alone, however many ports it has, takes the places of the others'.
-pub const WAITING_EACH: u64 = 2_048;
+pub const WAITING_EACH: u64 = 4_096;
 
-/// Places of `WAITING`, a power of two, 3 MiB: of two tenants' places 3 in 100 have some in common.
+/// Places of `WAITING`, a power of two: eight for each flow that may wait, 3 MiB.
 pub const WAITING_PLACES: u32 = 131_072;
 
 /// Places of `TURNS`, a power of two.

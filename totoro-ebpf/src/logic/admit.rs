@@ -97,6 +97,13 @@ pub const fn is_overdue(looked_ns: u64, now_ns: u64) -> bool {
 /// Count of a source that is being removed: above any limit, and far from both ends.
 pub const FORGOTTEN: u64 = 1 << 63;
 
+/// What is counted on a source whose entry has `count`: nothing, where that is about to go.
+#[inline(always)]
+#[must_use]
+pub const fn counted(count: u64) -> u64 {
+    if count < FORGOTTEN { count } else { 0 }
+}
+
 /// Whether the entry of a source that has `count` is to go: nothing is counted on it, and nobody came
 /// back for five seconds (most come back at once, and need no new entry); or its removal was begun
 /// so long ago that it must have failed.

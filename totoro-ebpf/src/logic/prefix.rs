@@ -97,6 +97,14 @@ pub const fn source_words(addr: Words) -> Words {
     }
 }
 
+/// The seed for the sources of one port ([`super::pool::place`]): whoever forges a source at a port, his own perhaps,
+/// leaves its budgets at all others alone.
+#[inline(always)]
+#[must_use]
+pub const fn seed_at(seed: u64, place: u32) -> u64 {
+    seed ^ (place as u64).wrapping_mul(0xd6e8_feb8_6659_fd93)
+}
+
 /// Mixes a source into 64 bits: rounds of multiply and fold, as wyhash's `mum` step without its
 /// 128-bit product. Good enough to spread a sketch for who does not know `seed`.
 #[inline(always)]

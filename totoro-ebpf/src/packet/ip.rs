@@ -44,8 +44,17 @@ pub(super) fn transport_v6(packet: &impl Packet, at: usize) -> Option<(u8, usize
     for _ in 0..=MAX_EXTENSIONS {
         match next {
             TCP | UDP => return Some((next, at)),
-            HOP_BY_HOP | ROUTING | DESTINATION | MOBILITY => {
+            HOP_BY_HOP | DESTINATION | MOBILITY => {
                 let [kind, units] = packet.read(at)?;
+                next = kind;
+                at += (usize::from(units) + 1) * 8;
+            }
+            ROUTING => {
+                let [kind, units, _, left] = packet.read(at)?;
+                // This node is not where it goes: the stack forwards it, or complains (RFC 8200, 4.4).
+                if left != 0 {
+                    return None;
+                }
                 next = kind;
                 at += (usize::from(units) + 1) * 8;
             }

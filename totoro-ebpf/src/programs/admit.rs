@@ -8,7 +8,7 @@ use totoro_api::Reason;
 use totoro_ebpf::abi::{
     Addr, CANARY, NODE, OutboundKey, PortKey, SOURCE_CONNS, SOURCE_FLOWS, SOURCE_SITES, TCP, UDP,
 };
-use totoro_ebpf::logic::admit::{Standing, connection, cut, lapsed, live_flows, open};
+use totoro_ebpf::logic::admit::{Standing, connection, counted, cut, lapsed, live_flows, open};
 use totoro_ebpf::logic::prefix;
 
 use super::conns::{either, of_site, words};
@@ -57,10 +57,11 @@ pub(crate) fn totoro_admit(ctx: SkLookupContext) -> u32 {
         reason = judge(&mut subject, &local, true);
     }
     if reason & FULL != 0 {
-        reason = match recycle::is_possible(&subject.flow(), subject.tenant) {
-            true => 0,
-            false => reason & !FULL,
-        };
+        reason &= !FULL;
+        let of_parent = reason == Reason::PublicFull.number();
+        if recycle::is_possible(&subject.flow(), subject.tenant, of_parent) {
+            reason = 0;
+        }
     }
     match reason {
         0 => SK_PASS,
@@ -210,7 +211,7 @@ fn control(per_source: u32, subject: &Subject) -> u32 {
 fn count_of(remote: &Addr, tenant: u32, kind: u32) -> u64 {
     let key = prefix::key(remote, tenant, kind);
     // SAFETY: as in `judge`.
-    unsafe { SOURCES.get(&key) }.map_or(0, |source| source.conns)
+    unsafe { SOURCES.get(&key) }.map_or(0, |source| counted(source.conns))
 }
 
 /// Live UDP flows of a tenant.

@@ -30,17 +30,19 @@ pub(super) fn admit(config: &Config, tag: &mut SockTag, ends: &Ends, at: u64) ->
     let Some(lease) = (unsafe { PORTS.get(&key) }) else {
         return Reason::NoLease.number();
     };
-    tag.tenant = lease.tenant;
+    // Copied: a lease that the daemon writes anew may be another port's by the next line.
+    let number = lease.tenant;
+    tag.tenant = number;
     tag.lease = lease.lease;
     // SAFETY: as above.
-    let Some(tenant) = (unsafe { TENANTS.get(&lease.tenant) }) else {
+    let Some(tenant) = (unsafe { TENANTS.get(&number) }) else {
         return Reason::NoLease.number();
     };
     let reason = open(config.hold, lease, tenant, at);
     if reason != 0 {
         return reason;
     }
-    let Some(usage) = USAGE.get_ptr_mut(&lease.tenant) else {
+    let Some(usage) = USAGE.get_ptr_mut(&number) else {
         return Reason::NoLease.number();
     };
     // SAFETY: aligned fields of a live map value.
@@ -50,16 +52,17 @@ pub(super) fn admit(config: &Config, tag: &mut SockTag, ends: &Ends, at: u64) ->
     if !unsafe { atomic::update(conns, |n| (n < tenant.max_conns as u64).then_some(n + 1)) } {
         return Reason::MaxConns.number();
     }
-    if tenant.parent != 0 {
-        if !charge_parent(tenant.parent) {
+    let parent = tenant.parent;
+    if parent != 0 {
+        if !charge_parent(parent) {
             // SAFETY: charged just above.
             unsafe { atomic::sub(conns, 1) };
             return Reason::PublicFull.number();
         }
-        tag.parent = tenant.parent;
+        tag.parent = parent;
     }
     // The daemon's own connections try whether limits hold, of a node that is full too.
-    let total = if lease.tenant == CANARY {
+    let total = if number == CANARY {
         0
     } else {
         config.max_conns_total
@@ -71,7 +74,7 @@ pub(super) fn admit(config: &Config, tag: &mut SockTag, ends: &Ends, at: u64) ->
         return Reason::NodeFull.number();
     }
     let per_source = tenant.max_conns_per_source;
-    let reason = charge_source(&ends.remote, lease.tenant, SOURCE_CONNS, per_source, at);
+    let reason = charge_source(&ends.remote, number, SOURCE_CONNS, per_source, at);
     if reason != 0 {
         // SAFETY: charged just above.
         unsafe { atomic::sub(conns, 1) };
@@ -88,7 +91,7 @@ pub(super) fn admit(config: &Config, tag: &mut SockTag, ends: &Ends, at: u64) ->
         unsafe { atomic::sub(conns, 1) };
         discharge_parent(tag.parent);
         discharge_node();
-        undo_source(&ends.remote, lease.tenant, SOURCE_CONNS, at);
+        undo_source(&ends.remote, number, SOURCE_CONNS, at);
         return Reason::ConnRate.number();
     }
     // SAFETY: as above.

@@ -142,8 +142,13 @@ fn established(ops: *mut bpf_sock_ops) -> Option<()> {
     };
     let at = now();
     // From here on the socket's end must be heard of.
-    // SAFETY: the helper changes flags of the context's socket.
-    unsafe { aya_ebpf::helpers::bpf_sock_ops_cb_flags_set(ops, BPF_SOCK_OPS_STATE_CB_FLAG as i32) };
+    // SAFETY: a field of the context, read once and in full; the helper changes flags of the context's socket.
+    // Those that another owner's program wants stay.
+    unsafe {
+        let flags = core::ptr::read_volatile(&raw const (*ops).bpf_sock_ops_cb_flags);
+        let flags = flags | BPF_SOCK_OPS_STATE_CB_FLAG;
+        aya_ebpf::helpers::bpf_sock_ops_cb_flags_set(ops, flags as i32);
+    }
     if is_control(config, TCP, port) {
         return control(config, ops, &both, cookie, at);
     }

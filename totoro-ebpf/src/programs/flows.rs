@@ -34,6 +34,7 @@ pub(crate) fn received(key: &FlowKey, bytes: u64, at: u64) -> bool {
         unsafe {
             atomic::add(&raw mut (*flow).bytes_in, bytes);
             (*flow).last_ns = at;
+            (*flow).heard = waiting::AGAIN;
             note(&(*flow).tenant, at);
         }
         known::hear(key, at);
@@ -135,22 +136,31 @@ fn answer(key: &FlowKey, lease: &Lease, tenant: &Tenant, at: u64) -> u32 {
         return reason;
     }
     let (mut state, mut taken) = (FLOW_ANSWERED, recycle::NONE);
-    reason = charge_payers(lease.tenant, tenant, at);
-    // For whichever limit, the tenant's or its parent's: one flow less is room for another.
+    let (mut full, parent) = (0, tenant.parent);
+    reason = charge_payers(lease.tenant, tenant.max_flows, parent, at);
+    // Whoever has no more, the tenant or its parent: one flow less is room for another.
     if reason != 0 {
-        taken = take(key, lease.tenant, tenant.max_flows, at);
+        full = if reason == Reason::PublicFull.number() {
+            parent
+        } else {
+            lease.tenant
+        };
+        taken = take(key, full, at);
         if taken != recycle::NONE {
             state = FLOW_RECYCLED;
-            reason = charge_payers(lease.tenant, tenant, at);
+            reason = charge_payers(lease.tenant, tenant.max_flows, parent, at);
         }
     }
     if reason == 0 {
-        reason = promote(key, lease, tenant.parent, state);
+        reason = promote(key, lease, parent, state);
         if reason == 0 {
-            recycle::note(key, lease.tenant, tenant.max_flows, taken);
+            note_answered(key, lease.tenant, full, taken);
+            if parent != 0 {
+                note_answered(key, parent, full, taken);
+            }
             return 0;
         }
-        undo_payers(lease.tenant, tenant.parent);
+        undo_payers(lease.tenant, parent);
     }
     // With its entry: who is over a limit leaves none.
     undo_source(&key.remote, lease.tenant, SOURCE_FLOWS, at);
@@ -161,16 +171,23 @@ fn answer(key: &FlowKey, lease: &Lease, tenant: &Tenant, at: u64) -> u32 {
     }
 }
 
-/// Ends a flow of the tenant's that is not confirmed, for a newcomer; its place. One that is confirmed in this very
-/// moment goes with it, and begins anew with its next datagram.
+/// Notes a flow as a tenant's or a parent's, in the place that it took of `full`'s, where that is the same.
+#[inline(always)]
+fn note_answered(key: &FlowKey, tenant: u32, full: u32, taken: u32) {
+    let place = if tenant == full { taken } else { recycle::NONE };
+    recycle::note(key, tenant, recycle::max_flows(tenant), place);
+}
+
+/// Ends a flow of the tenant's (or parent's) that is not confirmed, for a newcomer; its place. One that is confirmed in
+/// this very moment goes with it, and begins anew with its next datagram.
 #[inline(never)]
-fn take(newcomer: &FlowKey, tenant: u32, max_flows: u32, at: u64) -> u32 {
-    let look = recycle::find(newcomer, tenant, max_flows);
+fn take(newcomer: &FlowKey, tenant: u32, at: u64) -> u32 {
+    let look = recycle::find(newcomer, tenant, recycle::max_flows(tenant));
     if look.place == recycle::NONE || !end(&look.flow, at) {
         return recycle::NONE;
     }
     // Else a flood of forged sources fills that table, of which there is one for all.
-    forget_source_of(&look.flow.remote, tenant, SOURCE_FLOWS, at);
+    forget_source_of(&look.flow.remote, look.owner, SOURCE_FLOWS, at);
     look.place
 }
 
@@ -228,20 +245,19 @@ pub(super) fn end(key: &FlowKey, at: u64) -> bool {
     true
 }
 
-/// Charges a flow to its tenant and the tenant's parent: the reason not to, or 0.
+/// Charges a flow to its tenant and the tenant's parent (0 = none): the reason not to, or 0.
 #[inline(never)]
-fn charge_payers(number: u32, tenant: &Tenant, at: u64) -> u32 {
-    if !charge(number, tenant.max_flows, at) {
+fn charge_payers(tenant: u32, max_flows: u32, parent: u32, at: u64) -> u32 {
+    if !charge(tenant, max_flows, at) {
         return Reason::MaxFlows.number();
     }
-    let parent = tenant.parent;
     if parent == 0 {
         return 0;
     }
     // SAFETY: the value is read once.
     let max = unsafe { TENANTS.get(&parent) }.map_or(u32::MAX, |tenant| tenant.max_flows);
     if !charge(parent, max, at) {
-        undo(number);
+        undo(tenant);
         return Reason::PublicFull.number();
     }
     0

@@ -33,14 +33,26 @@ pub(super) struct Look {
     pub(super) place: u32,
     /// The flow that is noted there.
     pub(super) flow: FlowKey,
+    /// Whose it is.
+    pub(super) owner: u32,
 }
 
-/// Whether a newcomer to a tenant finds a flow to take the place of.
+/// Whether a newcomer to a tenant finds a flow to take the place of, where the tenant has no more or (`of_parent`)
+/// the tenant's parent.
 #[inline(never)]
-pub(super) fn is_possible(newcomer: &FlowKey, tenant: u32) -> bool {
+pub(super) fn is_possible(newcomer: &FlowKey, mut tenant: u32, of_parent: bool) -> bool {
+    if of_parent {
+        // SAFETY: the value is read once.
+        tenant = unsafe { TENANTS.get(&tenant) }.map_or(0, |tenant| tenant.parent);
+    }
+    find(newcomer, tenant, max_flows(tenant)).place != NONE
+}
+
+/// How many flows a tenant may have.
+#[inline(always)]
+pub(super) fn max_flows(tenant: u32) -> u32 {
     // SAFETY: the value is read once.
-    let max_flows = unsafe { TENANTS.get(&tenant) }.map_or(0, |tenant| tenant.max_flows);
-    find(newcomer, tenant, max_flows).place != NONE
+    unsafe { TENANTS.get(&tenant) }.map_or(0, |tenant| tenant.max_flows)
 }
 
 /// The place that a newcomer may take, and the flow that has it. Newcomers begin to look at different places, so that
@@ -53,6 +65,7 @@ pub(super) fn find(newcomer: &FlowKey, tenant: u32, max_flows: u32) -> Look {
         first: 0,
         place: NONE,
         flow: FlowKey::default(),
+        owner: 0,
     };
     if let Some(config) = config() {
         let remote = words(&newcomer.remote);
@@ -79,8 +92,11 @@ unsafe extern "C" fn try_next(nth: u32, look: *mut Look) -> i64 {
             return LAST;
         };
         (*look).flow = *noted;
-        let flow = FLOWS.get(&(*look).flow);
-        if flow.is_some_and(|flow| flow.tenant == (*look).tenant && flow.state != FLOW_CONFIRMED) {
+        if let Some(flow) = FLOWS.get(&(*look).flow)
+            && flow.state != FLOW_CONFIRMED
+            && (flow.tenant == (*look).tenant || flow.parent == (*look).tenant)
+        {
+            (*look).owner = flow.tenant;
             (*look).place = place;
             return LAST;
         }
@@ -88,7 +104,7 @@ unsafe extern "C" fn try_next(nth: u32, look: *mut Look) -> i64 {
     NEXT
 }
 
-/// Notes a flow that was just answered: in the place that it took, or in the next one.
+/// Notes a flow that was just answered, as a tenant's or a parent's: in the place that it took, or in the next one.
 #[inline(never)]
 pub(super) fn note(flow: &FlowKey, tenant: u32, max_flows: u32, taken: u32) {
     let mut place = taken;

@@ -151,7 +151,7 @@ fn opening(headers: &Headers, sides: &Sides) -> u32 {
     if is_banned(&sides.remote) {
         return Reason::ClientBanned.number();
     }
-    if source_is_over(config, sides.remote, at) {
+    if source_is_over(config, sides.remote, place, at) {
         return Reason::RateLimited.number();
     }
     if interval_ns != 0
@@ -326,16 +326,17 @@ impl Outbound {
     }
 }
 
-/// Spends one of a source's new flows; whether it had none left.
+/// Spends one of a source's new flows to a port; whether it had none left.
 #[inline(always)]
-fn source_is_over(config: &Config, remote: Words, at: u64) -> bool {
+fn source_is_over(config: &Config, remote: Words, place: u32, at: u64) -> bool {
     if config.source_interval_ns == 0 {
         return false;
     }
     // Two hashes, so that sources which share a cell of one row don't in the other.
     let source = prefix::source_words(remote);
-    let first = prefix::mix(source, config.sketch_seed) as u32 & (SKETCH_CELLS - 1);
-    let second = prefix::mix(source, !config.sketch_seed) as u32 & (SKETCH_CELLS - 1);
+    let seed = prefix::seed_at(config.sketch_seed, place);
+    let first = prefix::mix(source, seed) as u32 & (SKETCH_CELLS - 1);
+    let second = prefix::mix(source, !seed) as u32 & (SKETCH_CELLS - 1);
     let second = SKETCH_CELLS + second;
     let first = spend(config, first, at);
     let second = spend(config, second, at);

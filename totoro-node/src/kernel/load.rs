@@ -29,9 +29,10 @@ use super::{
     locals, object, pins, sys, tick_ns,
 };
 
-/// New flows per second, and burst, that one source may open towards the pool before the shield
-/// drops: above what a busy NAT does, below what a flood needs.
-const SOURCE_RATE: (u32, u32) = (2_000, 8_000);
+/// New flows per second, and burst, that one source may open to a port of the pool before the shield drops: above
+/// what a busy NAT does, and a quarter of what the lease takes ([`super::leases`]), so that one source that floods
+/// leaves the rest to others.
+const SOURCE_RATE: (u32, u32) = (500, 8_000);
 /// How long a user may fail to acknowledge before the kernel ends the connection, ms.
 const USER_TIMEOUT_MS: u32 = 60_000;
 /// In what time after their load the programs are attached, at the longest, ns.

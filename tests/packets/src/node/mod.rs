@@ -23,11 +23,14 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
-use totoro_ebpf::abi::{Addr, Event};
+use totoro_ebpf::abi::{Addr, Event, PortKey};
+use totoro_ebpf::logic::{pool, prefix};
+use totoro_ebpf::packet::words;
 use totoro_model::{Lookup, Span};
 
 use maps::Maps;
 use near::Near;
+pub(crate) use near::payers;
 pub use state::differences;
 
 /// The longest frame that the kernel takes for a test run is a page less its own.
@@ -297,11 +300,12 @@ fn tick_ns() -> u64 {
         .map_or(0, |tick| tick.tv_nsec() as u64)
 }
 
-/// The cells of `SKETCH` that a source has, which are the kernel's own choice.
+/// The cells of `SKETCH` that a source has at a port, which are the kernel's own choice.
 #[must_use]
-pub fn cells(source: &Addr, seed: u64) -> [u32; 2] {
-    let source = totoro_ebpf::packet::words(source);
-    let cell = |seed| totoro_ebpf::logic::prefix::mix(source, seed) as u32 & (CELLS - 1);
+pub fn cells(source: &Addr, port: PortKey, seed: u64) -> [u32; 2] {
+    let source = words(source);
+    let seed = prefix::seed_at(seed, pool::place(port.proto, port.port));
+    let cell = |seed| prefix::mix(source, seed) as u32 & (CELLS - 1);
     [cell(seed), CELLS + cell(!seed)]
 }
 

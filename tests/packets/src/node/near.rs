@@ -125,15 +125,16 @@ impl Near {
         }
         let mut of_tenant: HashMap<u32, u64> = HashMap::new();
         for key in &world.answered {
-            let number = world.flows.get(key).map_or(0, |flow| flow.tenant);
-            let Some(tenant) = world.tenants.get(&number) else {
-                continue;
-            };
-            let nth = of_tenant.entry(number).or_default();
-            let place = answered::place(number, tenant.max_flows, *nth);
-            *nth += 1;
-            self.answered.set(place, *key, 0)?;
-            self.noted.push(place);
+            for number in world.flows.get(key).map_or_else(Vec::new, payers) {
+                let Some(tenant) = world.tenants.get(&number) else {
+                    continue;
+                };
+                let nth = of_tenant.entry(number).or_default();
+                let place = answered::place(number, tenant.max_flows, *nth);
+                *nth += 1;
+                self.answered.set(place, *key, 0)?;
+                self.noted.push(place);
+            }
         }
         Ok(())
     }
@@ -163,4 +164,12 @@ impl Near {
         let never: PerCpuValues<_> = vec![[0; 2]; self.cpus].try_into()?;
         Ok(self.tick.set(0, never, 0)?)
     }
+}
+
+/// Whom a flow counts for: its tenant, and that one's parent.
+pub(crate) fn payers(flow: &abi::Flow) -> Vec<u32> {
+    let mut all = vec![flow.tenant, flow.parent];
+    all.dedup();
+    all.retain(|number| *number != 0);
+    all
 }

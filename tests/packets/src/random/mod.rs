@@ -5,6 +5,7 @@ mod times;
 mod world;
 
 pub use packet::Packets;
+pub use times::Clock;
 pub use world::Scene;
 
 use fastrand::Rng;

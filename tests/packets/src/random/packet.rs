@@ -220,6 +220,7 @@ fn wrap(dice: &mut Rng, p: &mut Packet) {
                     true => dice.u8(..40),
                     false => dice.u8(..3),
                 },
+                left: one_of(dice, &[0, 0, 0, 1, 4]),
             })
             .collect();
         // More fragments, reserved bits, or an offset.

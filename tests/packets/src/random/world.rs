@@ -10,9 +10,9 @@ use totoro_ebpf::abi::{
 };
 use totoro_model::{Span, Timed, World};
 
-use super::times::{H, MS, S, arrival, moment, rate};
+use super::times::{Clock, H, S};
 use super::{once_in, one_of};
-use crate::node::cells;
+use crate::node::{cells, payers};
 
 /// A world, and the addresses and ports that its packets use.
 #[derive(Clone)]
@@ -68,7 +68,7 @@ fn address(dice: &mut Rng) -> Addr {
 impl Scene {
     /// A random one.
     #[must_use]
-    pub fn new(dice: &mut Rng, now: u64) -> Scene {
+    pub fn new(dice: &mut Rng, clock: Clock) -> Scene {
         let frps = dice.u16(..);
         let config = abi::Config {
             abi: if once_in(dice, 50) {
@@ -92,7 +92,7 @@ impl Scene {
         (
             world.config.source_interval_ns,
             world.config.source_burst_ns,
-        ) = rate(dice);
+        ) = clock.rate(dice);
         let locals = 1 + dice.usize(..4);
         let mut receivers: Vec<Addr> = (0..locals + 2).map(|_| address(dice)).collect();
         receivers[0] = v4(dice);
@@ -112,13 +112,13 @@ impl Scene {
         let own = scene.receivers[0];
         scene.hosts.push(own);
         scene.pool(dice);
-        scene.bans(dice, now);
-        scene.tenants(dice, now);
-        scene.leases(dice, now);
-        scene.counts(dice, now);
-        scene.flows(dice, now);
-        scene.greeters(dice, now);
-        scene.sketch(dice, now);
+        scene.bans(dice, clock);
+        scene.tenants(dice, clock);
+        scene.leases(dice, clock);
+        scene.counts(dice, clock);
+        scene.flows(dice, clock);
+        scene.greeters(dice, clock);
+        scene.sketch(dice, clock);
         scene
     }
 
@@ -143,7 +143,7 @@ impl Scene {
         }
     }
 
-    fn bans(&mut self, dice: &mut Rng, now: u64) {
+    fn bans(&mut self, dice: &mut Rng, clock: Clock) {
         for _ in 0..dice.usize(..8) {
             let length = match dice.u8(..8) {
                 0 => dice.u32(..=128),
@@ -156,13 +156,13 @@ impl Scene {
             } else {
                 bits & u128::MAX << (128 - length)
             };
-            let until_ns = moment(dice, now);
+            let until_ns = clock.moment(dice);
             let ban = abi::Ban { until_ns };
             self.world.bans.insert((length, masked.to_be_bytes()), ban);
         }
     }
 
-    fn tenants(&mut self, dice: &mut Rng, now: u64) {
+    fn tenants(&mut self, dice: &mut Rng, clock: Clock) {
         for number in (1..7).chain([CANARY]) {
             if once_in(dice, 12) {
                 continue;
@@ -176,7 +176,7 @@ impl Scene {
             let because = one_of(dice, &reasons).number();
             let mut limit = || one_of(dice, &[UNLIMITED, UNLIMITED, 5, 1, 0]);
             let (max_conns, max_flows, max_conns_per_source) = (limit(), limit(), limit());
-            let (conn_interval_ns, conn_burst_ns) = rate(dice);
+            let (conn_interval_ns, conn_burst_ns) = clock.rate(dice);
             let tenant = abi::Tenant {
                 state,
                 reason: if state == ACTIVE { 0 } else { because },
@@ -191,7 +191,7 @@ impl Scene {
                 conn_interval_ns,
                 conn_burst_ns,
                 expires_ns: if once_in(dice, 3) {
-                    moment(dice, now)
+                    clock.moment(dice)
                 } else {
                     0
                 },
@@ -201,7 +201,7 @@ impl Scene {
         }
     }
 
-    fn leases(&mut self, dice: &mut Rng, now: u64) {
+    fn leases(&mut self, dice: &mut Rng, clock: Clock) {
         let ports: Vec<(u8, u16)> = {
             // A policy that lends frps's own port is refused by the daemon.
             let lent = |port: &&(u8, u16)| **port != (TCP, self.frps);
@@ -213,7 +213,7 @@ impl Scene {
             let Some(&(proto, port)) = dice.choice(&ports) else {
                 return;
             };
-            let budget = rate(dice);
+            let budget = clock.rate(dice);
             let key = abi::PortKey {
                 port,
                 proto,
@@ -232,7 +232,7 @@ impl Scene {
                 },
                 lease: 100 + number,
                 expires_ns: if once_in(dice, 3) {
-                    moment(dice, now)
+                    clock.moment(dice)
                 } else {
                     0
                 },
@@ -247,14 +247,14 @@ impl Scene {
                         conns: number,
                         ..abi::PortUsage::default()
                     },
-                    at: Span::exactly(arrival(dice, now, budget)),
+                    at: Span::exactly(clock.arrival(dice, budget)),
                 };
                 self.world.port_usage.insert(key, usage);
             }
         }
     }
 
-    fn counts(&mut self, dice: &mut Rng, now: u64) {
+    fn counts(&mut self, dice: &mut Rng, clock: Clock) {
         for number in (0..8).chain([CANARY]) {
             if once_in(dice, 12) {
                 continue;
@@ -264,14 +264,14 @@ impl Scene {
             let usage = abi::Usage {
                 conns: dice.u64(..7),
                 flows_opened: dice.u64(..40),
-                conn_tat_ns: arrival(dice, now, budget),
+                conn_tat_ns: clock.arrival(dice, budget),
                 ..abi::Usage::default()
             };
             // Of all together: when idle ones were last looked for, mostly a moment ago.
             let looked = if once_in(dice, 4) {
-                moment(dice, now)
+                clock.moment(dice)
             } else {
-                now
+                clock.now
             };
             let at = Span::exactly(if number == NODE { looked } else { 0 });
             self.world.usage.insert(number, Timed { is: usage, at });
@@ -292,7 +292,7 @@ impl Scene {
                 tenant: if of_a_site { 0 } else { dice.u32(..8) },
                 kind,
             };
-            let at = Span::exactly(moment(dice, now));
+            let at = Span::exactly(clock.moment(dice));
             let is = if once_in(dice, 20) {
                 1 << 63
             } else {
@@ -302,7 +302,7 @@ impl Scene {
         }
     }
 
-    fn flows(&mut self, dice: &mut Rng, now: u64) {
+    fn flows(&mut self, dice: &mut Rng, clock: Clock) {
         for _ in 0..dice.usize(..24) {
             let key = abi::FlowKey {
                 remote: self.host(dice),
@@ -313,7 +313,7 @@ impl Scene {
             let flow = abi::Flow {
                 tenant: dice.u32(1..8),
                 parent: dice.u32(..2),
-                last_ns: moment(dice, now).max(1),
+                last_ns: clock.moment(dice).max(1),
                 ..abi::Flow::default()
             };
             if dice.bool() {
@@ -337,25 +337,30 @@ impl Scene {
                 local_port: one_of(dice, &self.ports),
                 pad: 0,
             };
-            let ago = one_of(dice, &[0, 60 * S, 180 * S - 5 * MS, 180 * S, H]);
-            let at = Span::exactly(now.saturating_sub(ago));
-            self.world.outbound.insert(key, at);
+            let at = match dice.u8(..5) {
+                0 | 1 => clock.about(dice, 180 * S),
+                _ => clock.ago(one_of(dice, &[0, 60 * S, H])),
+            };
+            self.world.outbound.insert(key, Span::exactly(at));
         }
     }
 
-    /// Notes a flow where its tenant has a place, and so few that the programs look at them all.
+    /// Notes a flow where its tenant and that one's parent have a place, and so few that the programs look at them all.
     fn note(&mut self, key: abi::FlowKey) {
         let world = &mut self.world;
-        let number = world.flows[&key].tenant;
-        let its = (world.answered.iter()).filter(|key| world.flows[key].tenant == number);
-        let most = world.tenants.get(&number).map(|tenant| tenant.max_flows);
-        if most.is_some_and(|most| most <= 16 && its.count() < most.max(1) as usize) {
+        let has_place = |number: &u32| {
+            let its = world.answered.iter();
+            let its = its.filter(|key| payers(&world.flows[key]).contains(number));
+            let most = world.tenants.get(number).map(|tenant| tenant.max_flows);
+            most.is_none_or(|most| most <= 16 && its.count() < most.max(1) as usize)
+        };
+        if payers(&world.flows[&key]).iter().all(has_place) {
             world.answered.insert(key);
         }
     }
 
     /// Cells that are spent, mostly one of a source's two.
-    fn sketch(&mut self, dice: &mut Rng, now: u64) {
+    fn sketch(&mut self, dice: &mut Rng, clock: Clock) {
         let config = &self.world.config;
         let budget = (config.source_interval_ns, config.source_burst_ns);
         if budget.0 == 0 {
@@ -366,24 +371,32 @@ impl Scene {
             if Ipv6Addr::from(source).to_ipv4_mapped().is_none() {
                 source[8..].fill(0);
             }
-            let cell = one_of(dice, &cells(&source, config.sketch_seed));
-            let at = Span::exactly(arrival(dice, now, budget));
+            let port = abi::PortKey {
+                port: one_of(dice, &self.ports),
+                proto: one_of(dice, &[TCP, UDP]),
+                pad: 0,
+            };
+            let cell = one_of(dice, &cells(&source, port, config.sketch_seed));
+            let at = Span::exactly(clock.arrival(dice, budget));
             self.world.sketch.insert(cell, at);
         }
     }
 
-    fn greeters(&mut self, dice: &mut Rng, now: u64) {
+    fn greeters(&mut self, dice: &mut Rng, clock: Clock) {
         for _ in 0..dice.usize(4..24) {
             let key = abi::ControlKey {
                 remote: self.host(dice),
                 remote_port: one_of(dice, &self.far_ports),
                 pad: [0; 3],
             };
-            let ago = one_of(dice, &[0, S, S, 10 * S - 5 * MS, 10 * S, H]);
+            let opened_ns = match dice.u8(..6) {
+                0 | 1 => clock.about(dice, 10 * S),
+                _ => clock.ago(one_of(dice, &[0, S, S, H])),
+            };
             let control = abi::Control {
                 cookie: dice.u64(1..),
                 looks: one_of(dice, &[0, 0, 0, 1, 7, 8, 9]),
-                opened_ns: now.saturating_sub(ago).max(1),
+                opened_ns: opened_ns.max(1),
                 ..abi::Control::default()
             };
             self.world.control.insert(key, control);

@@ -18,7 +18,7 @@ use totoro_model::{Told, World};
 pub use found::Mismatch;
 
 use crate::node::{Hook, Node, boot_ns};
-use crate::random::{Packets, Scene, once_in};
+use crate::random::{Clock, Packets, Scene, once_in};
 use crate::step::{Owned, Step, aftermath};
 use crate::words;
 
@@ -49,6 +49,10 @@ pub struct Tally {
     pub others: BTreeMap<&'static str, u64>,
     /// Worlds.
     pub worlds: u64,
+    /// Of them, those that went by the kernel's ticks, as on a node.
+    pub by_ticks: u64,
+    /// Such worlds that were left out, because something turned on a tick.
+    pub unsure_by_ticks: u64,
     /// Packets of worlds in which something turned on the nanosecond: not counted above.
     pub unsure: u64,
     /// What was refused, by reason.
@@ -65,6 +69,8 @@ impl Tally {
     fn add(&mut self, other: Tally) {
         self.packets += other.packets;
         self.worlds += other.worlds;
+        self.by_ticks += other.by_ticks;
+        self.unsure_by_ticks += other.unsure_by_ticks;
         self.unsure += other.unsure;
         self.stamped += other.stamped;
         self.told += other.told;
@@ -91,9 +97,14 @@ impl std::fmt::Display for Tally {
         let refused: u64 = self.refused.values().sum();
         writeln!(f, "  {refused} refused: {:?}", self.refused)?;
         writeln!(f, "  {} stamped, {} events", self.stamped, self.told)?;
+        writeln!(
+            f,
+            "  {} worlds went by ticks, {} more were left out, which turned on one",
+            self.by_ticks, self.unsure_by_ticks
+        )?;
         write!(
             f,
-            "  {} packets left out, whose world turned on the nanosecond",
+            "  {} packets left out, whose world turned on a tick or the nanosecond",
             self.unsure
         )
     }
@@ -179,6 +190,7 @@ fn work(object: &Path, plan: Plan, shared: &Shared, nth: usize) -> Result<Tally>
             Stop::Fine => tally.add(game.tally),
             Stop::Unsure => {
                 tally.unsure += game.tally.packets;
+                tally.unsure_by_ticks += u64::from(by_ticks(number));
                 // The model stopped in the middle of a packet; the kernel did not.
                 node.wipe_sketch()?;
                 continue;
@@ -216,6 +228,11 @@ fn stay(nth: usize) -> Result<()> {
     sched_setaffinity(this, &one).context("stay on one processor")
 }
 
+/// Whether a world goes by the kernel's ticks, as on a node.
+const fn by_ticks(number: u64) -> bool {
+    number.is_multiple_of(8)
+}
+
 /// When maps and events are compared.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Watch {
@@ -247,7 +264,11 @@ struct Game {
 impl Game {
     fn new(seed: u64, number: u64) -> Game {
         let mut dice = Rng::with_seed(seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let scene = Scene::new(&mut dice, boot_ns());
+        let clock = Clock {
+            now: boot_ns(),
+            is_coarse: by_ticks(number),
+        };
+        let scene = Scene::new(&mut dice, clock);
         Game {
             seed,
             number,
@@ -268,8 +289,7 @@ impl Game {
     ) -> Result<Stop> {
         // Every other world is at hand in arrays, as on a node.
         node.keep_near(self.number.is_multiple_of(2));
-        // And one of eight goes by the kernel's ticks: what turns on some milliseconds is not known there.
-        node.keep_ticks(self.number.is_multiple_of(8));
+        node.keep_ticks(by_ticks(self.number));
         node.install(&self.world, spent)?;
         let mut packets = Packets::default();
         for _ in 0..PACKETS {
@@ -301,6 +321,7 @@ impl Game {
             }
         }
         self.tally.worlds = 1;
+        self.tally.by_ticks = u64::from(by_ticks(self.number));
         self.tally.told = self.told.len() as u64;
         let lines = aftermath(node, &self.world, &self.told)?;
         if lines.is_empty() {

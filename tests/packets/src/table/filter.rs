@@ -5,7 +5,9 @@ use totoro_ebpf::abi::{self, FLOW_ANSWERED, FLOW_NEW, TCP, UDP};
 use totoro_model::Span;
 
 use super::*;
-use crate::build::{AUTHENTICATION, Extension, FRAGMENT, Packet, flag, icmp_error, packet};
+use crate::build::{
+    AUTHENTICATION, Extension, FRAGMENT, Packet, ROUTING, flag, icmp_error, packet,
+};
 
 fn syn(to: IpAddr, port: u16) -> Packet {
     packet(if to.is_ipv6() { USER6 } else { USER4 }, to, TCP, port)
@@ -65,7 +67,11 @@ pub(super) fn headers(now: u64) -> Section {
             udp(NODE4, FREE).with(|p| p.fragment = 1),
         ),
         drops("hop-by-hop and destination options", behind(&[0, 60])),
-        drops("routing and mobility headers", behind(&[43, 135])),
+        drops("routing and mobility headers", behind(&[ROUTING, 135])),
+        passes(
+            "a way with nodes to visit: the stack forwards it, or complains",
+            behind(&[ROUTING]).with(|p| p.extensions[0].left = 1),
+        ),
         drops(
             "an authentication header, which counts in fours",
             behind(&[AUTHENTICATION]).with(|p| p.extensions[0].units = 4),

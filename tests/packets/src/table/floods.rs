@@ -15,19 +15,19 @@ pub(super) fn spend(world: &mut World, now: u64) {
     }
 }
 
-/// One new flow an hour of each source, with a burst of two.
+/// One new flow an hour of each source to a port, with a burst of two.
 fn limited(world: &mut World, _now: u64) {
     world.config.source_interval_ns = HOUR;
     world.config.source_burst_ns = 2 * HOUR;
 }
 
-/// The same, and the user has used up what its /64 has in these of its two cells.
-fn spent(which: &'static [usize]) -> impl Fn(&mut World, u64) {
+/// The same, and the user has used up what its /64 has at a TCP port in these of its two cells.
+fn spent(port: u16, which: &'static [usize]) -> impl Fn(&mut World, u64) {
     move |world, now| {
         limited(world, now);
         let mut source = addr(USER6);
         source[8..].fill(0);
-        let both = cells(&source, world.config.sketch_seed);
+        let both = cells(&source, key(TCP, port), world.config.sketch_seed);
         for nth in which {
             world
                 .sketch
@@ -104,28 +104,31 @@ pub(super) fn section(now: u64) -> Section {
             .given(limited)
             .changes(&["SKETCH: 2 of its cells"]),
         row("one too many, in both of its cells", tcp(USER6, LEASED))
-            .given(spent(&[0, 1]))
+            .given(spent(LEASED, &[0, 1]))
             .refused(TENANT, Reason::RateLimited),
         row("a cell that it shares with who floods", tcp(USER6, LEASED))
-            .given(spent(&[0]))
+            .given(spent(LEASED, &[0]))
             .changes(&["SKETCH: 1 of its cells"]),
         row(
             "another address of the /64 that was too fast",
             tcp("2001:db8:1:0:ffff::1".parse().expect("an address"), LEASED),
         )
-        .given(spent(&[0, 1]))
+        .given(spent(LEASED, &[0, 1]))
         .refused(TENANT, Reason::RateLimited),
         row(
             "its neighbour /64",
             tcp("2001:db8:1:1::7".parse().expect("an address"), LEASED),
         )
-        .given(spent(&[0, 1]))
+        .given(spent(LEASED, &[0, 1]))
         .changes(&["SKETCH: 2 of its cells"]),
+        row("the same source at another port", tcp(USER6, SMALL))
+            .given(spent(LEASED, &[0, 1]))
+            .changes(&["PORT_USAGE tcp 20002", "SKETCH: 2 of its cells"]),
         row(
             "a source that is too fast spends nothing of the lease",
             tcp(USER6, SMALL),
         )
-        .given(spent(&[0, 1]))
+        .given(spent(SMALL, &[0, 1]))
         .refused(TENANT, Reason::RateLimited),
         row(
             "a flood to a port without a lease spends nothing",

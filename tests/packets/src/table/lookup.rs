@@ -33,9 +33,19 @@ fn flows(world: &mut World, now: u64) {
 
 /// Another's flow to the leased port, in a state, that is noted.
 fn noted(state: u32) -> impl Fn(&mut World, u64) {
+    noted_of(TENANT, 0, state)
+}
+
+/// The same to some tenant's port.
+fn noted_of(tenant: u32, parent: u32, state: u32) -> impl Fn(&mut World, u64) {
     move |world, now| {
         let other = flow("198.51.100.8".parse().expect("an address"), 1, LEASED);
-        world.flows.insert(other, flow_in(state, now));
+        let known = abi::Flow {
+            tenant,
+            parent,
+            ..flow_in(state, now)
+        };
+        world.flows.insert(other, known);
         world.answered.insert(other);
     }
 }
@@ -267,9 +277,17 @@ pub(super) fn limits(now: u64) -> Section {
         udp("nor for flows")
             .given(below(0, 10))
             .refused(TENANT, Reason::PublicFull),
-        udp("but in the place of one of the visitor's own")
+        udp("but in the place of one that may not exist, whosever it is")
             .given(below(0, 10))
-            .given(noted(FLOW_ANSWERED)),
+            .given(noted_of(4, 1, FLOW_ANSWERED)),
+        udp("not of one that wrote again, though all have that one's place")
+            .given(below(0, 10))
+            .given(noted_of(4, 1, FLOW_CONFIRMED))
+            .refused(TENANT, Reason::PublicFull),
+        udp("nor of one that is none of the parent's")
+            .given(below(0, 10))
+            .given(noted_of(4, 0, FLOW_ANSWERED))
+            .refused(TENANT, Reason::PublicFull),
     ];
     // On a machine that has just started nothing is so old.
     if now > 200 * S {
