@@ -72,6 +72,10 @@ pub(crate) enum Who {
     ReadsClock,
     /// The full node, with all budgets spent.
     Flooded,
+    /// The full node, where many new UDP flows wait for their answer, and something was heard of every place's.
+    Waiting,
+    /// The full node, with bans of so many of the driver's own senders.
+    BanningSenders,
     /// The full node, with known UDP flows of so many sources: the nth of [`FLOWING`].
     Flowing(usize),
 }
@@ -85,6 +89,8 @@ impl Who {
             has_wide_ban: false,
             is_spent: false,
             flows: 0,
+            waiting: 0,
+            bans_senders: false,
         };
         match self {
             Who::Totoro(size) => Node {
@@ -96,6 +102,15 @@ impl Who {
             Who::BanningWide => Node {
                 bans: BANS,
                 has_wide_ban: true,
+                ..full
+            },
+            Who::Waiting => Node {
+                waiting: WAITING,
+                ..full
+            },
+            Who::BanningSenders => Node {
+                bans: BANS,
+                bans_senders: true,
                 ..full
             },
             Who::Flowing(nth) => Node {
@@ -112,6 +127,9 @@ impl Who {
 
 /// Sources of known flows: of 1,024, and of nearly as many as there may be.
 pub(crate) const FLOWING: [u32; 2] = [1, 58];
+
+/// New UDP flows that wait: nearly as many as may.
+const WAITING: u32 = 16_000;
 
 /// Packets of one kind.
 pub(crate) struct Class {
@@ -141,25 +159,26 @@ impl Class {
     /// The same, where a driver makes each packet another: what is not ours stays at a port that is not ours, and
     /// what is of a flow is of one of those that there are.
     pub(crate) fn driven(&self, packets: Packets) -> Packets {
+        let of = |sources, first, count| Packets::Others {
+            sources,
+            first,
+            count,
+        };
         match self.who {
-            Who::Flowing(nth) => Packets::Others {
-                sources: FLOWING[nth],
-                first: LEASED,
-                count: UDP_PORTS.into(),
-            },
-            _ if self.goal == Some(NOT_OURS) => Packets::Others {
-                sources: SOURCES,
-                first: OTHERS,
-                count: 1,
-            },
+            Who::Flowing(nth) => of(FLOWING[nth], LEASED, UDP_PORTS.into()),
+            Who::Waiting => of(SOURCES, LEASED, UDP_PORTS.into()),
+            Who::BanningSenders => of(BANS, LEASED, UDP_PORTS.into()),
+            _ if self.goal == Some(NOT_OURS) => of(SOURCES, OTHERS, 1),
+            _ if self.verdict == DROP => of(SOURCES, FREE, 1),
             _ => packets,
         }
     }
 }
 
-/// What users send, each of another flow that is known. Of as many as there may be each is a miss in the nearer caches,
-/// and 4 % are looked up: told, and judged beside xdp-filter alone.
-pub(crate) fn flowing() -> [Class; FLOWING.len()] {
+/// What comes from many users or senders, each packet from another. Of as many known flows as there may be each is a
+/// miss in the nearer caches, and 4 % are looked up: told, and judged beside xdp-filter alone, as what is new or comes
+/// to no lease.
+pub(crate) fn crowds() -> [Class; 5] {
     let of = |nth, name, goal| Class {
         who: Who::Flowing(nth),
         filters: OF_UDP,
@@ -172,6 +191,24 @@ pub(crate) fn flowing() -> [Class; FLOWING.len()] {
             Some(ESTABLISHED),
         ),
         of(1, "established: UDP, IPv4, each of 59,392 flows", None),
+        Class {
+            who: Who::Waiting,
+            ..of(0, "new UDP flow, IPv4, while 16,000 wait", None)
+        },
+        Class {
+            verdict: DROP,
+            ..Class::of("SYN to no lease: dropped, IPv4", syn(V4, FREE), None)
+        },
+        Class {
+            who: Who::BanningSenders,
+            verdict: DROP,
+            filters: &[],
+            ..Class::of(
+                "10,000 bans: each of 10,000 banned senders, dropped, IPv4",
+                syn(V4, LEASED),
+                Some(SYN_WITH_BANS),
+            )
+        },
     ]
 }
 

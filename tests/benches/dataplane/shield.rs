@@ -50,6 +50,10 @@ pub(crate) struct Node {
     pub(crate) is_spent: bool,
     /// Sources that have a known flow to each of [`UDP_PORTS`].
     pub(crate) flows: u32,
+    /// New UDP flows, of nobody who sends; then something was heard of every place's.
+    pub(crate) waiting: u32,
+    /// Whether the bans are of the driver's first senders.
+    pub(crate) bans_senders: bool,
 }
 
 /// Leased UDP ports, from [`LEASED`] on, of a node that lends all ports.
@@ -132,6 +136,7 @@ pub(crate) fn filled(loader: &mut EbpfLoader<'_>, object: &Path, node: Node) -> 
     lend(&mut ebpf, node.size);
     ban(&mut ebpf, node);
     flows(&mut ebpf, node.flows);
+    wait(&mut ebpf, node.waiting);
     ebpf
 }
 
@@ -197,10 +202,12 @@ const SEED: u64 = 0x1234_5678_9abc_def0;
 /// Bans them.
 fn ban(ebpf: &mut Ebpf, node: Node) {
     let wide = node.has_wide_ban.then_some(WIDE);
-    let banned: Vec<abi::Addr> = self::banned(node.bans - u32::from(wide.is_some()))
-        .into_iter()
-        .map(abi::v4_mapped)
-        .collect();
+    let count = node.bans - u32::from(wide.is_some());
+    let banned = match node.bans_senders {
+        true => (0..count).map(driven).collect(),
+        false => banned(count),
+    };
+    let banned: Vec<abi::Addr> = banned.into_iter().map(abi::v4_mapped).collect();
     let wide = wide.map(|(addr, bits)| (bits, abi::v4_mapped(addr)));
     enter(ebpf, "BANS", 128, &banned, abi::Ban { until_ns: 0 });
     if let Some((bits, addr)) = wide {
@@ -238,7 +245,7 @@ fn flows(ebpf: &mut Ebpf, sources: u32) {
         pad: 0,
     };
     let driven = (0..sources).flat_map(|nth| {
-        let remote = abi::v4_mapped((SOURCE + 2 * nth).to_be_bytes());
+        let remote = abi::v4_mapped(driven(nth));
         (0..UDP_PORTS).map(move |port| of(remote, LEASED + port))
     });
     let flow = abi::Flow {
@@ -248,6 +255,37 @@ fn flows(ebpf: &mut Ebpf, sources: u32) {
     };
     for key in driven.chain([of(to_addr(users()[V6]), LEASED)]) {
         hash(ebpf, "FLOWS").insert(key, flow, 0).expect("insert");
+    }
+}
+
+/// The nth source that the driver makes.
+fn driven(nth: u32) -> [u8; 4] {
+    (SOURCE + 2 * nth).to_be_bytes()
+}
+
+/// New flows that wait for an answer, of none of the driver's sources.
+fn wait(ebpf: &mut Ebpf, count: u32) {
+    if count == 0 {
+        return;
+    }
+    for nth in 0..count {
+        let key = abi::FlowKey {
+            remote: abi::v4_mapped((SOURCE + 2 * nth + 1).to_be_bytes()),
+            remote_port: FROM,
+            port: LEASED,
+            pad: 0,
+        };
+        let flow = abi::Flow {
+            opened_ns: boot_ns(),
+            ..abi::Flow::default()
+        };
+        hash(ebpf, "CANDIDATES")
+            .insert(key, flow, 0)
+            .expect("insert");
+    }
+    let mut heard = array::<u64>(ebpf, "HEARD");
+    for place in 0..heard.len() {
+        heard.set(place, u64::MAX / 2, 0).expect("set");
     }
 }
 

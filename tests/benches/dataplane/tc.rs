@@ -89,7 +89,11 @@ impl Nodes {
             Who::Totoro(_) => Some(0),
             Who::Banning => Some(1),
             Who::Flooded => Some(2),
-            Who::BanningWide | Who::ReadsClock | Who::Flowing(_) => None,
+            Who::BanningWide
+            | Who::BanningSenders
+            | Who::ReadsClock
+            | Who::Waiting
+            | Who::Flowing(_) => None,
         }
     }
 

@@ -6,7 +6,7 @@ use totoro_report::{Better, Figure, Relative, Run};
 
 use crate::classes::{
     ADDRESSES, BANS, Class, FLOWING, FULL, LEAN, MANY_RULES, NOTHING, ONE_RULE, PASS, SIZES, Who,
-    classes, flowing,
+    classes, crowds,
 };
 use crate::filter::{self, Features, Rules};
 use crate::packets::{LEASED, V4, segment, syn};
@@ -36,6 +36,8 @@ struct All {
     reads_clock: Program,
     flooded: Program,
     flowing: Vec<Program>,
+    waiting: Program,
+    banning_senders: Program,
 }
 
 impl All {
@@ -82,6 +84,8 @@ impl All {
             reads_clock: shield::reads_clock(&object, &baseline, pins, Who::ReadsClock.node()),
             flooded: totoro(Who::Flooded),
             flowing: (0..FLOWING.len()).map(Who::Flowing).map(totoro).collect(),
+            waiting: totoro(Who::Waiting),
+            banning_senders: totoro(Who::BanningSenders),
         }
     }
 
@@ -93,6 +97,8 @@ impl All {
             Who::ReadsClock => &mut self.reads_clock,
             Who::Flooded => &mut self.flooded,
             Who::Flowing(nth) => &mut self.flowing[nth],
+            Who::Waiting => &mut self.waiting,
+            Who::BanningSenders => &mut self.banning_senders,
         }
     }
 }
@@ -142,13 +148,13 @@ pub(crate) fn measure(args: &Args, pins: &Path, run: &mut Run, progress: &Progre
         progress.says("XDP: one packet");
     }
     // The driver makes IPv4 to leased ports; what is not ours stays at a port that is not ours.
-    let flowing = flowing();
+    let crowds = crowds();
     let driven: Vec<&Class> = classes
         .iter()
         .filter(|class| class.name.contains("TCP, IPv4") || class.name.contains("SYN to a lease"))
         .filter(|class| !class.name.contains("IPv6"))
         .chain(
-            flowing
+            crowds
                 .iter()
                 .filter(|class| class.name.contains(&args.class)),
         )

@@ -22,6 +22,12 @@ const PORTS: usize = 33;
 /// Requests at once where speed is not the question.
 const AT_ONCE: usize = 32;
 
+/// Logins that open a session each, by tenants that have none; and their connections.
+pub(crate) struct First {
+    pub(crate) bodies: Vec<Value>,
+    _connections: Vec<TcpStream>,
+}
+
 /// One session.
 pub(crate) struct Session {
     tenant: Tenant,
@@ -60,6 +66,22 @@ impl Logins {
             authorization: daemons.authorization.clone(),
             _frps: frps,
         }
+    }
+
+    /// The first Logins of tenants, each over a connection of its own from an address of its own.
+    pub(crate) async fn first(&self, daemons: &Daemons, tenants: &[Tenant]) -> First {
+        let tickets = daemons.tickets(&tenants.iter().collect::<Vec<_>>()).await;
+        let mut first = First {
+            bodies: Vec::new(),
+            _connections: Vec::new(),
+        };
+        for (number, (tenant, ticket)) in tenants.iter().zip(tickets).enumerate() {
+            let (connection, address) = connect(2, number).await;
+            let body = login(&tenant.invite, &ticket, "", &address);
+            first.bodies.push(body);
+            first._connections.push(connection);
+        }
+        first
     }
 
     /// So many Logins that go on with a session, each with a ticket of its own: of all sessions in turn.
@@ -222,16 +244,7 @@ impl Session {
         client: &reqwest::Client,
         authorization: &str,
     ) -> Session {
-        let socket = TcpSocket::new_v4().unwrap();
-        let [high, low] = u16::try_from(number).unwrap().to_be_bytes();
-        socket
-            .bind((Ipv4Addr::new(127, 1, high, low), 0).into())
-            .unwrap();
-        let connection = socket
-            .connect((Ipv4Addr::LOCALHOST, FRPS).into())
-            .await
-            .unwrap();
-        let address = connection.local_addr().unwrap().to_string();
+        let (connection, address) = connect(1, number).await;
         let content = login(&tenant.invite, ticket, "", &address);
         let answer = ask(client, authorization, "Login", content).await;
         let content = &answer["content"];
@@ -261,6 +274,19 @@ impl Session {
             "metas": null,
         })
     }
+}
+
+/// A connection to frps's port from the address of this number in a network, and its address.
+async fn connect(network: u8, number: usize) -> (TcpStream, String) {
+    let socket = TcpSocket::new_v4().unwrap();
+    let [high, low] = u16::try_from(number).unwrap().to_be_bytes();
+    socket
+        .bind((Ipv4Addr::new(127, network, high, low), 0).into())
+        .unwrap();
+    let frps = (Ipv4Addr::LOCALHOST, FRPS).into();
+    let connection = socket.connect(frps).await.unwrap();
+    let address = connection.local_addr().unwrap().to_string();
+    (connection, address)
 }
 
 fn login(invite: &str, ticket: &str, run_id: &str, address: &str) -> Value {

@@ -122,7 +122,8 @@ async fn measure(args: &Args, place: &place::Paths, run: &mut Run) {
                 clients: args.clients,
                 length: Duration::from_millis(args.millis),
             };
-            rounds.run(&daemons, &logins, run, &progress).await;
+            let others = &tenants[some.len()..];
+            rounds.run(&daemons, &logins, others, run, &progress).await;
         }
         if wanted("sustained") {
             logins.sustained(&daemons, args.seconds, run).await;

@@ -7,7 +7,7 @@ use totoro_report::{Better, Figure, Relative, Run, locked};
 use crate::Progress;
 use crate::bare::Bare;
 use crate::client::Request;
-use crate::daemons::{Daemons, PLUGIN};
+use crate::daemons::{Daemons, PLUGIN, Tenant};
 use crate::logins::Logins;
 use crate::seen::{busy, delivered};
 use crate::series::Series;
@@ -27,6 +27,8 @@ const PACE: f64 = 1_000.0;
 /// How many times as long is asked at that pace: one answer of a hundred is what counts, and when the
 /// machine holds still for some milliseconds, all wait that come meanwhile.
 const LONGER: u32 = 8;
+/// First Logins in a round.
+const FIRST: usize = 600;
 /// How long the control plane has to take what the node tells of a round.
 const TAKES: Duration = Duration::from_millis(500);
 
@@ -43,6 +45,7 @@ impl Rounds {
         &self,
         daemons: &Daemons,
         logins: &Logins,
+        others: &[Tenant],
         run: &mut Run,
         progress: &Progress,
     ) {
@@ -71,6 +74,9 @@ impl Rounds {
         ];
         let mut measured: [[Vec<Round>; 4]; 2] = Default::default();
         let mut left = bodies.len();
+        let mut first: [Vec<Round>; 2] = Default::default();
+        // Who has no session yet, some in each round.
+        let mut others = others.chunks_exact((others.len() / (self.count + 1)).clamp(1, FIRST));
         for round in 0..=self.count {
             progress.says(&format!("round {round} of {}", self.count));
             for ((mode, length, pace), measured) in modes.iter().zip(&mut measured) {
@@ -94,7 +100,16 @@ impl Rounds {
                     }
                 }
             }
+            let tenants = others.next().expect("some tenants for each round");
+            let both = self.first(daemons, logins, tenants, &bare.address).await;
+            for (series, one) in first.iter_mut().zip(both) {
+                if round > 0 {
+                    series.push(one);
+                }
+            }
         }
+        let [opens, bare] = &first;
+        add(run, "first Login at 1,000/s", opens, &[(BARE, bare)]);
         for ((mode, ..), measured) in modes.iter().zip(&measured) {
             let [login, bare_login, proxy, bare_proxy] = measured;
             let call = |nth: usize| format!("{}{mode}", asked[nth].0);
@@ -102,6 +117,24 @@ impl Rounds {
             let bare = [(BARE, bare_proxy), (VERIFIES, bare_login)];
             add(run, &call(2), proxy, &bare);
         }
+    }
+
+    /// Logins of tenants that have no session, each over its own connection, at the pace that a node must bear; and
+    /// the bare handler's.
+    async fn first(
+        &self,
+        daemons: &Daemons,
+        logins: &Logins,
+        tenants: &[Tenant],
+        bare: &str,
+    ) -> [Round; 2] {
+        let first = logins.first(daemons, tenants).await;
+        let length = Duration::from_secs_f64(tenants.len() as f64 / PACE);
+        let pace = Some(PACE);
+        let ours = logins.once(PLUGIN, &first.bodies);
+        let ours = self.one(daemons, &ours, length, pace).await;
+        let bare = logins.once(bare, &first.bodies);
+        [ours, self.one(daemons, &bare, length, pace).await]
     }
 
     /// Says how it is measured, and beside what.
@@ -117,7 +150,9 @@ impl Rounds {
         run.baseline(VERIFIES, "the same, answering Logins");
         run.note(format!(
             "Calls: {} requests at once, each on its own connection; {} rounds of {} ms, {LONGER} times as long \
-             at {PACE}/s, node and bare handler in turns. The control plane is stopped meanwhile, and takes \
+             at {PACE}/s, node and bare handler in turns. A Login goes on with a session on the connection that that \
+             has; a first Login opens one, for a tenant that has none, over a new connection from a new address: \
+             {FIRST} of them a round. The control plane is stopped meanwhile, and takes \
              afterwards what the node tells.",
             self.clients,
             self.count,

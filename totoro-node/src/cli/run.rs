@@ -30,8 +30,8 @@ use crate::{local, machine, privilege, reserve, secret, sync, tls};
 const TICK: Duration = Duration::from_millis(250);
 /// Enforcement is tried this often; and again so soon when it failed.
 const CANARY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(5));
-/// Connections whose end was not heard of are looked for this often.
-const LOST: Duration = Duration::from_secs(5);
+/// Connections whose end was not heard of, which is rare, are looked for this often.
+const LOST: Duration = Duration::from_secs(10);
 /// Counters that an earlier run left are looked for so many seconds after the start, and then each time so many
 /// have passed: tens of thousands are listed for a few that take no more than room.
 const ADOPT: (u128, u128) = (60, 600);
