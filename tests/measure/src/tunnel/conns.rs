@@ -63,7 +63,7 @@ pub(super) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result
     );
     run.note(
         "Connections: users connect, have a byte back and close, some at once over 24 ports and 24 sources \
-         (a lease takes 2,000 SYNs a second, and so does a source). Refused: by max_conns, by ct count, by \
+         (a lease takes 2,000 SYNs a second, of one source 500, with bursts of 8,000). Refused: by max_conns, by ct count, by \
          the plugin; beside a port where nothing listens, which is the kernel's own refusal.",
     );
     tell(run, &names, &all);
