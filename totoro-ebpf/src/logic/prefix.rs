@@ -97,12 +97,13 @@ pub const fn source_words(addr: Words) -> Words {
     }
 }
 
-/// The seed for the sources of one port ([`super::pool::place`]): whoever forges a source at a port, his own perhaps,
-/// leaves its budgets at all others alone.
+/// A source at one port ([`super::pool::place`]), to be mixed: whoever forges a source at a port, his own perhaps,
+/// leaves its budgets at all others alone. Above all bits of an IPv4 address; of IPv6 the word is zero: so no source at
+/// one port is another at another.
 #[inline(always)]
 #[must_use]
-pub const fn seed_at(seed: u64, place: u32) -> u64 {
-    seed ^ (place as u64).wrapping_mul(0xd6e8_feb8_6659_fd93)
+pub const fn at_port([first, second]: Words, place: u32) -> Words {
+    [first, second ^ ((place as u64) << 47).to_be()]
 }
 
 /// Mixes a source into 64 bits: rounds of multiply and fold, as wyhash's `mum` step without its
@@ -162,6 +163,25 @@ mod tests {
         }
         // v4-compatible (::a.b.c.d) is plain IPv6.
         assert!(!is_v4(&"::c000:207".parse::<Ipv6Addr>().unwrap().octets()));
+    }
+
+    #[test]
+    fn no_source_at_one_port_is_another_at_another() {
+        let sources = [
+            "192.0.2.7",
+            "192.0.2.6",
+            "255.255.255.255",
+            "2001:db8:1:2::",
+            "::",
+        ]
+        .map(addr);
+        let places = [0, 1, 2, 20_000, 65_535, 65_536, 131_071];
+        let mut seen = std::collections::HashSet::new();
+        for source in sources {
+            for place in places {
+                assert!(seen.insert(at_port(words(&source), place)), "{place}");
+            }
+        }
     }
 
     fn addr(text: &str) -> Addr {

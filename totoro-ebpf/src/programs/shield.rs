@@ -333,10 +333,9 @@ fn source_is_over(config: &Config, remote: Words, place: u32, at: u64) -> bool {
         return false;
     }
     // Two hashes, so that sources which share a cell of one row don't in the other.
-    let source = prefix::source_words(remote);
-    let seed = prefix::seed_at(config.sketch_seed, place);
-    let first = prefix::mix(source, seed) as u32 & (SKETCH_CELLS - 1);
-    let second = prefix::mix(source, !seed) as u32 & (SKETCH_CELLS - 1);
+    let source = prefix::at_port(prefix::source_words(remote), place);
+    let first = prefix::mix(source, config.sketch_seed) as u32 & (SKETCH_CELLS - 1);
+    let second = prefix::mix(source, !config.sketch_seed) as u32 & (SKETCH_CELLS - 1);
     let second = SKETCH_CELLS + second;
     let first = spend(config, first, at);
     let second = spend(config, second, at);

@@ -303,8 +303,7 @@ fn tick_ns() -> u64 {
 /// The cells of `SKETCH` that a source has at a port, which are the kernel's own choice.
 #[must_use]
 pub fn cells(source: &Addr, port: PortKey, seed: u64) -> [u32; 2] {
-    let source = words(source);
-    let seed = prefix::seed_at(seed, pool::place(port.proto, port.port));
+    let source = prefix::at_port(words(source), pool::place(port.proto, port.port));
     let cell = |seed| prefix::mix(source, seed) as u32 & (CELLS - 1);
     [cell(seed), CELLS + cell(!seed)]
 }
