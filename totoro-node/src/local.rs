@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -194,9 +194,14 @@ fn seconds(for_s: Option<i64>, until: Option<i64>, now: i64) -> Result<Option<i6
 /// It does not run, does not answer in time, or says why not.
 pub async fn ask<T: DeserializeOwned>(path: &Path, ask: &Ask) -> Result<T> {
     let exchange = async {
-        let mut stream = UnixStream::connect(path)
-            .await
-            .map_err(|error| NotRunning(path.display().to_string(), error))?;
+        let connected = UnixStream::connect(path).await;
+        let mut stream = connected.map_err(|error| match error.kind() {
+            // It may well run.
+            std::io::ErrorKind::PermissionDenied => {
+                anyhow!("{}: {error}; ask as root", path.display())
+            }
+            _ => NotRunning(path.display().to_string(), error).into(),
+        })?;
         let mut text = serde_json::to_string(ask)?;
         text.push('\n');
         stream

@@ -37,9 +37,9 @@ with secrets: whoever reads this file can be any node and sign any ticket. Keep 
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  totoro-control backup --out /backup/totoro.bak --token-file /etc/totoro/admin.token
-  totoro-control backup --out totoro.bak --with-secrets --config /etc/totoro/control.toml
-  totoro-control backup --out totoro.bak --offline --config /etc/totoro/control.toml
+  totoro-control backup --out /backup/totoro.bak --token-file /etc/totoro/control/admin.token
+  totoro-control backup --out totoro.bak --with-secrets --config /etc/totoro/control/control.toml
+  totoro-control backup --out totoro.bak --offline --config /etc/totoro/control/control.toml
 
 Secrets are read from the machine's own files, never through the API: --with-secrets works where
 the control plane runs, for whoever may read its secrets. The file has mode 0600 in any case.")]
@@ -59,7 +59,7 @@ pub(super) struct Backup {
     #[arg(
         long,
         env = "TOTORO_CONTROL_CONFIG",
-        default_value = "/etc/totoro/control.toml"
+        default_value = "/etc/totoro/control/control.toml"
     )]
     config: PathBuf,
 }

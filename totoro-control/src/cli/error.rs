@@ -1,5 +1,6 @@
 //! What a command ends with when it does not succeed.
 
+use totoro_api::Reason;
 use totoro_api::wire::problem::Problem;
 
 use crate::app::StartError;
@@ -59,7 +60,11 @@ impl CliError {
         match self {
             CliError::Usage(_) => 2,
             CliError::Unreachable { .. } => 3,
-            CliError::Refused(problem) if problem.status == 401 => 4,
+            CliError::Refused(problem)
+                if problem.status == 401 || matches!(problem.code, Reason::NotAuthorized) =>
+            {
+                4
+            }
             _ => 1,
         }
     }

@@ -30,7 +30,7 @@ Examples:
   totoro-control init --dir ./lab --json                              where everything is, for a script")]
 pub(super) struct Init {
     /// Where everything goes.
-    #[arg(long, default_value = "/etc/totoro")]
+    #[arg(long, default_value = "/etc/totoro/control")]
     dir: PathBuf,
     /// Print the answer as JSON.
     #[arg(long)]

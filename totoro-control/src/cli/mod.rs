@@ -41,7 +41,7 @@ use error::CliError;
 #[command(after_help = "\
 Examples:
   totoro-control init --public-url https://control.example.org
-  totoro-control serve --config /etc/totoro/control.toml
+  totoro-control serve --config /etc/totoro/control/control.toml
   totoro-control node add --name n1 --pool-tcp 20000-20099 --server-addr n1.example.org:7000
   totoro-control invite create --node n1 --max-conns 5 --expires 7d
 

@@ -13,7 +13,7 @@ use crate::app::restore::Checked;
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  totoro-control restore --from totoro.bak --config /etc/totoro/control.toml
+  totoro-control restore --from totoro.bak --config /etc/totoro/control/control.toml
   totoro-control restore --from totoro.bak --check
   totoro-control restore --from totoro.bak --config ./lab/control.toml --new-secret
 
@@ -28,7 +28,7 @@ pub(super) struct Restore {
     #[arg(
         long,
         env = "TOTORO_CONTROL_CONFIG",
-        default_value = "/etc/totoro/control.toml"
+        default_value = "/etc/totoro/control/control.toml"
     )]
     config: PathBuf,
     /// Go on without the old server secret: every node key, invite code and admin token is lost.

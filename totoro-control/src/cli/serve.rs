@@ -24,7 +24,7 @@ const SHORT_TTL: Duration = Duration::from_secs(300);
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  totoro-control serve --config /etc/totoro/control.toml
+  totoro-control serve --config /etc/totoro/control/control.toml
   TOTORO_LOG=debug totoro-control serve --config ./lab/control.toml --log-json
   TOTORO_CONTROL_LISTEN=127.0.0.1:9090 totoro-control serve --print-config")]
 pub(super) struct Serve {
@@ -32,7 +32,7 @@ pub(super) struct Serve {
     #[arg(
         long,
         env = "TOTORO_CONTROL_CONFIG",
-        default_value = "/etc/totoro/control.toml"
+        default_value = "/etc/totoro/control/control.toml"
     )]
     config: PathBuf,
     /// Log JSON lines.

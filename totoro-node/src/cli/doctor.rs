@@ -28,11 +28,18 @@ const RECENT_MS: i64 = 60_000;
 /// The problems that are shown, newest first.
 const PROBLEMS: usize = 5;
 
-/// Prints the findings; fails when something is wrong. `settings` is the settings' file.
-pub(super) async fn run(config: &Config, settings: &Path, pool: Pool, as_json: bool) -> Result<()> {
+/// Prints the findings; fails when something is wrong. `settings` is the settings' file, `pool` the one that was
+/// applied last, where that is known.
+pub(super) async fn run(
+    config: &Config,
+    settings: &Path,
+    pool: Option<Pool>,
+    as_json: bool,
+) -> Result<()> {
     let mut lines = check::secrets(config);
+    let are_loaded = kernel::dead_links(&config.pin_root, &config.cgroup).is_ok();
     lines.push(pins(config));
-    lines.extend(room::tables(config));
+    lines.extend(room::tables(config, are_loaded));
     lines.extend(check::past(config));
     let said = check::said(config).await;
     let socket = config.local_socket();
@@ -40,11 +47,15 @@ pub(super) async fn run(config: &Config, settings: &Path, pool: Pool, as_json: b
         Ok(condition) => lines.extend(of(&condition, said)),
         Err(error) => {
             let shown = socket.display().to_string();
-            let advice = match error.is::<NotRunning>() {
-                true => "not running: limits hold and live tunnels go on, but nobody new gets in; \
-                         start it: systemctl start totoro-node"
+            let advice = match (error.is::<NotRunning>(), are_loaded) {
+                (true, true) => "not running: limits hold and live tunnels go on, but nobody new gets in; \
+                                 start it: systemctl start totoro-node"
                     .to_owned(),
-                false => format!("{error:#}; its log says more: journalctl -u totoro-node"),
+                (true, false) => "not running, and nothing is loaded that would hold limits: what goes \
+                                  through frps is without any; start it: systemctl start totoro-node, or \
+                                  stop frps: systemctl stop totoro-frps"
+                    .to_owned(),
+                (false, _) => format!("{error:#}; its log says more: journalctl -u totoro-node"),
             };
             lines.push(Line::new("daemon", shown, Status::Fail, advice));
             // A start would not help then.
@@ -52,12 +63,11 @@ pub(super) async fn run(config: &Config, settings: &Path, pool: Pool, as_json: b
             lines.extend(refusal.into_iter().chain(said.node));
         }
     }
-    lines.extend(check::frps(config, &pool).await);
-    let file = check::frps_file(config, settings, &pool);
+    // Without the daemon's word the pool of the enrolment does; what the file should have is not known then.
+    lines.extend(check::frps(config, pool.as_ref().unwrap_or(&config.pool)).await);
+    let file = pool.map(|pool| check::frps_file(config, settings, &pool));
     // It may be kept elsewhere, and a frps that lacks something has a line of its own.
-    if Path::new(&file.target).exists() {
-        lines.push(file);
-    }
+    lines.extend(file.filter(|file| Path::new(&file.target).exists()));
     check::conclude(&lines, as_json)
 }
 

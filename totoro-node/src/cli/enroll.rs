@@ -1,6 +1,6 @@
 //! `enroll`: a one-time token becomes a node with a key of its own making.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -15,9 +15,9 @@ use crate::{secret, tls};
 /// Options of `enroll`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Where node.toml and the secrets go.
-    #[arg(long, default_value = "/etc/totoro")]
-    dir: PathBuf,
+    /// Where node.toml and the secrets go [default: where --config is].
+    #[arg(long)]
+    dir: Option<PathBuf>,
     /// The file with the one-time token; else TOTORO_TOKEN, else standard input.
     #[arg(long)]
     token_file: Option<PathBuf>,
@@ -38,8 +38,15 @@ struct Done {
 }
 
 /// Enrols this machine, and says what it is now.
-pub(super) async fn run(args: &Args, given: Settings, as_json: bool) -> Result<()> {
-    let done = enrol(args, given).await?;
+pub(super) async fn run(
+    args: &Args,
+    settings: &Path,
+    given: Settings,
+    as_json: bool,
+) -> Result<()> {
+    let beside = settings.parent().unwrap_or(Path::new("."));
+    let dir = args.dir.as_deref().unwrap_or(beside);
+    let done = enrol(dir, args.token_file.as_deref(), given).await?;
     if as_json {
         return Ok(print_json(&done)?);
     }
@@ -47,36 +54,36 @@ pub(super) async fn run(args: &Args, given: Settings, as_json: bool) -> Result<(
         "node {} ({}) is enrolled; settings and secrets are in {}",
         done.name,
         done.node,
-        args.dir.display()
+        dir.display()
     ))?;
     out::line(format_args!(
         "next: totoro-node check --config {0}; totoro-node frps-config --config {0} --out {1}; totoro-node run --config {0}",
-        args.dir.join("node.toml").display(),
-        args.dir.join("frps.toml").display()
+        dir.join("node.toml").display(),
+        dir.join("frps.toml").display()
     ))?;
     Ok(())
 }
 
-async fn enrol(args: &Args, given: Settings) -> Result<Done> {
+async fn enrol(dir: &Path, token_file: Option<&Path>, given: Settings) -> Result<Done> {
     let control = given
         .control
         .clone()
         .context("--control https://… names the control plane")?;
     let control = check_control(&control, given.insecure_http.unwrap_or(false))?;
-    let file = args.dir.join("node.toml");
+    let file = dir.join("node.toml");
     if file.exists() {
         bail!(
             "{} is there already; this machine is enrolled. To enrol anew, move it away",
             file.display()
         );
     }
-    let token = secret::from_env_file_or_stdin("TOTORO_TOKEN", args.token_file.as_deref())?;
-    std::fs::create_dir_all(&args.dir).with_context(|| format!("create {}", args.dir.display()))?;
+    let token = secret::from_env_file_or_stdin("TOTORO_TOKEN", token_file)?;
+    std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
 
     let mut files = Vec::new();
     // The secret of a file; made on the first call, the same ever after.
     let mut once = |name: &str, make: &dyn Fn() -> String| {
-        let path = args.dir.join(name);
+        let path = dir.join(name);
         if !path.exists() {
             secret::write(&path, &make())?;
         }
@@ -98,7 +105,7 @@ async fn enrol(args: &Args, given: Settings) -> Result<Done> {
 
     once("plugin.secret", &secret::random_text)?;
     once("frps-admin.password", &secret::random_text)?;
-    let tls = args.dir.join("tls");
+    let tls = dir.join("tls");
     tls::make(&tls, &enrolled.node, &enrolled.server_addr)?;
     files.extend([tls::CA_KEY, tls::CA, tls::KEY, tls::CERT].map(|name| tls.join(name)));
     let settings = Settings {
@@ -147,13 +154,10 @@ mod tests {
 
     #[tokio::test]
     async fn an_enrolment_is_told_whole_and_without_a_secret() {
-        let dir = tempfile::tempdir().unwrap();
-        let token = dir.path().join("token");
+        let place = tempfile::tempdir().unwrap();
+        let token = place.path().join("token");
         secret::write(&token, "one-time").unwrap();
-        let args = Args {
-            dir: dir.path().join("node"),
-            token_file: Some(token),
-        };
+        let dir = place.path().join("node");
         let control = control(
             r#"{"node": "nod_1", "name": "one", "pool": {"tcp": ["20000-20009"], "udp": []},
                 "server_addr": ["one.example.org:7000"]}"#,
@@ -164,21 +168,21 @@ mod tests {
             insecure_http: Some(true),
             ..Settings::default()
         };
-        let done = enrol(&args, given).await.unwrap();
+        let done = enrol(&dir, Some(&token), given).await.unwrap();
         let told = serde_json::to_value(&done).unwrap();
         assert_eq!(told["node"], "nod_1");
         assert_eq!(told["control"], control);
         assert_eq!(told["pool"]["tcp"][0], "20000-20009");
         // Every file of the directory, and no other.
-        let tls = args.dir.join("tls");
-        let mut there: Vec<PathBuf> = [&args.dir, &tls]
+        let tls = dir.join("tls");
+        let mut there: Vec<PathBuf> = [&dir, &tls]
             .into_iter()
             .flat_map(|dir| fs::read_dir(dir).unwrap())
             .map(|entry| entry.unwrap().path())
             .filter(|path| path.is_file())
             .collect();
         there.sort();
-        assert_eq!(done.files.last(), Some(&args.dir.join("node.toml")));
+        assert_eq!(done.files.last(), Some(&dir.join("node.toml")));
         let mut listed = done.files.clone();
         listed.sort();
         assert_eq!(listed, there);
@@ -190,7 +194,7 @@ mod tests {
             "plugin.secret",
             "frps-admin.password",
         ] {
-            let kept = secret::read(&args.dir.join(name)).unwrap();
+            let kept = secret::read(&dir.join(name)).unwrap();
             assert!(!text.contains(kept.trim()), "{name}: {text}");
         }
         assert!(

@@ -29,6 +29,7 @@ use anyhow::{Context as _, Result};
 use clap::builder::BoolishValueParser;
 use clap::{Parser, Subcommand};
 use reqwest::StatusCode;
+use totoro_api::Reason;
 use totoro_api::ports::Pool;
 use totoro_cli::out;
 
@@ -233,7 +234,11 @@ fn listener(cli: &Cli) -> Result<Option<TcpListener>> {
 
 async fn act(cli: Cli, health: Health, listener: Option<TcpListener>) -> Result<()> {
     if let Command::Enroll(args) = &cli.command {
-        return enroll::run(args, cli.settings, cli.json).await;
+        anyhow::ensure!(
+            !cli.print_config,
+            "there are no settings to print before this machine is enrolled"
+        );
+        return enroll::run(args, &cli.config, cli.settings, cli.json).await;
     }
     if !cli.config.exists() {
         let config = || Config::unenrolled(&cli.config, cli.settings.clone());
@@ -260,12 +265,16 @@ async fn act(cli: Cli, health: Health, listener: Option<TcpListener>) -> Result<
             run::run(config, health, listener).await
         }
         Command::Check => {
-            let pool = applied_pool(&config).await?;
+            let pool = applied_pool(&config).await.unwrap_or_else(|error| {
+                out::warn(format_args!(
+                    "judged with the pool of the enrolment: {error:#}"
+                ));
+                config.pool.clone()
+            });
             check::run(&config, &settings, pool, true, cli.json).await
         }
         Command::Doctor => {
-            // Without a daemon the pool of the enrolment does: the line on frps is about it.
-            let pool = applied_pool(&config).await.unwrap_or_default();
+            let pool = applied_pool(&config).await.ok();
             doctor::run(&config, &settings, pool, cli.json).await
         }
         Command::FrpsConfig(args) => {
@@ -336,10 +345,12 @@ fn code(error: &anyhow::Error) -> u8 {
     }
     match error.downcast_ref::<CallError>() {
         Some(CallError::Unreachable(..)) => 3,
-        Some(CallError::Refused {
-            status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN,
-            ..
-        }) => 4,
+        // Of what is forbidden, that alone for which another key would do.
+        Some(CallError::Refused { status, code, .. })
+            if *status == StatusCode::UNAUTHORIZED || code == Reason::NotAuthorized.code() =>
+        {
+            4
+        }
         _ => 1,
     }
 }
@@ -367,4 +378,30 @@ fn escaped(text: &str) -> String {
             byte => format!("%{byte:02X}"),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_is_not_authorised_is_told_so() {
+        let refused = |status, reason: Reason| {
+            code(&anyhow::Error::new(CallError::Refused {
+                status,
+                code: reason.code().to_owned(),
+                detail: String::new(),
+                next: String::new(),
+                retry_after: None,
+            }))
+        };
+        for (status, reason, exit) in [
+            (StatusCode::UNAUTHORIZED, Reason::NotAuthorized, 4),
+            (StatusCode::FORBIDDEN, Reason::NotAuthorized, 4),
+            (StatusCode::FORBIDDEN, Reason::InviteRevoked, 1),
+            (StatusCode::CONFLICT, Reason::Conflict, 1),
+        ] {
+            assert_eq!(refused(status, reason), exit, "{status} {reason:?}");
+        }
+    }
 }

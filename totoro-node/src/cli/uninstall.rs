@@ -163,10 +163,22 @@ fn finish(
     }
     let ended = programs.len();
     told.line(format_args!(
-        "nothing of Totoro is left in the kernel ({ended} programs ended)"
+        "nothing of Totoro is left in the kernel below {} ({ended} programs ended); a frps that still runs is \
+         without limits: systemctl stop totoro-frps",
+        config.pin_root.display()
     ))?;
+    let is_there = settings.exists();
+    if !is_there {
+        told.line(format_args!(
+            "there is no {}: where the node's settings are elsewhere, say so by --config",
+            settings.display()
+        ))?;
+    }
     if purge {
         return remove_files(config, settings, told);
+    }
+    if !is_there {
+        return Ok(());
     }
     let (state, dir) = (config.state_dir.display(), settings.display());
     told.line(format_args!(

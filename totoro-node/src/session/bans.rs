@@ -139,6 +139,8 @@ impl Desk {
     /// The bans that hold here.
     #[must_use]
     pub fn bans(&self) -> Vec<BanLine> {
+        let now = self.clock.now_ms() / 1000;
+        let holds = |until: Option<i64>| until.is_none_or(|until| until > now);
         let inner = self.lock();
         let line = |prefix: IpNet, until: Option<i64>, by: &str| BanLine {
             prefix,
@@ -148,11 +150,13 @@ impl Desk {
         let local = inner
             .local_bans
             .iter()
+            .filter(|(_, ban)| holds(ban.until))
             .map(|(prefix, ban)| line(*prefix, ban.until, "node"));
         let pushed = inner
             .policy
             .bans
             .iter()
+            .filter(|ban| holds(ban.until))
             .map(|ban| line(ban.prefix, ban.until, "control"));
         local.chain(pushed).collect()
     }

@@ -134,11 +134,12 @@ pub(super) fn keys(dir: &Path, now: i64) -> Vec<Line> {
     let secret = match ServerSecret::load(&dir.join("server.key")) {
         Ok(_) => Line::ok("keys", "server.key", "readable"),
         Err(error) => {
-            let detail = format!(
-                "{}; put it back, or restore with --new-secret",
-                chain(&error)
-            );
-            Line::fail("keys", "server.key", detail)
+            // What is there and can't be used is not to be replaced: every key and code hangs on it.
+            let next = match dir.join("server.key").exists() {
+                true => "",
+                false => "; put it back, or restore with --new-secret",
+            };
+            Line::fail("keys", "server.key", format!("{}{next}", chain(&error)))
         }
     };
     let ring = match KeyRing::load(dir, now) {

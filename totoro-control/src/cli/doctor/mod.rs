@@ -19,7 +19,7 @@ use crate::config::{Config, Settings};
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  totoro-control doctor --config /etc/totoro/control.toml
+  totoro-control doctor --config /etc/totoro/control/control.toml
   totoro-control doctor --config ./lab/control.toml --json
 
 Looks only. Beside a running server, which holds the store, it asks its API, with the admin.token
@@ -30,7 +30,7 @@ pub(super) struct Doctor {
     #[arg(
         long,
         env = "TOTORO_CONTROL_CONFIG",
-        default_value = "/etc/totoro/control.toml"
+        default_value = "/etc/totoro/control/control.toml"
     )]
     config: PathBuf,
     /// The file with the admin token; the admin.token beside the settings unless it is given.

@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::{kernel, machine, reserve, secret};
 
 const LOW_PORTS: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+const FAST_OPEN: &str = "/proc/sys/net/ipv4/tcp_fastopen";
 
 pub(super) fn lines(config: &Config, pool: &Pool) -> Vec<Line> {
     let path = |path: &Path| path.display().to_string();
@@ -25,7 +26,7 @@ pub(super) fn lines(config: &Config, pool: &Pool) -> Vec<Line> {
             path(&config.pin_root),
             kernel::is_on_bpffs(&config.pin_root),
             "pins can be made",
-            "mount -t bpf bpf /sys/fs/bpf",
+            "no bpffs there: mount -t bpf bpf /sys/fs/bpf, and have `pin_root` below it",
         ),
         Line::must(
             "cgroup",
@@ -38,6 +39,8 @@ pub(super) fn lines(config: &Config, pool: &Pool) -> Vec<Line> {
         destroy(),
         plugin_port(config),
     ];
+    let fast_open = machine::read_line(FAST_OPEN).parse().unwrap_or(0);
+    lines.extend(opens_with_data(fast_open));
     lines.push(apart(config, pool));
     lines.push(ephemeral(pool));
     lines.extend(config.interfaces.iter().flat_map(|name| neighbours(name)));
@@ -79,6 +82,16 @@ fn plugin_port(config: &Config) -> Line {
         &format!("below {first}, so root's alone"),
         &format!("any local user can take a port from {first} on; choose a lower one"),
     )
+}
+
+/// A listener that takes data with a SYN has a connection before anybody has shown that the sender's address is his.
+/// frps asks for none; bits of a sysctl's make all of them such (ip-sysctl: 0x2 servers, 0x400 without asking).
+fn opens_with_data(flags: u32) -> Option<Line> {
+    (flags & 0x402 == 0x402).then(|| {
+        let detail = "every listener takes data with a SYN: forged ones count as connections until they time out; \
+                      sysctl -w net.ipv4.tcp_fastopen=1";
+        Line::new("fast open", format!("{flags:#x}"), Status::Warn, detail)
+    })
 }
 
 /// No port of the machine's own work may be lent.
@@ -186,6 +199,19 @@ mod tests {
 
     use super::*;
     use crate::config::Settings;
+
+    #[test]
+    fn listeners_that_take_data_with_a_syn_are_told() {
+        for (flags, is_told) in [
+            (0, false),
+            (1, false),
+            (0x3, false),
+            (0x403, true),
+            (0x603, true),
+        ] {
+            assert_eq!(opens_with_data(flags).is_some(), is_told, "{flags:#x}");
+        }
+    }
 
     #[test]
     fn a_ca_key_that_others_read_is_told_and_an_absent_one_is_not() {

@@ -25,20 +25,27 @@ pub(super) fn events(lost: &Lost) -> Line {
     let detail = format!(
         "{where_lost}: more came than is read. They are hints, so limits and counts hold, and a connection \
          over a limit passes nothing and is ended within two seconds; the end of a session is seen within \
-         five, and sums of connections may lack the longest. Look for a flood (inspect reasons), and whether \
+         ten, and sums of connections may lack the longest. Look for a flood (inspect reasons), and whether \
          the machine has a processor to spare"
     );
     Line::new("events", target, Status::Warn, detail)
 }
 
-/// How full the tables are; nothing where none are there, which has a line of its own.
-pub(super) fn tables(config: &Config) -> Vec<Line> {
-    let Ok(inspector) = Inspector::open(&config.pin_root) else {
-        return Vec::new();
-    };
-    match inspector.fill() {
+/// How full the tables are; nothing where no programs are there, which has a line of its own.
+pub(super) fn tables(config: &Config, are_loaded: bool) -> Vec<Line> {
+    let fill = Inspector::open(&config.pin_root).and_then(|inspector| inspector.fill());
+    match fill {
         Ok(fill) => of(&fill),
-        Err(error) => vec![Line::new("tables", "", Status::Fail, error.whole())],
+        Err(_) if !are_loaded => Vec::new(),
+        Err(error) => {
+            let detail = format!(
+                "{}: somebody removed or changed it, and the daemon's next start will refuse the rest; when a \
+                 short while without limits does: systemctl stop totoro-frps totoro-node, totoro-node \
+                 uninstall, and start both again",
+                error.whole()
+            );
+            vec![Line::new("tables", "", Status::Fail, detail)]
+        }
     }
 }
 

@@ -302,6 +302,23 @@ fn a_ban_while_a_login_is_judged_holds() {
 }
 
 #[test]
+fn a_ban_that_is_over_is_listed_no_more() {
+    let world = world();
+    let listed = || world.desk.bans().len();
+    world
+        .desk
+        .ban("192.0.2.1/32".parse().unwrap(), Some(10))
+        .unwrap();
+    world
+        .desk
+        .ban("192.0.2.2/32".parse().unwrap(), None)
+        .unwrap();
+    assert_eq!(listed(), 2);
+    world.pass(11_000);
+    assert_eq!(listed(), 1, "the one without an end");
+}
+
+#[test]
 fn a_ban_of_mapped_addresses_is_one_of_ipv4() {
     let world = world();
     let mapped = "::ffff:203.0.113.9/120".parse().unwrap();
