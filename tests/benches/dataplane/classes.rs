@@ -72,7 +72,7 @@ pub(crate) enum Who {
     ReadsClock,
     /// The full node, with all budgets spent.
     Flooded,
-    /// The full node, where many new UDP flows wait for their answer, and something was heard of every place's.
+    /// The full node, where many new UDP flows wait for their answer.
     Waiting,
     /// The full node, with bans of so many of the driver's own senders.
     BanningSenders,
