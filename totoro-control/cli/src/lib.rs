@@ -1,7 +1,7 @@
 //! How Totoro's command lines print. Whoever reads may have gone (`| head`), which ends a command
 //! quietly; the disk behind may be full, which is an error; and what others wrote is in it, which a
 //! terminal must not obey. And how they read what they share, spans of time and when something
-//! ends, and how they show it: events of the trail.
+//! ends, and how they show it: events of the trail. And which of the log's lines are wanted.
 
 #![deny(
     clippy::print_stdout,
@@ -11,10 +11,12 @@
 
 mod end;
 pub mod event;
+mod logs;
 pub mod out;
 mod table;
 
 pub use end::{End, back, end, span_ms};
+pub use logs::log_filter;
 pub use table::Table;
 
 use std::io;

@@ -7,7 +7,6 @@ use std::time::Duration;
 use clap::{ArgMatches, Args};
 use tokio::signal::unix::{SignalKind, signal};
 use totoro_cli::out;
-use tracing_subscriber::EnvFilter;
 
 use super::{CliError, descriptors, systemd};
 use crate::app::App;
@@ -138,9 +137,8 @@ fn reload(tls: Option<&Tls>) {
 }
 
 fn log_to_stderr(json: bool) {
-    let filter = EnvFilter::try_from_env("TOTORO_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(totoro_cli::log_filter("info"))
         .with_writer(std::io::stderr)
         .with_ansi(false);
     if json {

@@ -312,18 +312,16 @@ async fn applied_pool(config: &Config) -> Result<Pool> {
 
 /// Logs go to stderr: with times for the daemon, as lines or JSON, only what is wrong for commands.
 fn logs(command: &Command, health: &Health) {
+    use tracing_subscriber::Layer as _;
     use tracing_subscriber::filter::LevelFilter;
     use tracing_subscriber::layer::SubscriberExt as _;
     use tracing_subscriber::util::SubscriberInitExt as _;
-    use tracing_subscriber::{EnvFilter, Layer as _};
 
     let (daemon, json) = match command {
         Command::Run { log_json, .. } => (true, *log_json),
         _ => (false, false),
     };
-    let otherwise = if daemon { "info" } else { "warn" };
-    let filter =
-        EnvFilter::try_from_env("TOTORO_LOG").unwrap_or_else(|_| EnvFilter::new(otherwise));
+    let filter = totoro_cli::log_filter(if daemon { "info" } else { "warn" });
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         // A journal or a file is not to have colour codes in it.

@@ -7,7 +7,7 @@ use anyhow::{Result, anyhow, bail};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use totoro_api::ticket::rfc3339;
-use totoro_api::wire::ban::canonical;
+use totoro_api::wire::ban::{bannable, canonical};
 use totoro_api::wire::event::{Subject, kind};
 use totoro_api::{Reason, Refusal};
 
@@ -80,13 +80,12 @@ impl Desk {
     /// Bans a prefix on this node for so many seconds, or until lifted.
     ///
     /// # Errors
-    /// The prefix holds all of IPv4 by its mapped addresses. Or the kernel, or the disk: the ban stands, and
-    /// both are tried again.
+    /// The prefix is too wide. Or the kernel, or the disk: the ban stands, and both are tried again.
     pub fn ban(&self, prefix: IpNet, for_s: Option<i64>) -> Result<()> {
         let now_ms = self.clock.now_ms();
         let until = for_s.map(|s| (now_ms / 1000).saturating_add(s));
         let malformed = |why| anyhow!("{}: {prefix} {why}", Reason::RequestMalformed);
-        let prefix = canonical(prefix).map_err(malformed)?;
+        let prefix = bannable(prefix).map_err(malformed)?;
         let mut desk = self.lock();
         let inner = &mut *desk;
         inner.local_bans.insert(prefix, LocalBan { until });
