@@ -14,29 +14,10 @@ use crate::ports::{Pool, PortRange, Protocol};
 use crate::{Reason, Refusal};
 use index::{Shared, Single};
 
-pub use lease::{Lease, Summed};
+pub use lease::{Lease, PortId, Summed, parse_key, record_key};
 pub use told::{Holder, LeaseTold, Opened};
 pub(super) use waiting::most_kept;
 pub use waiting::{Patience, Waiting};
-
-/// A port of one protocol.
-pub type PortId = (Protocol, u16);
-
-/// A port as the store has it.
-#[must_use]
-pub fn record_key((protocol, port): PortId) -> String {
-    format!("{protocol}/{port}")
-}
-
-/// Reads what [`record_key`] wrote.
-#[must_use]
-pub fn parse_key(key: &str) -> Option<PortId> {
-    let (protocol, port) = key.split_once('/')?;
-    let protocol = Protocol::ALL
-        .into_iter()
-        .find(|known| known.as_str() == protocol)?;
-    Some((protocol, port.parse().ok()?))
-}
 
 /// What is asked for, by whom, under what.
 #[derive(Clone, Copy, Debug)]

@@ -1,9 +1,30 @@
-//! One lease. A node may have one for each port of two protocols, so that it is small: its session's
-//! and its tenant's names are shared, and the proxy's name is kept once.
+//! One lease, and the port that it is of. A node may have one for each port of two protocols, so that it is
+//! small: its session's and its tenant's names are shared, and the proxy's name is kept once.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
+
+use crate::ports::Protocol;
+
+/// A port of one protocol.
+pub type PortId = (Protocol, u16);
+
+/// A port as the store has it.
+#[must_use]
+pub fn record_key((protocol, port): PortId) -> String {
+    format!("{protocol}/{port}")
+}
+
+/// Reads what [`record_key`] wrote.
+#[must_use]
+pub fn parse_key(key: &str) -> Option<PortId> {
+    let (protocol, port) = key.split_once('/')?;
+    let protocol = Protocol::ALL
+        .into_iter()
+        .find(|known| known.as_str() == protocol)?;
+    Some((protocol, port.parse().ok()?))
+}
 
 /// One pool port held by one proxy of one session.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
