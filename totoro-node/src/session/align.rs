@@ -42,7 +42,7 @@ impl Desk {
     pub(super) fn adopt(
         &self,
         inner: &mut Inner,
-        first: &[String],
+        first: &[Arc<str>],
         concerns: Concerns,
         changes: &mut Changes,
         now_ms: i64,
@@ -54,9 +54,9 @@ impl Desk {
             Concerns::All => self.hold(inner, changes, now_ms, &mut failures),
             Concerns::Since(before) => {
                 let spoke = inner.sessions.newer(before);
-                let tenants: BTreeSet<String> =
+                let tenants: BTreeSet<Arc<str>> =
                     spoke.map(|session| session.tenant.clone()).collect();
-                let tenants: Vec<String> = tenants.into_iter().collect();
+                let tenants: Vec<Arc<str>> = tenants.into_iter().collect();
                 self.enforce(
                     inner,
                     &policy,

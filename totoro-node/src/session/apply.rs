@@ -56,8 +56,9 @@ impl Desk {
         // What changed is written; all of it where the kernel may have something else.
         let snapshot = pushed.snapshot;
         let whole = snapshot || inner.untidy.is_some();
-        let invites = pushed.invites.iter().map(|invite| invite.id.clone());
-        let changed: Vec<String> = invites.chain(pushed.gone.iter().cloned()).collect();
+        let invites = pushed.invites.iter().map(|invite| &invite.id);
+        let changed = invites.chain(&pushed.gone).map(|id| Arc::from(id.as_str()));
+        let changed: Vec<Arc<str>> = changed.collect();
         let brings_keys = pushed.keys.is_some();
         let everyone = pushed.node.is_some() || pushed.bans.is_some();
         let (own, now) = (&self.rules.own_ports, now_ms / 1000);
@@ -143,12 +144,12 @@ impl Desk {
         failures: &mut Failures,
     ) {
         let due = inner.ends.due(now_ms / 1000);
-        let tenants: BTreeSet<String> = due
+        let tenants: BTreeSet<Arc<str>> = due
             .filter_map(|run_id| Some(inner.sessions.get(run_id)?.tenant.clone()))
             .collect();
         if !tenants.is_empty() {
             let policy = Arc::clone(&inner.policy);
-            let tenants: Vec<String> = tenants.into_iter().collect();
+            let tenants: Vec<Arc<str>> = tenants.into_iter().collect();
             self.enforce(inner, &policy, Some(&tenants), changes, now_ms, failures);
         }
     }

@@ -21,7 +21,7 @@ use super::gate::Gate;
 use super::index::{Tickets, tickets};
 use super::kept;
 use super::mended::Mended;
-use super::model::{FIRST_TENANT, Tenant, Ticket};
+use super::model::{FIRST_TENANT, Session, Tenants, Ticket, shared};
 use super::passed::Passed;
 use super::policy::Policy;
 use super::ports::{Patience, PortId, Ports, parse_key};
@@ -96,7 +96,7 @@ pub(super) struct Inner {
     /// Where it and what follows from it become durable; `None` = they wait for the disk.
     pub(super) policy_place: Option<Place>,
     pub(super) local_bans: BTreeMap<IpNet, LocalBan>,
-    pub(super) tenants: BTreeMap<String, Tenant>,
+    pub(super) tenants: Tenants,
     pub(super) sessions: Sessions,
     pub(super) tickets: Tickets,
     pub(super) ports: Ports,
@@ -181,7 +181,12 @@ impl Desk {
         let policy = policy.unwrap_or_else(|| Policy::initial(rules.pool.clone()));
         // Record by record: no second copy of them all is ever there.
         let (mut sessions, mut tickets) = (Sessions::new(), tickets());
-        store.each(SESSIONS, |run_id, session| {
+        let mut tenants = Tenants::new();
+        store.each(TENANTS, |id, tenant| {
+            tenants.insert(id.into(), tenant);
+        })?;
+        store.each(SESSIONS, |run_id, mut session: Session| {
+            session.tenant = shared(&tenants, &session.tenant);
             sessions.insert(run_id, session);
         })?;
         store.each(TICKETS, |hash, mut ticket: Ticket| {
@@ -190,6 +195,7 @@ impl Desk {
             if let Some(of) = session.filter(|session| session.voucher == ticket.voucher) {
                 ticket.voucher = Arc::clone(&of.voucher);
             }
+            ticket.tenant = shared(&tenants, &ticket.tenant);
             tickets.insert(hash, ticket);
         })?;
         let mut ports = Ports::default();
@@ -212,7 +218,7 @@ impl Desk {
                 .into_iter()
                 .filter_map(|(prefix, ban)| Some((prefix.parse().ok()?, ban)))
                 .collect(),
-            tenants: store.all(TENANTS)?.into_iter().collect(),
+            tenants,
             sessions,
             tickets,
             ports,

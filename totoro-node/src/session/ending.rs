@@ -102,7 +102,7 @@ impl Desk {
         match self.kernel.destroy_control(&session.control()) {
             Ok(true) => tracing::info!(
                 node_id = self.rules.node,
-                invite_id = session.tenant,
+                invite_id = &*session.tenant,
                 session = session.id,
                 "frpc's connection was ended"
             ),
@@ -110,7 +110,7 @@ impl Desk {
             // Swept once no session is on it.
             Err(error) => tracing::error!(
                 node_id = self.rules.node,
-                invite_id = session.tenant,
+                invite_id = &*session.tenant,
                 session = session.id,
                 error = error.whole(),
                 "frpc's connection can't be ended"
@@ -245,7 +245,7 @@ impl Desk {
         };
         if let Some(tenant) = inner.tenants.get_mut(&session.tenant) {
             tenant.seen_ms = now_ms;
-            changes.put(TENANTS, session.tenant.as_str(), tenant);
+            changes.put(TENANTS, &*session.tenant, tenant);
         }
         changes.remove(SESSIONS, run_id);
         inner.ends.forget(run_id);
@@ -253,7 +253,7 @@ impl Desk {
         inner.shown.forget_session(run_id);
         tracing::info!(
             node_id = self.rules.node,
-            invite_id = session.tenant,
+            invite_id = &*session.tenant,
             session = session.id,
             why,
             reason = reason.map(Reason::code),

@@ -14,6 +14,9 @@ use super::model::Session;
 use super::policy::Policy;
 use crate::store::Changes;
 
+/// By the tenants' ids.
+type ByTenant<T> = BTreeMap<Arc<str>, T>;
+
 /// A session that has no standing any more.
 pub(super) struct Doomed {
     run_id: Arc<str>,
@@ -28,7 +31,7 @@ impl Desk {
         &self,
         inner: &mut Inner,
         policy: &Policy,
-        tenants: Option<&[String]>,
+        tenants: Option<&[Arc<str>]>,
         changes: &mut Changes,
         now_ms: i64,
         failures: &mut Failures,
@@ -126,10 +129,10 @@ fn judge<'a>(
     policy: &Policy,
     now_ms: i64,
     sessions: impl Iterator<Item = (&'a Arc<str>, &'a Session)>,
-) -> (BTreeMap<String, Vec<Doomed>>, BTreeMap<String, Standing>) {
+) -> (ByTenant<Vec<Doomed>>, ByTenant<Standing>) {
     let now = now_ms / 1000;
-    let mut doomed = BTreeMap::<String, Vec<Doomed>>::new();
-    let mut standing = BTreeMap::<&String, (Revision, Standing)>::new();
+    let mut doomed = ByTenant::<Vec<Doomed>>::new();
+    let mut standing = BTreeMap::<&Arc<str>, (Revision, Standing)>::new();
     for (run_id, session) in sessions {
         let ip = session.client.ip();
         let banned = policy.banned(ip, now) || inner.banned_here(ip, now);

@@ -32,7 +32,7 @@ pub(super) fn find_session(
         // Its own, from whatever address: an anonymous tenant moves with its session.
         _ if own => Owner::Own,
         None => Owner::Unknown,
-        Some(session) if session.tenant == tenant => Owner::Sibling,
+        Some(session) if *session.tenant == *tenant => Owner::Sibling,
         Some(_) => Owner::Stranger,
     };
     let brought = match (&credential.fresh, seen) {
@@ -61,7 +61,7 @@ pub(super) fn others<'a>(inner: &'a Inner, tenant: &str, known: Option<&str>) ->
     let count = |(run_id, session): &(&Arc<str>, &Session)| {
         session.connected() && Some(&***run_id) != known
     };
-    let tenant_of = |(_, session): (&Arc<str>, &'a Session)| session.tenant.as_str();
+    let tenant_of = |(_, session): (&Arc<str>, &'a Session)| &*session.tenant;
     if tenant.starts_with(PUBLIC) {
         let public = sessions.of_owners(PUBLIC).filter(count);
         return public.map(tenant_of).collect();
@@ -74,7 +74,7 @@ pub(super) fn others<'a>(inner: &'a Inner, tenant: &str, known: Option<&str>) ->
 }
 
 /// Whether one more ticket can be remembered for a tenant.
-pub(super) fn room_for_ticket(inner: &Inner, tenant: &str, now: i64) -> Result<(), Refusal> {
+pub(super) fn room_for_ticket(inner: &Inner, tenant: &Arc<str>, now: i64) -> Result<(), Refusal> {
     let owner = owner_of(tenant);
     if inner.tickets.count_of(&owner) < MAX_TICKETS {
         return Ok(());

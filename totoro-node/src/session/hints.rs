@@ -99,7 +99,7 @@ impl Desk {
             let Some(lease) = inner.ports.leases().get(&port) else {
                 continue;
             };
-            if ended <= lease.summed.conns {
+            if ended <= lease.summed().conns {
                 continue;
             }
             let Some(tenant) = inner.tenants.get(&*lease.tenant) else {
@@ -139,7 +139,7 @@ pub(super) fn summary(
     last_ms: i64,
     longest_ms: u64,
 ) -> Option<(Summed, Value)> {
-    let before = lease.summed;
+    let before = lease.summed();
     let now = Summed {
         conns: counts.admitted.saturating_sub(counts.live),
         bytes_in: counts.bytes_in,

@@ -22,12 +22,12 @@ pub(super) type Tickets = Owned<Ticket>;
 
 /// No tickets yet.
 pub(super) fn tickets() -> Tickets {
-    Owned::new(|ticket| owner_of(&ticket.tenant).into())
+    Owned::new(|ticket| owner_of(&ticket.tenant))
 }
 
 /// Who owns a tenant's tickets.
-pub(super) fn owner_of(tenant: &str) -> String {
-    site(tenant).unwrap_or_else(|| tenant.to_owned())
+pub(super) fn owner_of(tenant: &Arc<str>) -> Arc<str> {
+    site(tenant).map_or_else(|| Arc::clone(tenant), Into::into)
 }
 
 impl<T> Owned<T> {

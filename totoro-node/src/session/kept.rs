@@ -2,6 +2,7 @@
 //! what it changes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anyhow::Result;
 use serde::Serialize;
@@ -71,7 +72,7 @@ pub fn stored_pool(store: &Store, otherwise: &Pool) -> Result<Pool> {
 }
 
 /// Writes a policy: of its invites these, where it follows on what is there; else all.
-pub(super) fn put(changes: &mut Changes, next: &Policy, changed: Option<&[String]>) {
+pub(super) fn put(changes: &mut Changes, next: &Policy, changed: Option<&[Arc<str>]>) {
     let Policy {
         revision,
         node,
@@ -95,9 +96,9 @@ pub(super) fn put(changes: &mut Changes, next: &Policy, changed: Option<&[String
         return;
     };
     for id in changed {
-        match invites.get(id) {
-            Some(invite) => changes.put(INVITES, id.as_str(), invite),
-            None => changes.remove(INVITES, id.as_str()),
+        match invites.get(id.as_ref()) {
+            Some(invite) => changes.put(INVITES, &**id, invite),
+            None => changes.remove(INVITES, &**id),
         }
     }
 }
@@ -156,7 +157,7 @@ mod tests {
     fn apply(store: &Store, before: &Policy, next: &Policy) {
         let mut changes = Changes::default();
         let ids = before.invites.keys().chain(next.invites.keys());
-        let changed: Vec<String> = ids.cloned().collect();
+        let changed: Vec<Arc<str>> = ids.map(|id| id.as_str().into()).collect();
         put(&mut changes, next, Some(&changed));
         store.commit(&changes).unwrap();
         assert_eq!(open(store).as_ref(), Some(next));

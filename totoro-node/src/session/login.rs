@@ -17,7 +17,7 @@ use totoro_ebpf::logic::stamp;
 
 use super::desk::{Desk, Inner, kernel_failed};
 use super::find::{find_session, others, room_for_ticket};
-use super::model::{invite_of, source, tenant_of};
+use super::model::{invite_of, shared, source, tenant_of};
 use super::settle::Settling;
 use crate::kernel::ControlSocket;
 use crate::secret::random_hex;
@@ -182,6 +182,7 @@ impl Desk {
             return Err(refusal);
         }
         let tenant = tenant_of(&voucher.grant, socket.client.ip());
+        let tenant = shared(&inner.tenants, &tenant);
 
         // A connection that has just ended must not count as one that lives.
         let mut changes = Changes::default();
@@ -210,7 +211,7 @@ impl Desk {
         session_room(&tenant, standing.limits.max_clients, max, &others)?;
         let anonymous = (Bound::Included(PUBLIC), Bound::Unbounded);
         let known = inner.tenants.range::<str, _>(anonymous);
-        let known = known.map(|(id, _)| id.as_str());
+        let known = known.map(|(id, _)| &**id);
         tenant_room(&tenant, standing.limits.max_clients, max, known)?;
         if credential.fresh.is_some() {
             room_for_ticket(inner, &tenant, now)?;

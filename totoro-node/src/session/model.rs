@@ -1,6 +1,7 @@
 //! What the node remembers of tenants, sessions, tickets. Times are Unix milliseconds by the
 //! control plane's clock unless said otherwise.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -30,13 +31,22 @@ pub struct Tenant {
     pub seen_ms: i64,
 }
 
+/// Tenants by their ids, which their sessions and tickets share.
+pub(super) type Tenants = BTreeMap<Arc<str>, Tenant>;
+
+/// A tenant's id, as its record has it if there is one.
+pub(super) fn shared(tenants: &Tenants, id: &str) -> Arc<str> {
+    let known = tenants.get_key_value(id);
+    known.map_or_else(|| id.into(), |(id, _)| Arc::clone(id))
+}
+
 /// One frpc login under a ticket, and its resumptions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Session {
     /// What the audit calls it. (The run_id is a bearer secret in frp.)
     pub id: String,
     /// The tenant's id.
-    pub tenant: String,
+    pub tenant: Arc<str>,
     /// What the newest ticket vouches for.
     pub voucher: Arc<Voucher>,
     /// Changes with each Login, and comes back in every later request: tells a late request of a

@@ -32,7 +32,7 @@ impl Desk {
         for (id, tenant) in &mut inner.tenants {
             if tenant.seen_ms > now_ms {
                 tenant.seen_ms = now_ms;
-                changes.put(TENANTS, id.as_str(), &*tenant);
+                changes.put(TENANTS, &**id, &*tenant);
             }
         }
         let (leases, waits) = inner.ports.no_later(self.rules.patience, now_ms);

@@ -4,6 +4,7 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -167,7 +168,10 @@ impl Desk {
             let id = ids.of(inner, counter.tenant);
             let subject = Subject {
                 kind: kind::CONN_REFUSED.to_owned(),
-                invite: id.clone().filter(|id| !id.starts_with(PUBLIC)),
+                invite: id
+                    .as_deref()
+                    .filter(|id| !id.starts_with(PUBLIC))
+                    .map(str::to_owned),
                 reason: Some(counter.reason),
                 detail: serde_json::json!({ "tenant": id }),
                 ..Subject::default()
@@ -201,11 +205,11 @@ fn owner_of(counter: &str) -> String {
 
 /// The ids of tenants' numbers, gathered with the first that is asked for.
 #[derive(Default)]
-struct Ids(OnceCell<HashMap<u32, String>>);
+struct Ids(OnceCell<HashMap<u32, Arc<str>>>);
 
 impl Ids {
-    fn of(&self, inner: &Inner, number: u32) -> Option<String> {
-        let id = |(id, tenant): (&String, &Tenant)| (tenant.number, id.clone());
+    fn of(&self, inner: &Inner, number: u32) -> Option<Arc<str>> {
+        let id = |(id, tenant): (&Arc<str>, &Tenant)| (tenant.number, Arc::clone(id));
         let all = || inner.tenants.iter().map(id).collect();
         self.0.get_or_init(all).get(&number).cloned()
     }

@@ -192,7 +192,7 @@ impl Desk {
         let inner = self.lock();
         let line = |(run_id, session): (&Arc<str>, &super::model::Session)| SessionLine {
             id: session.id.clone(),
-            tenant: session.tenant.clone(),
+            tenant: session.tenant.to_string(),
             client: session.client.to_string(),
             since: rfc3339(session.opened_ms / 1000),
             connected: session.connected(),
@@ -215,7 +215,7 @@ impl Desk {
         inner
             .tenants
             .iter()
-            .map(|(id, tenant)| (tenant.number, id.clone()))
+            .map(|(id, tenant)| (tenant.number, id.to_string()))
             .collect()
     }
 
@@ -319,16 +319,19 @@ fn ranked(inner: &Inner, kernel: &Counted) -> Vec<String> {
     }
     // Both are in the order of the tenants' ids.
     let mut owners = inner.sessions.owners().peekable();
-    let rank = |(id, tenant): (&String, &Tenant)| {
+    let rank = |(id, tenant): (&Arc<str>, &Tenant)| {
         while owners.next_if(|(owner, _)| ***owner < **id).is_some() {}
         let all = owners.next_if(|(owner, _)| ***owner == **id);
-        let lost = lost.get(id.as_str()).copied().unwrap_or(0);
+        let lost = lost.get(&**id).copied().unwrap_or(0);
         let connected = all.map_or(0, |(_, all)| all - lost);
         let counts = kernel.of(tenant);
-        ((counts.usage.conns + counts.flows, connected), id.clone())
+        (
+            (counts.usage.conns + counts.flows, connected),
+            id.to_string(),
+        )
     };
     let denied = inner.denied.keys();
-    let only_denied = denied.filter(|id| !inner.tenants.contains_key(*id));
+    let only_denied = denied.filter(|id| !inner.tenants.contains_key(id.as_str()));
     let mut all: Vec<_> = inner.tenants.iter().map(rank).collect();
     all.extend(only_denied.map(|id| ((0, 0), id.clone())));
     all.sort_by(|(a, one), (b, other)| (b, one).cmp(&(a, other)));

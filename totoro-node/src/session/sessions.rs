@@ -28,7 +28,7 @@ pub(super) struct Sessions {
 impl Sessions {
     pub(super) fn new() -> Self {
         Sessions {
-            all: Owned::new(|session| session.tenant.as_str().into()),
+            all: Owned::new(|session| Arc::clone(&session.tenant)),
             by_cookie: By::new(),
             by_revision: By::new(),
             by_loss: By::new(),
@@ -160,7 +160,7 @@ mod tests {
         let revision = Revision { generation: 1, rev };
         Session {
             id: String::new(),
-            tenant: format!("t{}", cookie % 3),
+            tenant: format!("t{}", cookie % 3).into(),
             voucher: Arc::new(Voucher {
                 grant: Grant::Public(true),
                 epoch: 1,

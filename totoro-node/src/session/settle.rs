@@ -1,5 +1,7 @@
 //! Making a login hold.
 
+use std::sync::Arc;
+
 use totoro_api::decide::{Granted, Standing};
 use totoro_api::wire::event::{Subject, kind};
 use totoro_api::wire::plugin::Login;
@@ -19,7 +21,7 @@ pub(super) struct Settling<'a> {
     pub(super) body: &'a Login,
     pub(super) socket: ControlSocket,
     pub(super) credential: &'a Credential,
-    pub(super) tenant: &'a str,
+    pub(super) tenant: &'a Arc<str>,
     pub(super) standing: &'a Standing,
     /// The session's, whether it is known or new.
     pub(super) run_id: String,
@@ -70,7 +72,7 @@ impl Desk {
             return Err(kernel_failed(&error));
         }
         // An anonymous tenant that a session leaves is remembered from now on.
-        if let Some(old) = old.as_ref().filter(|old| old.tenant != tenant)
+        if let Some(old) = old.as_ref().filter(|old| old.tenant != *tenant)
             && let Some(record) = inner.tenants.get_mut(&old.tenant)
         {
             record.seen_ms = now_ms;
@@ -85,7 +87,7 @@ impl Desk {
             id: old
                 .as_ref()
                 .map_or_else(|| format!("ses_{}", &random_hex()[..16]), |s| s.id.clone()),
-            tenant: tenant.to_owned(),
+            tenant: Arc::clone(tenant),
             voucher: credential.voucher.clone(),
             nonce: nonce.clone(),
             user: body.user.clone(),
@@ -104,14 +106,14 @@ impl Desk {
             (Some((claims, _)), _) => Ticket {
                 jti: claims.jti.clone(),
                 run_id: run_id.clone(),
-                tenant: tenant.to_owned(),
+                tenant: Arc::clone(tenant),
                 voucher: credential.voucher.clone(),
                 exp: claims.exp,
                 client: socket.client.ip(),
                 ended: false,
             },
             (None, Some(ticket)) => Ticket {
-                tenant: tenant.to_owned(),
+                tenant: Arc::clone(tenant),
                 client: socket.client.ip(),
                 ..ticket.clone()
             },
@@ -131,7 +133,7 @@ impl Desk {
         };
         tracing::info!(
             node_id = self.rules.node,
-            invite_id = tenant,
+            invite_id = &**tenant,
             session = session.id,
             client = %session.client,
             "{}",
@@ -161,7 +163,7 @@ impl Desk {
     }
 
     /// Gives a tenant its number. It keeps it whatever becomes of its login: the kernel may know it.
-    fn number_tenant(&self, inner: &mut Inner, tenant: &str, now_ms: i64) -> u32 {
+    fn number_tenant(&self, inner: &mut Inner, tenant: &Arc<str>, now_ms: i64) -> u32 {
         let number = inner.numbers.tenant;
         inner.numbers.tenant += 1;
         let record = Tenant {
@@ -170,9 +172,9 @@ impl Desk {
             ..Tenant::default()
         };
         let mut changes = Changes::default();
-        changes.put(TENANTS, tenant, &record);
+        changes.put(TENANTS, &**tenant, &record);
         Desk::put_numbers(&mut changes, inner.numbers);
-        inner.tenants.insert(tenant.to_owned(), record);
+        inner.tenants.insert(Arc::clone(tenant), record);
         self.flush(inner, changes);
         number
     }

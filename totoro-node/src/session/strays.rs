@@ -194,7 +194,10 @@ fn owners(inner: &Inner, name: &str, proxy: &Proxied) -> Vec<Arc<str>> {
     if let Some(last) = last.filter(|last| of_user.iter().any(|(id, _)| **id == last.run_id)) {
         return vec![Arc::clone(&last.run_id)];
     }
-    let tenants: BTreeSet<&String> = of_user.iter().map(|(_, session)| &session.tenant).collect();
+    let tenants: BTreeSet<&str> = of_user
+        .iter()
+        .map(|(_, session)| &*session.tenant)
+        .collect();
     if tenants.len() > 1 {
         return Vec::new();
     }

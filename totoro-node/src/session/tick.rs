@@ -169,17 +169,17 @@ impl Desk {
 
     /// Forgets tenants that have nothing here, and have had no session for a while.
     fn forget_tenants(&self, inner: &mut Inner, changes: &mut Changes, now_ms: i64) {
-        let idle = |(id, tenant): &(&String, &Tenant)| {
+        let idle = |(id, tenant): &(&Arc<str>, &Tenant)| {
             tenant.seen_ms + IDLE_TENANT_MS < now_ms
-                && !inner.policy.invites.contains_key(id)
+                && !inner.policy.invites.contains_key(id.as_ref())
                 && inner.sessions.of_owner(id).next().is_none()
                 && inner.ports.count_of(id) == 0
         };
-        let mut idle: Vec<(String, u32)> = inner
+        let mut idle: Vec<(Arc<str>, u32)> = inner
             .tenants
             .iter()
             .filter(idle)
-            .map(|(id, tenant)| (id.clone(), tenant.number))
+            .map(|(id, tenant)| (Arc::clone(id), tenant.number))
             .collect();
         // A connection that still lives keeps its tenant.
         let lives = |number| {
@@ -203,7 +203,7 @@ impl Desk {
         for (id, number) in idle {
             inner.cuts.remove(&number);
             inner.tenants.remove(&id);
-            changes.remove(TENANTS, id);
+            changes.remove(TENANTS, &*id);
         }
         // Of those too that were refused before they were anybody's tenant.
         let Inner {
@@ -212,7 +212,7 @@ impl Desk {
             policy,
             ..
         } = inner;
-        denied.retain(|id, _| tenants.contains_key(id) || policy.invites.contains_key(id));
+        denied.retain(|id, _| tenants.contains_key(id.as_str()) || policy.invites.contains_key(id));
     }
 
     /// Past its time a ticket opens nothing; the newest of a session that is known may still resume

@@ -340,7 +340,7 @@ impl Ports {
     /// Notes what of a lease was told.
     pub fn sum(&mut self, port: PortId, summed: Summed) -> Option<&Lease> {
         let lease = self.leases.get_mut(&port)?;
-        lease.summed = summed;
+        lease.sum(summed);
         Some(lease)
     }
 

@@ -28,7 +28,7 @@ pub struct SeenTicket {
     /// The session that it is bound to.
     pub run_id: String,
     /// Whose it is.
-    pub tenant: String,
+    pub tenant: Arc<str>,
     /// What it vouches for; its session has the same.
     pub voucher: Arc<Voucher>,
     /// Until when it opens sessions, Unix seconds.

@@ -220,7 +220,7 @@ mod tests {
         let ticket = |run_id: &str, exp| SeenTicket {
             jti: String::new(),
             run_id: run_id.to_owned(),
-            tenant: "inv".to_owned(),
+            tenant: "inv".into(),
             voucher: Arc::new(Voucher {
                 grant: Grant::Invite("inv".to_owned()),
                 epoch: 1,

@@ -202,14 +202,14 @@ impl App {
             (Some((claims, _)), _) => SeenTicket {
                 jti: claims.jti.clone(),
                 run_id: run_id.clone(),
-                tenant,
+                tenant: tenant.into(),
                 voucher: voucher.clone(),
                 exp: claims.exp,
                 client: client.ip(),
                 ended: false,
             },
             (None, Some(seen)) => SeenTicket {
-                tenant,
+                tenant: tenant.into(),
                 client: client.ip(),
                 ..seen
             },
@@ -234,7 +234,7 @@ impl App {
             || (bound >= MAX_REMEMBERED && {
                 let all = store::records::<SeenTicket>(&*self.store, &book::tickets(desk.node))?;
                 let now = desk.now();
-                let live = |of: &SeenTicket| of.tenant == tenant && !of.past(now);
+                let live = |of: &SeenTicket| *of.tenant == *tenant && !of.past(now);
                 all.iter().filter(|(_, of)| live(&of.value)).count() >= MAX_REMEMBERED
             });
         if full {

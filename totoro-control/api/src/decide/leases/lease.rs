@@ -39,8 +39,8 @@ pub struct Lease {
     names: Names,
     /// Since when, Unix ms.
     pub since_ms: i64,
-    /// As far as its user connections were told of.
-    pub summed: Summed,
+    /// `None`: nothing, as of most leases that there are.
+    summed: Option<Box<Summed>>,
 }
 
 /// What of a lease's user connections was told, counted from the lease's beginning.
@@ -58,6 +58,10 @@ impl Summed {
     /// Nothing was told yet; grade `callback` never tells anything.
     fn is_nothing(&self) -> bool {
         *self == Summed::default()
+    }
+
+    fn kept(self) -> Option<Box<Summed>> {
+        (!self.is_nothing()).then(|| Box::new(self))
     }
 }
 
@@ -110,7 +114,7 @@ impl From<Record<Arc<str>, Box<str>>> for Lease {
             run_id: record.run_id,
             names: Names::new(&record.wire, &record.name),
             since_ms: record.since_ms,
-            summed: record.summed,
+            summed: record.summed.kept(),
         }
     }
 }
@@ -125,7 +129,7 @@ impl Serialize for Lease {
             name: self.name(),
             wire: self.wire(),
             since_ms: self.since_ms,
-            summed: self.summed,
+            summed: self.summed(),
         };
         record.serialize(serializer)
     }
@@ -147,8 +151,19 @@ impl Lease {
             run_id: run_id.into(),
             names: Names::new(wire, name),
             since_ms,
-            summed: Summed::default(),
+            summed: None,
         }
+    }
+
+    /// As far as its user connections were told of.
+    #[must_use]
+    pub fn summed(&self) -> Summed {
+        self.summed.as_deref().copied().unwrap_or_default()
+    }
+
+    /// They were told of up to here.
+    pub(super) fn sum(&mut self, summed: Summed) {
+        self.summed = summed.kept();
     }
 
     /// The proxy's name without the user's prefix.

@@ -33,7 +33,7 @@ impl Pair {
         let found = inner.sessions.iter().map(|(run_id, session)| {
             let of = (
                 session.id.clone(),
-                session.tenant.clone(),
+                session.tenant.to_string(),
                 session.connected(),
                 session.cookie,
             );
@@ -44,7 +44,7 @@ impl Pair {
         assert_eq!(found, expected, "sessions");
 
         let expected = model.leases.iter().map(|(port, lease)| {
-            let number = inner.tenants[&tenant(lease.tenant)].number;
+            let number = inner.tenants[&*tenant(lease.tenant)].number;
             (
                 *port,
                 (runs[lease.run].clone(), format!("p{}", lease.name), number),
@@ -71,7 +71,7 @@ impl Pair {
             shown.map(|(port, lease)| (port_key(*port), (expected[&port.1].2, lease.number)));
         assert_eq!(found, shown.collect(), "the kernel's leases");
         for session in model.sessions.values() {
-            let number = inner.tenants[&tenant(session.tenant)].number;
+            let number = inner.tenants[&*tenant(session.tenant)].number;
             assert_ne!(
                 maps.tenants[&number].state,
                 abi::CUT,
