@@ -109,3 +109,37 @@ fn a_flood_of_one_tenants_ports_leaves_its_neighbours_new_flows_alone() {
         answered(&server, v4(0), v4(ports[0])).expect("a real user is served");
     });
 }
+
+#[test]
+fn who_comes_again_and_again_is_not_forgotten_by_the_notes_of_earlier_times() {
+    let Some(node) = Node::new("waiting-again") else {
+        return;
+    };
+    let root = node.options().pin_root;
+    node.run(move |kernel| {
+        lend(&kernel, UDP, &five());
+        let _server = talkative(PORT);
+        let waiting = support::pinned(&root, "CANDIDATES");
+        let mut waiting: Flows = waiting.try_into().expect("hash");
+        let says = |user: &UdpSocket| user.send_to(b"hello", v4(PORT)).expect("send");
+        // So often that every place of the tenant's has a note of this user, whose flow was over each time.
+        let user = UdpSocket::bind(v4(0)).expect("bind");
+        for _ in 0..WAITING_EACH {
+            says(&user);
+            let begun = waiting.keys().next().expect("it begins").expect("read");
+            waiting.remove(&begun).expect("it is over");
+        }
+        says(&user);
+        let others = [(); 10].map(|()| UdpSocket::bind(v4(0)).expect("bind"));
+        for other in &others {
+            says(other);
+        }
+        let waits: Vec<u16> = waiting
+            .keys()
+            .map(|key| key.expect("read").remote_port)
+            .collect();
+        let own = user.local_addr().expect("bound").port();
+        assert!(waits.contains(&own), "it waits for its answer: {waits:?}");
+        assert_eq!(waits.len(), 1 + others.len());
+    });
+}

@@ -269,7 +269,7 @@ pub struct Flow {
     pub bytes_in: u64,
     /// To the user, IP bytes.
     pub bytes_out: u64,
-    /// The tenant's parent that was charged too, or 0.
+    /// The tenant's parent that was charged too, or 0. Of one that is new: its place in `WAITING`, counted from 1, or 0.
     pub parent: u32,
     /// When its user was last heard, boot-time, in units of 2^30 ns ([`crate::logic::admit::coarse`]). Of one that
     /// is new: 1 = its user has written again.

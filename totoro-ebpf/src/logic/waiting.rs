@@ -2,15 +2,13 @@
 //! over is forgotten, so that a flood of one tenant's ports takes the places of its own new flows, and not of its
 //! neighbours'.
 
+use super::prefix;
 use crate::abi::{TURNS_PLACES, WAITING_EACH, WAITING_PLACES};
 
-/// Mixes a word into 64 bits (splitmix64's finaliser): whatever the numbers of two tenants are, their places are none
-/// of each other's but by chance.
+/// Spreads a word: whatever the numbers of two tenants are, their places are none of each other's but by chance.
 #[inline(always)]
-const fn mix(mut x: u64) -> u64 {
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
+const fn spread(word: u64) -> u64 {
+    prefix::mix([word.to_be(), 0], 0)
 }
 
 /// The place of a tenant's `nth` new flow. Of all places one in eight has a flow that waits still, of whichever
@@ -19,14 +17,14 @@ const fn mix(mut x: u64) -> u64 {
 #[must_use]
 pub const fn place(tenant: u32, nth: u64) -> u32 {
     let own = (tenant as u64) << 32 | (nth % WAITING_EACH + 1);
-    mix(own) as u32 & (WAITING_PLACES - 1)
+    spread(own) as u32 & (WAITING_PLACES - 1)
 }
 
 /// The place where a tenant's new flows are counted. Tenants that have the same one leave some of their places out.
 #[inline(always)]
 #[must_use]
 pub const fn turn(tenant: u32) -> u32 {
-    mix(tenant as u64 + 1) as u32 & (TURNS_PLACES - 1)
+    spread(tenant as u64 + 1) as u32 & (TURNS_PLACES - 1)
 }
 
 #[cfg(test)]

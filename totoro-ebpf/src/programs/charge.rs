@@ -30,10 +30,9 @@ pub(super) fn admit(config: &Config, tag: &mut SockTag, ends: &Ends, at: u64) ->
     let Some(lease) = (unsafe { PORTS.get(&key) }) else {
         return Reason::NoLease.number();
     };
-    // Copied: a lease that the daemon writes anew may be another port's by the next line.
-    let number = lease.tenant;
-    tag.tenant = number;
-    tag.lease = lease.lease;
+    // Copied at once: a lease that the daemon writes anew may be another port's a few lines below.
+    (tag.tenant, tag.lease) = (lease.tenant, lease.lease);
+    let number = tag.tenant;
     // SAFETY: as above.
     let Some(tenant) = (unsafe { TENANTS.get(&number) }) else {
         return Reason::NoLease.number();

@@ -60,7 +60,7 @@ pub(super) fn datagram(subject: &mut Subject, ingress: u32, way: Way, bytes: u64
     subject.tenant = lease.tenant;
     subject.lease = lease.lease;
     // SAFETY: as above.
-    let Some(tenant) = (unsafe { TENANTS.get(&lease.tenant) }) else {
+    let Some(tenant) = (unsafe { TENANTS.get(&subject.tenant) }) else {
         return Reason::InviteUnknown.number();
     };
     let at = lately();
@@ -73,18 +73,18 @@ pub(super) fn datagram(subject: &mut Subject, ingress: u32, way: Way, bytes: u64
     }
     let flow = subject.flow();
     let reason = match way {
-        Way::Out => flows::sent(&flow, lease, tenant, bytes, at),
+        Way::Out => flows::sent(&flow, subject, tenant, bytes, at),
         Way::In if flows::received(&flow, bytes, at) => 0,
         Way::In => {
             let reason = opens(&flow.remote, ingress, lease, tenant, at);
             if reason == 0 {
-                flows::begin(&flow, lease, bytes, at);
+                flows::begin(&flow, subject, bytes, at);
             }
             reason
         }
     };
     if reason == 0 {
-        count(lease.tenant, subject.port, UDP, way, bytes);
+        count(subject.tenant, subject.port, UDP, way, bytes);
     }
     reason
 }

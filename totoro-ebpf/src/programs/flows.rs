@@ -2,8 +2,8 @@
 
 use totoro_api::Reason;
 use totoro_ebpf::abi::{
-    Addr, FLOW_ANSWERED, FLOW_CONFIRMED, FLOW_NEW, FLOW_RECYCLED, Flow, FlowKey, Lease,
-    SOURCE_FLOWS, Tenant,
+    Addr, FLOW_ANSWERED, FLOW_CONFIRMED, FLOW_NEW, FLOW_RECYCLED, Flow, FlowKey, SOURCE_FLOWS,
+    Tenant,
 };
 use totoro_ebpf::logic::admit::{coarse, keeps, unconfirmed_budget};
 use totoro_ebpf::logic::prefix;
@@ -12,6 +12,7 @@ use super::charge::{BPF_NOEXIST, charge_source, discharge_source, forget_source_
 use super::{known, recycle, waiting};
 use crate::atomic;
 use crate::maps::{CANDIDATES, FLOWS, FLOWS_CLOSED, LOCALS, TENANTS, USAGE};
+use crate::verdict::Subject;
 
 /// What [`promote`] says when another CPU was first.
 const ANSWERED_ELSEWHERE: u32 = u32::MAX;
@@ -43,22 +44,23 @@ pub(crate) fn received(key: &FlowKey, bytes: u64, at: u64) -> bool {
     false
 }
 
-/// The first datagram of a flow.
+/// The first datagram of a flow of the subject's tenant and lease, which the lease's record may be no more: it may
+/// have become another port's since it was read.
 #[inline(always)]
-pub(crate) fn begin(key: &FlowKey, lease: &Lease, bytes: u64, at: u64) {
+pub(crate) fn begin(key: &FlowKey, subject: &Subject, bytes: u64, at: u64) {
     let flow = Flow {
-        tenant: lease.tenant,
+        tenant: subject.tenant,
         state: FLOW_NEW,
-        lease: lease.lease,
+        lease: subject.lease,
         opened_ns: at,
         last_ns: at,
         bytes_in: bytes,
+        parent: waiting::note(key, subject.tenant),
         ..Flow::default()
     };
-    waiting::note(key, lease.tenant);
     // Recycles the oldest when full: see CANDIDATES.
     let _ = CANDIDATES.insert(key, &flow, BPF_NOEXIST);
-    note(&lease.tenant, at);
+    note(&subject.tenant, at);
     known::hear(key, at);
 }
 
@@ -95,9 +97,9 @@ pub(crate) fn is_forged(remote: &Addr) -> bool {
 
 /// A datagram to a user: the reason to drop it, or 0. The first answer makes the flow count.
 #[inline(always)]
-pub(crate) fn sent(key: &FlowKey, lease: &Lease, tenant: &Tenant, bytes: u64, at: u64) -> u32 {
+pub(crate) fn sent(key: &FlowKey, subject: &Subject, tenant: &Tenant, bytes: u64, at: u64) -> u32 {
     if FLOWS.get_ptr_mut(key).is_none() {
-        let reason = answer(key, lease, tenant, at);
+        let reason = answer(key, subject, tenant, at);
         if reason != 0 {
             return reason;
         }
@@ -125,45 +127,45 @@ pub(crate) fn sent(key: &FlowKey, lease: &Lease, tenant: &Tenant, bytes: u64, at
 /// takes nobody's place; who comes when the tenant has no more takes the place of a flow that is not confirmed. Calls,
 /// one after the other: one frame of them all would pass the 512 bytes of stack.
 #[inline(always)]
-fn answer(key: &FlowKey, lease: &Lease, tenant: &Tenant, at: u64) -> u32 {
+fn answer(key: &FlowKey, subject: &Subject, tenant: &Tenant, at: u64) -> u32 {
     // SAFETY: a lookup whose value is not used.
     if unsafe { CANDIDATES.get(key) }.is_none() {
         return Reason::ReplyOnly.number();
     }
     let per_source = tenant.max_conns_per_source;
-    let mut reason = charge_source(&key.remote, lease.tenant, SOURCE_FLOWS, per_source, at);
+    let mut reason = charge_source(&key.remote, subject.tenant, SOURCE_FLOWS, per_source, at);
     if reason != 0 {
         return reason;
     }
     let (mut state, mut taken) = (FLOW_ANSWERED, recycle::NONE);
     let (mut full, parent) = (0, tenant.parent);
-    reason = charge_payers(lease.tenant, tenant.max_flows, parent, at);
+    reason = charge_payers(subject.tenant, tenant.max_flows, parent, at);
     // Whoever has no more, the tenant or its parent: one flow less is room for another.
     if reason != 0 {
         full = if reason == Reason::PublicFull.number() {
             parent
         } else {
-            lease.tenant
+            subject.tenant
         };
         taken = take(key, full, at);
         if taken != recycle::NONE {
             state = FLOW_RECYCLED;
-            reason = charge_payers(lease.tenant, tenant.max_flows, parent, at);
+            reason = charge_payers(subject.tenant, tenant.max_flows, parent, at);
         }
     }
     if reason == 0 {
-        reason = promote(key, lease, parent, state);
+        reason = promote(key, subject, parent, state);
         if reason == 0 {
-            note_answered(key, lease.tenant, full, taken);
+            note_answered(key, subject.tenant, full, taken);
             if parent != 0 {
                 note_answered(key, parent, full, taken);
             }
             return 0;
         }
-        undo_payers(lease.tenant, parent);
+        undo_payers(subject.tenant, parent);
     }
     // With its entry: who is over a limit leaves none.
-    undo_source(&key.remote, lease.tenant, SOURCE_FLOWS, at);
+    undo_source(&key.remote, subject.tenant, SOURCE_FLOWS, at);
     if reason == ANSWERED_ELSEWHERE {
         0
     } else {
@@ -194,12 +196,12 @@ fn take(newcomer: &FlowKey, tenant: u32, at: u64) -> u32 {
 /// Makes a candidate, whose charges are paid, a flow: the reason not to, or 0, or
 /// [`ANSWERED_ELSEWHERE`].
 #[inline(never)]
-fn promote(key: &FlowKey, lease: &Lease, parent: u32, state: u32) -> u32 {
+fn promote(key: &FlowKey, subject: &Subject, parent: u32, state: u32) -> u32 {
     // The flow is built in one place, before anything else: a copy of the candidate beside it would
     // pass the 512 bytes of stack.
     let mut flow = Flow {
-        tenant: lease.tenant,
-        lease: lease.lease,
+        tenant: subject.tenant,
+        lease: subject.lease,
         state,
         parent,
         ..Flow::default()
