@@ -115,16 +115,16 @@ impl Clock {
     }
 
     /// Learns from an exchange: `sent` and `received` are times since boot, ms, `theirs` is
-    /// somewhere between. Whether the clock moved, which it does where it is off by [`WORTH_MS`] beyond the
+    /// somewhere between. By how much the clock moved, ms, which it does where it is off by [`WORTH_MS`] beyond the
     /// exchange's own doubt.
-    pub fn learn(&self, sent: i64, received: i64, theirs: i64) -> bool {
+    pub fn learn(&self, sent: i64, received: i64, theirs: i64) -> Option<i64> {
         let doubt = (received - sent).max(0) / 2;
         let base = theirs.saturating_sub(sent + doubt);
-        if base.saturating_sub(self.base_ms()).abs() <= doubt + WORTH_MS {
-            return false;
-        }
-        self.base_ms.store(base, Ordering::Relaxed);
-        true
+        let by = base.saturating_sub(self.base_ms());
+        (by.abs() > doubt + WORTH_MS).then(|| {
+            self.base_ms.store(base, Ordering::Relaxed);
+            by
+        })
     }
 
     /// An instant by the control plane's clock (Unix ms) on the kernel's boot-time clock, ns;
@@ -144,12 +144,13 @@ mod tests {
     fn the_clock_is_learned_beyond_doubt_only() {
         let clock = Clock::new(0);
         let base = clock.base_ms();
-        assert!(!clock.learn(1_000, 1_100, base + 1_050), "equal clocks");
-        assert!(!clock.learn(1_000, 1_100, base + 1_099), "within the trip");
+        let learn = |theirs: i64| clock.learn(1_000, 1_100, base + theirs);
+        assert_eq!(learn(1_050), None, "equal clocks");
+        assert_eq!(learn(1_099), None, "within the trip");
         // A slow exchange knows less than what was learned by a quick one: a clock that is right by some ms
         // must not be set to the middle of it.
-        assert!(!clock.learn(1_000, 1_100, base + 1_149), "not worth it");
-        assert!(clock.learn(1_000, 1_100, base + 61_050));
+        assert_eq!(learn(1_149), None, "not worth it");
+        assert_eq!(learn(61_050), Some(60_000));
         assert!((clock.offset_ms() - 60_000).abs() < 1_000);
         assert!((clock.now_ms() - machine_ms() - 60_000).abs() < 1_000);
     }
@@ -160,13 +161,11 @@ mod tests {
         // reads that clock again, so what was learned stays.
         let clock = Clock::new(-7_200_000);
         let (sent, theirs) = (boot_ms(), machine_ms());
-        assert!(clock.learn(sent, sent, theirs));
+        assert!(clock.learn(sent, sent, theirs).is_some());
         let before = clock.now_ms() - boot_ms();
         assert_eq!(before, theirs - sent);
-        assert!(
-            !clock.learn(sent, sent, theirs),
-            "the same again is no news"
-        );
+        let again = clock.learn(sent, sent, theirs);
+        assert_eq!(again, None, "the same again is no news");
         assert!((clock.now_ms() - boot_ms() - before).abs() <= 1);
     }
 

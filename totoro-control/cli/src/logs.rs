@@ -12,7 +12,8 @@ const VARIABLE: &str = "TOTORO_LOG";
 /// standard error: a log that is silent by a typing error is missed when it is needed.
 #[must_use]
 pub fn log_filter(otherwise: &str) -> EnvFilter {
-    let said = std::env::var(VARIABLE).unwrap_or_default();
+    let said = std::env::var_os(VARIABLE).unwrap_or_default();
+    let said = said.to_string_lossy();
     if said.is_empty() {
         return EnvFilter::new(otherwise);
     }

@@ -1,6 +1,7 @@
 //! `doctor`: how a node is that is meant to run. Looks, and changes nothing. What the machine must
 //! have to begin with is `check`'s.
 
+mod held;
 mod room;
 
 use std::path::Path;
@@ -13,9 +14,9 @@ use super::check::{self, Line, Said, Status};
 use crate::clock::machine_ms;
 use crate::config::Config;
 use crate::figures::Condition;
-use crate::kernel;
 use crate::local::{Ask, NotRunning, ask};
 use crate::spool::Size;
+use held::Held;
 
 /// Silence of the control plane that is worth a warning, seconds: some heartbeats.
 const SILENT_S: u64 = 60;
@@ -37,9 +38,9 @@ pub(super) async fn run(
     as_json: bool,
 ) -> Result<()> {
     let mut lines = check::secrets(config);
-    let are_loaded = kernel::dead_links(&config.pin_root, &config.cgroup).is_ok();
-    lines.push(pins(config));
-    lines.extend(room::tables(config, are_loaded));
+    let held = Held::find(config);
+    lines.push(held.line(config));
+    lines.extend(room::tables(config, held.has_tables()));
     lines.extend(check::past(config));
     let said = check::said(config).await;
     let socket = config.local_socket();
@@ -47,15 +48,9 @@ pub(super) async fn run(
         Ok(condition) => lines.extend(of(&condition, said)),
         Err(error) => {
             let shown = socket.display().to_string();
-            let advice = match (error.is::<NotRunning>(), are_loaded) {
-                (true, true) => "not running: limits hold and live tunnels go on, but nobody new gets in; \
-                                 start it: systemctl start totoro-node"
-                    .to_owned(),
-                (true, false) => "not running, and nothing is loaded that would hold limits: what goes \
-                                  through frps is without any; start it: systemctl start totoro-node, or \
-                                  stop frps: systemctl stop totoro-frps"
-                    .to_owned(),
-                (false, _) => format!("{error:#}; its log says more: journalctl -u totoro-node"),
+            let advice = match error.is::<NotRunning>() {
+                true => held.without_daemon().to_owned(),
+                false => format!("{error:#}; its log says more: journalctl -u totoro-node"),
             };
             lines.push(Line::new("daemon", shown, Status::Fail, advice));
             // A start would not help then.
@@ -69,28 +64,6 @@ pub(super) async fn run(
     // It may be kept elsewhere, and a frps that lacks something has a line of its own.
     lines.extend(file.filter(|file| Path::new(&file.target).exists()));
     check::conclude(&lines, as_json)
-}
-
-/// Whether the programs are where they were attached.
-fn pins(config: &Config) -> Line {
-    let shown = config.pin_root.display().to_string();
-    match kernel::dead_links(&config.pin_root, &config.cgroup) {
-        Ok((all, dead)) if dead.is_empty() => {
-            let detail = format!("{all} programs attached, where they belong");
-            Line::new("kernel", shown, Status::Ok, detail)
-        }
-        Ok((_, dead)) => Line::new(
-            "kernel",
-            shown,
-            Status::Fail,
-            format!(
-                "not attached: {}; a running daemon attaches them again within 5 s, else restart \
-                 it: systemctl restart totoro-node",
-                dead.join(", ")
-            ),
-        ),
-        Err(error) => Line::new("kernel", shown, Status::Fail, error.whole()),
-    }
 }
 
 /// What a daemon's condition says, and what the control plane said just now.

@@ -31,7 +31,7 @@ use clap::{Parser, Subcommand};
 use reqwest::StatusCode;
 use totoro_api::Reason;
 use totoro_api::ports::Pool;
-use totoro_cli::out;
+use totoro_cli::{out, print_json};
 
 use crate::config::{Config, Settings};
 use crate::control::{CallError, Control};
@@ -255,7 +255,10 @@ async fn act(cli: Cli, health: Health, listener: Option<TcpListener>) -> Result<
     let settings = cli.config.clone();
     let config = Config::load(&cli.config, cli.settings)?;
     if cli.print_config {
-        return Ok(out::text(&config.print()?)?);
+        return match cli.json {
+            true => Ok(print_json(&config.printed())?),
+            false => Ok(out::text(&config.print()?)?),
+        };
     }
     let control = || Control::with_key_file(&config.control, &config.key_file);
     match cli.command {

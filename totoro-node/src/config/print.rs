@@ -1,10 +1,19 @@
 //! `--print-config`: the effective settings as a `node.toml`.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result};
+use serde::Serialize;
 
 use super::{Config, Settings};
+
+/// The effective settings, and where each comes from.
+#[derive(Debug, Serialize)]
+pub struct Printed {
+    settings: Settings,
+    sources: BTreeMap<&'static str, &'static str>,
+}
 
 impl Config {
     /// The effective settings in a form that is itself a `node.toml`, with where each comes from.
@@ -23,6 +32,15 @@ impl Config {
             writeln!(text, "# {name}: {source}{now}").context("write")?;
         }
         Ok(text)
+    }
+
+    /// The same for scripts.
+    #[must_use]
+    pub fn printed(&self) -> Printed {
+        Printed {
+            settings: self.settings(),
+            sources: self.sources.iter().copied().collect(),
+        }
     }
 
     /// What a file that says all of it holds.
@@ -81,6 +99,10 @@ mod tests {
             let file: Settings = toml::from_str(&printed).unwrap();
             let elsewhere = Path::new("/elsewhere");
             let read = Config::from_settings(Settings::default(), file, elsewhere).unwrap();
+            let json = serde_json::to_value(config.printed()).unwrap();
+            assert_eq!(json["settings"]["control"], "http://c.example");
+            assert_eq!(json["sources"]["control"], "file");
+            assert_eq!(json["sources"]["spool_mib"], "default");
             let sources = config.sources.clone();
             assert_eq!(Config { sources, ..read }, config, "{printed}");
         }

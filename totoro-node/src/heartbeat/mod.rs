@@ -148,9 +148,9 @@ impl Pulse {
         let sent = boot_ms();
         let answer: HeartbeatAnswer = self.control.post("/nodes/heartbeat", &body).await?;
         self.health.answered();
-        if self.clock.learn(sent, boot_ms(), answer.now_ms) {
+        if let Some(by_ms) = self.clock.learn(sent, boot_ms(), answer.now_ms) {
             let desk = Arc::clone(&self.desk);
-            tokio::task::spawn_blocking(move || desk.reclock())
+            tokio::task::spawn_blocking(move || desk.reclock(by_ms))
                 .await
                 .context("the clock's task ended")?;
         }

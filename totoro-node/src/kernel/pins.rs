@@ -225,14 +225,18 @@ pub(super) fn is_loaded(root: &Path) -> bool {
     map_dir(root).join("CONFIG").exists()
 }
 
+/// The ABIs whose programs are pinned there.
+pub(super) fn loaded(root: &Path) -> impl Iterator<Item = u32> {
+    let all = super::migrate::versions(root)
+        .unwrap_or_default()
+        .into_iter();
+    all.filter(|(_, dir)| dir.join("CONFIG").exists())
+        .map(|(version, _)| version)
+}
+
 /// That nothing of this build's ABI is pinned, and what to do.
 pub(super) fn not_loaded(root: &Path, otherwise: &str) -> String {
-    let others = super::migrate::versions(root).unwrap_or_default();
-    let others: Vec<String> = others
-        .iter()
-        .filter(|(_, dir)| dir.join("CONFIG").exists())
-        .map(|(one, _)| one.to_string())
-        .collect();
+    let others: Vec<String> = loaded(root).map(|version| version.to_string()).collect();
     if others.is_empty() {
         return format!("no programs are loaded there; {otherwise}");
     }

@@ -6,15 +6,19 @@ use super::ports::record_key;
 use super::proxy::LATE_MS;
 use crate::store::{Changes, HELD, LEASES, SESSIONS, TENANTS};
 
+/// A clock that is set by as much was wrong; by less, it drifted: some ms with each heartbeat, while the control plane's
+/// own is brought in line. No session waits forever for its grace to end meanwhile.
+const WRONG_MS: i64 = 1_000;
+
 impl Desk {
-    /// The control plane's clock moved against ours: instants on the boot-time clock are written
-    /// anew, and what was dated by the clock before does not outlive it.
-    pub fn reclock(&self) {
+    /// The control plane's clock moved against ours by so many ms: instants on the boot-time clock are
+    /// written anew, and what was dated by the clock before does not outlive it.
+    pub fn reclock(&self, by_ms: i64) {
         let now_ms = self.clock.now_ms();
         let mut desk = self.lock();
         let inner = &mut *desk;
         let mut changes = Changes::default();
-        self.redate(inner, &mut changes, now_ms);
+        self.redate(inner, by_ms.abs() >= WRONG_MS, &mut changes, now_ms);
         inner.shown.forget_ends();
         self.adopt(inner, &[], Concerns::All, &mut changes, now_ms);
         self.flush(inner, changes);
@@ -22,9 +26,10 @@ impl Desk {
     }
 
     /// What lies ahead of now was dated by a clock that was ahead, and would last for as much longer. When a session
-    /// was lost can be wrong either way: it has its whole grace once more.
-    fn redate(&self, inner: &mut Inner, changes: &mut Changes, now_ms: i64) {
-        for run_id in inner.sessions.no_later(now_ms) {
+    /// was lost is wrong either way, where the clock was: it has its whole grace once more. Bans that were made here
+    /// for a while are not dated: they end when it was said that they do.
+    fn redate(&self, inner: &mut Inner, was_wrong: bool, changes: &mut Changes, now_ms: i64) {
+        for run_id in inner.sessions.no_later(now_ms, was_wrong) {
             if let Some(session) = inner.sessions.get(&run_id) {
                 changes.put(SESSIONS, &*run_id, session);
             }
@@ -52,6 +57,7 @@ impl Desk {
             stray.no_later(now_ms);
         }
         inner.refusals.no_later(now_ms);
+        inner.spent.no_later(now_ms);
         inner.summed_ms = inner.summed_ms.min(now_ms);
     }
 }

@@ -82,22 +82,23 @@ impl Sessions {
         Some(session)
     }
 
-    /// None began in what is to come, and who has no connection lost it now; those that it changed.
-    pub(super) fn no_later(&mut self, now_ms: i64) -> Vec<Arc<str>> {
-        let lost = self.by_loss.iter().map(|(_, run_id)| Arc::clone(run_id));
-        let mut changed: Vec<Arc<str>> = lost.collect();
-        self.by_loss = changed
-            .iter()
-            .map(|key| (now_ms, Arc::clone(key)))
-            .collect();
+    /// None began, or lost its connection, in what is to come. Where nothing is known of when they `all` did, who has
+    /// no connection lost it now. Those that it changed.
+    pub(super) fn no_later(&mut self, now_ms: i64, all: bool) -> Vec<Arc<str>> {
+        let is_wrong = |lost_ms: i64| all || lost_ms > now_ms;
+        let mut changed = Vec::new();
         for (run_id, session) in self.all.iter_mut() {
-            session.lost_ms = session.lost_ms.map(|_| now_ms);
-            if session.begun_ms > now_ms {
-                session.begun_ms = now_ms;
-                if session.connected() {
-                    changed.push(Arc::clone(run_id));
-                }
+            let lost_ms = session.lost_ms.filter(|lost_ms| is_wrong(*lost_ms));
+            if lost_ms.is_none() && session.begun_ms <= now_ms {
+                continue;
             }
+            if let Some(lost_ms) = lost_ms {
+                self.by_loss.remove(&(lost_ms, Arc::clone(run_id)));
+                self.by_loss.insert((now_ms, Arc::clone(run_id)));
+                session.lost_ms = Some(now_ms);
+            }
+            session.begun_ms = session.begun_ms.min(now_ms);
+            changed.push(Arc::clone(run_id));
         }
         changed
     }

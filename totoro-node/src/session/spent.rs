@@ -101,6 +101,13 @@ impl AllSpent {
         same.then(|| self.by_port.remove(&port)).flatten()
     }
 
+    /// None ended in what is to come.
+    pub(super) fn no_later(&mut self, now_ms: i64) {
+        for spent in self.by_port.values_mut() {
+            spent.ended_ms = spent.ended_ms.min(now_ms);
+        }
+    }
+
     /// Counters of nobody's lease: what a daemon that was killed left.
     fn adopt(&mut self, port: PortId, tenant: u32, now_ms: i64) {
         let one = Spent {

@@ -1,6 +1,7 @@
 //! The ways that packets take on this machine: interfaces, other programs' ports.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 use procfs::net::{TcpState, UdpState};
 use procfs::process::FDTarget;
@@ -9,6 +10,9 @@ use totoro_api::ports::{Pool, Protocol};
 use super::{Line, Status, tproxy};
 use crate::config::Config;
 use crate::kernel;
+
+/// What the daemon is called.
+const OURS: &str = "totoro-node";
 
 pub(super) fn lines(config: &Config, pool: &Pool) -> Vec<Line> {
     let mut lines: Vec<Line> = config
@@ -25,8 +29,40 @@ pub(super) fn lines(config: &Config, pool: &Pool) -> Vec<Line> {
         ));
     }
     lines.push(listeners(pool));
+    lines.extend(taken(config));
     lines.push(tproxy::line());
     lines
+}
+
+/// Addresses that the daemon listens on, and that another program has: a start would fail there.
+fn taken(config: &Config) -> Vec<Line> {
+    // systemd has the plugin's socket.
+    let plugin = in_use(
+        "plugin",
+        "plugin_listen",
+        config.plugin_listen,
+        &[OURS, "systemd"],
+    );
+    let metrics = config.metrics_listen;
+    let metrics = metrics.and_then(|at| in_use("metrics", "metrics_listen", at, &[OURS]));
+    plugin.into_iter().chain(metrics).collect()
+}
+
+/// Who has an address that is a setting's, if it is none of those that may.
+fn in_use(component: &'static str, name: &str, at: SocketAddr, may: &[&str]) -> Option<Line> {
+    let stands = |has: SocketAddr| {
+        has.port() == at.port() && (has.ip() == at.ip() || has.ip().is_unspecified())
+    };
+    let there = sockets().into_iter();
+    let there = there.filter(|(_, (protocol, has))| *protocol == Protocol::Tcp && stands(*has));
+    let owners = owners(&there.map(|(inode, _)| inode).collect());
+    let (pid, comm) = owners
+        .into_values()
+        .find(|(_, comm)| !may.contains(&comm.as_str()))?;
+    let detail = format!(
+        "{comm} (pid {pid}) listens there, and the daemon's start fails; stop it, or set another {name}"
+    );
+    Some(Line::new(component, at.to_string(), Status::Fail, detail))
 }
 
 /// How it would be filtered, and what that costs there.
@@ -50,6 +86,7 @@ fn listeners(pool: &Pool) -> Line {
     let target = format!("tcp {}; udp {}", pool.tcp, pool.udp);
     let taken: BTreeMap<u64, (Protocol, u16)> = sockets()
         .into_iter()
+        .map(|(inode, (protocol, at))| (inode, (protocol, at.port())))
         .filter(|(_, (protocol, port))| pool.of(*protocol).contains(*port))
         .collect();
     let owners = owners(&taken.keys().copied().collect());
@@ -78,17 +115,17 @@ fn listeners(pool: &Pool) -> Line {
 }
 
 /// Listening TCP and bound, unconnected UDP sockets of this network namespace, by inode.
-fn sockets() -> BTreeMap<u64, (Protocol, u16)> {
+fn sockets() -> BTreeMap<u64, (Protocol, SocketAddr)> {
     let tcp = [procfs::net::tcp(), procfs::net::tcp6()];
     let tcp = tcp.into_iter().filter_map(Result::ok).flatten();
     let tcp = tcp
         .filter(|entry| entry.state == TcpState::Listen)
-        .map(|entry| (entry.inode, (Protocol::Tcp, entry.local_address.port())));
+        .map(|entry| (entry.inode, (Protocol::Tcp, entry.local_address)));
     let udp = [procfs::net::udp(), procfs::net::udp6()];
     let udp = udp.into_iter().filter_map(Result::ok).flatten();
     let udp = udp
         .filter(|entry| entry.state == UdpState::Close)
-        .map(|entry| (entry.inode, (Protocol::Udp, entry.local_address.port())));
+        .map(|entry| (entry.inode, (Protocol::Udp, entry.local_address)));
     tcp.chain(udp).collect()
 }
 
@@ -122,6 +159,26 @@ mod tests {
     use std::net::{TcpListener, UdpSocket};
 
     use super::*;
+
+    #[test]
+    fn who_has_the_daemons_own_address_is_named() {
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = other.local_addr().unwrap();
+        let named = |at: SocketAddr| {
+            let line = in_use("metrics", "metrics_listen", at, &[OURS]);
+            line.map(|line| line.detail)
+        };
+        let pid = format!("(pid {})", std::process::id());
+        let said = named(at).expect("it is in use");
+        assert!(
+            said.contains(&pid) && said.ends_with("set another metrics_listen"),
+            "{said}"
+        );
+        let beside = SocketAddr::from(([127, 0, 0, 2], at.port()));
+        assert_eq!(named(beside), None, "another address");
+        drop(other);
+        assert_eq!(named(at), None, "it has ended");
+    }
 
     #[test]
     fn another_programs_ports_in_the_pool_are_named() {

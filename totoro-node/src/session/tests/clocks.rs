@@ -24,7 +24,7 @@ fn before() -> World {
 /// The heartbeat's answer says that the clock is off by so much.
 fn set(world: &World, by_ms: i64) {
     world.pass(by_ms);
-    world.desk.reclock();
+    world.desk.reclock(by_ms);
     world.desk.tick();
 }
 
@@ -51,6 +51,17 @@ fn a_clock_that_was_ahead_prolongs_nothing() {
     world.pass(TWENTY_MINUTES_MS);
     assert_eq!(world.new_proxy(&other, "web", 20_000), Ok(20_000));
     assert_eq!(world.new_proxy(&other, "more", 20_002), Ok(20_002));
+}
+
+#[test]
+fn a_clock_that_drifts_keeps_nobody_for_ever() {
+    let world = before();
+    // The control plane's own is brought in line meanwhile, some ms with each heartbeat.
+    for _ in 0..2 * GRACE_MS / 10_000 {
+        world.pass(10_000);
+        set(&world, 60);
+    }
+    assert_eq!(world.desk.sessions().len(), 1, "who was lost is gone");
 }
 
 #[test]

@@ -91,8 +91,8 @@ impl Pair {
             Step::Set(seconds) => {
                 self.world().pass(1000 * seconds);
                 self.now();
-                self.world().desk.reclock();
-                self.model.reclock();
+                self.world().desk.reclock(1000 * seconds);
+                self.model.reclock(seconds);
             }
             Step::Tick => self.tick(),
             Step::Look => {

@@ -104,11 +104,13 @@ impl Model {
     }
 
     /// The clock was set: nothing was dated by what is to come, and who is lost has the whole grace.
-    pub(super) fn reclock(&mut self) {
+    pub(super) fn reclock(&mut self, by_s: i64) {
         let now_ms = self.now_ms;
+        let is_wrong = |lost_ms: i64| by_s != 0 || lost_ms > now_ms;
         for session in self.sessions.values_mut() {
             session.begun_ms = session.begun_ms.min(now_ms);
-            session.lost_ms = session.lost_ms.map(|_| now_ms);
+            let lost_ms = session.lost_ms;
+            session.lost_ms = lost_ms.map(|at| if is_wrong(at) { now_ms } else { at });
         }
         for wait in self.waits.values_mut() {
             let reserved_ms = now_ms + RESERVE_MS;
