@@ -14,6 +14,7 @@ mod programs;
 mod server;
 mod shield;
 mod sockets;
+mod table;
 mod tc;
 mod xdp;
 
@@ -35,7 +36,7 @@ struct Args {
     /// Runs of a program in a round.
     #[arg(long, default_value_t = 200_000)]
     repeat: u32,
-    /// Only parts whose name has this in it: xdp-same, xdp-others, xdp-growth, nft, tc,
+    /// Only parts whose name has this in it: table, xdp-same, xdp-others, xdp-growth, nft, tc,
     /// sockets, memory.
     #[arg(long, default_value = "")]
     only: String,
@@ -105,6 +106,9 @@ fn main() {
         run.note(format!(
             "Totoro's programs are those of {object}, not this commit's."
         ));
+    }
+    if args.wants(table::PART) {
+        table::measure(&args, &mut run, &progress);
     }
     if xdp::PARTS.into_iter().any(|part| args.wants(part)) {
         // Beside the pins, whose directory is the node's; bpffs takes no dots.

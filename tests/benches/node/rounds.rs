@@ -27,7 +27,7 @@ const PACE: f64 = 1_000.0;
 /// How many times as long is asked at that pace: one answer of a hundred is what counts, and when the
 /// machine holds still for some milliseconds, all wait that come meanwhile.
 const LONGER: u32 = 8;
-/// First Logins in a round.
+/// First Logins in a round, at most.
 const FIRST: usize = 600;
 /// How long the control plane has to take what the node tells of a round.
 const TAKES: Duration = Duration::from_millis(500);
@@ -49,7 +49,15 @@ impl Rounds {
         run: &mut Run,
         progress: &Progress,
     ) {
-        self.how(run);
+        // Who has no session yet, some in each round.
+        let first_ones = (others.len() / (self.count + 1)).min(FIRST);
+        assert!(
+            first_ones > 0,
+            "{} tenants without a session are too few for {} rounds: --tenants",
+            others.len(),
+            self.count
+        );
+        self.how(run, first_ones);
         let bare = Bare::start(&daemons.keys().await);
         let millis = usize::try_from(self.length.as_millis()).unwrap() * (self.count + 1);
         let paced = (PACE * f64::from(LONGER)) as usize;
@@ -75,8 +83,7 @@ impl Rounds {
         let mut measured: [[Vec<Round>; 4]; 2] = Default::default();
         let mut left = bodies.len();
         let mut first: [Vec<Round>; 2] = Default::default();
-        // Who has no session yet, some in each round.
-        let mut others = others.chunks_exact((others.len() / (self.count + 1)).clamp(1, FIRST));
+        let mut others = others.chunks_exact(first_ones);
         for round in 0..=self.count {
             progress.says(&format!("round {round} of {}", self.count));
             for ((mode, length, pace), measured) in modes.iter().zip(&mut measured) {
@@ -138,7 +145,7 @@ impl Rounds {
     }
 
     /// Says how it is measured, and beside what.
-    fn how(&self, run: &mut Run) {
+    fn how(&self, run: &mut Run, first_ones: usize) {
         run.baseline(
             BARE,
             &format!(
@@ -152,7 +159,7 @@ impl Rounds {
             "Calls: {} requests at once, each on its own connection; {} rounds of {} ms, {LONGER} times as long \
              at {PACE}/s, node and bare handler in turns. A Login goes on with a session on the connection that that \
              has; a first Login opens one, for a tenant that has none, over a new connection from a new address: \
-             {FIRST} of them a round. The control plane is stopped meanwhile, and takes \
+             {first_ones} of them a round. The control plane is stopped meanwhile, and takes \
              afterwards what the node tells.",
             self.clients,
             self.count,
