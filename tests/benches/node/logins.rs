@@ -25,7 +25,8 @@ const AT_ONCE: usize = 32;
 /// Logins that open a session each, by tenants that have none; and their connections.
 pub(crate) struct First {
     pub(crate) bodies: Vec<Value>,
-    _connections: Vec<TcpStream>,
+    /// While they are open, nobody has lost a session.
+    pub(crate) connections: Vec<TcpStream>,
 }
 
 /// One session.
@@ -68,18 +69,19 @@ impl Logins {
         }
     }
 
-    /// The first Logins of tenants, each over a connection of its own from an address of its own.
-    pub(crate) async fn first(&self, daemons: &Daemons, tenants: &[Tenant]) -> First {
+    /// The first Logins of tenants, each over a connection of its own from an address of its own, of which so many
+    /// are taken.
+    pub(crate) async fn first(&self, daemons: &Daemons, tenants: &[Tenant], taken: usize) -> First {
         let tickets = daemons.tickets(&tenants.iter().collect::<Vec<_>>()).await;
         let mut first = First {
             bodies: Vec::new(),
-            _connections: Vec::new(),
+            connections: Vec::new(),
         };
         for (number, (tenant, ticket)) in tenants.iter().zip(tickets).enumerate() {
-            let (connection, address) = connect(2, number).await;
+            let (connection, address) = connect(2, taken + number).await;
             let body = login(&tenant.invite, &ticket, "", &address);
             first.bodies.push(body);
-            first._connections.push(connection);
+            first.connections.push(connection);
         }
         first
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::net::TcpStream;
 use totoro_report::{Better, Figure, Relative, Run, locked};
 
 use crate::Progress;
@@ -83,6 +84,8 @@ impl Rounds {
         let mut measured: [[Vec<Round>; 4]; 2] = Default::default();
         let mut left = bodies.len();
         let mut first: [Vec<Round>; 2] = Default::default();
+        // Kept to the end: that hundreds lose their sessions together would fall into what is measured next.
+        let mut connections = Vec::new();
         let mut others = others.chunks_exact(first_ones);
         for round in 0..=self.count {
             progress.says(&format!("round {round} of {}", self.count));
@@ -108,7 +111,9 @@ impl Rounds {
                 }
             }
             let tenants = others.next().expect("some tenants for each round");
-            let both = self.first(daemons, logins, tenants, &bare.address).await;
+            let both = self
+                .first(daemons, logins, tenants, &bare.address, &mut connections)
+                .await;
             for (series, one) in first.iter_mut().zip(both) {
                 if round > 0 {
                     series.push(one);
@@ -134,8 +139,10 @@ impl Rounds {
         logins: &Logins,
         tenants: &[Tenant],
         bare: &str,
+        connections: &mut Vec<TcpStream>,
     ) -> [Round; 2] {
-        let first = logins.first(daemons, tenants).await;
+        let mut first = logins.first(daemons, tenants, connections.len()).await;
+        connections.append(&mut first.connections);
         let length = Duration::from_secs_f64(tenants.len() as f64 / PACE);
         let pace = Some(PACE);
         let ours = logins.once(PLUGIN, &first.bodies);
