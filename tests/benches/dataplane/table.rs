@@ -13,8 +13,8 @@ pub(crate) const PART: &str = "table";
 /// Runs of a row for one of another part's: there are some hundred rows, and none is compared.
 const FEWER: u32 = 20;
 
-/// A row in one of its hooks: its place in the table, its section, and what it is called there (by no number: other
-/// rows come before it).
+/// A row in one of its hooks: its place in the table, its section, and its name there (without a number: rows come
+/// and go before it).
 type Place = (usize, String, String);
 
 /// Measures, and adds the figures.

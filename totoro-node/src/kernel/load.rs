@@ -319,7 +319,7 @@ pub fn dead_links(pin_root: &Path, cgroup: &Path) -> Result<(usize, Vec<&'static
 
 /// Whether programs of any ABI are pinned under `pin_root`.
 #[must_use]
-pub fn is_loaded(pin_root: &Path) -> bool {
+pub fn any_loaded(pin_root: &Path) -> bool {
     pins::loaded(pin_root).next().is_some()
 }
 

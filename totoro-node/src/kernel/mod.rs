@@ -51,7 +51,7 @@ pub use fill::{Fill, Full, map_memory};
 pub use filter::{Planned, planned};
 pub use inspect::Inspector;
 pub use left::{Uninstalled, attached_programs, still_loaded};
-pub use load::{Kernel, dead_links, is_loaded, uninstall};
+pub use load::{Kernel, any_loaded, dead_links, uninstall};
 pub use lost::Lost;
 pub use mend::Compared;
 pub use migrate::{Abi, Changed, Convert, Older};

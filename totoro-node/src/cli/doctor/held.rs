@@ -22,7 +22,7 @@ impl Held {
         match kernel::dead_links(&config.pin_root, &config.cgroup) {
             Ok((all, dead)) if dead.is_empty() => Held::Whole(all),
             Ok((_, dead)) => Held::Parts(dead),
-            Err(error) if kernel::is_loaded(&config.pin_root) => Held::Unknown(error.whole()),
+            Err(error) if kernel::any_loaded(&config.pin_root) => Held::Unknown(error.whole()),
             Err(error) => Held::Nothing(error.whole()),
         }
     }
