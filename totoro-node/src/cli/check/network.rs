@@ -28,37 +28,47 @@ pub(super) fn lines(config: &Config, pool: &Pool) -> Vec<Line> {
             "none to filter; the socket lookup guards alone. Set `interfaces`",
         ));
     }
-    lines.push(listeners(pool));
-    lines.extend(taken(config));
+    let sockets = sockets();
+    lines.push(listeners(&sockets, pool));
+    lines.extend(taken(&sockets, config));
     lines.push(tproxy::line());
     lines
 }
 
 /// Addresses that the daemon listens on, and that another program has: a start would fail there.
-fn taken(config: &Config) -> Vec<Line> {
+fn taken(sockets: &[Socket], config: &Config) -> Vec<Line> {
     // systemd has the plugin's socket.
     let plugin = in_use(
-        "plugin",
-        "plugin_listen",
+        sockets,
+        ("plugin", "plugin_listen"),
         config.plugin_listen,
         &[OURS, "systemd"],
     );
-    let metrics = config.metrics_listen;
-    let metrics = metrics.and_then(|at| in_use("metrics", "metrics_listen", at, &[OURS]));
+    let metrics = ("metrics", "metrics_listen");
+    let metrics = config
+        .metrics_listen
+        .and_then(|at| in_use(sockets, metrics, at, &[OURS]));
     plugin.into_iter().chain(metrics).collect()
 }
 
 /// Who has an address that is a setting's, if it is none of those that may.
-fn in_use(component: &'static str, name: &str, at: SocketAddr, may: &[&str]) -> Option<Line> {
-    let stands = |has: SocketAddr| {
-        has.port() == at.port() && (has.ip() == at.ip() || has.ip().is_unspecified())
+fn in_use(
+    sockets: &[Socket],
+    (component, name): (&'static str, &str),
+    at: SocketAddr,
+    may: &[&str],
+) -> Option<Line> {
+    let stands = |socket: &&Socket| {
+        let has = socket.at;
+        socket.protocol == Protocol::Tcp
+            && has.port() == at.port()
+            && (has.ip() == at.ip() || has.ip().is_unspecified())
     };
-    let there = sockets().into_iter();
-    let there = there.filter(|(_, (protocol, has))| *protocol == Protocol::Tcp && stands(*has));
-    let owners = owners(&there.map(|(inode, _)| inode).collect());
-    let (pid, comm) = owners
-        .into_values()
-        .find(|(_, comm)| !may.contains(&comm.as_str()))?;
+    let mut owners = sockets
+        .iter()
+        .filter(stands)
+        .filter_map(|socket| socket.owner.as_ref());
+    let (pid, comm) = owners.find(|(_, comm)| !may.contains(&comm.as_str()))?;
     let detail = format!(
         "{comm} (pid {pid}) listens there, and the daemon's start fails; stop it, or set another {name}"
     );
@@ -82,20 +92,19 @@ fn interface(name: &str, config: &Config) -> Line {
 }
 
 /// Ports of the pool that another program has: no lease could be served there.
-fn listeners(pool: &Pool) -> Line {
+fn listeners(sockets: &[Socket], pool: &Pool) -> Line {
     let target = format!("tcp {}; udp {}", pool.tcp, pool.udp);
-    let taken: BTreeMap<u64, (Protocol, u16)> = sockets()
-        .into_iter()
-        .map(|(inode, (protocol, at))| (inode, (protocol, at.port())))
-        .filter(|(_, (protocol, port))| pool.of(*protocol).contains(*port))
-        .collect();
-    let owners = owners(&taken.keys().copied().collect());
-    let others: BTreeSet<String> = taken
+    let taken = sockets
         .iter()
-        .filter_map(|(inode, (protocol, port))| match owners.get(inode) {
-            Some((_, comm)) if comm == "frps" => None,
-            Some((pid, comm)) => Some(format!("{protocol} {port} ({comm}, pid {pid})")),
-            None => Some(format!("{protocol} {port}")),
+        .filter(|socket| pool.of(socket.protocol).contains(socket.at.port()));
+    let others: BTreeSet<String> = taken
+        .filter_map(|socket| {
+            let (protocol, port) = (socket.protocol, socket.at.port());
+            match &socket.owner {
+                Some((_, comm)) if comm == "frps" => None,
+                Some((pid, comm)) => Some(format!("{protocol} {port} ({comm}, pid {pid})")),
+                None => Some(format!("{protocol} {port}")),
+            }
         })
         .collect();
     if others.is_empty() {
@@ -114,8 +123,16 @@ fn listeners(pool: &Pool) -> Line {
     Line::new("listeners", target, Status::Fail, detail)
 }
 
-/// Listening TCP and bound, unconnected UDP sockets of this network namespace, by inode.
-fn sockets() -> BTreeMap<u64, (Protocol, SocketAddr)> {
+/// A listening TCP or a bound, unconnected UDP socket.
+struct Socket {
+    protocol: Protocol,
+    at: SocketAddr,
+    /// Who holds it: pid and name, where that can be seen.
+    owner: Option<(i32, String)>,
+}
+
+/// Those of this network namespace.
+fn sockets() -> Vec<Socket> {
     let tcp = [procfs::net::tcp(), procfs::net::tcp6()];
     let tcp = tcp.into_iter().filter_map(Result::ok).flatten();
     let tcp = tcp
@@ -126,7 +143,15 @@ fn sockets() -> BTreeMap<u64, (Protocol, SocketAddr)> {
     let udp = udp
         .filter(|entry| entry.state == UdpState::Close)
         .map(|entry| (entry.inode, (Protocol::Udp, entry.local_address)));
-    tcp.chain(udp).collect()
+    let all: BTreeMap<u64, (Protocol, SocketAddr)> = tcp.chain(udp).collect();
+    let mut owners = owners(&all.keys().copied().collect());
+    all.into_iter()
+        .map(|(inode, (protocol, at))| Socket {
+            protocol,
+            at,
+            owner: owners.remove(&inode),
+        })
+        .collect()
 }
 
 /// Who holds these sockets: pid and name. Others' processes can't be looked into without root.
@@ -165,7 +190,7 @@ mod tests {
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = other.local_addr().unwrap();
         let named = |at: SocketAddr| {
-            let line = in_use("metrics", "metrics_listen", at, &[OURS]);
+            let line = in_use(&sockets(), ("metrics", "metrics_listen"), at, &[OURS]);
             line.map(|line| line.detail)
         };
         let pid = format!("(pid {})", std::process::id());
@@ -194,7 +219,7 @@ mod tests {
             tcp: ports.parse().unwrap(),
             ..Pool::default()
         };
-        let line = listeners(&pool(&tcp.to_string()));
+        let line = listeners(&sockets(), &pool(&tcp.to_string()));
         let pid = std::process::id();
         assert_eq!(line.status, Status::Fail);
         assert!(
@@ -207,7 +232,11 @@ mod tests {
             udp: udp.to_string().parse().unwrap(),
             ..Pool::default()
         };
-        assert!(listeners(&lent).detail.contains(&format!("udp {udp} (")));
-        assert_eq!(listeners(&pool("1")).status, Status::Ok);
+        assert!(
+            listeners(&sockets(), &lent)
+                .detail
+                .contains(&format!("udp {udp} ("))
+        );
+        assert_eq!(listeners(&sockets(), &pool("1")).status, Status::Ok);
     }
 }
