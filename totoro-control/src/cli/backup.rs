@@ -59,7 +59,7 @@ pub(super) struct Backup {
     #[arg(
         long,
         env = "TOTORO_CONTROL_CONFIG",
-        default_value = "/etc/totoro/control/control.toml"
+        default_value = super::SETTINGS_FILE
     )]
     config: PathBuf,
 }

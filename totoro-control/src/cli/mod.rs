@@ -35,6 +35,9 @@ use totoro_cli::out;
 use client::Client;
 use error::CliError;
 
+/// The settings' file, where none is named.
+const SETTINGS_FILE: &str = "/etc/totoro/control/control.toml";
+
 /// Totoro's control plane.
 #[derive(Parser)]
 #[command(name = "totoro-control", version, about, max_term_width = 100)]

@@ -28,7 +28,7 @@ pub(super) struct Restore {
     #[arg(
         long,
         env = "TOTORO_CONTROL_CONFIG",
-        default_value = "/etc/totoro/control/control.toml"
+        default_value = super::SETTINGS_FILE
     )]
     config: PathBuf,
     /// Go on without the old server secret: every node key, invite code and admin token is lost.

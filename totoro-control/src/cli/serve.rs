@@ -31,7 +31,7 @@ pub(super) struct Serve {
     #[arg(
         long,
         env = "TOTORO_CONTROL_CONFIG",
-        default_value = "/etc/totoro/control/control.toml"
+        default_value = super::SETTINGS_FILE
     )]
     config: PathBuf,
     /// Log JSON lines.

@@ -124,6 +124,7 @@ mod tests {
             ("::ffff:192.0.2.7", "192.0.2.7/32"),
             ("2001:db8::1/48", "2001:db8::/48"),
             ("::ffff:203.0.113.9/120", "203.0.113.0/24"),
+            ("::ffff:203.0.113.9/128", "203.0.113.9/32"),
             ("::ffff:203.0.113.9/104", "203.0.0.0/8"),
             ("::fffe:0:0/96", "::fffe:0:0/96"),
             ("::1/128", "::1/128"),
@@ -135,10 +136,12 @@ mod tests {
             ("example.org", "is no address"),
             ("192.0.2.7/33", "is no address"),
             ("0.0.0.0/0", "write /8 at least"),
+            ("::ffff:0:0/96", "write /8 at least"),
             ("::ffff:203.0.113.9/103", "write /8 at least"),
             ("2000::/15", "write /16 at least"),
             ("::ffff:0:0/95", "is all of IPv4"),
             ("::/16", "is all of IPv4"),
+            ("::/0", "is all of IPv4"),
         ] {
             let said = read(text).expect_err(text);
             assert!(said.contains(why), "{text}: {said}");

@@ -30,7 +30,7 @@ pub(super) struct Doctor {
     #[arg(
         long,
         env = "TOTORO_CONTROL_CONFIG",
-        default_value = "/etc/totoro/control/control.toml"
+        default_value = super::SETTINGS_FILE
     )]
     config: PathBuf,
     /// The file with the admin token; the admin.token beside the settings unless it is given.
