@@ -11,7 +11,7 @@ use super::Look;
 use super::machine::{MAX_CLIENTS, Machine};
 use crate::lab::{Netns, Place};
 use crate::story::frps::live_proxies;
-use crate::story::health::scrape;
+use crate::story::health::{mended, scrape};
 
 /// What a round's checks counted.
 #[derive(Clone, Debug, Default)]
@@ -233,17 +233,4 @@ fn figure(figures: &str, series: &str) -> Result<u64> {
     let value = lines.find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     let value = value.with_context(|| format!("no {series}"))?;
     value.parse().with_context(|| format!("{series} {value}"))
-}
-
-fn mended(figures: &str) -> BTreeMap<String, u64> {
-    let mut mended = BTreeMap::new();
-    for line in figures.lines() {
-        let Some(rest) = line.strip_prefix("totoro_node_mended_total{what=\"") else {
-            continue;
-        };
-        if let Some((what, count)) = rest.split_once("\"} ") {
-            mended.insert(what.to_owned(), count.parse().unwrap_or(0));
-        }
-    }
-    mended
 }

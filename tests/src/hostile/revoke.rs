@@ -20,6 +20,8 @@ use totoro_api::Reason;
 const MARK: u8 = b'#';
 /// Datagrams that nobody answers after the end.
 const SILENT: usize = 20;
+/// So long silence before a revocation is asked for says that something else ended it.
+const ALIVE: Duration = Duration::from_millis(500);
 /// Ports of the pool that the rounds use in turn.
 const PORTS: u16 = 80;
 
@@ -230,7 +232,8 @@ fn round(world: &World, case: &Case, nth: u16) -> Result<[Duration; 3]> {
         let reader = scope.spawn(|| user::read_to_death(&mut stream, Duration::from_secs(10)));
         let pinger = scope.spawn(|| ping(&datagrams, first, &stop));
         std::thread::sleep(Duration::from_millis(30));
-        let revoked = client.revoke(world).map(|()| Instant::now());
+        let asked = Instant::now();
+        let revoked = client.revoke(world).map(|()| (asked, Instant::now()));
         let gone = client
             .frpc
             .wait_after(mark, "try to connect to server", PATIENCE)
@@ -240,9 +243,16 @@ fn round(world: &World, case: &Case, nth: u16) -> Result<[Duration; 3]> {
         stop.store(true, Ordering::SeqCst);
         (revoked, last, pinger.join(), gone)
     });
-    let (answered, gone) = (answered?, gone?);
+    let ((asked, answered), gone) = (answered?, gone?);
     let (last, _) = last.ok().context("the reader panicked")??;
     let udp = udp.ok().context("the pinger panicked")?;
+    for (what, last) in [("TCP", last), ("UDP", udp)] {
+        let before = asked.saturating_duration_since(last);
+        ensure!(
+            before < ALIVE,
+            "{what} had ended {before:?} before it was revoked"
+        );
+    }
     // The tenant was cut before frpc's connection was, and what was under way has come.
     for _ in 0..SILENT {
         ensure!(pinged(&datagrams)?.is_none(), "UDP goes on");

@@ -1,5 +1,6 @@
 //! What the daemon says of itself, to an operator and to Prometheus.
 
+use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -127,6 +128,30 @@ pub(crate) fn scrape(world: &World) -> Result<String> {
         .context("read the figures")?;
     ensure!(text.starts_with("HTTP/1.1 200"), "{text}");
     Ok(text)
+}
+
+/// What the daemon found to differ since its start, and mended.
+pub(crate) fn mended(figures: &str) -> BTreeMap<String, u64> {
+    let mut mended = BTreeMap::new();
+    for line in figures.lines() {
+        let Some(rest) = line.strip_prefix("totoro_node_mended_total{what=\"") else {
+            continue;
+        };
+        if let Some((what, count)) = rest.split_once("\"} ") {
+            mended.insert(what.to_owned(), count.parse().unwrap_or(0));
+        }
+    }
+    mended
+}
+
+impl World {
+    /// How often the daemon found such a difference since its start, and mended it.
+    ///
+    /// # Errors
+    /// Its figures can't be read.
+    pub fn mended(&self) -> Result<BTreeMap<String, u64>> {
+        Ok(mended(&scrape(self)?))
+    }
 }
 
 /// Every thread of the daemon has given up all but what it needs.

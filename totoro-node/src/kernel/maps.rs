@@ -93,9 +93,11 @@ impl Maps {
             .on("read", "USAGE")?
             .unwrap_or_default();
         let closed = found(self.flows_closed.get(&tenant, 0)).on("read", "FLOWS_CLOSED")?;
+        let flows_closed = closed.unwrap_or(0);
         Ok(TenantCounts {
             usage,
-            flows: live_flows(usage.flows_opened, closed.unwrap_or(0)),
+            flows: live_flows(usage.flows_opened, flows_closed),
+            flows_closed,
         })
     }
 

@@ -237,6 +237,8 @@ pub struct TenantCounts {
     pub usage: abi::Usage,
     /// Live UDP flows.
     pub flows: u64,
+    /// UDP flows that have ended.
+    pub flows_closed: u64,
 }
 
 /// One counter of `REASONS`.

@@ -61,12 +61,18 @@ impl Tables {
         self.usage.each(|tenant, usage| {
             let usage = usage[0];
             let flows = usage.flows_opened;
-            counts.insert(tenant, TenantCounts { usage, flows });
+            let counted = TenantCounts {
+                usage,
+                flows,
+                flows_closed: 0,
+            };
+            counts.insert(tenant, counted);
         })?;
         // Afterwards: of flows that take each other's place, what ended meanwhile is not among those that began, and
         // no more are told than may live.
         self.flows_closed.each(|tenant, closed| {
             if let Some(counts) = counts.get_mut(&tenant) {
+                counts.flows_closed = closed[0];
                 counts.flows = live_flows(counts.usage.flows_opened, closed[0]);
             }
         })?;

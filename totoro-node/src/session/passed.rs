@@ -78,7 +78,11 @@ mod tests {
             last_ns,
             ..Usage::default()
         };
-        TenantCounts { usage, flows }
+        TenantCounts {
+            usage,
+            flows,
+            flows_closed: 0,
+        }
     }
 
     #[test]

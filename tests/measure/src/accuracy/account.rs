@@ -12,7 +12,6 @@ use totoro_tests::lab::Place;
 
 use super::field::Field;
 use super::groups::Group;
-use super::refusals::Refused;
 use crate::net::capture::Capture;
 use crate::net::spans::Pace;
 use crate::net::truth::{Sockets, cookies, sockets};
@@ -38,14 +37,6 @@ impl Field {
     /// No packet socket can be had.
     pub(super) fn capture(&self, group: &Group) -> Result<Capture> {
         Capture::start(self.world.lab.ns(Place::Node), "us0", &group.ports())
-    }
-
-    /// Ends that; what the node refused, as the wire has it.
-    ///
-    /// # Errors
-    /// The capture lost a frame.
-    pub(super) fn refused(&self, capture: Capture) -> Result<Refused> {
-        Ok(Refused::of(&capture.finish()?))
     }
 
     /// Connections of each tenant of a group, by ss.

@@ -12,8 +12,9 @@ use totoro_report::{Better, Figure, Goal, Run};
 use super::Args;
 use super::cell::Cell;
 use super::field::{Ends, Field};
-use super::groups::plans;
+use super::groups::{FEW, plans};
 use crate::Progress;
+use crate::net::kinds::{KINDS, Mix};
 
 /// Measures.
 ///
@@ -21,7 +22,7 @@ use crate::Progress;
 /// The lab can't be had, or a crowd does not come to rest.
 pub(crate) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result<()> {
     let mut cells = Vec::new();
-    let mut names = Vec::new();
+    let (mut names, mut mends) = (Vec::new(), Vec::new());
     for plan in plans(&args.limits) {
         let field = Field::raise(&plan)?;
         let groups: Vec<&str> = field.groups.iter().map(|one| one.name.as_str()).collect();
@@ -36,21 +37,42 @@ pub(crate) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result
             }
         }
         names.extend(groups.into_iter().map(str::to_owned));
+        let mended = field.world.mended()?.into_iter();
+        mends.push(
+            mended
+                .filter(|(what, _)| HIDES.contains(&what.as_str()))
+                .map(|(_, count)| count as f64)
+                .sum(),
+        );
         field.end();
     }
+    let what = "counts that the daemon found wrong meanwhile, and mended";
+    let figure = Figure::new("bursts", what, "", Better::Less, mends);
+    run.add(figure.goal(Goal::at_most(0.0).each()));
     tell(args, &names, &cells, run);
     Ok(())
 }
 
+/// What the daemon mends by itself of counts that are off: a leak that none of ours would see.
+const HIDES: [&str; 4] = ["lost_close", "untracked", "drift", "orphan"];
+/// The largest burst that each kind of user is alone in.
+const FEWEST: usize = 10;
+
 impl Field {
-    /// Bursts of so many at each group that they are for, in both ways.
+    /// Bursts of so many at each group that they are for, in each way.
     fn burst(&self, count: usize, cells: &mut Vec<Of>) -> Result<()> {
         let wanted = self.groups.iter().filter(|one| one.bursts.contains(&count));
         for group in wanted {
-            for ends in [Ends::AsTheyCome, Ends::Together] {
+            // Where places are few, who is slow to come in has none beside others: each kind comes alone, too.
+            let alone = KINDS.map(|kind| (Ends::AsTheyCome, Mix::Only(kind)));
+            let alone = alone
+                .into_iter()
+                .filter(|_| group.max <= FEW && count <= FEWEST);
+            let together = [Ends::AsTheyCome, Ends::Together].map(|ends| (ends, Mix::All));
+            for how in together.into_iter().chain(alone) {
                 let name = u32::try_from(cells.len()).context("too many bursts")?;
                 let cell = self
-                    .cell(group, count, ends, name)
+                    .cell(group, count, how, name)
                     .with_context(|| format!("{}, {count} connects", group.name))?;
                 cells.push((group.name.clone(), count, cell));
             }
@@ -69,8 +91,8 @@ fn tell(args: &Args, names: &[String], cells: &[Of], run: &mut Run) {
     run.note(
         "Bursts: each is made twice, as fast as two processors connect, and with all handshakes ending \
          together; a fifth each of the users ends normally, by RST, by FIN, with data in the handshake's last \
-         ACK, and idle, and a fifth as many half-open handshakes come beside \
-         them. Every other of those who were admitted ends then, while the same burst comes again and the rest \
+         ACK, and idle, in any order, and a fifth as many half-open handshakes come beside \
+         them; where at most 5 may be, 10 of each kind come alone, too. Every other of those who were admitted ends then, while the same burst comes again and the rest \
          stay. Overshoot: the most of what users held at any moment (a byte had \
          come and they had not ended), of ss's sockets when all of a burst were judged, and of the kernel's own count, \
          beyond max_conns. Leaked: what the kernel still counts (tenant, port, sources, table) when ss \
@@ -99,6 +121,14 @@ fn tell(args: &Args, names: &[String], cells: &[Of], run: &mut Run) {
                 let samples = samples(part, &mut of);
                 // Not each burst is for each group.
                 if samples.is_empty() {
+                    continue;
+                }
+                // What can't be reached can't be exceeded either.
+                let beyond = cells.iter().find(|(g, c, _)| g == group && c == count);
+                let is_beyond = beyond.is_some_and(|(.., cell)| cell.is_beyond);
+                if what == "overshoot" && !is_beyond {
+                    let name = format!("{name}, which do not reach it");
+                    run.add(Figure::new(what, &name, "", Better::Less, samples));
                     continue;
                 }
                 run.add(Figure::new(what, &name, "", Better::Less, samples).goal(none()));
@@ -149,4 +179,35 @@ fn tell(args: &Args, names: &[String], cells: &[Of], run: &mut Run) {
         let samples = samples(part, &mut cells.iter());
         run.add(Figure::new("bursts", what, "", Better::Neither, samples));
     }
+    tell_shapes(cells, run);
+}
+
+/// What was there at all of that which might go wrong: where there was none, a count of 0 says nothing.
+fn tell_shapes(cells: &[Of], run: &mut Run) {
+    let mut add = |what: &str, of: &mut dyn Iterator<Item = u64>| {
+        let figure = Figure::new(
+            "bursts",
+            what,
+            "",
+            Better::Neither,
+            vec![of.sum::<u64>() as f64],
+        );
+        run.add(figure.goal(Goal::at_least(1.0)));
+    };
+    let all = || cells.iter().map(|(.., cell)| cell);
+    let few = || all().filter(|cell| cell.shapes.is_few);
+    for (nth, kind) in KINDS.into_iter().enumerate() {
+        let what = format!("admitted, and ended in their own way: {}", kind.name());
+        add(&what, &mut all().map(|cell| cell.shapes.ended[nth]));
+        if few().next().is_some() {
+            let what = format!("{what}, where at most {FEW} may be");
+            add(&what, &mut few().map(|cell| cell.shapes.ended[nth]));
+        }
+    }
+    let what = "half-open handshakes that ss had, while all held on";
+    add(what, &mut all().map(|cell| cell.shapes.half_open));
+    let what = "handshakes whose last ACK carried data, on the wire";
+    add(what, &mut all().map(|cell| cell.shapes.with_data));
+    let what = "established one too many, in all bursts";
+    add(what, &mut all().map(|cell| cell.surplus));
 }

@@ -8,9 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use totoro_tests::story::within;
 
+use super::explain::with_data;
 use super::field::{Ends, Field, LATE, PATIENCE, all};
-use super::groups::Group;
+use super::groups::{FEW, Group};
+use super::refusals::Refused;
 use crate::net::crowd::{Crowd, Outcome};
+use crate::net::kinds::{KINDS, Mix};
 use crate::net::spans::{Span, peak, too_soon};
 use crate::net::truth::Sockets;
 
@@ -34,6 +37,23 @@ pub(super) struct Cell {
     /// What refusals and ends without a byte were allowed for, and how much of it there was.
     pub(super) strays: [u64; 2],
     pub(super) cookies: [u64; 2],
+    /// Whether anybody must have been refused.
+    pub(super) is_beyond: bool,
+    /// What was there to go wrong.
+    pub(super) shapes: Shapes,
+}
+
+/// How connections came and went.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Shapes {
+    /// Whether so few may be that who comes first has them all.
+    pub(super) is_few: bool,
+    /// Users who were admitted and ended in their own way, by [`KINDS`].
+    pub(super) ended: [u64; KINDS.len()],
+    /// Half-open handshakes that ss had while everybody held on.
+    pub(super) half_open: u64,
+    /// Handshakes whose last ACK carried data, on the wire.
+    pub(super) with_data: u64,
 }
 
 /// What ss and the kernel have while everybody holds on.
@@ -42,6 +62,7 @@ struct Held {
     over: u64,
     /// By how many sockets ss has otherwise than users.
     miscounted: u64,
+    half_open: u64,
 }
 
 impl Held {
@@ -49,16 +70,21 @@ impl Held {
     fn look(field: &Field, group: &Group, crowds: &[&[Crowd]], patience: Duration) -> Result<Held> {
         let crowds = || crowds.iter().copied().flatten();
         let deadline = Instant::now() + patience;
-        let mut over = 0;
+        let (mut over, mut half_open) = (0, 0);
         loop {
             let live = field.live(group)?;
             over = over
                 .max(group.over_by_sockets(&live))
                 .max(field.kept(group)?);
+            half_open = half_open.max(live.iter().map(|of| of.half_open).sum());
             let sockets: u64 = live.iter().map(|of| of.live).sum();
             let miscounted = sockets.abs_diff(crowds().map(Crowd::here).sum());
             if miscounted == 0 || Instant::now() > deadline {
-                return Ok(Held { over, miscounted });
+                return Ok(Held {
+                    over,
+                    miscounted,
+                    half_open,
+                });
             }
             std::thread::sleep(LATE);
         }
@@ -69,6 +95,7 @@ impl Held {
         Held {
             over: self.over.max(other.over),
             miscounted: self.miscounted + other.miscounted,
+            half_open: self.half_open.max(other.half_open),
         }
     }
 }
@@ -127,7 +154,13 @@ impl Field {
     ///
     /// # Errors
     /// Somebody never learns where it stands, or connections do not end.
-    pub(super) fn cell(&self, group: &Group, count: usize, ends: Ends, name: u32) -> Result<Cell> {
+    pub(super) fn cell(
+        &self,
+        group: &Group,
+        count: usize,
+        how: (Ends, Mix),
+        name: u32,
+    ) -> Result<Cell> {
         if group.rate.is_some() {
             // The whole burst is there again after a second, since it is what a second gives.
             std::thread::sleep(Duration::from_millis(1_100));
@@ -138,13 +171,13 @@ impl Field {
         let (played, counted) = std::thread::scope(|scope| {
             let watch = scope.spawn(|| self.watch(group, &stop));
             let played = (|| {
-                let (start, mut first) = self.begin(group, count, ends, 2 * name)?;
+                let (start, mut first) = self.begin(group, count, how, 2 * name)?;
                 all(&mut first, |crowd| crowd.hold(LATE))?;
                 let held = Held::look(self, group, &[&first], Duration::ZERO)?;
                 // Who is alone leaves in one of the two ways.
-                let skip = usize::from(ends == Ends::Together);
+                let skip = usize::from(how.0 == Ends::Together);
                 first.iter_mut().for_each(|crowd| crowd.leave(skip, 2));
-                let (_, mut second) = self.begin(group, count, ends, 2 * name + 1)?;
+                let (_, mut second) = self.begin(group, count, how, 2 * name + 1)?;
                 let both = first.iter_mut().chain(&mut second);
                 all(both, |crowd| crowd.hold(LATE))?;
                 let held = held.and(Held::look(self, group, &[&first, &second], GONE)?);
@@ -180,7 +213,8 @@ impl Field {
         })
         .context("all have gone, and ss shows connections")?;
         let leaked = self.left(group)?;
-        let wire = self.refused(capture)?;
+        let frames = capture.finish()?;
+        let wire = Refused::of(&frames);
         let after = self.counts(group)?;
         let both = |part: fn(&Outcome) -> u64| part(&one) + part(&other);
         let (muted, surplus) = (both(|of| of.muted), after.surplus - before.surplus);
@@ -208,6 +242,13 @@ impl Field {
             surplus,
             strays: [wire.strays, wire.of_strays(refusals, surplus)],
             cookies: [unsure, muted.saturating_sub(surplus).min(unsure)],
+            is_beyond: group.is_beyond(count),
+            shapes: Shapes {
+                is_few: group.max <= FEW,
+                ended: std::array::from_fn(|kind| one.ended[kind] + other.ended[kind]),
+                half_open: held.half_open,
+                with_data: with_data(&frames),
+            },
         })
     }
 }

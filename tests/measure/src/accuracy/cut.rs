@@ -29,6 +29,8 @@ const PORTS: usize = 80;
 /// The most that anything may go on, ms: each time, since a single late one is a tunnel that outlived its
 /// end.
 const GOAL: f64 = 100.0;
+/// The most that any stream may be silent before its end is asked for, ms: else that was not what ended it.
+const SILENT: f64 = 50.0;
 /// How long an invite that expires lives: longer than its frpc takes to come up on a busy machine.
 const LIFE: Duration = Duration::from_secs(4);
 /// After the end nothing is expected; so long it is listened for.
@@ -47,16 +49,29 @@ enum Ending {
     Expired,
 }
 
-/// How long it went on, ms; negative: it ended before.
+/// What is listened to.
+const STREAMS: [&str; 4] = [
+    "last byte to a user",
+    "last byte from a user",
+    "last datagram to a user",
+    "last datagram from a user",
+];
+
+/// When the last came of each of [`STREAMS`], ms; negative: before.
 struct Cut {
-    down: f64,
-    up: f64,
-    /// Datagrams to the user, and from it.
-    datagrams: [f64; 2],
+    /// After a revocation was asked for.
+    asked: [f64; STREAMS.len()],
+    /// After its answer, or after the expiry.
+    end: [f64; STREAMS.len()],
 }
 
-/// One of them.
-type Part = fn(&Cut) -> f64;
+impl Cut {
+    /// How long one of the streams was silent before anything was to end it.
+    fn silent(&self) -> f64 {
+        let first = self.asked.iter().copied().fold(f64::MAX, f64::min);
+        (-first).max(0.0)
+    }
+}
 
 /// Measures.
 ///
@@ -64,8 +79,9 @@ type Part = fn(&Cut) -> f64;
 /// The lab can't be had, or a tunnel outlives its end by seconds.
 pub(super) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result<()> {
     run.note(
-        "Cut: a word goes there and back each millisecond. Revocation is counted from its answer, expiry \
-         from the instant that the invite names, by the wall clock; what ends before counts as 0.",
+        "Cut: a word goes there and back each millisecond. Revocation is counted from its answer, and from its \
+         request, expiry from the instant that the invite names, by the wall clock; what ends before counts as \
+         0. That all went on until a revocation was asked for, or until the expiry, is a figure of its own.",
     );
     let world = quiet_world("acc-cut", &SETTINGS)?;
     let service = Service::start(world.lab.ns(Place::Client), false)?;
@@ -85,24 +101,26 @@ pub(super) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result
             Ending::Revoked => "revocation",
             Ending::Expired => "expiry",
         };
-        let parts: [(&str, Part); 4] = [
-            ("last byte to a user", |cut| cut.down),
-            ("last byte from a user", |cut| cut.up),
-            ("last datagram to a user", |cut| cut.datagrams[0]),
-            ("last datagram from a user", |cut| cut.datagrams[1]),
-        ];
-        for (what, part) in parts {
-            let samples = cuts.iter().map(|cut| part(cut).max(0.0)).collect();
-            let name = format!("{name} to the {what}");
-            let figure = Figure::new("cut", &name, "ms", Better::Less, samples);
-            run.add(figure.goal(Goal::at_most(GOAL).each()));
+        let mut add = |what: &str, samples, most| {
+            let figure = Figure::new("cut", what, "ms", Better::Less, samples);
+            run.add(figure.goal(Goal::at_most(most).each()));
+        };
+        for (nth, what) in STREAMS.into_iter().enumerate() {
+            let late = |of: fn(&Cut) -> &[f64; STREAMS.len()]| {
+                cuts.iter().map(|cut| of(cut)[nth].max(0.0)).collect()
+            };
+            add(&format!("{name} to the {what}"), late(|cut| &cut.end), GOAL);
+            if *way == Ending::Revoked {
+                let from = format!("{name}, from its request, to the {what}");
+                add(&from, late(|cut| &cut.asked), GOAL);
+            }
         }
-        if *way == Ending::Expired {
-            let early = cuts.iter().map(|cut| (-cut.down).max(0.0)).collect();
-            let what = "expiry: ended so long before";
-            let figure = Figure::new("cut", what, "ms", Better::Less, early);
-            run.add(figure.goal(Goal::at_most(GOAL).each()));
-        }
+        let silent = cuts.iter().map(Cut::silent).collect();
+        add(
+            &format!("{name}: one was silent so long before"),
+            silent,
+            SILENT,
+        );
     }
     Ok(())
 }
@@ -135,7 +153,7 @@ fn cut(world: &World, service: &Service, way: Ending, nth: usize) -> Result<Cut>
     let datagrams = user::datagrams(ns, to)?;
     within(PATIENCE, || ping(&datagrams))?;
     let stop = AtomicBool::new(false);
-    let (end, down, last) = std::thread::scope(|scope| {
+    let ((asked, end), down, last) = std::thread::scope(|scope| {
         let writer = stream.try_clone()?;
         let (halt, socket) = (&stop, &datagrams);
         let speak = scope.spawn(move || write(writer, halt));
@@ -144,14 +162,15 @@ fn cut(world: &World, service: &Service, way: Ending, nth: usize) -> Result<Cut>
         let end = match way {
             Ending::Revoked => {
                 std::thread::sleep(Duration::from_millis(30));
-                client.revoke(world).map(|()| Instant::now())
+                let asked = Instant::now();
+                client.revoke(world).map(|()| (asked, Instant::now()))
             }
             Ending::Expired => {
                 let left = expires.duration_since(SystemTime::now());
                 let left = left.context("it expired before it was in use")?;
                 let end = Instant::now() + left;
                 std::thread::sleep(left);
-                Ok(end)
+                Ok((end, end))
             }
         };
         std::thread::sleep(SILENCE);
@@ -166,15 +185,17 @@ fn cut(world: &World, service: &Service, way: Ending, nth: usize) -> Result<Cut>
     let from = service.heard(By::Udp).context("no datagram arrived")?;
     user::denied(ns, to, Duration::from_millis(200)).context("after the end")?;
     client.frpc.kill();
-    let after = |at: Instant| match at.checked_duration_since(end) {
-        Some(late) => late.as_secs_f64() * 1000.0,
-        None => -(end - at).as_secs_f64() * 1000.0,
-    };
+    let lasts = [down, up, last, from];
     Ok(Cut {
-        down: after(down),
-        up: after(up),
-        datagrams: [after(last), after(from)],
+        asked: lasts.map(|last| after(last, asked)),
+        end: lasts.map(|last| after(last, end)),
     })
+}
+
+/// How long after `since` something was, ms; negative: before it.
+fn after(at: Instant, since: Instant) -> f64 {
+    let late = at.saturating_duration_since(since).as_secs_f64();
+    (late - since.saturating_duration_since(at).as_secs_f64()) * 1000.0
 }
 
 /// Writes a word each millisecond until it can't, or is told to stop.

@@ -195,6 +195,16 @@ pub(crate) fn explain(frames: &[Frame]) -> Explained {
     told
 }
 
+/// Handshakes whose last ACK carried data.
+pub(crate) fn with_data(frames: &[Frame]) -> u64 {
+    let mut connections = Connections::default();
+    let ends_one = |frame: &&Frame| {
+        let (place, its) = connections.follow(frame);
+        place == Place::Handshake && its.established && frame.payload > 0
+    };
+    frames.iter().filter(ends_one).count() as u64
+}
+
 impl Standing {
     fn follow(&mut self, frame: &Frame) {
         let fin = frame.flags & FIN != 0;
@@ -214,7 +224,7 @@ impl Standing {
 
 #[cfg(test)]
 mod tests {
-    use super::{Explained, Frame, Totals, explain};
+    use super::{Explained, Frame, Totals, explain, with_data};
     use crate::net::capture::{ACK, FIN, RST, SYN};
 
     fn frame(out: bool, flags: u8, seq: u32, ack: u32, payload: u32) -> Frame {
@@ -238,6 +248,15 @@ mod tests {
             frame(true, SYN | ACK, 100, 1, 0),
             frame(false, ACK, 1, 101, 5),
         ]
+    }
+
+    #[test]
+    fn a_last_ack_with_data_is_told_from_data_behind_it() {
+        let [syn, answer, with] = <[Frame; 3]>::try_from(handshake()).unwrap();
+        let bare = frame(false, ACK, 1, 101, 0);
+        assert_eq!(with_data(&[syn, answer, with, with]), 1);
+        assert_eq!(with_data(&[syn, answer, bare, with]), 0);
+        assert_eq!(with_data(&[syn, answer, frame(false, RST, 1, 0, 0)]), 0);
     }
 
     fn packets(told: &Explained) -> [[u64; 2]; 3] {

@@ -14,6 +14,7 @@ use totoro_tests::story::{World, within};
 use super::groups::{Group, Plan, tenants};
 use super::visitors::{CEILING, VISITOR, open, visitor};
 use crate::net::crowd::{Crowd, Way};
+use crate::net::kinds::Mix;
 use crate::net::service::Service;
 use crate::net::truth::mac;
 
@@ -121,7 +122,7 @@ impl Field {
         &self,
         group: &Group,
         count: usize,
-        ends: Ends,
+        (ends, mix): (Ends, Mix),
         name: u32,
     ) -> Result<(Instant, Vec<Crowd>)> {
         let mut start = Instant::now();
@@ -139,7 +140,7 @@ impl Field {
                         port,
                         ..self.way.clone()
                     };
-                    scope.spawn(move || Crowd::start(&way, each, name))
+                    scope.spawn(move || Crowd::start(&way, each, mix, name))
                 })
                 .collect();
             let joined = crowds.into_iter().map(|crowd| {

@@ -2,10 +2,13 @@
 //! answered, one in the place of another; as many as may be have a conversation.
 
 use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
+use totoro_ebpf::abi::FLOW_NEW;
+use totoro_node::kernel::Inspector;
 use totoro_report::{Better, Figure, Goal, Run};
 use totoro_tests::hostile::client::USERS_DOOR;
 use totoro_tests::hostile::quiet_world;
@@ -43,17 +46,17 @@ pub(super) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result
     for round in 1..=args.rounds {
         let Talk {
             answered,
-            live,
+            otherwise: differ,
             most,
-        } = stage.come()?;
+        } = stage.watched()?;
         over.push(most.max(answered).saturating_sub(MOST as u64) as f64);
         unused.push((MOST as u64).saturating_sub(answered) as f64);
-        otherwise.push(live.abs_diff(answered) as f64);
+        otherwise.push(differ as f64);
         let left = within(PATIENCE, || {
-            let left = stage.flows()?;
+            let left = stage.left()?;
             Ok((left == 0).then_some(left))
         });
-        leaked.push(left.or_else(|_| stage.flows())? as f64);
+        leaked.push(left.or_else(|_| stage.left())? as f64);
         progress.says(&format!("flows, round {round} of {}", args.rounds));
     }
     let name = |what: &str| format!("max_flows {MOST}, {USERS} users: {what}");
@@ -74,19 +77,63 @@ pub(super) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result
 struct Talk {
     /// Who was answered to the last word.
     answered: u64,
-    /// Live flows then.
-    live: u64,
-    /// The most that lived after a word of all.
+    /// By how many what lived then differs, as counted and as listed.
+    otherwise: u64,
+    /// The most that lived at any moment, as counted.
     most: u64,
 }
 
 impl Stage {
-    /// Live flows.
+    /// Live flows, as counted.
     fn flows(&self) -> Result<u64> {
-        let all = self.kernel.tenants()?;
-        let row = all.iter().find(|(number, ..)| *number == self.tenant);
-        let (_, _, counts) = row.context("the tenant is not in the kernel")?;
-        Ok(counts.flows)
+        Ok(self.kernel.counts(self.tenant)?.flows)
+    }
+
+    /// Flows that were answered, as listed.
+    fn rows(&self) -> Result<u64> {
+        let all = self.kernel.flows()?;
+        let ours = all.iter().filter(|(_, flow)| flow.tenant == self.tenant);
+        Ok(ours.filter(|(_, flow)| flow.state != FLOW_NEW).count() as u64)
+    }
+
+    /// What is left where nothing should be: flows that began and did not end, or ended and did not begin, and any that
+    /// are listed.
+    fn left(&self) -> Result<u64> {
+        let counts = self.kernel.counts(self.tenant)?;
+        let differ = counts.usage.flows_opened.abs_diff(counts.flows_closed);
+        let rows = self.kernel.flows()?;
+        Ok(differ
+            + rows
+                .iter()
+                .filter(|(_, flow)| flow.tenant == self.tenant)
+                .count() as u64)
+    }
+
+    /// Users write, while another thread looks at how many flows live. (What began is read first: what takes another's
+    /// place between both looks makes them fewer, and never more.)
+    fn watched(&self) -> Result<Talk> {
+        let (kernel, stop) = (
+            Inspector::open(&self.world.lab.pin_root())?,
+            AtomicBool::new(false),
+        );
+        std::thread::scope(|scope| {
+            let watch = scope.spawn(|| {
+                let mut most = 0;
+                while !stop.load(Ordering::SeqCst) {
+                    most = most.max(kernel.counts(self.tenant)?.flows);
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                anyhow::Ok(most)
+            });
+            let talk = self.come();
+            stop.store(true, Ordering::SeqCst);
+            let most = watch.join().ok().context("the watcher panicked")??;
+            let talk = talk?;
+            Ok(Talk {
+                most: talk.most.max(most),
+                ..talk
+            })
+        })
     }
 
     /// Users write all at once, ever again.
@@ -101,7 +148,7 @@ impl Stage {
         let sockets: Vec<UdpSocket> = sockets.collect::<Result<_>>()?;
         let mut talk = Talk {
             answered: 0,
-            live: 0,
+            otherwise: 0,
             most: 0,
         };
         for nth in 1..=*WORDS.end() {
@@ -122,16 +169,16 @@ impl Stage {
                 }
                 std::thread::sleep(Duration::from_millis(5));
             }
-            // All is still by now: while one takes the place of another, what began and what ended are counts of
-            // two moments.
-            talk.most = talk.most.max(self.flows()?);
+            // All is still by now: what is listed is of one moment.
+            talk.most = talk.most.max(self.flows()?).max(self.rows()?);
             talk.answered = heard.iter().filter(|heard| **heard).count() as u64;
             if WORDS.contains(&nth) && talk.answered > 0 && talk.answered == self.flows()? {
                 break;
             }
         }
         ensure!(talk.answered > 0, "nobody was answered");
-        talk.live = self.flows()?;
+        let live = [self.flows()?, self.rows()?];
+        talk.otherwise = live.map(|live| live.abs_diff(talk.answered)).iter().sum();
         Ok(talk)
     }
 }

@@ -24,6 +24,9 @@ const EACH: u32 = 200;
 /// shield drops some, and for the same reason as a rate.
 const OTHERS: RangeInclusive<usize> = 100..=1_000;
 
+/// So few connections may be that a crowd's first users have them all.
+pub(super) const FEW: u32 = 5;
+
 /// A node, and what its tenants may have.
 pub(super) struct Plan {
     /// Its lab's name.
@@ -180,6 +183,13 @@ impl Group {
             rate: None,
             bursts: 0..=usize::MAX,
         }
+    }
+
+    /// Whether a burst of so many, and the same again while every other of those who were admitted ends, is more than
+    /// there is room for.
+    pub(super) fn is_beyond(&self, count: usize) -> bool {
+        let is_few = |one: u32| count + count / 2 > one as usize;
+        is_few(self.rate.unwrap_or(self.max)) || self.per_source.is_some_and(is_few)
     }
 
     /// Their ports.

@@ -18,6 +18,9 @@ use totoro_report::Run;
 
 use crate::Progress;
 
+const BURSTS: [usize; 4] = [10, 100, 1_000, 5_000];
+const LIMITS: [u32; 4] = [1, 5, 100, 1_000];
+
 /// Options of the suite.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -25,10 +28,10 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 3)]
     pub(crate) rounds: usize,
     /// Users of a burst.
-    #[arg(long, value_delimiter = ',', default_values_t = [10, 100, 1_000, 5_000])]
+    #[arg(long, value_delimiter = ',', default_values_t = BURSTS)]
     pub(crate) bursts: Vec<usize>,
     /// What an invite may have of connections.
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 5, 100, 1_000])]
+    #[arg(long, value_delimiter = ',', default_values_t = LIMITS)]
     pub(crate) limits: Vec<u32>,
 }
 
@@ -39,6 +42,8 @@ pub(crate) struct Args {
 pub(crate) fn measure(args: &Args, only: &str, progress: &Progress) -> Result<Run> {
     let mut run = Run::new("accuracy");
     let wanted = |part: &str| part.contains(only);
+    run.only("--bursts", &unless(&args.bursts, &BURSTS));
+    run.only("--limits", &unless(&args.limits, &LIMITS));
     if wanted("bursts") {
         bursts::measure(args, &mut run, progress)?;
     }
@@ -52,4 +57,13 @@ pub(crate) fn measure(args: &Args, only: &str, progress: &Progress) -> Result<Ru
         flows::measure(args, &mut run, progress)?;
     }
     Ok(run)
+}
+
+/// What was given, unless it is the default.
+fn unless<T: PartialEq + ToString>(given: &[T], default: &[T]) -> String {
+    if given == default {
+        return String::new();
+    }
+    let given: Vec<String> = given.iter().map(ToString::to_string).collect();
+    given.join(",")
 }

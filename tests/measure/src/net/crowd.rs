@@ -17,33 +17,10 @@ use totoro_tests::lab::Netns;
 use totoro_tests::net::burst::QuickAck;
 use totoro_tests::net::syn;
 
+use super::kinds::{KINDS, Kind, Mix};
 use super::service::WORD;
 use super::spans::Span;
 use super::truth::source;
-
-/// How a user behaves, and ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// Asks, has its answer, says that it is done, and waits for the other side to say so.
-    Normal,
-    /// Asks, and ends by a reset.
-    Reset,
-    /// Asks, and closes.
-    Fin,
-    /// Holds the last ACK of its handshake back until its question goes with it.
-    DataInAck,
-    /// Never says a word, and closes.
-    Idle,
-}
-
-/// All kinds; a crowd has as many of each, and as many half-open handshakes beside them.
-const KINDS: [Kind; 5] = [
-    Kind::Normal,
-    Kind::Reset,
-    Kind::Fin,
-    Kind::DataInAck,
-    Kind::Idle,
-];
 
 /// Where a user stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +82,8 @@ pub(crate) struct Outcome {
     pub(crate) cut: u64,
     /// Nothing was known when patience ended.
     pub(crate) unknown: u64,
+    /// Of the admitted those that have ended in their own way, by their kind.
+    pub(crate) ended: [u64; KINDS.len()],
 }
 
 impl Outcome {
@@ -118,6 +97,9 @@ impl Outcome {
             all.muted += one.muted;
             all.cut += one.cut;
             all.unknown += one.unknown;
+            for (all, one) in all.ended.iter_mut().zip(one.ended) {
+                *all += one;
+            }
         }
         all
     }
@@ -125,12 +107,13 @@ impl Outcome {
 
 impl Crowd {
     /// Starts `count` users as fast as two processors do. `name` makes their words differ from other
-    /// crowds'.
+    /// crowds', and their kinds' order.
     ///
     /// # Errors
     /// Sockets can't be had.
-    pub(crate) fn start(way: &Way, count: usize, name: u32) -> Result<Crowd> {
-        let users = (0..count).map(|nth| User::new(way, nth, name));
+    pub(crate) fn start(way: &Way, count: usize, mix: Mix, name: u32) -> Result<Crowd> {
+        let kinds = mix.kinds(count, name).into_iter().enumerate();
+        let users = kinds.map(|(nth, kind)| User::new(way, nth, kind, name));
         let mut users = way.ns.run(|| users.collect::<Result<Vec<_>>>())?;
         let (one, other) = users.split_at_mut(count / 2);
         std::thread::scope(|scope| {
@@ -230,6 +213,8 @@ impl Crowd {
             muted: count(&|user| ended(user) && user.heard.is_none()),
             cut: count(&|user| ended(user) && user.heard.is_some()),
             unknown: count(&|user| user.standing == Standing::Waiting),
+            ended: KINDS
+                .map(|kind| count(&|user| user.standing == Standing::Left && user.kind == kind)),
         }
     }
 
@@ -309,8 +294,7 @@ fn connect_all(way: &Way, users: &mut [User], first: usize) -> Result<()> {
 }
 
 impl User {
-    fn new(way: &Way, nth: usize, name: u32) -> Result<User> {
-        let kind = KINDS[nth % KINDS.len()];
+    fn new(way: &Way, nth: usize, kind: Kind, name: u32) -> Result<User> {
         let v4 = way.doors[nth % way.doors.len()].is_ipv4();
         let domain = if v4 { Domain::IPV4 } else { Domain::IPV6 };
         let socket = Socket::new(domain, Type::STREAM, None).context("a socket")?;

@@ -3,6 +3,7 @@
 pub(crate) mod aside;
 pub(crate) mod capture;
 pub(crate) mod crowd;
+pub(crate) mod kinds;
 mod packet;
 pub(crate) mod service;
 pub(crate) mod spans;
