@@ -56,6 +56,8 @@ pub(super) async fn run(config: Config, health: Health, listener: TcpListener) -
     let instance = secret::read(&instance)?;
     let store = Store::open(&config.state_dir)?.with_spool(u64::from(config.spool_mib) << 20);
     let store = Arc::new(store);
+    // As it was found: before anything is told of.
+    let spool = Spool::of(Arc::clone(&store));
     let kept = kept_clock(&store)?;
     let clock = Arc::new(Clock::resume(&kept, &machine::boot_id()));
     let pool = stored_pool(&store, &config.pool)?;
@@ -86,7 +88,6 @@ pub(super) async fn run(config: Config, health: Health, listener: TcpListener) -
     };
     let desk = Arc::new(Desk::open(tools, rules(&config, pool))?);
     let control = Arc::new(Control::with_key_file(&config.control, &config.key_file)?);
-    let spool = Spool::of(Arc::clone(&store));
     let frps = Frps::new(&config)?;
     let (halt, halted) = watch::channel(());
     let ticking = tokio::spawn(ticks(Arc::clone(&desk), halted.clone()));

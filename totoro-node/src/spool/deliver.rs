@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use totoro_api::Reason;
 use totoro_api::wire::event::EventsAccepted;
 
-use super::{MAX_BATCH, Oldest, Spool, may_renew, parse};
+use super::{MAX_BATCH, Oldest, Spool, Why, may_renew, parse};
 use crate::control::{Backoff, CallError, Control};
 
 /// How often the spool is looked at when nobody says that there is something.
@@ -36,9 +36,10 @@ where
     S: Future<Output = Result<()>>,
 {
     let mut backoff = Backoff::default();
+    let mut is_known = false;
     loop {
         let step = match settle().await {
-            Ok(()) => step(&spool, &control).await,
+            Ok(()) => step(&spool, &control, &mut is_known).await,
             Err(error) => Err(error),
         };
         if step.is_ok() {
@@ -88,8 +89,8 @@ impl Oldest {
     }
 }
 
-/// Delivers one batch, if there is one.
-async fn step(spool: &Spool, control: &Control) -> Result<Step> {
+/// Delivers one batch, if there is one. Before the first the control plane is asked how far the spool is there.
+async fn step(spool: &Spool, control: &Control, is_known: &mut bool) -> Result<Step> {
     let reading = spool.clone();
     let (oldest, batch) = tokio::task::spawn_blocking(move || {
         let oldest = reading.oldest()?;
@@ -100,15 +101,30 @@ async fn step(spool: &Spool, control: &Control) -> Result<Step> {
     let (Some((first, _)), Some((last, _))) = (oldest.events.first(), oldest.events.last()) else {
         return Ok(Step::Nothing);
     };
-    let sent = control.post_json::<EventsAccepted>("/nodes/events", batch);
-    let accepted = match sent.await {
+    if !*is_known {
+        // What was written since may have gone beyond what was there before.
+        let (name, next) = &spool.found;
+        let nothing = Oldest {
+            spool: name.clone(),
+            after: 0,
+            events: Vec::new(),
+        };
+        let is_ahead = *name == oldest.spool && send(control, nothing.batch()).await?.seq >= *next;
+        *is_known = true;
+        if is_ahead {
+            return renewed(spool, Why::Ahead).await;
+        }
+    }
+    let accepted = match send(control, batch).await {
         Err(error) if is_conflict(&error) && oldest.may_renew() => {
-            let renewing = spool.clone();
-            tokio::task::spawn_blocking(move || renewing.renew()).await??;
-            return Ok(Step::Full);
+            return renewed(spool, Why::Missed).await;
         }
         accepted => accepted?,
     };
+    // A machine that was put back to an earlier moment while it ran.
+    if spool.is_behind(&oldest.spool, accepted.seq) {
+        return renewed(spool, Why::Ahead).await;
+    }
     // Never beyond what was sent: an answer about another spool must not eat this one.
     let upto = accepted.seq.min(*last);
     anyhow::ensure!(
@@ -119,6 +135,18 @@ async fn step(spool: &Spool, control: &Control) -> Result<Step> {
     tokio::task::spawn_blocking(move || writing.accepted(upto)).await??;
     let all = upto == *last && oldest.events.len() < MAX_BATCH;
     Ok(if all { Step::Delivered } else { Step::Full })
+}
+
+/// Sends a batch.
+async fn send(control: &Control, batch: Vec<u8>) -> Result<EventsAccepted> {
+    control.post_json("/nodes/events", batch).await
+}
+
+/// Has the spool go on under another name, and what waits be delivered by it.
+async fn renewed(spool: &Spool, why: Why) -> Result<Step> {
+    let renewing = spool.clone();
+    tokio::task::spawn_blocking(move || renewing.renew(why)).await??;
+    Ok(Step::Full)
 }
 
 /// Whether the control plane misses events before those that were sent.

@@ -111,6 +111,17 @@ fn parse(seq: u64, value: &[u8]) -> Result<NodeEvent> {
 #[derive(Clone, Debug)]
 pub struct Spool {
     store: Arc<Store>,
+    /// Its name and the next event's seq as they were found.
+    found: (String, u64),
+}
+
+/// Why a spool goes on under another name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// The control plane misses events that are no more here: its store was restored.
+    Missed,
+    /// The control plane has events that this spool has not written yet: the state here was put back.
+    Ahead,
 }
 
 /// The oldest events, with their seqs.
@@ -134,8 +145,12 @@ pub struct Size {
 impl Spool {
     /// The spool of a store.
     #[must_use]
-    pub const fn of(store: Arc<Store>) -> Spool {
-        Spool { store }
+    pub fn of(store: Arc<Store>) -> Spool {
+        let found = store.on_log(|log| {
+            let waiting = log.waiting();
+            (waiting.id.clone(), waiting.next)
+        });
+        Spool { store, found }
     }
 
     /// The oldest events, at most [`MAX_BATCH`], as the control plane reads what is delivered.
@@ -183,20 +198,29 @@ impl Spool {
         Ok(())
     }
 
-    /// Goes on under another name, because the control plane misses events of this one that are no
-    /// more here (its store was restored). Before what waits comes an event that says so; where it
-    /// does already, all stays as it is.
+    /// Whether the control plane, which has events up to `seq` of the spool of that name, has some that it can't have
+    /// from here: the seqs that come next are taken, and what gets them would pass for what came before.
+    fn is_behind(&self, name: &str, seq: u64) -> bool {
+        self.store.on_log(|log| {
+            let waiting = log.waiting();
+            waiting.id == name && seq >= waiting.next
+        })
+    }
+
+    /// Goes on under another name. Before what waits comes an event that says so; where it does already, all stays
+    /// as it is.
     ///
     /// # Errors
     /// The disk.
-    pub fn renew(&self) -> Result<()> {
+    fn renew(&self, why: Why) -> Result<()> {
         self.store.on_log(|log| {
             let waiting = log.waiting();
             let Some(first) = waiting.from(0).next() else {
                 return Ok(());
             };
             let first = read(&mut log.reader(), first)?;
-            if !may_renew(&first) {
+            let is_told = !may_renew(&first);
+            if is_told && why == Why::Missed {
                 return Ok(());
             }
             // What waits may have holes that only an event told of that is gone: this one tells of
@@ -204,7 +228,7 @@ impl Spool {
             let to = waiting.next - 1;
             let none = BTreeMap::<String, u64>::new();
             let lost = NodeEvent {
-                seq: first.seq - 1,
+                seq: first.seq.saturating_sub(1),
                 subject: Subject {
                     kind: kind::AUDIT_LOST.to_owned(),
                     // Where the gap begins only the control plane knows.
@@ -215,14 +239,23 @@ impl Spool {
                 },
                 ..first
             };
-            tracing::error!(
-                to,
-                "the control plane misses events that it had; a new spool begins"
-            );
+            match why {
+                Why::Missed => tracing::error!(
+                    to,
+                    "the control plane misses events that it had; a new spool begins"
+                ),
+                Why::Ahead => tracing::error!(
+                    to,
+                    "the control plane has later events of this spool: the state was put back; a new spool begins, \
+                     and events may be told twice"
+                ),
+            }
             let mut ops = Ops::default();
             rename(&mut ops)?;
-            let value = serde_json::to_vec(&lost).context("write an event")?;
-            put_event(&mut ops, lost.seq, false, &value);
+            if !is_told {
+                let value = serde_json::to_vec(&lost).context("write an event")?;
+                put_event(&mut ops, lost.seq, false, &value);
+            }
             log.commit(&ops)
         })
     }

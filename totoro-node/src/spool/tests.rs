@@ -220,7 +220,7 @@ fn a_restored_control_plane_gets_a_new_spool_that_says_what_is_missing() {
     spool.accepted(2).unwrap();
     let before = spool.batch().unwrap();
     assert_eq!(before.after, 2, "what is no more here is said");
-    spool.renew().unwrap();
+    spool.renew(Why::Missed).unwrap();
     store.commit(&told("e")).unwrap();
 
     let after = spool.batch().unwrap();
@@ -260,10 +260,10 @@ fn a_renewed_spool_tells_of_the_holes_in_what_waits_and_is_not_renewed_again() {
     assert!(holes && before.events.iter().all(may_renew), "{before:?}");
     let waiting = spool.size().unwrap().events;
 
-    spool.renew().unwrap();
+    spool.renew(Why::Missed).unwrap();
     let renewed = spool.batch().unwrap();
     assert!(!may_renew(&renewed.events[0]));
-    spool.renew().unwrap();
+    spool.renew(Why::Missed).unwrap();
     assert_eq!(spool.batch().unwrap(), renewed, "once is enough");
 
     fill(&store, &kinds[..1], 1, 800_000);
