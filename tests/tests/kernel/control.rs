@@ -14,8 +14,8 @@ use totoro_api::Reason;
 use totoro_ebpf::abi::TCP;
 
 use crate::sockets::{PORT, connect, five, lend, listen, v4};
-use crate::support::{BIND_PORT, Node, eventually, ip};
-use crate::wire::{link_local, link_up};
+use crate::support::{self, BIND_PORT, Node, eventually, ip};
+use crate::wire::{NODE6, USER6, burst_from, link_local, link_up};
 
 /// Connects from a port that other connections may have too.
 fn connect_from(port: u16, to: SocketAddr) -> std::io::Result<TcpStream> {
@@ -102,6 +102,40 @@ fn one_site_leaves_room_for_others() {
         eventually("the site has its share again", || {
             share().iter().all(Result::is_ok)
         });
+    });
+}
+
+#[test]
+fn a_site_that_ends_its_handshakes_together_has_its_share_and_no_more() {
+    let Some(node) = Node::new("site-burst") else {
+        return;
+    };
+    let source = |nth: u16| IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 1, nth, 0, 0, 0, 1));
+    let before = || {
+        let peer = link_up();
+        ip(&["route", "add", "2001:db8::/32", "via", &USER6.to_string()]);
+        peer.run(move || {
+            for nth in 0..20 {
+                let network = format!("{}/128", source(nth));
+                ip(&["addr", "add", &network, "dev", "peer0", "nodad"]);
+            }
+        });
+        peer
+    };
+    let node = node.with(|options| options.control_per_source = 1);
+    node.run_after(before, |kernel, peer| {
+        let listener = listen(BIND_PORT);
+        let from = (0..20).map(|nth| Some(source(nth))).collect();
+        let streams = burst_from(&peer, USER6, (NODE6, BIND_PORT).into(), from);
+        let refused = || support::refused(&kernel, Reason::RateLimited);
+        eventually("all are judged", || refused() == 12);
+        assert_eq!(kernel.controls().expect("read").len(), 8);
+        // The share is back, of sources and of the site.
+        drop((streams, listener));
+        eventually("all have gone", || {
+            kernel.controls().is_ok_and(|all| all.is_empty())
+        });
+        assert_eq!(kernel.sweep().expect("sweep").drifted, 0, "all is counted");
     });
 }
 

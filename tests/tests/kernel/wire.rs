@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
 
 use crate::support::{Peer, ip};
 
@@ -89,12 +89,22 @@ pub(crate) fn link_local(peer: &Peer, port: u16) -> SocketAddr {
 /// Starts `count` connections of the user's at once, and has all their handshakes end together:
 /// the node's answers are sent to nobody until every SYN has been judged.
 pub(crate) fn burst(peer: &Peer, user: IpAddr, to: SocketAddr, count: usize) -> Vec<TcpStream> {
+    burst_from(peer, user, to, vec![None; count])
+}
+
+/// The same from these addresses, which are behind the user's `by`.
+pub(crate) fn burst_from(
+    peer: &Peer,
+    by: IpAddr,
+    to: SocketAddr,
+    from: Vec<Option<IpAddr>>,
+) -> Vec<TcpStream> {
     let neighbour = |mac: &str| {
-        let user = user.to_string();
+        let by = by.to_string();
         ip(&[
             "neigh",
             "replace",
-            &user,
+            &by,
             "lladdr",
             mac,
             "dev",
@@ -104,14 +114,14 @@ pub(crate) fn burst(peer: &Peer, user: IpAddr, to: SocketAddr, count: usize) -> 
         ]);
     };
     neighbour(NOBODY);
-    let streams = peer.run(move || (0..count).map(|_| begin(to)).collect());
+    let streams = peer.run(move || from.into_iter().map(|from| begin(from, to)).collect());
     std::thread::sleep(Duration::from_millis(200));
     neighbour(USER_MAC);
     streams
 }
 
 /// A connection that is being made.
-fn begin(to: SocketAddr) -> TcpStream {
+fn begin(from: Option<IpAddr>, to: SocketAddr) -> TcpStream {
     let family = if to.is_ipv4() {
         AddressFamily::Inet
     } else {
@@ -119,6 +129,10 @@ fn begin(to: SocketAddr) -> TcpStream {
     };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(family, SockType::Stream, flags, None).expect("socket");
+    if let Some(from) = from {
+        let from = SockaddrStorage::from(SocketAddr::new(from, 0));
+        bind(fd.as_raw_fd(), &from).expect("bind");
+    }
     let begun = connect(fd.as_raw_fd(), &SockaddrStorage::from(to));
     assert_eq!(begun, Err(nix::errno::Errno::EINPROGRESS));
     let stream = TcpStream::from(fd);

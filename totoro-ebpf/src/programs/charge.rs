@@ -260,25 +260,6 @@ pub(super) fn charge_source(remote: &Addr, tenant: u32, kind: u32, max: u32, at:
     Reason::NodeFull.number()
 }
 
-/// Counts a connection to frps's own port on its site. It refuses nobody: the socket lookup does, and a few more
-/// that were under way then do no harm.
-#[inline(never)]
-pub(super) fn count_on_site(remote: &Addr, at: u64) {
-    let key = source_key(remote, 0, SOURCE_SITES);
-    let fresh = Source {
-        conns: 0,
-        last_ns: at,
-    };
-    let _ = SOURCES.insert(&key, &fresh, BPF_NOEXIST);
-    if let Some(source) = SOURCES.get_ptr_mut(&key) {
-        // SAFETY: aligned fields of a live map value.
-        unsafe {
-            atomic::add(&raw mut (*source).conns, 1);
-            (*source).last_ns = at;
-        }
-    }
-}
-
 /// Removes a source that has no connection. Marked before it goes, so that no connection is counted on
 /// an entry that is on its way out; one whose removal failed before is marked already.
 #[inline(always)]

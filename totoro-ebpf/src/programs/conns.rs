@@ -17,9 +17,7 @@ use totoro_ebpf::abi::{
     SOURCE_SITES, SURPLUS, SockTag, TCP, v4_mapped,
 };
 
-use super::charge::{
-    BPF_NOEXIST, EEXIST, admit, charge_source, count_on_site, discharge, undo_source,
-};
+use super::charge::{BPF_NOEXIST, EEXIST, admit, charge_source, discharge, undo_source};
 use super::ending::closed;
 use super::{config, is_control, is_guarded};
 use crate::atomic;
@@ -314,10 +312,14 @@ fn control(
         charge_source(&ends.remote, 0, SOURCE_CONNS, cap, at)
     };
     if reason == 0 {
-        reason = remember_control(ends, cookie, at);
+        // Here too, not at the SYN alone: who holds back the end of many handshakes has no connection until all end.
+        reason = charge_source(&ends.remote, 0, SOURCE_SITES, of_site(cap), at);
         if reason == 0 {
-            count_on_site(&ends.remote, at);
-            return Some(());
+            reason = remember_control(ends, cookie, at);
+            if reason == 0 {
+                return Some(());
+            }
+            undo_source(&ends.remote, 0, SOURCE_SITES, at);
         }
         undo_source(&ends.remote, 0, SOURCE_CONNS, at);
     }
