@@ -38,7 +38,8 @@ pub(crate) unsafe fn swap(at: *mut u64, new: u64) -> u64 {
 }
 
 /// Takes one back, never below zero, and never gives up: a bounded compare-and-swap would lose the
-/// discharge under contention, and with it a place for good.
+/// discharge under contention, and with it a place for good. Who finds what another has just taken below zero puts its
+/// own back too.
 ///
 /// # Safety
 /// As [`add`].
@@ -46,7 +47,7 @@ pub(crate) unsafe fn swap(at: *mut u64, new: u64) -> u64 {
 pub(crate) unsafe fn take_back(at: *mut u64) {
     // SAFETY: the caller's.
     unsafe {
-        if sub(at, 1) == 0 {
+        if sub(at, 1).cast_signed() <= 0 {
             add(at, 1);
         }
     }

@@ -89,7 +89,14 @@ fn counts_that_were_tampered_with_are_mended_at_the_next_start() {
         let usage = support::pinned(&options.pin_root, "USAGE");
         let mut usage: HashMap<MapData, u32, Usage> = usage.try_into().expect("hash");
         let mut kernel = Some(kernel);
-        for (of, conns) in [(NODE, 1_000), (NODE, 0), (1, 5), (1, 0)] {
+        for (of, conns) in [
+            (NODE, 1_000),
+            (NODE, 0),
+            (NODE, u64::MAX),
+            (1, 5),
+            (1, 0),
+            (1, u64::MAX - 2),
+        ] {
             drop(kernel.take());
             let is = usage.get(&of, 0).expect("counts");
             assert_eq!(is.conns, 1);

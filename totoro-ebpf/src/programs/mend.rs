@@ -50,14 +50,20 @@ fn mend(order: &Mend) -> bool {
     }
 }
 
-/// Adds, unless there is not enough to take away; what is counted meanwhile is counted too.
+/// Adds, unless there is not enough to take away; what is counted meanwhile is counted too. A count that went below
+/// zero is a huge one, to which so much is added that it comes round.
 ///
 /// # Safety
 /// `at` points to an aligned `u64` of a map value that the verifier knows.
 #[inline(always)]
 unsafe fn adjust(at: *mut u64, by: i64) -> bool {
     // SAFETY: the caller's.
-    unsafe { atomic::update(at, |n| n.checked_add_signed(by)) }
+    unsafe {
+        atomic::update(at, |n| {
+            let sum = n.wrapping_add_signed(by);
+            (sum < 1 << 63).then_some(sum)
+        })
+    }
 }
 
 #[inline(always)]

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use totoro_ebpf::abi;
-use totoro_ebpf::logic::admit::{FORGOTTEN, live_flows};
+use totoro_ebpf::logic::admit::FORGOTTEN;
 use totoro_ebpf::logic::prefix;
 
 use super::load::Shared;
@@ -146,7 +146,8 @@ impl Marks {
 
     fn flows(&self) -> Option<Mark> {
         self.closed.map(|closed| Mark {
-            count: live_flows(self.opened, closed),
+            // Below zero where more ended than began: unlike what is shown, it is to be put right.
+            count: self.opened.wrapping_sub(closed),
             moves: [self.opened, closed],
         })
     }
