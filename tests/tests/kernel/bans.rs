@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use aya::maps::MapData;
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use totoro_ebpf::abi::{self, TCP, UDP};
-use totoro_node::kernel::boot_ns;
+use totoro_node::kernel::{Kernel, boot_ns};
 
 use crate::sockets::{PORT, connect, five, lend, listen, v4, v6};
 use crate::support::{self, Node, eventually};
@@ -58,6 +60,29 @@ fn who_is_banned_loses_its_flows_and_nobody_else() {
             ("127.0.0.0/16".parse().expect("prefix"), 0),
         ];
         kernel.set_bans(&these.into()).expect("ban");
+        eventually("closed", || kernel.counts(1).is_ok_and(|c| c.flows == 0));
+    });
+}
+
+#[test]
+fn flows_of_a_ban_that_an_earlier_daemon_wrote_end() {
+    let Some(node) = Node::new("ban-killed") else {
+        return;
+    };
+    let options = node.options();
+    node.run(move |kernel| {
+        lend(&kernel, UDP, &five());
+        let _flows = crate::figures::flows(PORT, 2);
+        drop(kernel);
+        // It was killed before it came to them.
+        let bans = support::pinned(&options.pin_root, "BANS");
+        let mut bans: LpmTrie<MapData, abi::Addr, abi::Ban> = bans.try_into().expect("trie");
+        let key = Key::new(128, abi::v4_mapped([127, 0, 0, 1]));
+        bans.insert(&key, abi::Ban { until_ns: 0 }, 0).expect("ban");
+        let kernel = Kernel::load(&options).expect("adopts");
+        let wanted = [("127.0.0.1/32".parse().expect("prefix"), 0)].into();
+        assert_eq!(kernel.counts(1).expect("counts").flows, 2);
+        kernel.set_bans(&wanted).expect("ban");
         eventually("closed", || kernel.counts(1).is_ok_and(|c| c.flows == 0));
     });
 }

@@ -23,6 +23,10 @@ impl Kernel {
     /// others being written.
     pub fn set_bans(&self, wanted: &BTreeMap<IpNet, u64>) -> Result<()> {
         let wanted = effective(wanted);
+        // Who may have flows still, though banned: of what was written before this daemon came nobody knows.
+        let mut uncut = self.uncut();
+        let uncut = uncut.get_or_insert_with(|| wanted.keys().copied().collect());
+        uncut.retain(|prefix| wanted.contains_key(prefix));
         let mut maps = self.shared.maps();
         let mut there: BTreeMap<IpNet, u64> = maps.bans()?.into_iter().collect();
         let mut first = First(None);
@@ -41,7 +45,6 @@ impl Kernel {
                 Err(error) => first.add(error),
             }
         }
-        let mut changed = BTreeSet::new();
         for (prefix, until_ns) in &wanted {
             if there.get(prefix) == Some(until_ns) {
                 continue;
@@ -57,16 +60,20 @@ impl Kernel {
                 Ok(()) => _ = there.insert(*prefix, *until_ns),
                 Err(error) => first.add(error),
             }
-            changed.insert(*prefix);
+            uncut.insert(*prefix);
         }
         if !lifted.is_empty() {
             first.of(self.shared.mark_bans(there.keys()));
         }
         first.of(self.shared.enter_singles(&there));
-        if !changed.is_empty() {
-            let lengths: BTreeSet<u8> = changed.iter().map(IpNet::prefix_len).collect();
+        if !uncut.is_empty() {
+            let lengths: BTreeSet<u8> = uncut.iter().map(IpNet::prefix_len).collect();
             drop(maps);
-            first.of(self.end_flows(|key, _| covered(&changed, &lengths, from_addr(&key.remote))));
+            match self.end_flows(|key, _| covered(uncut, &lengths, from_addr(&key.remote))) {
+                Ok(_) => uncut.clear(),
+                // They are for the next time.
+                Err(error) => first.add(error),
+            }
         }
         first.0.map_or(Ok(()), Err)
     }

@@ -1,10 +1,12 @@
 //! Loading: object → checked pins → programs → links.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{MapData, RingBuf};
 use aya::{Ebpf, EbpfLoader};
+use ipnet::IpNet;
 use totoro_api::Reason;
 use totoro_ebpf::abi;
 use totoro_ebpf::logic::admit::UNHEARD_NS;
@@ -58,6 +60,8 @@ pub struct Kernel {
     loaded: Mutex<Loaded>,
     due: Mutex<Due>,
     suspects: Mutex<Suspects>,
+    /// Bans whose flows may live; `None` = of all there are. Locked before `maps`.
+    uncut: Mutex<Option<BTreeSet<IpNet>>>,
     pub(super) stamps: Stamps,
     pub(super) leases: Leases,
     pub(super) mender: Mender,
@@ -173,6 +177,7 @@ impl Kernel {
             loaded: Mutex::new(loaded),
             due: Mutex::default(),
             suspects: Mutex::default(),
+            uncut: Mutex::default(),
             stamps: Stamps::default(),
             leases,
             mender,
@@ -195,6 +200,10 @@ impl Kernel {
 
     pub(super) fn suspects(&self) -> MutexGuard<'_, Suspects> {
         self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn uncut(&self) -> MutexGuard<'_, Option<BTreeSet<IpNet>>> {
+        self.uncut.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has the whole pool refuse what is new (`None` = admit).
