@@ -7,8 +7,9 @@ use aya::maps::{HashMap, MapData, PerCpuHashMap, PerCpuValues};
 use totoro_ebpf::abi::{self, TCP, UDP};
 use totoro_node::kernel::{Kernel, LeaseCounts};
 
-use crate::sockets::{PORT, five};
-use crate::support::{self, Node, pinned};
+use crate::figures;
+use crate::sockets::{PORT, connect, five, listen, v4};
+use crate::support::{self, Node, eventually, pinned};
 
 /// What is counted of a lease on the first CPU; on each other twice what it is on the one before.
 const FIRST: abi::Traffic = abi::Traffic {
@@ -76,6 +77,43 @@ fn who_closes_a_lease_is_told_what_was_counted_on_it() {
             kernel.forget_lease(1, key).expect("forgotten");
             assert_eq!(counts(&kernel, key), LeaseCounts::default());
         }
+    });
+}
+
+#[test]
+fn leases_that_are_closed_together_end_all_that_is_theirs_and_nothing_else() {
+    let Some(node) = Node::new("closed-together") else {
+        return;
+    };
+    node.run(|kernel| {
+        let listeners = [0, 1, 2].map(|nth| listen(PORT + nth));
+        kernel.put_tenant(1, &five()).expect("tenant");
+        let key = |nth: u16| support::key(TCP, PORT + nth);
+        let held = [0, 1, 2].map(|nth| {
+            let lease = support::lease(1, 7 + u64::from(nth));
+            kernel.put_lease(key(nth), &lease).expect("lease");
+            connect(v4(PORT + nth)).expect("a user")
+        });
+        let udp = support::key(UDP, PORT);
+        kernel
+            .put_lease(udp, &support::lease(1, 17))
+            .expect("lease");
+        let _flows = figures::flows(PORT, 2);
+        let nobodys = support::key(TCP, PORT + 3);
+        let told = kernel.remove_leases(&[key(0), udp, nobodys, key(1)]);
+        let told = told.expect("closed");
+        let is_there: Vec<bool> = told.iter().map(Option::is_some).collect();
+        assert_eq!(is_there, [true, true, false, true]);
+        let left: Vec<_> = kernel.leases().expect("leases");
+        assert_eq!(
+            left.iter().map(|(key, _)| *key).collect::<Vec<_>>(),
+            [key(2)]
+        );
+        eventually("its users are gone", || {
+            let counts = kernel.counts(1).expect("counts");
+            (counts.usage.conns, counts.flows) == (1, 0)
+        });
+        drop((held, listeners));
     });
 }
 

@@ -1,5 +1,6 @@
 //! Leases: opening and closing them, each in one call of the kernel, and what is counted on them.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::AsFd;
 
@@ -87,45 +88,68 @@ impl Kernel {
         self.leases.run(order).map(drop)
     }
 
-    /// Closes a lease: nothing new is admitted, and what lives on the port is destroyed. The answer is what was
-    /// counted on it (`None`: there was no lease), which stays until [`Kernel::forget_lease`]: it must be
-    /// durable elsewhere before.
+    /// Closes a lease; see [`Kernel::remove_leases`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn remove_lease(&self, key: abi::PortKey) -> Result<Option<LeaseCounts>> {
+        let closed = self.remove_leases(&[key])?;
+        Ok(closed.into_iter().next().flatten())
+    }
+
+    /// Closes leases: nothing new is admitted, and what lives on their ports is destroyed, of all of them with one look
+    /// at the connections and one at the flows. For each the answer is what was counted on it (`None`: there was no
+    /// lease), which stays until [`Kernel::forget_lease`]: it must be durable elsewhere before.
     ///
     /// # Errors
     /// The first map that can't be written, or socket that can't be destroyed; the rest was done
-    /// all the same, and the lease is closed to new connections in any case.
-    pub fn remove_lease(&self, key: abi::PortKey) -> Result<Option<LeaseCounts>> {
-        let order = LeaseOrder {
-            kind: abi::LEASE_CLOSE,
-            key,
-            ..LeaseOrder::default()
-        };
-        let closed = self.leases.run(order);
+    /// all the same, and the leases are closed to new connections in any case.
+    pub fn remove_leases(&self, keys: &[abi::PortKey]) -> Result<Vec<Option<LeaseCounts>>> {
         let mut first = First(None);
-        if closed.is_err() {
-            // What can be done without the program: nobody new gets in.
-            first.of(gone(self.shared.maps().ports.remove(&key)).on("write", "PORTS"));
+        // Ports whose users are to be looked for.
+        let (mut flows, mut conns) = (HashSet::new(), HashSet::new());
+        let mut all = Vec::with_capacity(keys.len());
+        for key in keys {
+            let order = LeaseOrder {
+                kind: abi::LEASE_CLOSE,
+                key: *key,
+                ..LeaseOrder::default()
+            };
+            let closed = self.leases.run(order);
+            if closed.is_err() {
+                // What can be done without the program: nobody new gets in.
+                first.of(gone(self.shared.maps().ports.remove(key)).on("write", "PORTS"));
+            }
+            // A connection is counted before it is entered, and to look at all of them takes a while.
+            // What was not admitted is not counted, and is about to be destroyed anyway.
+            let is_empty = matches!(&closed, Ok(closed) if closed.conns == 0);
+            if key.proto == abi::UDP {
+                flows.insert(key.port);
+            } else if !is_empty {
+                conns.insert(key.port);
+            }
+            all.push((*key, is_empty, first.of(closed)));
         }
-        // A connection is counted before it is entered, and to look at all of them takes a while.
-        // What was not admitted is not counted, and is about to be destroyed anyway.
-        let is_empty = matches!(&closed, Ok(closed) if closed.conns == 0);
-        if key.proto == abi::UDP {
-            first.of(self.end_flows(|flow, _| flow.port == key.port));
-        } else if !is_empty {
-            first.of(self.destroy_where(|conn| conn.local_port == key.port));
+        if !flows.is_empty() {
+            first.of(self.end_flows(|flow, _| flows.contains(&flow.port)));
         }
-        let closed = closed?;
+        if !conns.is_empty() {
+            first.of(self.destroy_where(|conn| conns.contains(&conn.local_port)));
+        }
         if let Some(error) = first.0 {
             return Err(error);
         }
-        Ok(match closed.lease.lease {
-            0 => None,
-            _ if key.proto == abi::TCP && is_empty => {
-                Some(counts(closed.traffic, closed.admitted, closed.conns))
-            }
-            // What passed until the last of them was gone.
-            _ => Some(self.lease_counts(closed.lease.tenant, key)?),
-        })
+        let counted = |(key, is_empty, closed): (abi::PortKey, bool, LeaseOrder)| {
+            Ok(match closed.lease.lease {
+                0 => None,
+                _ if key.proto == abi::TCP && is_empty => {
+                    Some(counts(closed.traffic, closed.admitted, closed.conns))
+                }
+                // What passed until the last of them was gone.
+                _ => Some(self.lease_counts(closed.lease.tenant, key)?),
+            })
+        };
+        all.into_iter().map(counted).collect()
     }
 
     /// What was counted on a tenant's lease so far; zeros when there is none.

@@ -101,8 +101,9 @@ impl Desk {
                 .filter(|((protocol, port), _)| !pool.of(*protocol).contains(*port))
                 .map(|(port, lease)| (*port, lease.run_id.clone()))
                 .collect();
+            let ports: Vec<_> = outside.iter().map(|(port, _)| *port).collect();
+            self.release(inner, &ports, "pool_changed", changes, now_ms);
             for (port, run_id) in outside {
-                self.release(inner, port, "pool_changed", changes, now_ms);
                 if let Some(session) = inner.sessions.get(&run_id) {
                     let leaving = (session.control(), now_ms);
                     inner.leaving.insert(port, leaving);

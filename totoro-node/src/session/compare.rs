@@ -137,7 +137,7 @@ impl Desk {
                 Some(_) => "proxy_elsewhere",
             };
             self.mended.add(kind, 1);
-            self.release(inner, port, why, &mut changes, now_ms);
+            self.release(inner, &[port], why, &mut changes, now_ms);
             if there.is_some() {
                 // frps keeps listening on a port that another may get: only its client's end ends it.
                 self.disconnect(inner, &run_id);

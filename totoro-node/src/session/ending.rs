@@ -77,8 +77,8 @@ impl Desk {
         });
         for run_id in &lost {
             self.disconnect(inner, run_id);
-            self.lose(inner, run_id, changes, now_ms);
         }
+        self.lose(inner, &lost, changes, now_ms);
         lost.len()
     }
 
@@ -118,37 +118,62 @@ impl Desk {
         }
     }
 
-    /// frpc's connection is gone: its ports wait for it; the session lives on for a while.
-    pub(super) fn lose(&self, inner: &mut Inner, run_id: &str, changes: &mut Changes, now_ms: i64) {
-        self.release_lost(inner, run_id, changes, now_ms);
-        if let Some(session) = inner.sessions.lose(run_id, now_ms) {
-            changes.put(SESSIONS, run_id, session);
-        }
-    }
-
-    /// The leases of a session whose connection is gone end.
-    pub(super) fn release_lost(
+    /// The connections of these sessions are gone: their ports wait for them; the sessions live on for a while.
+    pub(super) fn lose(
         &self,
         inner: &mut Inner,
-        run_id: &str,
+        run_ids: &[String],
         changes: &mut Changes,
         now_ms: i64,
     ) {
-        for port in inner.ports.of_session(run_id) {
-            self.release(inner, port, "connection_lost", changes, now_ms);
+        self.release_lost(inner, run_ids, changes, now_ms);
+        for run_id in run_ids {
+            if let Some(session) = inner.sessions.lose(run_id, now_ms) {
+                changes.put(SESSIONS, run_id, session);
+            }
         }
     }
 
-    /// Ends a lease: the kernel first, so that nobody new gets in.
+    /// The leases of sessions whose connection is gone end.
+    pub(super) fn release_lost(
+        &self,
+        inner: &mut Inner,
+        run_ids: &[String],
+        changes: &mut Changes,
+        now_ms: i64,
+    ) {
+        let ports = run_ids.iter();
+        let ports: Vec<_> = ports
+            .flat_map(|run_id| inner.ports.of_session(run_id))
+            .collect();
+        self.release(inner, &ports, "connection_lost", changes, now_ms);
+    }
+
+    /// Ends leases: in the kernel first, so that nobody new gets in.
     pub(super) fn release(
         &self,
         inner: &mut Inner,
-        port: PortId,
+        ports: &[PortId],
         why: &str,
         changes: &mut Changes,
         now_ms: i64,
     ) {
-        let (counts, is_closed) = self.end_in_kernel(inner, port);
+        let ended = self.end_in_kernel(inner, ports);
+        for (port, (counts, is_closed)) in ports.iter().zip(ended) {
+            self.released(inner, *port, (counts, is_closed), why, changes, now_ms);
+        }
+    }
+
+    /// A lease has ended in the kernel, where so much was counted on it; whether it is closed for sure.
+    fn released(
+        &self,
+        inner: &mut Inner,
+        port: PortId,
+        (counts, is_closed): (LeaseCounts, bool),
+        why: &str,
+        changes: &mut Changes,
+        now_ms: i64,
+    ) {
         let Some((lease, waiting)) = inner.ports.close(port, now_ms, self.rules.patience) else {
             return;
         };
@@ -203,28 +228,44 @@ impl Desk {
         changes.tell(now_ms, &told);
     }
 
-    /// Closes a lease in the kernel, and reads what was counted on it; whether it is closed for sure.
-    fn end_in_kernel(&self, inner: &mut Inner, port: PortId) -> (LeaseCounts, bool) {
-        let key = port_key(port);
-        let is_closed = match self.kernel.remove_lease(key) {
-            Ok(Some(counts)) => return (counts, true),
-            Ok(None) => true,
-            Err(error) => {
-                tracing::error!(error = error.whole(), port = %record_key(port), "a lease could not be ended cleanly");
-                inner.untidy = Some(error.whole());
-                false
-            }
+    /// Closes leases in the kernel, and reads what was counted on each; whether it is closed for sure.
+    fn end_in_kernel(&self, inner: &mut Inner, ports: &[PortId]) -> Vec<(LeaseCounts, bool)> {
+        if ports.is_empty() {
+            return Vec::new();
+        }
+        let keys: Vec<_> = ports.iter().map(|port| port_key(*port)).collect();
+        let closed = self.kernel.remove_leases(&keys);
+        let is_closed = closed.is_ok();
+        let counted = closed.unwrap_or_else(|error| {
+            let ports: Vec<_> = ports.iter().map(|port| record_key(*port)).collect();
+            tracing::error!(
+                error = error.whole(),
+                ?ports,
+                "leases could not be ended cleanly"
+            );
+            inner.untidy = Some(error.whole());
+            vec![None; keys.len()]
+        });
+        let read = |(port, counted): (&PortId, Option<LeaseCounts>)| {
+            (
+                counted.unwrap_or_else(|| self.count_of(inner, *port)),
+                is_closed,
+            )
         };
+        ports.iter().zip(counted).map(read).collect()
+    }
+
+    /// What is counted on the lease of a port.
+    fn count_of(&self, inner: &Inner, port: PortId) -> LeaseCounts {
         let lease = inner.ports.leases().get(&port);
         let tenant = lease.and_then(|lease| inner.tenants.get(&*lease.tenant));
         let counts = tenant.map_or(Ok(LeaseCounts::default()), |tenant| {
-            self.kernel.lease_counts(tenant.number, key)
+            self.kernel.lease_counts(tenant.number, port_key(port))
         });
-        let counts = counts.unwrap_or_else(|error| {
+        counts.unwrap_or_else(|error| {
             tracing::error!(error = error.whole(), port = %record_key(port), "a lease's counts can't be read");
             LeaseCounts::default()
-        });
-        (counts, is_closed)
+        })
     }
 
     /// Ends a session: its ports, its record. `reason` where a refusal is behind it.
@@ -237,9 +278,8 @@ impl Desk {
         changes: &mut Changes,
         now_ms: i64,
     ) {
-        for port in inner.ports.of_session(run_id) {
-            self.release(inner, port, why, changes, now_ms);
-        }
+        let ports = inner.ports.of_session(run_id);
+        self.release(inner, &ports, why, changes, now_ms);
         let Some(session) = inner.sessions.remove(run_id) else {
             return;
         };

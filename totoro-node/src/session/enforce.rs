@@ -52,6 +52,15 @@ impl Desk {
             }
         }
         self.cut_tenants(inner, failures);
+        // All users before anybody's frpc, with one look at them.
+        let mut ports = BTreeMap::<_, Vec<_>>::new();
+        for Doomed { run_id, reason } in doomed.values().flatten() {
+            let its = inner.ports.of_session(run_id);
+            ports.entry(word(*reason)).or_default().extend(its);
+        }
+        for (why, ports) in ports {
+            self.release(inner, &ports, why, changes, now_ms);
+        }
         for doomed in doomed.values().flatten() {
             self.cut(inner, doomed, changes, now_ms, failures);
         }
@@ -95,7 +104,7 @@ impl Desk {
         }
     }
 
-    /// Ends one session: its ports (and with them its users), then frpc's connection. The session
+    /// Ends one session, whose ports (and with them its users) have ended: frpc's connection first. The session
     /// is over even where the connection can't be destroyed: what nobody's session is on is swept.
     fn cut(
         &self,
@@ -110,9 +119,6 @@ impl Desk {
             return;
         };
         let (control, connected) = (session.control(), session.connected());
-        for port in inner.ports.of_session(run_id) {
-            self.release(inner, port, word(*reason), changes, now_ms);
-        }
         if connected {
             failures.note(self.kernel.destroy_control(&control));
         }

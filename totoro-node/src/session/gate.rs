@@ -53,6 +53,8 @@ gate! {
     fn put_lease(&self, key: abi::PortKey, lease: &abi::Lease) -> ();
     /// Closes a lease; what was counted on it is the answer, and stays.
     fn remove_lease(&self, key: abi::PortKey) -> Option<LeaseCounts>;
+    /// Closes leases together; what was counted on each is the answer, and stays.
+    fn remove_leases(&self, keys: &[abi::PortKey]) -> Vec<Option<LeaseCounts>>;
     /// What was counted on a lease.
     fn lease_counts(&self, tenant: u32, key: abi::PortKey) -> LeaseCounts;
     /// What passed a lease.

@@ -22,10 +22,12 @@ impl Desk {
         let mut desk = self.lock();
         let inner = &mut *desk;
         let mut changes = Changes::default();
+        let mut lost = Vec::new();
         for event in events {
             match event.kind {
                 abi::EVENT_CONTROL_CLOSED => {
-                    self.on_control_closed(inner, event.cookie, &mut changes, now_ms);
+                    // One connection may carry several sessions.
+                    lost.extend(inner.sessions.on(event.cookie).map(str::to_owned));
                 }
                 abi::EVENT_CLOSED => {
                     let longest = inner.longest_ms.entry(event.lease).or_default();
@@ -34,25 +36,13 @@ impl Desk {
                 _ => {}
             }
         }
+        for run_id in &lost {
+            self.disconnect(inner, run_id);
+        }
+        self.lose(inner, &lost, &mut changes, now_ms);
         if !changes.is_empty() {
             self.flush(inner, changes);
             let _ = self.settled(desk);
-        }
-    }
-
-    fn on_control_closed(
-        &self,
-        inner: &mut Inner,
-        cookie: u64,
-        changes: &mut Changes,
-        now_ms: i64,
-    ) {
-        // One connection may carry several sessions.
-        let sessions = inner.sessions.on(cookie);
-        let lost: Vec<String> = sessions.map(str::to_owned).collect();
-        for run_id in lost {
-            self.disconnect(inner, &run_id);
-            self.lose(inner, &run_id, changes, now_ms);
         }
     }
 

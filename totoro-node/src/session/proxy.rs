@@ -151,7 +151,7 @@ impl Desk {
                 let event = Event::new(now_ms, &lease.opened(id, session.as_holder()));
                 if let Some(old) = instead_of {
                     let mut changes = Changes::default();
-                    self.release(inner, old, "moved", &mut changes, now_ms);
+                    self.release(inner, &[old], "moved", &mut changes, now_ms);
                     self.flush(inner, changes);
                 }
                 self.open_lease(inner, id, lease, end, event)?;
@@ -253,7 +253,7 @@ impl Desk {
             return;
         }
         let mut changes = Changes::default();
-        self.release(inner, port, "closed", &mut changes, now_ms);
+        self.release(inner, &[port], "closed", &mut changes, now_ms);
         self.flush(inner, changes);
     }
 

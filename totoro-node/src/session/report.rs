@@ -186,7 +186,7 @@ impl Desk {
         Ok(usage)
     }
 
-    /// The sessions, for the operator.
+    /// The sessions, for the operator; each tenant's together.
     #[must_use]
     pub fn sessions(&self) -> Vec<SessionLine> {
         let inner = self.lock();
@@ -205,7 +205,10 @@ impl Desk {
                 .map(|((protocol, port), lease)| format!("{} {protocol}/{port}", lease.name()))
                 .collect(),
         };
-        inner.sessions.iter().map(line).collect()
+        let mut lines: Vec<SessionLine> = inner.sessions.iter().map(line).collect();
+        lines
+            .sort_unstable_by(|one, other| (&one.tenant, &one.id).cmp(&(&other.tenant, &other.id)));
+        lines
     }
 
     /// The tenants' ids by their numbers in the kernel, for the operator.
@@ -238,9 +241,8 @@ impl Desk {
             bail!("{}: no session {id:?}", Reason::NotFound);
         };
         let mut changes = Changes::default();
-        for port in inner.ports.of_session(&run_id) {
-            self.release(inner, port, "kicked", &mut changes, now_ms);
-        }
+        let ports = inner.ports.of_session(&run_id);
+        self.release(inner, &ports, "kicked", &mut changes, now_ms);
         let destroyed = if connected {
             self.kernel.destroy_control(&control).map(drop)
         } else {

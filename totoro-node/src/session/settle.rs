@@ -57,7 +57,7 @@ impl Desk {
                     .map_err(|e| kernel_failed(&e))?;
             }
             // frps closes the replaced connection's proxies; the new one asks for them again.
-            self.release_lost(inner, &run_id, &mut changes, now_ms);
+            self.release_lost(inner, std::slice::from_ref(&run_id), &mut changes, now_ms);
             self.flush(inner, std::mem::take(&mut changes));
         }
         // One that is known is remembered while it has a session, and from the end of its last one.
@@ -66,7 +66,7 @@ impl Desk {
         if let Err(error) = self.show_tenant(inner, tenant, number, standing) {
             // Whatever its connection was, it has ended.
             if old.as_ref().is_some_and(Session::connected) {
-                self.lose(inner, &run_id, &mut changes, now_ms);
+                self.lose(inner, std::slice::from_ref(&run_id), &mut changes, now_ms);
                 self.flush(inner, changes);
             }
             return Err(kernel_failed(&error));

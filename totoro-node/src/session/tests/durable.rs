@@ -226,7 +226,9 @@ fn what_began_and_ended_before_the_disk_failed_is_told_of_from_its_beginning() {
     };
     world.desk.grant(&mut inner, begins, Undo::Lease(undo));
     let mut ends = Changes::default();
-    world.desk.release(&mut inner, port, "closed", &mut ends, 6);
+    world
+        .desk
+        .release(&mut inner, &[port], "closed", &mut ends, 6);
     world.desk.flush(&mut inner, ends);
     world.disk.store(true, Ordering::Relaxed);
     assert!(world.desk.settled(inner).is_err());

@@ -33,6 +33,8 @@ pub(super) struct Maps {
     pub(super) failing: BTreeSet<String>,
     /// How often each was called.
     pub(super) calls: BTreeMap<&'static str, usize>,
+    /// What a sweep finds.
+    pub(super) swept: Swept,
     /// The call that panics.
     pub(super) panicking: Option<&'static str>,
 }
@@ -147,6 +149,12 @@ impl Gate for Fake {
         Ok(lease.map(|lease| counts(lease).unwrap_or_default()))
     }
 
+    fn remove_leases(&self, keys: &[abi::PortKey]) -> Result<Vec<Option<LeaseCounts>>> {
+        // All are closed, whatever fails.
+        let closed: Vec<_> = keys.iter().map(|key| self.remove_lease(*key)).collect();
+        closed.into_iter().collect()
+    }
+
     fn lease_counts(&self, tenant: u32, key: abi::PortKey) -> Result<LeaseCounts> {
         let maps = self.works("lease_counts", key.port)?;
         Ok(maps.counts.get(&(tenant, key)).copied().unwrap_or_default())
@@ -213,6 +221,6 @@ impl Gate for Fake {
     }
 
     fn sweep(&self) -> Result<Swept> {
-        self.works("sweep", "").map(|_| Swept::default())
+        self.works("sweep", "").map(|maps| maps.swept)
     }
 }
