@@ -195,5 +195,11 @@ fn a_dead_link_is_attached_afresh() {
         assert_eq!(kernel.check_links().expect("check"), (2, 0));
         assert!(connect(v4(FREE)).is_err(), "no lease");
         assert_eq!(support::link_ids(&options.pin_root).len(), 8);
+        // Who bound a UDP socket while nothing tagged it is to bind it anew.
+        let untagged = || kernel.sweep().expect("sweep").untagged;
+        assert!(!untagged(), "others were dead");
+        std::fs::remove_file(options.pin_root.join("v1/links/totoro_bind6")).expect("detach");
+        support::eventually("it is told", untagged);
+        assert!(!untagged(), "once");
     });
 }

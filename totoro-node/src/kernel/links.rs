@@ -23,6 +23,9 @@ use super::{Context, KernelError, Result, failed, sys};
 
 const NETNS: &str = "/proc/thread-self/ns/net";
 
+/// Those that tag UDP sockets when they are bound.
+pub(super) const TAGGING: [&str; 2] = ["totoro_bind4", "totoro_bind6"];
+
 /// Programs on the cgroup, in the order in which they begin to count, and how each is attached.
 const CGROUP: &[(&str, bpf_attach_type)] = &[
     ("totoro_bind4", bpf_attach_type::BPF_CGROUP_INET4_POST_BIND),

@@ -303,6 +303,9 @@ pub struct Swept {
     pub drifted: usize,
     /// Links that were dead or gone, attached afresh.
     pub links: usize,
+    /// Whether one of them tags UDP sockets when they are bound: who bound one meanwhile is unmetered until it does
+    /// so anew.
+    pub untagged: bool,
     /// Interfaces that came, or came back: filtered anew.
     pub interfaces: usize,
     /// Addresses that the node got or lost since the last sweep.

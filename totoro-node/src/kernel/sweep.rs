@@ -100,6 +100,7 @@ impl Kernel {
         };
         if links {
             (swept.links, swept.interfaces) = first.of(self.check_links());
+            swept.untagged = self.take_untagged();
         }
         if sockets {
             // Of this thread alone.

@@ -23,6 +23,8 @@ pub(super) struct Loaded {
     missing: BTreeMap<String, Vec<String>>,
     /// Links, but those of interfaces, that an earlier daemon's program is still on.
     stale: StaleLinks,
+    /// A link that tags UDP sockets was dead, and nobody has asked since.
+    untagged: bool,
 }
 
 /// A filter on an interface.
@@ -49,6 +51,7 @@ impl Loaded {
             attached: BTreeMap::new(),
             missing: BTreeMap::new(),
             stale: StaleLinks::new(),
+            untagged: false,
         };
         let before = loaded.pins.links()?;
         if let Err(error) = loaded.attach_all() {
@@ -145,6 +148,7 @@ impl Loaded {
         if !dead.is_empty() {
             tracing::error!(links = ?dead, "links were dead: limits were off; attaching afresh");
         }
+        self.untagged |= dead.iter().any(|name| links::TAGGING.contains(name));
         let before = (self.shown(), self.missing());
         // Only these: the others run this daemon's programs.
         let wanted = |name: &str| dead.contains(&name) || self.stale.contains_key(name);
@@ -201,5 +205,10 @@ impl Kernel {
     /// When a link can't be read or attached.
     pub fn check_links(&self) -> Result<(usize, usize)> {
         self.loaded().check()
+    }
+
+    /// Whether UDP sockets may have been bound without a tag since this was asked last.
+    pub(super) fn take_untagged(&self) -> bool {
+        std::mem::take(&mut self.loaded().untagged)
     }
 }

@@ -1,7 +1,7 @@
 //! Records with the index of their owners, that a decision looks them up by: what one login costs must
 //! not grow with how many others there are.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::model::{Ticket, site};
@@ -9,8 +9,9 @@ use super::model::{Ticket, site};
 /// Records by their key, and the keys by their owner.
 #[derive(Debug)]
 pub(super) struct Owned<T> {
-    /// Each on its own: a tree's nodes are half empty.
-    records: BTreeMap<Arc<str>, Box<T>>,
+    /// Each on its own: a table is half empty. Hashed, for a decision looks up many: in a tree of as many keys, each
+    /// comparison is a line of memory that nobody has at hand.
+    records: HashMap<Arc<str>, Box<T>>,
     /// Owners and keys: one set for all, for most owners have one record.
     by_owner: BTreeSet<(Arc<str>, Arc<str>)>,
     /// An owner must not change while its record stays.
@@ -33,7 +34,7 @@ pub(super) fn owner_of(tenant: &Arc<str>) -> Arc<str> {
 impl<T> Owned<T> {
     pub(super) fn new(owner: fn(&T) -> Arc<str>) -> Self {
         Owned {
-            records: BTreeMap::new(),
+            records: HashMap::new(),
             by_owner: BTreeSet::new(),
             owner,
         }
@@ -41,8 +42,13 @@ impl<T> Owned<T> {
 
     pub(super) fn insert(&mut self, key: impl Into<Arc<str>>, record: T) -> Option<T> {
         let key = key.into();
-        let before = self.remove(&key);
         let owner = (self.owner)(&record);
+        if let Some(there) = self.records.get_mut(&key)
+            && (self.owner)(there) == owner
+        {
+            return Some(std::mem::replace(&mut **there, record));
+        }
+        let before = self.remove(&key);
         self.by_owner.insert((owner, Arc::clone(&key)));
         self.records.insert(key, Box::new(record));
         before
@@ -68,7 +74,7 @@ impl<T> Owned<T> {
         self.records.contains_key(key)
     }
 
-    /// All, in the order of their keys.
+    /// All, in any order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &T)> {
         self.records.iter().map(|(key, record)| (key, &**record))
     }
@@ -142,7 +148,7 @@ impl<T: Clone> Owned<T> {
         self.records.len()
     }
 
-    pub(super) fn records(&self) -> BTreeMap<Arc<str>, Box<T>> {
+    pub(super) fn records(&self) -> HashMap<Arc<str>, Box<T>> {
         self.records.clone()
     }
 }

@@ -3,6 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use totoro_api::ports::Protocol;
+
 use super::desk::{Desk, Inner};
 use super::ending::{cant_list, sessionless, without};
 use super::failures::Failures;
@@ -48,7 +50,12 @@ impl Desk {
     /// Every second: the kernel's counters, its sweep, and what it refused to do before.
     pub fn second(&self) {
         match self.kernel.sweep() {
-            Ok(swept) => self.mended.swept(&swept),
+            Ok(swept) => {
+                self.mended.swept(&swept);
+                if swept.untagged {
+                    self.rebind();
+                }
+            }
             Err(error) => tracing::error!(error = error.whole(), "the sweep failed"),
         }
         let refused = self.unrefused.is_due().then(|| self.kernel.refused());
@@ -71,6 +78,24 @@ impl Desk {
         self.forget_spent();
         if sums_up {
             self.sum_up();
+        }
+    }
+
+    /// Ends the connections of all who have UDP ports, so that frps binds these anew: what it bound while nothing
+    /// tagged it would pass unmetered for as long as the proxy lives.
+    fn rebind(&self) {
+        let desk = self.lock();
+        let leases = desk.ports.leases().iter();
+        let udp = leases.filter(|((protocol, _), _)| *protocol == Protocol::Udp);
+        let sessions: BTreeSet<_> = udp.map(|(_, lease)| &*lease.run_id).collect();
+        if !sessions.is_empty() {
+            tracing::error!(
+                sessions = sessions.len(),
+                "UDP was not metered; frps is to bind it anew"
+            );
+        }
+        for run_id in sessions {
+            self.disconnect(&desk, run_id);
         }
     }
 

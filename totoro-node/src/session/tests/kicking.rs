@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use futures_executor::block_on;
 use totoro_api::wire::push::DesiredState;
 use totoro_api::wire::push::InviteState::Active;
 
@@ -41,6 +42,23 @@ fn a_pushed_kick_ends_its_session_once() {
     kick(&world, &[&id.id]);
     assert_eq!(world.desk.sessions().len(), 1);
     assert_eq!(world.told_of("session.closed").len(), 1);
+}
+
+#[test]
+fn who_has_udp_ports_comes_again_when_they_were_bound_untagged() {
+    let mut world = world();
+    world.push(&[("a", Active), ("b", Active)]);
+    let a = world.on("a", ("192.0.2.1:1", 1));
+    let b = world.on("b", ("192.0.2.2:2", 2));
+    world.new_proxy(&a, "web", 20_000).unwrap();
+    for name in ["dns", "game"] {
+        block_on(world.asking_for(&b, name, ("udp", 0))).unwrap();
+    }
+    world.desk.second();
+    assert!(world.kernel.maps().destroyed.is_empty());
+    world.kernel.maps().swept.untagged = true;
+    world.desk.second();
+    assert_eq!(world.kernel.maps().destroyed, [2], "once");
 }
 
 #[test]

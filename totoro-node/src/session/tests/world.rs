@@ -76,6 +76,7 @@ pub(super) fn world() -> World {
 fn pool() -> Pool {
     Pool {
         tcp: "20000-20099".parse().unwrap(),
+        udp: "20000-20009".parse().unwrap(),
         ..Pool::default()
     }
 }
@@ -263,8 +264,18 @@ impl World {
 
     /// The same by somebody who may give up waiting.
     pub(super) async fn asking(&self, on: &On, name: &str, port: u16) -> Result<u16, String> {
+        self.asking_for(on, name, ("tcp", port)).await
+    }
+
+    /// The same for a port of a protocol.
+    pub(super) async fn asking_for(
+        &self,
+        on: &On,
+        name: &str,
+        (protocol, port): (&str, u16),
+    ) -> Result<u16, String> {
         let content = json!({
-            "user": user(on), "proxy_name": wire(on, name), "proxy_type": "tcp",
+            "user": user(on), "proxy_name": wire(on, name), "proxy_type": protocol,
             "remote_port": port,
         });
         let body: NewProxy = serde_json::from_value(content.clone()).unwrap();
