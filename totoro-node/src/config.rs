@@ -309,10 +309,7 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 }
 
 /// The control plane's address, checked: keys and tickets travel there.
-///
-/// # Errors
-/// It is no http(s) address, or plain http without `insecure_http`.
-pub fn check_control(control: &str, insecure_http: bool) -> Result<String> {
+fn check_control(control: &str, insecure_http: bool) -> Result<String> {
     let control = control.trim_end_matches('/');
     if control.starts_with("http://") {
         ensure!(

@@ -2,20 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use totoro_api::ports::Pool;
 use totoro_api::wire::node::{Enroll, Enrolled};
 use totoro_cli::{out, print_json};
 
-use crate::config::{Settings, check_control};
+use crate::config::{Config, Settings};
 use crate::control::Control;
 use crate::{secret, tls};
 
 /// Options of `enroll`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Where node.toml and the secrets go [default: where --config is].
+    /// Where node.toml goes, and every secret that no option puts elsewhere [default: where --config is].
     #[arg(long)]
     dir: Option<PathBuf>,
     /// The file with the one-time token; else TOTORO_TOKEN, else standard input.
@@ -51,10 +51,10 @@ pub(super) async fn run(
         return Ok(print_json(&done)?);
     }
     out::line(format_args!(
-        "node {} ({}) is enrolled; settings and secrets are in {}",
+        "node {} ({}) is enrolled; its settings are in {}, its secrets beside them or where they say",
         done.name,
         done.node,
-        dir.display()
+        dir.join("node.toml").display()
     ))?;
     out::line(format_args!(
         "next: totoro-node check --config {0}; totoro-node frps-config --config {0} --out {1}; totoro-node run --config {0}",
@@ -65,11 +65,10 @@ pub(super) async fn run(
 }
 
 async fn enrol(dir: &Path, token_file: Option<&Path>, given: Settings) -> Result<Done> {
-    let control = given
-        .control
-        .clone()
-        .context("--control https://… names the control plane")?;
-    let control = check_control(&control, given.insecure_http.unwrap_or(false))?;
+    ensure!(
+        given.control.is_some(),
+        "--control https://… names the control plane"
+    );
     let file = dir.join("node.toml");
     if file.exists() {
         bail!(
@@ -77,35 +76,39 @@ async fn enrol(dir: &Path, token_file: Option<&Path>, given: Settings) -> Result
             file.display()
         );
     }
+    // What cannot hold is refused before the token is spent, and secrets go where `run` will look for them.
+    let config = Config::unenrolled(&file, given.clone())?;
     let token = secret::from_env_file_or_stdin("TOTORO_TOKEN", token_file)?;
-    std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-
+    let instance_file = config.key_file.with_file_name("instance");
+    make_dir(dir)?;
     let mut files = Vec::new();
     // The secret of a file; made on the first call, the same ever after.
-    let mut once = |name: &str, make: &dyn Fn() -> String| {
-        let path = dir.join(name);
+    let mut once = |path: &Path, make: &dyn Fn() -> String| {
         if !path.exists() {
-            secret::write(&path, &make())?;
+            path.parent().map_or(Ok(()), make_dir)?;
+            secret::write(path, &make())?;
         }
-        let kept = secret::read(&path);
-        files.push(path);
-        kept
+        files.push(path.to_owned());
+        secret::read(path)
     };
     // Kept before it is shown: when the answer gets lost, the same token with the same key works.
-    let key = once("node.key", &|| format!("tk1-{}", secret::random_text()))?;
-    let instance = once("instance", &secret::random_hex)?;
+    let key = once(&config.key_file, &|| {
+        format!("tk1-{}", secret::random_text())
+    })?;
+    let instance = once(&instance_file, &secret::random_hex)?;
+    once(&config.plugin_secret_file, &secret::random_text)?;
+    once(&config.frps_password_file, &secret::random_text)?;
     let body = Enroll {
         key_hash: blake3::hash(key.as_bytes()).to_hex().to_string(),
         instance,
         callback: false,
     };
+    let control = config.control;
     let enrolled: Enrolled = Control::new(&control, &token)?
         .post("/nodes/enroll", &body)
         .await?;
 
-    once("plugin.secret", &secret::random_text)?;
-    once("frps-admin.password", &secret::random_text)?;
-    let tls = dir.join("tls");
+    let tls = config.tls_dir;
     tls::make(&tls, &enrolled.node, &enrolled.server_addr)?;
     files.extend([tls::CA_KEY, tls::CA, tls::KEY, tls::CERT].map(|name| tls.join(name)));
     let settings = Settings {
@@ -118,7 +121,7 @@ async fn enrol(dir: &Path, token_file: Option<&Path>, given: Settings) -> Result
     // Last: with it the machine counts as enrolled.
     let text = toml::to_string(&settings).context("write node.toml")?;
     secret::write(&file, &text)?;
-    files.push(file);
+    files.push(std::path::absolute(file).context("find node.toml")?);
     Ok(Done {
         node: enrolled.node,
         name: enrolled.name,
@@ -127,6 +130,10 @@ async fn enrol(dir: &Path, token_file: Option<&Path>, given: Settings) -> Result
         pool: enrolled.pool,
         files,
     })
+}
+
+fn make_dir(dir: &Path) -> Result<()> {
+    std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))
 }
 
 #[cfg(test)]
@@ -152,22 +159,76 @@ mod tests {
         format!("http://{address}")
     }
 
-    #[tokio::test]
-    async fn an_enrolment_is_told_whole_and_without_a_secret() {
-        let place = tempfile::tempdir().unwrap();
-        let token = place.path().join("token");
+    const ANSWER: &str = r#"{"node": "nod_1", "name": "one", "pool": {"tcp": ["20000-20009"], "udp": []},
+        "server_addr": ["one.example.org:7000"]}"#;
+
+    /// A token's file, and the settings for a control plane that is asked once.
+    async fn given(place: &Path) -> (PathBuf, Settings) {
+        let token = place.join("token");
         secret::write(&token, "one-time").unwrap();
-        let dir = place.path().join("node");
-        let control = control(
-            r#"{"node": "nod_1", "name": "one", "pool": {"tcp": ["20000-20009"], "udp": []},
-                "server_addr": ["one.example.org:7000"]}"#,
-        )
-        .await;
         let given = Settings {
-            control: Some(control.clone()),
+            control: Some(control(ANSWER).await),
             insecure_http: Some(true),
             ..Settings::default()
         };
+        (token, given)
+    }
+
+    #[tokio::test]
+    async fn secrets_are_where_the_settings_say_that_they_are() {
+        let place = tempfile::tempdir().unwrap();
+        let at = |name: &str| place.path().join(name);
+        let (token, given) = given(place.path()).await;
+        let given = Settings {
+            key_file: Some(at("keys/of/node")),
+            plugin_secret_file: Some(at("plugin")),
+            // As in node.toml: beside it.
+            frps_password_file: Some("passwords/frps".into()),
+            tls_dir: Some(at("pems")),
+            ..given
+        };
+        let dir = at("node");
+        let done = enrol(&dir, Some(&token), given).await.unwrap();
+        let config = Config::load(&dir.join("node.toml"), Settings::default()).unwrap();
+        for (is, wanted) in [
+            (&config.key_file, at("keys/of/node")),
+            (&config.plugin_secret_file, at("plugin")),
+            (&config.frps_password_file, at("node/passwords/frps")),
+            (&config.tls_dir, at("pems")),
+        ] {
+            assert_eq!(*is, wanted);
+        }
+        crate::cli::check::require_secrets(&config).unwrap();
+        secret::read(&at("keys/of/instance")).unwrap();
+        let there: Vec<_> = fs::read_dir(&dir).unwrap().flatten().collect();
+        let names: Vec<_> = there.iter().map(|entry| entry.file_name()).collect();
+        assert_eq!(names.len(), 2, "node.toml and passwords: {names:?}");
+        assert!(done.files.iter().all(|path| path.is_file()));
+        assert!(done.files.contains(&at("pems/frps.key")));
+    }
+
+    #[tokio::test]
+    async fn settings_that_cannot_hold_spend_no_token() {
+        let place = tempfile::tempdir().unwrap();
+        let given = Settings {
+            control: Some("https://control.invalid".to_owned()),
+            plugin_listen: Some(([192, 0, 2, 1], 988).into()),
+            ..Settings::default()
+        };
+        let token = place.path().join("token");
+        secret::write(&token, "one-time").unwrap();
+        let dir = place.path().join("node");
+        let error = enrol(&dir, Some(&token), given).await.unwrap_err();
+        assert!(error.to_string().contains("plugin_listen"), "{error:#}");
+        assert!(!dir.exists());
+    }
+
+    #[tokio::test]
+    async fn an_enrolment_is_told_whole_and_without_a_secret() {
+        let place = tempfile::tempdir().unwrap();
+        let (token, given) = given(place.path()).await;
+        let control = given.control.clone().unwrap();
+        let dir = place.path().join("node");
         let done = enrol(&dir, Some(&token), given).await.unwrap();
         let told = serde_json::to_value(&done).unwrap();
         assert_eq!(told["node"], "nod_1");
