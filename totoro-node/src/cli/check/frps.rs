@@ -111,6 +111,7 @@ pub(in crate::cli) fn file(config: &Config, settings: &Path, pool: &Pool) -> Lin
 /// What the running frps processes are like. Others' can't be looked into without root.
 fn processes(config: &Config) -> Vec<Line> {
     let most = most_conns(config);
+    let total = procfs::Meminfo::current().map_or(0, |memory| memory.mem_total);
     let Ok(all) = procfs::process::all_processes() else {
         return Vec::new();
     };
@@ -125,7 +126,7 @@ fn processes(config: &Config) -> Vec<Line> {
             let limit = memory_limit(&process);
             [
                 mptcp(pid.clone(), &environ),
-                memory(limit, most),
+                memory(limit, total, most),
                 heap(pid, &environ, limit),
             ]
         })
@@ -190,12 +191,13 @@ fn most_conns(config: &Config) -> Option<u64> {
     })
 }
 
-/// Whether the connections that may come fit the memory that frps may use.
-fn memory(limited: Option<u64>, most: Option<u64>) -> Line {
-    let total = || procfs::Meminfo::current().map_or(0, |memory| memory.mem_total);
-    let limit = limited.unwrap_or_else(total);
+/// Whether the connections that may come fit the memory that frps may use: of the machine's as much as its cgroup
+/// lets it have.
+fn memory(limited: Option<u64>, total: u64, most: Option<u64>) -> Line {
+    let limit = limited.unwrap_or(total).min(total);
     let fits = limit / PER_CONNECTION;
     let whose = match limited {
+        Some(limited) if limited > total => "the whole machine's: its cgroup's limit is above that",
         Some(_) => "its cgroup's limit",
         None => "the whole machine's: it has no limit of its own, set MemoryMax",
     };
@@ -224,16 +226,21 @@ fn memory(limited: Option<u64>, most: Option<u64>) -> Line {
     )
 }
 
-/// `memory.max` of the process's cgroup, or of the nearest one above it that has one.
+/// The least `memory.max` of the process's cgroup and of those above it: all of them hold.
 fn memory_limit(process: &Process) -> Option<u64> {
     let root = machine::cgroup2_root()?;
     let groups = process.cgroups().ok()?;
     let own = groups.0.into_iter().find(|group| group.hierarchy == 0)?;
-    let dir = root.join(own.pathname.trim_start_matches('/'));
-    dir.ancestors()
-        .take_while(|dir| dir.starts_with(&root))
+    least_limit(&root, &root.join(own.pathname.trim_start_matches('/')))
+}
+
+fn least_limit(root: &Path, group: &Path) -> Option<u64> {
+    group
+        .ancestors()
+        .take_while(|dir| dir.starts_with(root))
         .filter_map(|dir| std::fs::read_to_string(dir.join("memory.max")).ok())
-        .find_map(|text| text.trim().parse().ok())
+        .filter_map(|text| text.trim().parse().ok())
+        .min()
 }
 
 #[cfg(test)]
@@ -252,6 +259,39 @@ mod tests {
             ("unknown", false),
         ] {
             assert_eq!(is_old(version), old, "{version}");
+        }
+    }
+
+    #[test]
+    fn the_least_limit_of_all_cgroups_holds() {
+        let root = tempfile::tempdir().unwrap();
+        let group = root.path().join("system.slice/totoro-frps.service");
+        std::fs::create_dir_all(&group).unwrap();
+        let limit = |dir: &Path, text: &str| std::fs::write(dir.join("memory.max"), text).unwrap();
+        assert_eq!(least_limit(root.path(), &group), None);
+        limit(&group, "max\n");
+        assert_eq!(least_limit(root.path(), &group), None);
+        limit(&group, "2147483648\n");
+        assert_eq!(least_limit(root.path(), &group), Some(2 << 30));
+        limit(group.parent().unwrap(), "536870912\n");
+        assert_eq!(least_limit(root.path(), &group), Some(512 << 20));
+    }
+
+    #[test]
+    fn no_more_memory_than_the_machine_has_is_counted_on() {
+        for (limited, total, fits, says) in [
+            (Some(1_200), 2_400, 100, "its cgroup's limit;"),
+            (Some(4_800), 2_400, 200, "above that"),
+            (None, 2_400, 200, "set MemoryMax"),
+        ] {
+            let line = memory(limited.map(|mib: u64| mib << 20), total << 20, Some(201));
+            assert_eq!(line.status, Status::Warn, "{limited:?}");
+            let detail = line.detail;
+            assert!(
+                detail.contains(&format!("{fits} that read nothing fit")),
+                "{detail}"
+            );
+            assert!(detail.contains(says), "{detail}");
         }
     }
 }
