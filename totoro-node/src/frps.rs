@@ -58,6 +58,9 @@ impl ServerInfo {
     /// The pool's ports when frps may not open all of them: what it would refuse after we leased.
     #[must_use]
     pub fn lacks(&self, pool: &Pool) -> Option<PortSet> {
+        if self.allow_ports.is_empty() {
+            return None;
+        }
         let all = Protocol::ALL.iter().flat_map(|of| pool.of(*of).ranges());
         let all: PortSet = all.copied().collect();
         let allowed: PortSet = self.allow_ports.parse().unwrap_or_default();
@@ -183,6 +186,32 @@ mod tests {
     fn many_proxies_are_listed_less_often() {
         let seconds = [0, 10, 20_000, 65_536].map(|proxies| rested(proxies).as_secs_f64());
         assert_eq!(seconds, [0.0, 0.01, 20.0, 60.0]);
+    }
+
+    #[test]
+    fn a_frps_without_allow_ports_lacks_none() {
+        let pool = Pool {
+            tcp: "20000-20009".parse().unwrap(),
+            udp: "20020".parse().unwrap(),
+        };
+        let lacks = |said: &str| {
+            let info: ServerInfo = serde_json::from_str(said).unwrap();
+            info.lacks(&pool).is_some()
+        };
+        for (said, is_lacking) in [
+            (r#"{"version":"0.70.1"}"#, false),
+            (r#"{"version":"0.70.1","allowPortsStr":""}"#, false),
+            (
+                r#"{"version":"0.70.1","allowPortsStr":"20000-20020"}"#,
+                false,
+            ),
+            (
+                r#"{"version":"0.70.1","allowPortsStr":"20000-20009"}"#,
+                true,
+            ),
+        ] {
+            assert_eq!(lacks(said), is_lacking, "{said}");
+        }
     }
 
     /// What one says that gets these bodies in turn, and how many proxies it found.
