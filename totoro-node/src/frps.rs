@@ -49,7 +49,10 @@ pub struct Frps {
 pub struct ServerInfo {
     /// Its version.
     pub version: String,
-    /// Its `allowPorts`, as ranges.
+    /// Where it listens for frpc.
+    #[serde(default, rename = "bindPort")]
+    pub bind_port: Option<u16>,
+    /// Its `allowPorts`, as ranges; it leaves them out where it has none, and allows all.
     #[serde(default, rename = "allowPortsStr")]
     pub allow_ports: String,
 }

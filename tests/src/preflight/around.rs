@@ -27,6 +27,10 @@ pub(super) fn play(world: &mut World, report: &mut Report, clock: &WallClock) {
         || memory(world),
     );
     report.check("frps may not open the whole pool", || pool(world));
+    report.check("frps is on another port than the settings say", || {
+        let told = Told::of(world, &["--frps-bind-port", "7001"])?;
+        told.says("frps", "fail", &["port 7000", "frps_bind_port = 7000"])
+    });
     report.check("frps's file is another, is anybody's, is not there", || {
         file(world)
     });

@@ -12,7 +12,7 @@ use totoro_api::ports::Pool;
 use super::super::frps_config;
 use super::{Line, Status, heap};
 use crate::config::Config;
-use crate::frps::Frps;
+use crate::frps::{Frps, ServerInfo};
 use crate::kernel::Inspector;
 use crate::{machine, secret};
 
@@ -38,6 +38,7 @@ pub(in crate::cli) async fn lines(config: &Config, pool: &Pool) -> Vec<Line> {
                 );
                 lines.push(Line::new("frps", target.clone(), Status::Warn, detail));
             }
+            lines.extend(elsewhere(&info, config.frps_bind_port));
             lines.push(Line::must(
                 "frps",
                 target,
@@ -63,6 +64,21 @@ pub(in crate::cli) async fn lines(config: &Config, pool: &Pool) -> Vec<Line> {
     }
     lines.extend(processes(config));
     lines
+}
+
+/// A frps on another port than the settings say: the programs, which tie Logins to connections, look at that one.
+fn elsewhere(info: &ServerInfo, wanted: u16) -> Option<Line> {
+    let is = info.bind_port.filter(|is| *is != wanted)?;
+    let detail = format!(
+        "listens on port {is}, and frps_bind_port is {wanted}: no Login can be told whose it is. Restart frps with \
+         the file that totoro-node frps-config writes, or set frps_bind_port = {is} and restart totoro-node"
+    );
+    Some(Line::new(
+        "frps",
+        format!("port {is}"),
+        Status::Fail,
+        detail,
+    ))
 }
 
 /// The oldest frps that is tried with the plugin's protocol as it is used here.
@@ -292,6 +308,18 @@ mod tests {
                 "{detail}"
             );
             assert!(detail.contains(says), "{detail}");
+        }
+    }
+
+    #[test]
+    fn a_frps_on_another_port_is_told() {
+        let told = |said: &str| elsewhere(&serde_json::from_str(said).unwrap(), 7000);
+        assert!(told(r#"{"version":"0.70.1","bindPort":7000}"#).is_none());
+        assert!(told(r#"{"version":"0.70.1"}"#).is_none(), "it does not say");
+        let line = told(r#"{"version":"0.70.1","bindPort":7001}"#).unwrap();
+        assert_eq!((line.status, &*line.target), (Status::Fail, "port 7001"));
+        for next in ["frps-config", "frps_bind_port = 7001"] {
+            assert!(line.detail.contains(next), "{}", line.detail);
         }
     }
 }
