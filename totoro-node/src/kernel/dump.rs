@@ -1,6 +1,6 @@
 //! The TCP sockets of this network namespace, by sock_diag netlink.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
 use netlink_packet_core::{
@@ -8,7 +8,8 @@ use netlink_packet_core::{
     NetlinkPayload, Parseable,
 };
 use netlink_packet_sock_diag::inet::{
-    ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags, Timer,
+    ExtensionFlags, InetRequest, InetResponse, InetResponseHeader, SocketId, StateFlags, Timer,
+    nlas::Nla,
 };
 use netlink_packet_sock_diag::{AF_INET, AF_INET6, IPPROTO_TCP, SockDiagMessage};
 use netlink_sys::Socket;
@@ -44,20 +45,52 @@ pub(super) fn sockets() -> Result<Listed> {
     let mut listed = Listed::default();
     // A socket of its own: its answers must not mix with those to destroys.
     let socket = open()?;
+    let states = StateFlags::LISTEN
+        | StateFlags::ESTABLISHED
+        | StateFlags::FIN_WAIT1
+        | StateFlags::FIN_WAIT2
+        | StateFlags::CLOSE_WAIT
+        | StateFlags::LAST_ACK
+        | StateFlags::CLOSING;
     for (family, id) in [
         (AF_INET, SocketId::new_v4()),
         (AF_INET6, SocketId::new_v6()),
     ] {
-        socket
-            .send(&request(family, id), 0)
-            .on("list", "TCP sockets")?;
-        while read(&socket, &mut listed)? {}
+        list(&socket, &request(family, id, states.clone()), |body| {
+            listed.add(&InetResponseHeader::parse(body).on("read", "a TCP socket")?);
+            Ok(())
+        })?;
     }
     Ok(listed)
 }
 
+/// IPv6 sockets that listen, by inode: whether they leave IPv4 to others.
+///
+/// # Errors
+/// The kernel does not list them.
+pub fn only_v6() -> Result<HashMap<u64, bool>> {
+    let mut found = HashMap::new();
+    let request = request(AF_INET6, SocketId::new_v6(), StateFlags::LISTEN);
+    list(&open()?, &request, |body| {
+        let one = InetResponse::parse(body).on("read", "a TCP socket")?;
+        found.extend(one.nlas.iter().find_map(|nla| match nla {
+            Nla::SkV6Only(only) => Some((u64::from(one.header.inode), *only)),
+            _ => None,
+        }));
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Asks, and takes each socket of the answer.
+fn list(socket: &Socket, request: &[u8], mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    socket.send(request, 0).on("list", "TCP sockets")?;
+    while read(socket, &mut each)? {}
+    Ok(())
+}
+
 /// Reads one packet of answers; whether more are to come.
-fn read(socket: &Socket, listed: &mut Listed) -> Result<bool> {
+fn read(socket: &Socket, each: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<bool> {
     let mut packet = vec![0u8; 64 * 1024];
     let read = socket
         .recv(&mut &mut packet[..], 0)
@@ -78,7 +111,7 @@ fn read(socket: &Socket, listed: &mut Listed) -> Result<bool> {
                 let error = std::io::Error::from_raw_os_error(-code);
                 return Err(failed("list", "TCP sockets", error));
             }
-            _ => listed.add(&InetResponseHeader::parse(body).on("read", "a TCP socket")?),
+            _ => each(body)?,
         }
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
@@ -106,18 +139,12 @@ impl Listed {
     }
 }
 
-fn request(family: u8, socket_id: SocketId) -> Vec<u8> {
+fn request(family: u8, socket_id: SocketId, states: StateFlags) -> Vec<u8> {
     let message = SockDiagMessage::InetRequest(InetRequest {
         family,
         protocol: IPPROTO_TCP,
         extensions: ExtensionFlags::empty(),
-        states: StateFlags::LISTEN
-            | StateFlags::ESTABLISHED
-            | StateFlags::FIN_WAIT1
-            | StateFlags::FIN_WAIT2
-            | StateFlags::CLOSE_WAIT
-            | StateFlags::LAST_ACK
-            | StateFlags::CLOSING,
+        states,
         socket_id,
     });
     let mut header = NetlinkHeader::default();

@@ -45,6 +45,7 @@ use totoro_api::ports::Pool;
 use totoro_ebpf::abi;
 
 pub use batch::Table;
+pub use dump::only_v6;
 #[doc(hidden)]
 pub use events::decode as decode_event;
 pub use fill::{Fill, Full, map_memory};

@@ -1,7 +1,7 @@
 //! The ways that packets take on this machine: interfaces, other programs' ports.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use procfs::net::{TcpState, UdpState};
 use procfs::process::FDTarget;
@@ -58,21 +58,23 @@ fn in_use(
     at: SocketAddr,
     may: &[&str],
 ) -> Option<Line> {
-    let stands = |socket: &&Socket| {
-        let has = socket.at;
-        socket.protocol == Protocol::Tcp
-            && has.port() == at.port()
-            && (has.ip() == at.ip() || has.ip().is_unspecified())
+    let others = sockets.iter().filter_map(|socket| {
+        let (pid, comm) = socket.owner.as_ref()?;
+        let status = socket.keeps_from(at)?;
+        (!may.contains(&comm.as_str())).then_some((status, socket.at, pid, comm))
+    });
+    // What is sure goes first.
+    let (status, has, pid, comm) = others.max_by_key(|(status, ..)| *status == Status::Fail)?;
+    let detail = match status {
+        Status::Fail => format!(
+            "{comm} (pid {pid}) listens there, and the daemon's start fails; stop it, or set another {name}"
+        ),
+        _ => format!(
+            "{comm} (pid {pid}) listens on {has}; where it takes IPv4 too, which the kernel does not say, the \
+             daemon's start fails: stop it, or set another {name}"
+        ),
     };
-    let mut owners = sockets
-        .iter()
-        .filter(stands)
-        .filter_map(|socket| socket.owner.as_ref());
-    let (pid, comm) = owners.find(|(_, comm)| !may.contains(&comm.as_str()))?;
-    let detail = format!(
-        "{comm} (pid {pid}) listens there, and the daemon's start fails; stop it, or set another {name}"
-    );
-    Some(Line::new(component, at.to_string(), Status::Fail, detail))
+    Some(Line::new(component, at.to_string(), status, detail))
 }
 
 /// How it would be filtered, and what that costs there.
@@ -127,8 +129,34 @@ fn listeners(sockets: &[Socket], pool: &Pool) -> Line {
 struct Socket {
     protocol: Protocol,
     at: SocketAddr,
+    /// Whether it leaves IPv4 to others, where it is IPv6's and that can be seen.
+    only_v6: Option<bool>,
     /// Who holds it: pid and name, where that can be seen.
     owner: Option<(i32, String)>,
+}
+
+impl Socket {
+    /// Whether it keeps others from listening on an address: surely, or, a warning, as far as can be seen.
+    fn keeps_from(&self, at: SocketAddr) -> Option<Status> {
+        let (has, wanted) = (self.at.ip().to_canonical(), at.ip().to_canonical());
+        if self.protocol != Protocol::Tcp || self.at.port() != at.port() {
+            return None;
+        }
+        if has == wanted {
+            return Some(Status::Fail);
+        }
+        match (has.is_unspecified(), has, wanted) {
+            (true, IpAddr::V4(_), IpAddr::V4(_)) | (true, IpAddr::V6(_), IpAddr::V6(_)) => {
+                Some(Status::Fail)
+            }
+            (true, IpAddr::V6(_), IpAddr::V4(_)) => match self.only_v6 {
+                Some(true) => None,
+                Some(false) => Some(Status::Fail),
+                None => Some(Status::Warn),
+            },
+            _ => None,
+        }
+    }
 }
 
 /// Those of this network namespace.
@@ -145,10 +173,12 @@ fn sockets() -> Vec<Socket> {
         .map(|entry| (entry.inode, (Protocol::Udp, entry.local_address)));
     let all: BTreeMap<u64, (Protocol, SocketAddr)> = tcp.chain(udp).collect();
     let mut owners = owners(&all.keys().copied().collect());
+    let only_v6 = kernel::only_v6().unwrap_or_default();
     all.into_iter()
         .map(|(inode, (protocol, at))| Socket {
             protocol,
             at,
+            only_v6: only_v6.get(&inode).copied(),
             owner: owners.remove(&inode),
         })
         .collect()
@@ -203,6 +233,73 @@ mod tests {
         assert_eq!(named(beside), None, "another address");
         drop(other);
         assert_eq!(named(at), None, "it has ended");
+    }
+
+    #[test]
+    fn only_who_has_the_address_is_in_the_way() {
+        use std::os::fd::AsRawFd as _;
+
+        use nix::sys::socket::{
+            AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt,
+            socket, sockopt,
+        };
+        let on = |at: &str, only_v6: bool| {
+            let at: SocketAddr = at.parse().unwrap();
+            let family = match at {
+                SocketAddr::V4(_) => AddressFamily::Inet,
+                SocketAddr::V6(_) => AddressFamily::Inet6,
+            };
+            let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+            if at.is_ipv6() {
+                setsockopt(&socket, sockopt::Ipv6V6Only, &only_v6).unwrap();
+            }
+            bind(socket.as_raw_fd(), &SockaddrStorage::from(at)).unwrap();
+            listen(&socket, Backlog::new(1).unwrap()).unwrap();
+            TcpListener::from(socket)
+        };
+        if TcpListener::bind("[::1]:0").is_err() {
+            return;
+        }
+        // Who listens, whether on IPv6 alone, and whether 127.0.0.1 and ::1 are free beside it.
+        for (at, only_v6, v4, v6) in [
+            ("127.0.0.1:0", false, false, true),
+            ("0.0.0.0:0", false, false, true),
+            ("127.0.0.2:0", false, true, true),
+            ("[::1]:0", true, true, false),
+            ("[::1]:0", false, true, false),
+            ("[::]:0", true, true, false),
+            ("[::]:0", false, false, false),
+            ("[::ffff:127.0.0.1]:0", false, false, true),
+            ("[::ffff:0.0.0.0]:0", false, false, true),
+        ] {
+            let listener = on(at, only_v6);
+            let port = listener.local_addr().unwrap().port();
+            let sockets = sockets();
+            for (ip, is_free) in [("127.0.0.1", v4), ("::1", v6)] {
+                let wanted = SocketAddr::new(ip.parse().unwrap(), port);
+                let line = in_use(&sockets, ("plugin", "plugin_listen"), wanted, &[]);
+                let said = line.map(|line| line.status);
+                let expected = (!is_free).then_some(Status::Fail);
+                assert_eq!(said, expected, "{ip} beside {at}, only IPv6: {only_v6}");
+                // The kernel says the same.
+                let bound = TcpListener::bind(wanted).is_ok();
+                assert_eq!(bound, is_free, "{ip} beside {at}, only IPv6: {only_v6}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_seen_of_a_listener_is_a_warning() {
+        let socket = Socket {
+            protocol: Protocol::Tcp,
+            at: "[::]:988".parse().unwrap(),
+            only_v6: None,
+            owner: Some((7, "other".to_owned())),
+        };
+        let plugin = ("plugin", "plugin_listen");
+        let line = in_use(&[socket], plugin, "127.0.0.1:988".parse().unwrap(), &[]).unwrap();
+        assert_eq!(line.status, Status::Warn);
+        assert!(line.detail.contains("[::]:988"), "{}", line.detail);
     }
 
     #[test]
