@@ -290,6 +290,21 @@ impl Config {
         self.run_dir.join("metrics.sock")
     }
 
+    /// TCP ports of the node's own work, which the pool must leave alone: the socket lookup takes connections to
+    /// the pool for its tenants' users.
+    #[must_use]
+    pub fn own_ports(&self) -> Vec<(&'static str, u16)> {
+        let metrics = self
+            .metrics_listen
+            .map(|at| ("the metrics' port", at.port()));
+        let always = [
+            ("frps's own port", self.frps_bind_port),
+            ("the plugin's port", self.plugin_listen.port()),
+            ("frps's admin port", self.frps_admin.port()),
+        ];
+        always.into_iter().chain(metrics).collect()
+    }
+
     /// The local socket.
     #[must_use]
     pub fn local_socket(&self) -> PathBuf {
@@ -354,6 +369,17 @@ mod tests {
         };
         let config = Config::from_settings(given, file, Path::new("/")).unwrap();
         assert_eq!(config.frps_bind_port, 7002);
+    }
+
+    #[test]
+    fn the_metrics_port_is_one_of_the_nodes_own() {
+        let ports = |text: &str| -> Vec<u16> {
+            let own = read(&format!("{LEAST}{text}")).unwrap().own_ports();
+            own.into_iter().map(|(_, port)| port).collect()
+        };
+        assert_eq!(ports(""), [7000, 988, 7500]);
+        let all = ports("frps_bind_port = 1\nmetrics_listen = \"127.0.0.1:9100\"");
+        assert_eq!(all, [1, 988, 7500, 9100]);
     }
 
     #[test]

@@ -36,6 +36,13 @@ pub(super) fn play(world: &mut World, report: &mut Report, others: Others<'_>) {
             &["frps's own port, 20005"],
         )
     });
+    report.check("the pool has the metrics' port", || {
+        Told::of(world, &["--metrics-listen", "127.0.0.1:20005"])?.says(
+            "pool",
+            "fail",
+            &["the metrics' port, 20005"],
+        )
+    });
     report.check("there is no bpffs", || {
         let elsewhere = world.lab.file("pins").display().to_string();
         let told = Told::of(world, &["--pin-root", &elsewhere])?;

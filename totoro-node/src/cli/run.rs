@@ -193,13 +193,9 @@ fn options(config: &Config, pool: totoro_api::ports::Pool) -> KernelOptions {
     }
 }
 
-/// TCP ports that the pool must leave alone.
 fn own_ports(config: &Config) -> Vec<u16> {
-    vec![
-        config.frps_bind_port,
-        config.plugin_listen.port(),
-        config.frps_admin.port(),
-    ]
+    let own = config.own_ports().into_iter();
+    own.map(|(_, port)| port).collect()
 }
 
 fn rules(config: &Config, pool: totoro_api::ports::Pool) -> Rules {

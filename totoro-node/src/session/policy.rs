@@ -193,12 +193,12 @@ pub fn kernel_public(node: &DesiredNode) -> abi::Tenant {
 /// Whether a pool leaves the node's own TCP ports alone.
 ///
 /// # Errors
-/// It has one of them: frps, its plugin or its admin API could then not be reached.
+/// It has one of them: frps, its plugin, its admin API or the metrics could then not be reached.
 pub fn apart(pool: &Pool, own: &[u16]) -> Result<(), String> {
     let tcp = pool.of(Protocol::Tcp);
     match own.iter().find(|port| tcp.contains(**port)) {
         Some(port) => Err(format!(
-            "the pool contains TCP port {port}, which frps, its plugin or its admin API is on"
+            "the pool contains TCP port {port}, which frps, its plugin, its admin API or metrics_listen is on"
         )),
         None => Ok(()),
     }

@@ -100,13 +100,12 @@ fn apart(config: &Config, pool: &Pool) -> Line {
     if pool.tcp.is_empty() && pool.udp.is_empty() {
         return Line::new("pool", target, Status::Warn, "nothing is lent yet");
     }
-    let own = [
-        ("frps's own port", config.frps_bind_port),
-        ("the plugin's port", config.plugin_listen.port()),
-        ("frps's admin port", config.frps_admin.port()),
-    ];
     let tcp = pool.of(Protocol::Tcp);
-    match own.into_iter().find(|(_, port)| tcp.contains(*port)) {
+    match config
+        .own_ports()
+        .into_iter()
+        .find(|(_, port)| tcp.contains(*port))
+    {
         Some((what, port)) => Line::new(
             "pool",
             target,
@@ -117,7 +116,7 @@ fn apart(config: &Config, pool: &Pool) -> Line {
             "pool",
             target,
             Status::Ok,
-            "apart from frps's and the plugin's ports",
+            "apart from the node's own ports",
         ),
     }
 }
@@ -211,6 +210,30 @@ mod tests {
         ] {
             assert_eq!(opens_with_data(flags).is_some(), is_told, "{flags:#x}");
         }
+    }
+
+    #[test]
+    fn a_pool_with_a_port_of_the_nodes_own_is_told() {
+        let given = Settings {
+            metrics_listen: Some(([127, 0, 0, 1], 20_005).into()),
+            ..Settings::default()
+        };
+        let config = Config::unenrolled(Path::new("/etc/totoro/node.toml"), given).unwrap();
+        let line = |tcp: &str| {
+            let pool = Pool {
+                tcp: tcp.parse().unwrap(),
+                ..Pool::default()
+            };
+            apart(&config, &pool)
+        };
+        let with = line("20000-20009");
+        assert_eq!(with.status, Status::Fail);
+        assert!(
+            with.detail.contains("the metrics' port, 20005"),
+            "{}",
+            with.detail
+        );
+        assert_eq!(line("20006-20009").status, Status::Ok);
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub(super) fn lines(config: &Config, pool: &Pool) -> Vec<Line> {
         ));
     }
     let sockets = sockets();
-    lines.push(listeners(&sockets, pool));
+    lines.push(listeners(&sockets, config, pool));
     lines.extend(taken(&sockets, config));
     lines.push(tproxy::line());
     lines
@@ -93,12 +93,15 @@ fn interface(name: &str, config: &Config) -> Line {
     Line::new("interface", name, status, detail)
 }
 
-/// Ports of the pool that another program has: no lease could be served there.
-fn listeners(sockets: &[Socket], pool: &Pool) -> Line {
+/// Ports of the pool that another program has: no lease could be served there. Of the node's own the line on the
+/// pool tells, whoever has them.
+fn listeners(sockets: &[Socket], config: &Config, pool: &Pool) -> Line {
     let target = format!("tcp {}; udp {}", pool.tcp, pool.udp);
+    let own: Vec<u16> = config.own_ports().iter().map(|(_, port)| *port).collect();
     let taken = sockets
         .iter()
-        .filter(|socket| pool.of(socket.protocol).contains(socket.at.port()));
+        .filter(|socket| pool.of(socket.protocol).contains(socket.at.port()))
+        .filter(|socket| socket.protocol != Protocol::Tcp || !own.contains(&socket.at.port()));
     let others: BTreeSet<String> = taken
         .filter_map(|socket| {
             let (protocol, port) = (socket.protocol, socket.at.port());
@@ -212,8 +215,10 @@ fn owners(inodes: &BTreeSet<u64>) -> BTreeMap<u64, (i32, String)> {
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, UdpSocket};
+    use std::path::Path;
 
     use super::*;
+    use crate::config::Settings;
 
     #[test]
     fn who_has_the_daemons_own_address_is_named() {
@@ -316,7 +321,13 @@ mod tests {
             tcp: ports.parse().unwrap(),
             ..Pool::default()
         };
-        let line = listeners(&sockets(), &pool(&tcp.to_string()));
+        let config = |given| Config::unenrolled(Path::new("/etc/totoro/node.toml"), given).unwrap();
+        let ours = config(Settings {
+            metrics_listen: Some(([127, 0, 0, 1], tcp).into()),
+            ..Settings::default()
+        });
+        let config = config(Settings::default());
+        let line = listeners(&sockets(), &config, &pool(&tcp.to_string()));
         let pid = std::process::id();
         assert_eq!(line.status, Status::Fail);
         assert!(
@@ -330,10 +341,16 @@ mod tests {
             ..Pool::default()
         };
         assert!(
-            listeners(&sockets(), &lent)
+            listeners(&sockets(), &config, &lent)
                 .detail
                 .contains(&format!("udp {udp} ("))
         );
-        assert_eq!(listeners(&sockets(), &pool("1")).status, Status::Ok);
+        let status = |config, ports: &str| listeners(&sockets(), config, &pool(ports)).status;
+        assert_eq!(status(&config, "1"), Status::Ok);
+        assert_eq!(
+            status(&ours, &tcp.to_string()),
+            Status::Ok,
+            "the pool's line tells"
+        );
     }
 }
