@@ -32,7 +32,7 @@ pub(super) enum What {
     Conns,
     /// Live UDP flows.
     Flows,
-    /// Where users come from: connections by address (IPv6: /64) and tenant.
+    /// Where users come from: connections by address (IPv6: /64, to frps's own port by /48 too) and tenant.
     Sources,
     /// Leased ports by traffic, measured over a second.
     Talkers,

@@ -330,7 +330,7 @@ impl Source<'_> {
             .map(|(key, source)| Origin {
                 number: key.tenant,
                 tenant: name(self.names, key.tenant),
-                prefix: source_prefix(&key.prefix),
+                prefix: source_prefix(key.kind, &key.prefix),
                 kind: match key.kind {
                     abi::SOURCE_FLOWS => "flows",
                     abi::SOURCE_SITES => "site",
@@ -357,11 +357,12 @@ impl Source<'_> {
     }
 }
 
-/// A key of `SOURCES` as people write it: an IPv4 address, or an IPv6 /64.
-fn source_prefix(prefix: &abi::Addr) -> String {
+/// A key of `SOURCES` as people write it: an IPv4 address, or an IPv6 /64; of a site, its /48.
+fn source_prefix(kind: u32, prefix: &abi::Addr) -> String {
+    let length = if kind == abi::SOURCE_SITES { 48 } else { 64 };
     match from_addr(prefix) {
         std::net::IpAddr::V4(v4) => v4.to_string(),
-        std::net::IpAddr::V6(v6) => format!("{v6}/64"),
+        std::net::IpAddr::V6(v6) => format!("{v6}/{length}"),
     }
 }
 
@@ -372,8 +373,11 @@ mod tests {
 
     #[test]
     fn sources_as_people_write_them() {
-        let of = |text: &str| source_prefix(&to_addr(text.parse().unwrap()));
-        assert_eq!(of("192.0.2.7"), "192.0.2.7");
-        assert_eq!(of("2001:db8:1:2::"), "2001:db8:1:2::/64");
+        let of = |kind, text: &str| source_prefix(kind, &to_addr(text.parse().unwrap()));
+        for kind in [abi::SOURCE_CONNS, abi::SOURCE_FLOWS] {
+            assert_eq!(of(kind, "192.0.2.7"), "192.0.2.7");
+            assert_eq!(of(kind, "2001:db8:1:2::"), "2001:db8:1:2::/64");
+        }
+        assert_eq!(of(abi::SOURCE_SITES, "2001:db8:1::"), "2001:db8:1::/48");
     }
 }
