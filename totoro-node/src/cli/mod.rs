@@ -284,9 +284,8 @@ async fn act(cli: Cli, health: Health, listener: Option<TcpListener>) -> Result<
             frps_config::run(&config, &applied_pool(&config).await?, &args, cli.json)
         }
         Command::Inspect(args) => {
-            // Without the daemon the pins still tell all but the names.
             let socket = config.local_socket();
-            let names = async || ask(&socket, &Ask::Tenants).await.unwrap_or_default();
+            let names = async || ask(&socket, &Ask::Tenants).await;
             inspect::run(&config, &args, cli.json, names).await
         }
         Command::Invite(command) => invite::run(&control()?, command, cli.json).await,
