@@ -3,6 +3,7 @@
 
 mod changes;
 mod group;
+mod left;
 mod log;
 #[cfg(test)]
 mod spool_tests;
@@ -24,6 +25,7 @@ use crate::spool;
 
 pub use changes::Changes;
 pub use group::{Failed, Group, Place};
+pub use left::{Get, Left};
 #[doc(hidden)]
 pub use log::fuzz;
 pub(crate) use log::{Kind, Log, OP, Ops, Reader, Spot};
@@ -86,12 +88,6 @@ pub(crate) fn files(dir: &Path) -> Vec<PathBuf> {
 }
 
 impl Store {
-    /// Whether a daemon ever kept its state under `dir`.
-    #[must_use]
-    pub fn exists(dir: &Path) -> bool {
-        log::exists(dir) || dir.join(take_over::STATE).exists()
-    }
-
     /// Opens (or creates) the state under `dir`, for one daemon at a time.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
     reason = "they panic when the reader has gone or the disk is full; `totoro_cli::out` does not"
 )]
 
+mod applied;
 mod audit;
 mod ban;
 mod check;
@@ -37,8 +38,6 @@ use crate::config::{Config, Settings};
 use crate::control::{CallError, Control};
 use crate::health::Health;
 use crate::local::{Ask, NotRunning, ask};
-use crate::session::stored_pool;
-use crate::store::Store;
 
 /// Lends this machine's ports through frps, under limits that its kernel holds.
 #[derive(Debug, Parser)]
@@ -268,7 +267,7 @@ async fn act(cli: Cli, health: Health, listener: Option<TcpListener>) -> Result<
             run::run(config, health, listener).await
         }
         Command::Check => {
-            let pool = applied_pool(&config).await.unwrap_or_else(|error| {
+            let pool = applied::pool(&config).await.unwrap_or_else(|error| {
                 out::warn(format_args!(
                     "judged with the pool of the enrolment: {error:#}"
                 ));
@@ -277,11 +276,11 @@ async fn act(cli: Cli, health: Health, listener: Option<TcpListener>) -> Result<
             check::run(&config, &settings, pool, true, cli.json).await
         }
         Command::Doctor => {
-            let pool = applied_pool(&config).await.ok();
+            let pool = applied::pool(&config).await.ok();
             doctor::run(&config, &settings, pool, cli.json).await
         }
         Command::FrpsConfig(args) => {
-            frps_config::run(&config, &applied_pool(&config).await?, &args, cli.json)
+            frps_config::run(&config, &applied::pool(&config).await?, &args, cli.json)
         }
         Command::Inspect(args) => {
             let socket = config.local_socket();
@@ -296,19 +295,6 @@ async fn act(cli: Cli, health: Health, listener: Option<TcpListener>) -> Result<
         Command::Kick { session } => local::kick(&config, session, cli.json).await,
         Command::Ban(command) => ban::run(&config, command, cli.json).await,
         Command::Uninstall(args) => uninstall::run(&config, &settings, &args, cli.json),
-    }
-}
-
-/// The pool that was applied last: by the daemon's word, or, when none runs, by its state; the
-/// pool of the enrolment before the first push.
-async fn applied_pool(config: &Config) -> Result<Pool> {
-    match ask(&config.local_socket(), &Ask::Pool).await {
-        Ok(pool) => Ok(pool),
-        Err(error) if error.is::<NotRunning>() && Store::exists(&config.state_dir) => {
-            stored_pool(&Store::open(&config.state_dir)?, &config.pool)
-        }
-        Err(error) if error.is::<NotRunning>() => Ok(config.pool.clone()),
-        Err(error) => Err(error),
     }
 }
 

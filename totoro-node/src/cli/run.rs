@@ -60,7 +60,7 @@ pub(super) async fn run(config: Config, health: Health, listener: TcpListener) -
     let spool = Spool::of(Arc::clone(&store));
     let kept = kept_clock(&store)?;
     let clock = Arc::new(Clock::resume(&kept, &machine::boot_id()));
-    let pool = stored_pool(&store, &config.pool)?;
+    let pool = stored_pool(&*store, &config.pool)?;
     apart(&pool, &own_ports(&config)).map_err(|why| {
         anyhow::anyhow!("{why}; change the pool (control plane) or that port (node.toml)")
     })?;

@@ -11,7 +11,7 @@ use totoro_api::ticket::Revision;
 use totoro_api::wire::push::{Ban, DesiredNode, TicketKey};
 
 use super::policy::{Policy, Tombstone};
-use crate::store::{Changes, INVITES, META, Store};
+use crate::store::{Changes, Get, INVITES, META, Store};
 
 /// Key in `META`: the applied policy without its invites.
 const POLICY: &str = "applied_policy";
@@ -31,17 +31,23 @@ struct Head<'a> {
     revoked: &'a BTreeMap<String, Tombstone>,
 }
 
-/// Reads the policy that was applied last, if any was; and what is yet to be written of it, where an
-/// earlier version applied it.
-pub(super) fn read(store: &Store) -> Result<(Option<Policy>, Changes)> {
-    let head = store.get::<Policy>(META, POLICY)?;
-    let whole = store.get::<Policy>(META, WHOLE)?;
-    let seen = store.get::<Option<Revision>>(META, SEEN)?;
+/// What there is of the policy that was applied last.
+struct Found {
+    /// This version's, without invites.
+    head: Option<Policy>,
+    /// An earlier version's.
+    whole: Option<Policy>,
+    /// Whether that one was applied later.
+    later: bool,
+    /// The revision of that one when it was last looked at.
+    seen: Option<Option<Revision>>,
+}
+
+fn find(from: &impl Get) -> Result<Found> {
+    let head = from.get::<Policy>(META, POLICY)?;
+    let whole = from.get::<Policy>(META, WHOLE)?;
+    let seen = from.get::<Option<Revision>>(META, SEEN)?;
     let there = whole.as_ref().map(|whole| whole.revision);
-    let mut changes = Changes::default();
-    if seen != Some(there) {
-        changes.put(META, SEEN, &there);
-    }
     let later = match (&head, seen) {
         (None, _) => true,
         (Some(_), Some(seen)) => there != seen,
@@ -50,6 +56,28 @@ pub(super) fn read(store: &Store) -> Result<(Option<Policy>, Changes)> {
             there.is_some_and(|there| there.generation == ours.generation && there.rev > ours.rev)
         }
     };
+    Ok(Found {
+        head,
+        whole,
+        later,
+        seen,
+    })
+}
+
+/// Reads the policy that was applied last, if any was; and what is yet to be written of it, where an
+/// earlier version applied it.
+pub(super) fn read(store: &Store) -> Result<(Option<Policy>, Changes)> {
+    let Found {
+        head,
+        whole,
+        later,
+        seen,
+    } = find(store)?;
+    let there = whole.as_ref().map(|whole| whole.revision);
+    let mut changes = Changes::default();
+    if seen != Some(there) {
+        changes.put(META, SEEN, &there);
+    }
     let invites = store.all(INVITES)?.into_iter().collect();
     let head = head.map(|head| Policy { invites, ..head });
     match whole {
@@ -62,12 +90,14 @@ pub(super) fn read(store: &Store) -> Result<(Option<Policy>, Changes)> {
     }
 }
 
-/// Reads the pool that was applied last, for loading the programs.
+/// Reads the pool that was applied last, for loading the programs, or for who only looks.
 ///
 /// # Errors
 /// The disk.
-pub fn stored_pool(store: &Store, otherwise: &Pool) -> Result<Pool> {
-    let (policy, _) = read(store)?;
+pub fn stored_pool(from: &impl Get, otherwise: &Pool) -> Result<Pool> {
+    let found = find(from)?;
+    let whole = found.whole.filter(|_| found.later);
+    let policy = whole.or(found.head);
     Ok(policy.map_or_else(|| otherwise.clone(), |policy| policy.node.pool))
 }
 
@@ -118,8 +148,14 @@ mod tests {
     use totoro_api::wire::push::{DesiredInvite, InviteState};
 
     use super::*;
+    use crate::store::Left;
 
+    /// Each revision with a pool of its own.
     fn policy(rev: u64, invites: &[(&str, u32)]) -> Policy {
+        let pool = Pool {
+            tcp: (20_000 + rev).to_string().parse().unwrap(),
+            ..Pool::default()
+        };
         let invite = |(id, epoch): &(&str, u32)| {
             let invite = DesiredInvite {
                 id: (*id).to_owned(),
@@ -133,7 +169,7 @@ mod tests {
         Policy {
             revision: Revision { generation: 1, rev },
             invites: invites.iter().map(invite).collect(),
-            ..Policy::initial(Pool::default())
+            ..Policy::initial(pool)
         }
     }
 
@@ -147,6 +183,9 @@ mod tests {
     /// What a start does.
     fn open(store: &Store) -> Option<Policy> {
         let (policy, changes) = read(store).unwrap();
+        let pool = policy.as_ref().map(|policy| policy.node.pool.clone());
+        let none = Pool::default();
+        assert_eq!(stored_pool(store, &none).unwrap(), pool.unwrap_or(none));
         store.commit(&changes).unwrap();
         let (again, changes) = read(store).unwrap();
         assert!(changes.is_empty(), "all is written");
@@ -180,6 +219,9 @@ mod tests {
         let mut changes = Changes::default();
         put(&mut changes, &third, None);
         store.commit(&changes).unwrap();
+        let left = Left::under(dir.path()).unwrap();
+        let pool = stored_pool(&left, &Pool::default()).unwrap();
+        assert_eq!(pool, third.node.pool, "for who only looks, too");
         assert_eq!(open(&store), Some(third), "whatever was there");
         let earlier: Option<Policy> = store.get(META, WHOLE).unwrap();
         assert_eq!(earlier, Some(first), "for a version that is put back");

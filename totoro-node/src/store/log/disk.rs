@@ -99,6 +99,11 @@ impl Disk {
         options.open(self.path(&Disk::name(number)))
     }
 
+    pub(super) fn open_to_read(&self, number: u32) -> io::Result<File> {
+        self.works()?;
+        File::open(self.path(&Disk::name(number)))
+    }
+
     /// The length of a file; 0 where there is none.
     pub(super) fn length(&self, name: &str) -> u64 {
         fs::metadata(self.path(name)).map_or(0, |file| file.len())
@@ -228,9 +233,4 @@ pub(crate) fn files(dir: &Path) -> Vec<PathBuf> {
     let others = [RESERVE, PART, AHEAD].map(str::to_owned);
     let all = names.chain(spares).chain(others);
     all.map(|name| disk.path(&name)).collect()
-}
-
-/// Whether there is a log in this directory.
-pub(crate) fn exists(dir: &Path) -> bool {
-    Disk::under(dir).list().is_ok_and(|found| !found.is_empty())
 }

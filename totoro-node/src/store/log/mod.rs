@@ -21,6 +21,7 @@ mod full_tests;
 #[doc(hidden)]
 pub mod fuzz;
 mod index;
+mod look;
 #[cfg(test)]
 mod power_tests;
 mod read;
@@ -41,9 +42,10 @@ use disk::{AHEAD, PART, RESERVE, SPARES};
 use format::{Frame, HEAD, HEADER, Header};
 use index::Index;
 
-pub(crate) use disk::{Disk, exists, files};
+pub(crate) use disk::{Disk, files};
 pub(crate) use format::{Kind, OP, Ops};
 pub(crate) use index::Spot;
+pub(crate) use look::Look;
 pub(crate) use read::Reader;
 
 /// How long things get, bytes.

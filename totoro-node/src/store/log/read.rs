@@ -40,7 +40,7 @@ impl<'a> Reader<'a> {
         let (at, length) = (u64::from(spot.at), spot.length as usize);
         let here = |file: &Option<(u32, File)>| file.as_ref().map(|(number, _)| *number);
         if here(&self.file) != Some(spot.file) {
-            let file = self.disk.open(spot.file).with_context(failed)?;
+            let file = self.disk.open_to_read(spot.file).with_context(failed)?;
             self.file = Some((spot.file, file));
             self.window.clear();
         }
