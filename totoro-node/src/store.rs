@@ -30,6 +30,14 @@ pub use left::{Get, Left};
 pub use log::fuzz;
 pub(crate) use log::{Kind, Log, OP, Ops, Reader, Spot};
 
+/// What a start makes that finds nothing, bytes: the log's first file, and as much that is kept for a full disk.
+pub(crate) const BEGINS_WITH: u64 = 2 * (log::SIZES.file + log::SIZES.slack);
+
+/// What a log comes to whose spool is full, bytes: up to twice what lives in it.
+pub(crate) fn grows_to(spool: u64) -> u64 {
+    log::SIZES.least.max(2 * spool)
+}
+
 /// The file in the state's directory that a daemon locks.
 const LOCK: &str = "lock";
 

@@ -57,6 +57,11 @@ pub(super) fn play(world: &mut World, report: &mut Report, others: Others<'_>) {
         let told = Told::of(world, &["--cgroup", &elsewhere])?;
         told.says("cgroup", "fail", &[&elsewhere, "mount -t cgroup2 cgroup2"])
     });
+    report.check("state can't be kept", || {
+        let file = world.node_config().display().to_string();
+        let told = Told::of(world, &["--state-dir", &file])?;
+        told.says("state", "fail", &[&file, "is no directory", "state_dir"])
+    });
     report.check("there is no kernel object", || {
         let nowhere = world.lab.file("no.o").display().to_string();
         Told::of(world, &["--object", &nowhere])?.says("object", "fail", &[&nowhere])

@@ -20,13 +20,14 @@ use crate::story::World;
 pub type Others<'a> = &'a dyn Fn(&Netns, &str) -> Result<Box<dyn Any + Send>>;
 
 /// What is broken by turns, by `check`'s word for it.
-const COMPONENTS: [&str; 19] = [
+const COMPONENTS: [&str; 20] = [
     "capabilities",
     "bpf",
     "privilege",
     "sk_lookup",
     "bpffs",
     "cgroup",
+    "state",
     "object",
     "plugin",
     "pool",

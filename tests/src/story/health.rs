@@ -33,7 +33,7 @@ pub(super) fn doctor(world: &World) -> Result<String> {
 }
 
 /// What `check` looks at on a machine that is a node, by component.
-const CHECKED: [&str; 21] = [
+const CHECKED: [&str; 22] = [
     "kernel",
     "capabilities",
     "bpf",
@@ -42,6 +42,7 @@ const CHECKED: [&str; 21] = [
     "privilege",
     "bpffs",
     "cgroup",
+    "state",
     "object",
     "sock_destroy",
     "plugin",

@@ -30,11 +30,11 @@ const RECENT_MS: i64 = 60_000;
 const PROBLEMS: usize = 5;
 
 /// Prints the findings; fails when something is wrong. `settings` is the settings' file, `pool` the one that was
-/// applied last, where that is known.
+/// applied last, or why it is not known.
 pub(super) async fn run(
     config: &Config,
     settings: &Path,
-    pool: Option<Pool>,
+    pool: Result<Pool>,
     as_json: bool,
 ) -> Result<()> {
     let mut lines = check::secrets(config);
@@ -58,6 +58,9 @@ pub(super) async fn run(
             lines.extend(refusal.into_iter().chain(said.node));
         }
     }
+    let unreadable = pool.as_ref().err();
+    lines.extend(unreadable.and_then(|why| check::unreadable(config, why)));
+    let pool = pool.ok();
     // Without the daemon's word the pool of the enrolment does; what the file should have is not known then.
     lines.extend(check::frps(config, pool.as_ref().unwrap_or(&config.pool)).await);
     let file = pool.map(|pool| check::frps_file(config, settings, &pool));

@@ -243,7 +243,8 @@ async fn act(cli: Cli, health: Health, listener: Option<TcpListener>) -> Result<
         let config = || Config::unenrolled(&cli.config, cli.settings.clone());
         match &cli.command {
             Command::Check => {
-                return check::run(&config()?, &cli.config, Pool::default(), false, cli.json).await;
+                let pool = Ok(Pool::default());
+                return check::run(&config()?, &cli.config, pool, false, cli.json).await;
             }
             Command::Uninstall(args) => {
                 return uninstall::run(&config()?, &cli.config, args, cli.json);
@@ -267,16 +268,11 @@ async fn act(cli: Cli, health: Health, listener: Option<TcpListener>) -> Result<
             run::run(config, health, listener).await
         }
         Command::Check => {
-            let pool = applied::pool(&config).await.unwrap_or_else(|error| {
-                out::warn(format_args!(
-                    "judged with the pool of the enrolment: {error:#}"
-                ));
-                config.pool.clone()
-            });
+            let pool = applied::pool(&config).await;
             check::run(&config, &settings, pool, true, cli.json).await
         }
         Command::Doctor => {
-            let pool = applied::pool(&config).await.ok();
+            let pool = applied::pool(&config).await;
             doctor::run(&config, &settings, pool, cli.json).await
         }
         Command::FrpsConfig(args) => {

@@ -7,15 +7,17 @@ mod heap;
 mod kernel;
 mod machine;
 mod network;
+mod state;
 mod tproxy;
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, bail};
 use serde::Serialize;
 use totoro_api::ports::Pool;
 use totoro_cli::{Table, print_json};
 
+use super::applied::Unreadable;
 use crate::config::Config;
 
 /// How bad it is.
@@ -67,17 +69,23 @@ impl Line {
     }
 }
 
-/// Prints the preflight; fails when something is missing. `pool` is the one that holds now.
-/// `settings` is the settings' file.
+/// Prints the preflight; fails when something is missing. `pool` is the one that holds now; where it is not known, that
+/// of the enrolment is looked at. `settings` is the settings' file.
 pub(super) async fn run(
     config: &Config,
     settings: &Path,
-    pool: Pool,
+    pool: Result<Pool>,
     enrolled: bool,
     as_json: bool,
 ) -> Result<()> {
+    let (pool, unknown) = match pool {
+        Ok(pool) => (pool, None),
+        Err(error) => (config.pool.clone(), Some(error)),
+    };
     let mut lines = kernel::lines(config);
     lines.extend(machine::lines(config, &pool));
+    lines.push(state::line(config, unknown.as_ref()));
+    lines.extend(unknown.and_then(|why| unanswered(config, &why)));
     lines.extend(network::lines(config, &pool));
     if enrolled {
         lines.extend(machine::secrets(config));
@@ -95,9 +103,22 @@ pub(super) async fn run(
     conclude(&lines, as_json)
 }
 
+/// A daemon that runs and does not tell the pool.
+fn unanswered(config: &Config, why: &Error) -> Option<Line> {
+    if why.is::<Unreadable>() {
+        return None;
+    }
+    let detail = format!(
+        "{why:#}; the pool of the enrolment is looked at instead. Next: totoro-node doctor"
+    );
+    let socket = config.local_socket().display().to_string();
+    Some(Line::new("daemon", socket, Status::Warn, detail))
+}
+
 pub(super) use control::{Said, said};
 pub(super) use frps::{file as frps_file, lines as frps};
 pub(super) use machine::{neighbours, secrets};
+pub(super) use state::unreadable;
 
 /// What of this machine may take the pool's connections past the limits, also long after a start.
 pub(super) fn past(config: &Config) -> Vec<Line> {
