@@ -77,7 +77,6 @@ fn pool() -> Pool {
     Pool {
         tcp: "20000-20099".parse().unwrap(),
         udp: "20000-20009".parse().unwrap(),
-        ..Pool::default()
     }
 }
 
