@@ -30,15 +30,24 @@ impl Report {
         self.add_with_goal(what, value, unit, None);
     }
 
-    /// A figure that should not be larger than the goal.
+    /// A figure with a goal.
     pub(crate) fn add_goal(
         &mut self,
         what: &'static str,
         value: f64,
         unit: &'static str,
-        goal: f64,
+        goal: Goal,
     ) {
-        self.add_with_goal(what, value, unit, Some(Goal::at_most(goal)));
+        self.add_with_goal(what, value, unit, Some(goal));
+    }
+
+    /// How many heartbeats were answered a second, of those that were due, and how many failed; how many watchers
+    /// were lost. What they cost says nothing where they were not served.
+    pub(crate) fn served(&mut self, (answered, due): (f64, f64), failed: f64, lost: f64) {
+        let most = Goal::at_least(0.99 * due);
+        self.add_goal("heartbeats answered", answered, "/s", most);
+        self.add_goal("heartbeats failed", failed, "", Goal::at_most(0.0));
+        self.add_goal("watchers lost", lost, "", Goal::at_most(0.0));
     }
 
     fn add_with_goal(
@@ -72,4 +81,22 @@ impl Report {
 #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
 pub(crate) fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Report;
+
+    #[test]
+    fn nodes_that_were_not_served_miss_goals() {
+        let met = |answered, failed, lost| {
+            let mut report = Report::new(10_000, 1);
+            report.served((answered, 666.7), failed, lost);
+            report.run().goals().met
+        };
+        assert_eq!(met(666.6, 0.0, 0.0), 3);
+        assert_eq!(met(659.0, 0.0, 0.0), 2);
+        assert_eq!(met(666.6, 1.0, 0.0), 2);
+        assert_eq!(met(0.0, 10_000.0, 10_000.0), 0);
+    }
 }
