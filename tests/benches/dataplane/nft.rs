@@ -194,7 +194,7 @@ fn one(
     let part = "A frame received, beside nftables";
     let name = format!("{}, {leases} leases", class.name);
     let figure = Figure::new(part, &name, "ns", Better::Less, ours);
-    let figure = figure.against(NOTHING, &nothing, None);
+    let figure = figure.against_empty(NOTHING, &nothing, None);
     let goal = Some(Relative::at_most(1.0));
     run.add(match has_nft {
         true => figure.against(NFT, &theirs, goal),

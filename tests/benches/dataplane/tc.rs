@@ -175,6 +175,6 @@ fn by_class(
     }
     for (class, [ours, nothing]) in classes.iter().zip(samples) {
         let figure = Figure::new(part, class.name, "ns", Better::Less, ours);
-        run.add(figure.against(NOTHING, &nothing, None));
+        run.add(figure.against_empty(NOTHING, &nothing, None));
     }
 }

@@ -228,9 +228,8 @@ fn by_class(
         }
     }
     for ((class, samples), beside) in classes.iter().zip(samples).zip(beside) {
-        let goal = class.goal.map(Relative::over);
         let mut figure = Figure::new(part, class.name, "ns", Better::Less, samples.ours);
-        figure = figure.against(NOTHING, &samples.nothing, goal);
+        figure = figure.against_empty(NOTHING, &samples.nothing, class.goal);
         // The lean one does less than is asked for: told, and no goal.
         let goal = |name| (name != LEAN).then_some(Relative::at_most(1.0));
         for (nth, theirs) in beside.into_iter().zip(&samples.filters) {

@@ -3,7 +3,7 @@
 //! A figure's samples of both runs are put through a one-sided Mann-Whitney U test: it asks how likely
 //! chance alone puts the later samples so far on the worse side, whatever their distribution. Where both
 //! runs measured a figure beside the same baseline, the rounds' ratios are compared, so that a slower
-//! machine is no regression. Many figures are asked at once, so each gets its part of the whole chance of
+//! machine is no regression; beside one that does nothing, what is more than it, as a part of it. Many figures are asked at once, so each gets its part of the whole chance of
 //! a false alarm (Bonferroni). What a test finds may still be too small to matter, and rounds of one run
 //! know nothing of what differs between two (memory's layout, say): below the smallest effect nothing is
 //! a regression.
@@ -19,6 +19,7 @@ use statrs::stats_tests::mannwhitneyu::{MannWhitneyUMethod, mannwhitneyu};
 
 use crate::figure::{Better, Figure};
 use crate::gone::goals;
+use crate::pair::{Pair, pair};
 use crate::run::Run;
 use crate::stats::median;
 use crate::table::number;
@@ -93,6 +94,8 @@ pub struct Change {
     pub figure: String,
     /// The baseline whose ratios were compared, or that is gone; `None`: the figures themselves.
     pub beside: Option<String>,
+    /// Whether that does nothing, so that what is more than it was compared, as a part of it.
+    pub beyond: bool,
     /// The goal that became another or was lost, before and now; `None`: the figure did.
     pub goal: Option<String>,
     /// Its median before and after; NaN where it is gone. Of a goal beside a baseline, what that asks of: the
@@ -115,21 +118,6 @@ pub struct Comparison {
     /// Why the runs may not be comparable.
     pub warnings: Vec<String>,
     rules: Rules,
-}
-
-/// The samples of one figure in both runs, as they are compared.
-struct Pair<'a> {
-    before: &'a Figure,
-    after: &'a Figure,
-    beside: Option<String>,
-    samples: [Vec<f64>; 2],
-}
-
-impl Pair<'_> {
-    /// Whether there is no noise to tell it from: whatever is more, is more.
-    fn is_exact(&self) -> bool {
-        self.before.exact && self.after.exact && self.beside.is_none()
-    }
 }
 
 /// Compares two runs.
@@ -176,38 +164,6 @@ pub fn compare(before: &Run, after: &Run, rules: Rules) -> Comparison {
     }
 }
 
-/// Whatever both runs measured a figure beside first; else the figure itself.
-fn pair<'a>(before: &'a Figure, after: &'a Figure) -> Pair<'a> {
-    let ratios = |figure: &Figure, baseline: &str| -> Option<Vec<f64>> {
-        let mut against = figure.against.iter();
-        let against = against.find(|one| one.baseline == baseline)?;
-        let rounds = figure.samples.iter().zip(&against.samples);
-        let ratios: Vec<f64> = rounds.map(|(ours, theirs)| ours / theirs).collect();
-        // What is a difference may be less than nothing, and a ratio to that is no size.
-        let usable = against.samples.len() == figure.samples.len()
-            && against.samples.iter().all(|theirs| *theirs > 0.0)
-            && ratios.iter().all(|ratio| ratio.is_finite());
-        usable.then_some(ratios)
-    };
-    for against in &before.against {
-        let name = &against.baseline;
-        if let (Some(first), Some(second)) = (ratios(before, name), ratios(after, name)) {
-            return Pair {
-                before,
-                after,
-                beside: Some(name.clone()),
-                samples: [first, second],
-            };
-        }
-    }
-    Pair {
-        before,
-        after,
-        beside: None,
-        samples: [before.samples.clone(), after.samples.clone()],
-    }
-}
-
 fn judge(pair: &Pair, effect: f64, chance: f64) -> Change {
     let [first, second] = &pair.samples;
     let medians = (median(first), median(second));
@@ -233,9 +189,11 @@ fn judge(pair: &Pair, effect: f64, chance: f64) -> Change {
     } else {
         Outcome::Better
     };
+    let (beside, beyond) = pair.beside.clone().unzip();
     Change {
         figure: String::new(),
-        beside: pair.beside.clone(),
+        beside,
+        beyond: beyond.unwrap_or_default(),
         goal: None,
         medians,
         p,
@@ -346,8 +304,12 @@ impl fmt::Display for Comparison {
         for change in &self.changes {
             let (before, after) = change.medians;
             let mut name = change.figure.clone();
-            if let Some(beside) = &change.beside {
-                write!(name, ", over {beside}")?;
+            match &change.beside {
+                Some(beside) if change.beyond => {
+                    write!(name, ", beyond {beside}, as a part of it")?
+                }
+                Some(beside) => write!(name, ", over {beside}")?,
+                None => {}
             }
             if let Some(goal) = &change.goal {
                 write!(name, ", goal {goal}")?;

@@ -52,6 +52,9 @@ pub struct Against {
     /// What the figure must be beside it.
     #[serde(default)]
     pub goal: Option<Relative>,
+    /// Whether it does nothing: what the figure is more than it is what was measured.
+    #[serde(default)]
+    pub empty: bool,
 }
 
 impl Figure {
@@ -101,7 +104,22 @@ impl Figure {
             baseline: baseline.to_owned(),
             samples: samples.to_vec(),
             goal,
+            empty: false,
         });
+        self
+    }
+
+    /// The same for a baseline that does nothing (an empty program, say), than which it may be so much more, if
+    /// there is a goal.
+    ///
+    /// # Panics
+    /// There is no sample, or one is no number.
+    #[must_use]
+    pub fn against_empty(mut self, baseline: &str, samples: &[f64], most: Option<f64>) -> Self {
+        self = self.against(baseline, samples, most.map(Relative::over));
+        if let Some(against) = self.against.last_mut() {
+            against.empty = true;
+        }
         self
     }
 
@@ -113,6 +131,7 @@ impl Figure {
             baseline: baseline.to_owned(),
             samples: Vec::new(),
             goal,
+            empty: false,
         });
         self
     }
@@ -153,6 +172,11 @@ impl Figure {
 }
 
 impl Against {
+    /// Whether it does nothing; a goal of a difference says so, too.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.empty || matches!(self.goal, Some(Relative::Over { .. }))
+    }
+
     /// How many times the baseline the figure is; `None` where the baseline is nothing or less, or can't be told
     /// from that.
     #[must_use]

@@ -104,6 +104,7 @@ impl Found {
         let change = |outcome, goal| Change {
             figure: self.figure.clone(),
             beside: self.beside.clone(),
+            beyond: false,
             goal: Some(goal),
             medians: self.medians,
             p: f64::NAN,

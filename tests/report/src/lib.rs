@@ -10,6 +10,7 @@ mod gone;
 mod locked;
 mod machine;
 mod page;
+mod pair;
 mod plot;
 mod run;
 mod stats;

@@ -65,6 +65,53 @@ fn a_slower_machine_is_none() {
 }
 
 #[test]
+fn what_an_empty_program_takes_as_well_dilutes_nothing() {
+    // Rounds are fast and slow for both; of ours, so much is our own.
+    let with = |own: f64, machine: f64, goal: bool| {
+        let mut run = Run::new("example");
+        run.baseline("empty", "1");
+        let empty: Vec<f64> = noisy(30.0, 6.0, 10)
+            .iter()
+            .map(|one| one * machine)
+            .collect();
+        let own = noisy(own, 0.4, 9).into_iter().cycle();
+        let ours: Vec<f64> = empty
+            .iter()
+            .zip(own)
+            .map(|(empty, own)| empty + own * machine)
+            .collect();
+        let figure = Figure::new("xdp", "ours", "ns", Better::Less, ours);
+        run.add(match goal {
+            true => figure.against("empty", &empty, Some(Relative::over(1_000.0))),
+            false => figure.against_empty("empty", &empty, None),
+        });
+        run
+    };
+    for goal in [true, false] {
+        let (before, worse) = (with(3.0, 1.0, goal), with(4.0, 1.0, goal));
+        assert_eq!(outcome(&before, &before), Outcome::Same);
+        assert_eq!(outcome(&before, &worse), Outcome::Regression);
+        assert_eq!(outcome(&worse, &before), Outcome::Better);
+        assert_eq!(outcome(&before, &with(3.0, 2.0, goal)), Outcome::Same);
+        assert_eq!(outcome(&before, &with(4.0, 2.0, goal)), Outcome::Regression);
+        // Less than nothing, as what drops a packet at once may cost, is no other case.
+        let (before, worse) = (with(-20.0, 1.0, goal), with(-13.0, 1.0, goal));
+        assert_eq!(outcome(&before, &worse), Outcome::Regression);
+        let text = compare(&before, &worse, Rules::default()).to_string();
+        assert!(
+            text.contains("ours, beyond empty, as a part of it |"),
+            "{text}"
+        );
+    }
+    // An earlier run did not say what its baseline is; as ratios these differ by less than a twentieth.
+    let (mut before, mut worse) = (with(3.0, 1.0, false), with(4.0, 1.0, false));
+    before.figures[0].against[0].empty = false;
+    assert_eq!(outcome(&before, &worse), Outcome::Regression);
+    worse.figures[0].against[0].empty = false;
+    assert_eq!(outcome(&before, &worse), Outcome::Same);
+}
+
+#[test]
 fn which_side_is_worse_is_the_figures_word() {
     let (low, high) = (noisy(50.0, 4.0, 8), noisy(60.0, 4.0, 8));
     for (better, outcome_up) in [
