@@ -27,10 +27,10 @@ pub enum Source {
     Forged,
 }
 
-/// Sends `rate` SYNs a second until told to stop; how many per second it was in truth.
+/// Sends `rate` SYNs a second until told to stop; how many per second the socket took in truth.
 ///
 /// # Errors
-/// No raw socket, or one packet was not taken.
+/// No raw socket.
 pub fn flood(
     ns: &Netns,
     to: SocketAddrV4,
@@ -48,27 +48,35 @@ pub fn flood(
         )
         .context("a raw socket")?;
         let target = SockaddrIn::from(SocketAddrV4::new(*to.ip(), 0));
-        let begun = Instant::now();
-        let mut sent = 0u32;
         // Any odd number goes through all of them.
         let mut state = 0x9e37_79b9u32;
-        while !stop.load(Ordering::SeqCst) {
-            let due = (begun.elapsed().as_secs_f64() * f64::from(rate)) as u32;
-            while sent < due {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                let from = match source {
-                    Source::Own(ip) => ip,
-                    Source::Forged => forged(state >> 8),
-                };
-                let packet = packet(SocketAddrV4::new(from, 1024 + (state >> 16) as u16 / 2), to);
-                // A full queue is part of a flood.
-                let _ = sendto(fd.as_raw_fd(), &packet, &target, MsgFlags::MSG_DONTWAIT);
-                sent += 1;
-            }
-            std::thread::sleep(TURN);
-        }
-        Ok(f64::from(sent) / begun.elapsed().as_secs_f64())
+        let (sent, took) = paced(rate, stop, || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let from = match source {
+                Source::Own(ip) => ip,
+                Source::Forged => forged(state >> 8),
+            };
+            let packet = packet(SocketAddrV4::new(from, 1024 + (state >> 16) as u16 / 2), to);
+            sendto(fd.as_raw_fd(), &packet, &target, MsgFlags::MSG_DONTWAIT).is_ok()
+        });
+        Ok(f64::from(sent) / took.as_secs_f64())
     })
+}
+
+/// Sends so often a second until told to stop; how often it was taken, in which time. A full queue is part of a
+/// flood, and what it did not take was not sent.
+fn paced(rate: u32, stop: &AtomicBool, mut send: impl FnMut() -> bool) -> (u32, Duration) {
+    let begun = Instant::now();
+    let (mut tried, mut sent) = (0u32, 0u32);
+    while !stop.load(Ordering::SeqCst) {
+        let due = (begun.elapsed().as_secs_f64() * f64::from(rate)) as u32;
+        while tried < due {
+            sent += u32::from(send());
+            tried += 1;
+        }
+        std::thread::sleep(TURN);
+    }
+    (sent, begun.elapsed())
 }
 
 /// One of the forged sources.
@@ -106,4 +114,20 @@ fn sum(bytes: &[u8]) -> u32 {
     pairs
         .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]))
         .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_taken_was_not_sent() {
+        let (stop, mut tried) = (AtomicBool::new(false), 0);
+        let (sent, _) = paced(100_000, &stop, || {
+            tried += 1;
+            stop.store(tried >= 1_000, Ordering::SeqCst);
+            tried % 3 == 0
+        });
+        assert_eq!(sent, tried / 3);
+    }
 }
