@@ -99,7 +99,9 @@ impl Rounds {
 
     async fn measure(&self) -> Calls {
         let certificate = self.tls.then(Certificate::new);
-        let real = Real::start(certificate.as_ref()).await;
+        let wanted = |name: &str| name.contains(&self.only);
+        let has_codes = CALLS[..2].iter().any(|(name, ..)| wanted(name));
+        let real = Real::start(certificate.as_ref(), has_codes).await;
         // More than clients: on one node logins come one after the other, and tickets are remembered.
         let nodes = Nodes::start(real.control(), 4 * self.clients).await;
         let keys = nodes.keys(real.control()).await;
@@ -109,7 +111,6 @@ impl Rounds {
         let durable = Bare::start(&keys, Some(bare_dir.path()), certificate);
         // Twice what was ever measured.
         let logins = 2 * 12 * usize::try_from(self.length.as_millis()).unwrap() * (self.count + 1);
-        let wanted = |name: &str| name.contains(&self.only);
         let logins = if wanted(CALLS[4].0) { logins } else { 1 };
         let tickets = nodes.tickets(real.control(), logins).await;
         let store: Arc<dyn Store> = Arc::new(SledStore::open(dir.path(), 64 << 20).unwrap());

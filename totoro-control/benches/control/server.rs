@@ -1,6 +1,7 @@
 //! The real server, ready to be asked.
 
 use serde_json::json;
+use totoro_api::wire::invite::MAX_COUNT;
 
 use crate::client::{Request, bytes_of};
 use crate::support::ca::trusting;
@@ -12,18 +13,21 @@ const FORM: &str = "application/x-www-form-urlencoded";
 
 /// Nodes that invites are made for in turn: one may have 100,000.
 const MAKERS: usize = 16;
+/// Nodes whose invites' codes are asked for, 1,000 each. Five times as many as the server keeps decoded, and more than
+/// are asked for in the usual rounds: none is asked for again while it is still at hand.
+const LENDERS: usize = 100;
 
-/// A server with a node that has an invite, and nodes that invites are made for.
+/// A server with a node that reports, nodes that have invites, and nodes that invites are made for.
 pub(crate) struct Real {
     control: Control,
     node: Node,
     makers: Vec<Node>,
-    code: String,
+    codes: Vec<String>,
 }
 
 impl Real {
-    /// One that speaks TLS where there is a certificate.
-    pub(crate) async fn start(certificate: Option<&Certificate>) -> Self {
+    /// One that speaks TLS where there is a certificate; it has invites if codes will be asked for.
+    pub(crate) async fn start(certificate: Option<&Certificate>, has_codes: bool) -> Self {
         let made = Control::init(&[]);
         let at = made.path().join("control");
         let file = at.join("control.toml");
@@ -60,7 +64,10 @@ impl Real {
             control.http = trusting(&certificate.authority);
         }
         let node = control.node("n1").await;
-        let (_, code) = control.invite(&node, json!({})).await;
+        let codes = match has_codes {
+            true => codes(&control).await,
+            false => Vec::new(),
+        };
         let mut makers = Vec::new();
         for number in 0..MAKERS {
             makers.push(control.node(&format!("maker-{number}")).await);
@@ -69,7 +76,7 @@ impl Real {
             control,
             node,
             makers,
-            code,
+            codes,
         }
     }
 
@@ -84,19 +91,27 @@ impl Real {
     }
 
     pub(crate) fn token(&self, server: &str) -> Request {
-        let body = form_urlencoded::Serializer::new(String::new())
-            .extend_pairs([
-                ("grant_type", "client_credentials"),
-                ("client_id", "totoro"),
-                ("client_secret", &self.code),
-            ])
-            .finish();
-        Request::post(server, "/oauth/token", "none", (FORM, &body), "200")
+        let of = |code: &String| {
+            let body = form_urlencoded::Serializer::new(String::new())
+                .extend_pairs([
+                    ("grant_type", "client_credentials"),
+                    ("client_id", "totoro"),
+                    ("client_secret", code),
+                ])
+                .finish();
+            bytes_of(server, "/oauth/token", "none", FORM, &body)
+        };
+        Request::again(server, self.codes.iter().map(of).collect())
     }
 
     pub(crate) fn resolve(&self, server: &str) -> Request {
-        let body = json!({ "code": self.code }).to_string();
-        Request::post(server, "/invites/resolve", "none", (JSON, &body), "200")
+        let of = |code: &String| {
+            let body = json!({ "code": code }).to_string();
+            bytes_of(server, "/invites/resolve", "none", JSON, &body)
+        };
+        // Far from those that `oauth/token` has just asked for.
+        let (first, second) = self.codes.split_at(self.codes.len() / 2);
+        Request::again(server, second.iter().chain(first).map(of).collect())
     }
 
     pub(crate) fn heartbeat(&self, server: &str) -> Request {
@@ -114,4 +129,20 @@ impl Real {
         let all = self.makers.iter().map(of).collect();
         Request::again(server, all).answered("201")
     }
+}
+
+/// The codes of all lenders' invites, each another lender's than the one before.
+async fn codes(control: &Control) -> Vec<String> {
+    let mut all = Vec::new();
+    for number in 0..LENDERS {
+        let lender = control.node(&format!("lender-{number}")).await;
+        let body = json!({ "label": "bench {n}", "count": MAX_COUNT });
+        let made = control.post("/nodes/invites", &lender.key, body).await;
+        let made = made.with(201);
+        let items = made["items"].as_array().unwrap().iter();
+        let codes = items.map(|item| item["code"].as_str().unwrap().to_owned());
+        all.push(codes.collect::<Vec<String>>());
+    }
+    let nth = |nth: usize| all.iter().filter_map(move |codes| codes.get(nth).cloned());
+    (0..MAX_COUNT as usize).flat_map(nth).collect()
 }
