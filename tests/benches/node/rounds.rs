@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use totoro_report::{Better, Figure, Relative, Run, locked};
 
 use crate::Progress;
@@ -90,7 +89,9 @@ impl Rounds {
         for round in 0..=self.count {
             progress.says(&format!("round {round} of {}", self.count));
             for ((mode, length, pace), measured) in modes.iter().zip(&mut measured) {
-                for (nth, ((name, request), series)) in asked.iter().zip(measured).enumerate() {
+                // Another is first in each round.
+                for nth in (0..asked.len()).map(|nth| (nth + round) % asked.len()) {
+                    let (name, request) = &asked[nth];
                     let one = self.one(daemons, request, *length, *pace).await;
                     // The node's Logins alone take a ticket each. With none left the measurement has ended before
                     // its time, by as much as nobody knows.
@@ -106,14 +107,15 @@ impl Rounds {
                         );
                     }
                     if round > 0 {
-                        series.push(one);
+                        measured[nth].push(one);
                     }
                 }
             }
             let tenants = others.next().expect("some tenants for each round");
-            let both = self
-                .first(daemons, logins, tenants, &bare.address, &mut connections)
-                .await;
+            let mut new = logins.first(daemons, tenants, connections.len()).await;
+            connections.append(&mut new.connections);
+            let both = [PLUGIN, &bare.address].map(|server| logins.once(server, &new.bodies));
+            let both = self.first(daemons, &both, tenants.len(), round).await;
             for (series, one) in first.iter_mut().zip(both) {
                 if round > 0 {
                     series.push(one);
@@ -136,19 +138,16 @@ impl Rounds {
     async fn first(
         &self,
         daemons: &Daemons,
-        logins: &Logins,
-        tenants: &[Tenant],
-        bare: &str,
-        connections: &mut Vec<TcpStream>,
+        both: &[Request; 2],
+        count: usize,
+        round: usize,
     ) -> [Round; 2] {
-        let mut first = logins.first(daemons, tenants, connections.len()).await;
-        connections.append(&mut first.connections);
-        let length = Duration::from_secs_f64(tenants.len() as f64 / PACE);
-        let pace = Some(PACE);
-        let ours = logins.once(PLUGIN, &first.bodies);
-        let ours = self.one(daemons, &ours, length, pace).await;
-        let bare = logins.once(bare, &first.bodies);
-        [ours, self.one(daemons, &bare, length, pace).await]
+        let length = Duration::from_secs_f64(count as f64 / PACE);
+        let mut took = [None, None];
+        for nth in [round % 2, (round + 1) % 2] {
+            took[nth] = Some(self.one(daemons, &both[nth], length, Some(PACE)).await);
+        }
+        took.map(|one| one.expect("both had their turn"))
     }
 
     /// Says how it is measured, and beside what.
@@ -164,10 +163,10 @@ impl Rounds {
         run.baseline(VERIFIES, "the same, answering Logins");
         run.note(format!(
             "Calls: {} requests at once, each on its own connection; {} rounds of {} ms, {LONGER} times as long \
-             at {PACE}/s, node and bare handler in turns. A Login goes on with a session on the connection that that \
-             has; a first Login opens one, for a tenant that has none, over a new connection from a new address: \
-             {first_ones} of them a round. The control plane is stopped meanwhile, and takes \
-             afterwards what the node tells.",
+             at {PACE}/s, node and bare handler in turns, another first in each round. A Login goes on with a session \
+             on the connection that that has; a first Login opens one, for a tenant that has none, over a new \
+             connection from a new address: {first_ones} of them a round. The control plane is stopped meanwhile, and \
+             takes afterwards what the node tells.",
             self.clients,
             self.count,
             self.length.as_millis()

@@ -89,7 +89,8 @@ impl Rounds {
             ),
         );
         run.note(format!(
-            "Calls: {} clients, each on its own connection{}; {} rounds of {} ms, all in turns.",
+            "Calls: {} clients, each on its own connection{}; {} rounds of {} ms, all in turns, in another order \
+             each, and each once the server's events are in segments.",
             self.clients,
             self.how,
             self.count,
@@ -133,30 +134,36 @@ impl Rounds {
                 "frps/auth/handshake: Login" => request(real.address()).once(),
                 _ => request(real.address()),
             };
-            asked.push((name.to_owned(), ours, real.control().pid()));
-            asked.push((bare_of(name), request(&bare.address), bare.pid()));
+            let mut all = vec![
+                (name.to_owned(), ours, real.control().pid()),
+                (bare_of(name), request(&bare.address), bare.pid()),
+            ];
             if writes {
                 let request = request(&durable.address);
-                asked.push((durable_of(name), request, durable.pid()));
+                all.push((durable_of(name), request, durable.pid()));
             }
+            asked.push(all);
         }
-        let mut calls = Calls(
-            asked
-                .iter()
-                .map(|(name, ..)| (name.clone(), Vec::new()))
-                .collect(),
-        );
-        calls.0.push((STORE.to_owned(), Vec::new()));
+        let names = asked.iter().flatten().map(|(name, ..)| name.clone());
+        let names = names.chain([STORE.to_owned()]);
+        let mut calls = Calls(names.map(|name| (name, Vec::new())).collect());
         // The first round warms up and does not count.
         for round in 0..=self.count {
             let mut measured = Vec::new();
-            for (_, request, server) in &asked {
-                measured.push(request.measure(self.clients, self.length, *server).await);
+            for all in &asked {
+                // Another is first in each round, and nobody has what the one before left to do.
+                for nth in turns(round, all.len()) {
+                    let (name, request, server) = &all[nth];
+                    real.settled().await;
+                    let one = request.measure(self.clients, self.length, *server).await;
+                    measured.push((name.as_str(), one));
+                }
             }
-            measured.push(self.group_commit(&store, round).await);
+            real.settled().await;
+            measured.push((STORE, self.group_commit(&store, round).await));
             if round > 0 {
-                for (series, one) in calls.0.iter_mut().zip(measured) {
-                    series.1.push(one);
+                for (name, one) in measured {
+                    calls.push(name, one);
                 }
             }
         }
@@ -189,7 +196,17 @@ impl Rounds {
     }
 }
 
+/// The order of so many in a round.
+fn turns(round: usize, count: usize) -> impl Iterator<Item = usize> {
+    (0..count).map(move |nth| (nth + round) % count)
+}
+
 impl Calls {
+    fn push(&mut self, name: &str, one: Series) {
+        let found = self.0.iter_mut().find(|(of, _)| of == name);
+        found.expect("all have a place").1.push(one);
+    }
+
     fn of(&self, name: &str) -> &[Series] {
         let found = self.0.iter().find(|(of, _)| *of == name);
         found.map_or(&[], |(_, series)| series)

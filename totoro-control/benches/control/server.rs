@@ -1,11 +1,13 @@
 //! The real server, ready to be asked.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 use totoro_api::wire::invite::MAX_COUNT;
 
 use crate::client::{Request, bytes_of};
 use crate::support::ca::trusting;
-use crate::support::{Control, Node};
+use crate::support::{Control, Node, PATIENCE, answer};
 use crate::tls::Certificate;
 
 const JSON: &str = "application/json";
@@ -83,6 +85,23 @@ impl Real {
     /// The installation.
     pub(crate) const fn control(&self) -> &Control {
         &self.control
+    }
+
+    /// Waits until its events are in segments: moving them would fall to whoever is measured next.
+    pub(crate) async fn settled(&self) {
+        let began = Instant::now();
+        let Control {
+            api, http, admin, ..
+        } = &self.control;
+        loop {
+            let asked = http.get(format!("{api}/metrics")).bearer_auth(admin);
+            let told = answer(asked).await.text;
+            if told.contains("\ntotoro_audit_waiting 0\n") {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "they stay: {told}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// The server's address.
