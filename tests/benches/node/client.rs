@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::series::Series;
+use crate::timer::Timer;
 
 /// What is asked of a server, as it goes over the wire.
 #[derive(Clone)]
@@ -86,7 +87,8 @@ impl Request {
             .map(|(client, mut stream)| {
                 let request = self.clone();
                 tokio::spawn(async move {
-                    let (mut took, mut buffer) = (Vec::new(), vec![0; 16 * 1024]);
+                    let (mut took, mut late) = (Vec::new(), Vec::new());
+                    let (timer, mut buffer) = (Timer::new(), vec![0; 16 * 1024]);
                     // The clients take turns, each a beat behind the one before.
                     let beat = pace.map(|rate| Duration::from_secs_f64(1.0 / rate));
                     let turn = |asked: usize| {
@@ -98,19 +100,27 @@ impl Request {
                         let Some(bytes) = request.pick(client, took.len()) else {
                             break;
                         };
-                        let asked = due(turn(took.len())).await;
+                        let turn = turn(took.len());
+                        if let Some(turn) = turn.filter(|turn| *turn > Instant::now()) {
+                            timer.until(turn).await;
+                            late.push(turn.elapsed());
+                        }
+                        // Since its turn, whatever made it late: the answer before, or who had the processor.
+                        let asked = turn.unwrap_or_else(Instant::now);
                         request.ask(bytes, &mut stream, &mut buffer).await;
                         took.push(asked.elapsed());
                     }
-                    took
+                    (took, late)
                 })
             });
-        let mut took = Vec::new();
+        let (mut took, mut late) = (Vec::new(), Vec::new());
         for asked in asking.collect::<Vec<_>>() {
-            took.extend(asked.await.unwrap());
+            let one = asked.await.unwrap();
+            took.extend(one.0);
+            late.extend(one.1);
         }
         assert!(!took.is_empty(), "nothing is left to ask");
-        Series::new(took, began.elapsed())
+        Series::new(took, began.elapsed()).woken(late)
     }
 
     fn is_within(&self, asked: usize) -> bool {
@@ -139,17 +149,6 @@ impl Request {
             }
         }
     }
-}
-
-/// Waits for a turn, and says since when the answer is waited for. A client that is late, because the
-/// answer before was, has been waiting since its turn; how late a timer wakes up is nobody's fault.
-async fn due(turn: Option<Instant>) -> Instant {
-    match turn {
-        Some(turn) if turn <= Instant::now() => return turn,
-        Some(turn) => tokio::time::sleep_until(turn.into()).await,
-        None => {}
-    }
-    Instant::now()
 }
 
 /// Head and body together, once the head is there.

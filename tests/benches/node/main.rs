@@ -12,6 +12,7 @@ mod place;
 mod rounds;
 mod seen;
 mod series;
+mod timer;
 
 use std::time::{Duration, Instant};
 

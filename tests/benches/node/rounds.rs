@@ -220,6 +220,17 @@ fn add(run: &mut Run, call: &str, ours: &[Round], bare: &[(&str, &Vec<Round>)]) 
         run.add(figure);
     };
     beside("answered", "/s", Better::More, |one| one.series.rate, None);
+    // It is in the figures below: where both sides are alike in it, their ratios are a little nearer to 1.
+    let waited = |rounds: &[Round]| rounds.iter().all(|one| one.series.woke_p50.is_finite());
+    if waited(ours) && bare.iter().all(|(_, theirs)| waited(theirs)) {
+        let [half, most]: [Part; 2] = [|one| one.series.woke_p50, |one| one.series.woke_p99];
+        for (name, part) in [
+            ("clients woke so late, p50", half),
+            ("clients woke so late, p99", most),
+        ] {
+            beside(name, "ms", Better::Neither, part, None);
+        }
+    }
     let goal = Some(GOAL);
     beside("p50", "ms", Better::Less, |one| one.series.p50, goal);
     beside("p99", "ms", Better::Less, |one| one.series.p99, goal);
