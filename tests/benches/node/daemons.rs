@@ -228,7 +228,7 @@ impl Daemons {
             Command::new(program("totoro-node"))
                 .args(["run", "--config"])
                 .arg(dir.join("node/node.toml"))
-                .env("TOTORO_LOG", "warn,totoro_node::cli::run=info"),
+                .env("TOTORO_LOG", log()),
             &dir.join("node.log"),
             "ready",
         )
@@ -351,4 +351,9 @@ impl Daemons {
         );
         [sent, Instant::now()]
     }
+}
+
+/// What the node logs: what is given (`TOTORO_LOG`), or as it does by default.
+pub(crate) fn log() -> String {
+    std::env::var("TOTORO_LOG").unwrap_or_else(|_| "info".to_owned())
 }
