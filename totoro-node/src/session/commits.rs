@@ -250,6 +250,7 @@ impl Desk {
             inner.untidy = Some(error.whole());
         }
         inner.late.remove(&port);
+        inner.unseen.remove(&port);
         inner.ports.take_back(port, waiting.clone());
         changes.remove(LEASES, record_key(port));
         match waiting {

@@ -9,7 +9,7 @@ use super::failures::Failures;
 use super::ports::{Lease, PortId, record_key};
 use super::proxy::LATE_MS;
 use super::strays::{Proxied, covered};
-use crate::store::Changes;
+use crate::store::{Changes, HELD};
 
 /// frps registers a proxy, or has closed it, within this time after our answer, ms.
 pub(super) const REGISTERS_MS: i64 = 3_000;
@@ -59,14 +59,17 @@ impl Desk {
     /// Takes note of live proxies of frps's with their names. The desk is not anybody else's meanwhile: of
     /// many, a few at a time.
     pub fn look(&self, online: &mut Online, proxies: Vec<(String, Proxied)>) {
-        let inner = self.lock();
+        let mut inner = self.lock();
         if online.covered.capacity() == 0 {
             // At once: while it grows it would be there twice.
             online.covered.reserve_exact(inner.ports.leases().len());
         }
         for (name, proxy) in proxies {
             match covered(&inner, &name, proxy.port) {
-                Some(number) => online.covered.push((proxy.port, number)),
+                Some(number) => {
+                    inner.unseen.remove(&proxy.port);
+                    online.covered.push((proxy.port, number));
+                }
                 None => {
                     online.strays.insert(name, proxy);
                 }
@@ -137,7 +140,15 @@ impl Desk {
                 Some(_) => "proxy_elsewhere",
             };
             self.mended.add(kind, 1);
+            let was_seen = !inner.unseen.contains(&port);
             self.release(inner, &[port], why, &mut changes, now_ms);
+            // frps can't open it, it seems: who leaves the choice to us would get it again and again.
+            if there.is_none()
+                && !was_seen
+                && let Some(waiting) = inner.ports.wait_for_none(port)
+            {
+                changes.put(HELD, record_key(port), waiting);
+            }
             if there.is_some() {
                 // frps keeps listening on a port that another may get: only its client's end ends it.
                 self.disconnect(inner, &run_id);

@@ -1,7 +1,7 @@
 //! The one place where sessions and leases change: state in memory, effects in the kernel, records
 //! in the store, in the order that each case needs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -116,6 +116,8 @@ pub(super) struct Inner {
     pub(super) summed_ms: i64,
     /// Closes that are still to come for a proxy's earlier lease, and until when they may.
     pub(super) late: BTreeMap<PortId, (u32, i64)>,
+    /// Leased ports that were chosen here, and on which no look at frps found the proxy yet.
+    pub(super) unseen: BTreeSet<PortId>,
     /// By session: the GCRA state of what its frpc may ask.
     pub(super) asks: HashMap<String, u64>,
     /// frps's proxies that no lease covers.
@@ -237,6 +239,7 @@ impl Desk {
             longest_ms: BTreeMap::new(),
             summed_ms: clock.now_ms(),
             late: BTreeMap::new(),
+            unseen: BTreeSet::new(),
             asks: HashMap::new(),
             strays: Strays::new(),
             leaving: BTreeMap::new(),

@@ -178,6 +178,7 @@ impl Desk {
             return;
         };
         inner.late.remove(&port);
+        inner.unseen.remove(&port);
         tracing::info!(
             node_id = self.rules.node,
             invite_id = &*lease.tenant,

@@ -155,6 +155,9 @@ impl Desk {
                     self.flush(inner, changes);
                 }
                 self.open_lease(inner, id, lease, end, event)?;
+                if asked.port.is_none() {
+                    inner.unseen.insert(id);
+                }
                 if instead_of.is_some() {
                     inner.late.insert(id, (1, now_ms + LATE_MS));
                     self.reconcile.notify_one();

@@ -390,6 +390,14 @@ impl Ports {
         before
     }
 
+    /// A port that waits does so for no proxy any more: its tenant gets it by its number, or where there is no
+    /// other. What waits there now.
+    pub fn wait_for_none(&mut self, port: PortId) -> Option<&Waiting> {
+        let waiting = self.waiting.get_mut(&port)?;
+        waiting.name = Box::default();
+        Some(waiting)
+    }
+
     /// Forgets a port's last holder, once nothing holds the port any more.
     pub fn forget(&mut self, port: PortId) -> Option<Waiting> {
         let waiting = self.waiting.remove(&port)?;

@@ -158,7 +158,8 @@ pub struct Choice<'a> {
 }
 
 /// The port for a proxy. `held` tells what is with a port; `avoid` names ports that are another
-/// invite's by name, taken only when there is nothing else.
+/// invite's by name, or open in frps already: taken only when there is nothing else, not even by who
+/// had one last.
 ///
 /// # Errors
 /// `port_outside_pool`, `port_denied`, `port_in_use`, `port_cooling`, `pool_exhausted`.
@@ -207,10 +208,8 @@ pub fn choose_port(
         };
     }
     let usable = |port: u16| pool.contains(port) && ours(port);
-    if let Some(port) = last
-        && usable(port)
-        && matches!(held(port), Held::Free | Held::Kept)
-    {
+    let last = last.filter(|&port| usable(port) && matches!(held(port), Held::Free | Held::Kept));
+    if let Some(port) = last.filter(|&port| !avoid(port)) {
         return Ok(port);
     }
     let start = start % pool.len().max(1);
@@ -221,6 +220,7 @@ pub fn choose_port(
     let free = |port: &u16| held(*port) == Held::Free;
     around()
         .find(|port| free(port) && !avoid(*port))
+        .or(last)
         .or_else(|| around().find(free))
         .or_else(|| around().find(|port| held(*port) == Held::Sibling))
         .ok_or_else(|| Reason::PoolExhausted.into())

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use totoro_api::wire::push::InviteState::Active;
 
-use super::world::{online, wire, world};
+use super::world::{World, online, wire, world};
 use crate::session::Online;
 
 #[test]
@@ -90,6 +90,54 @@ fn one_whose_client_is_unknown_ends_all_that_may_be_it_and_keeps_its_port() {
     compare(&BTreeMap::new());
     assert!(world.desk.stuck().is_empty());
     assert_eq!(world.new_proxy(&b, "web", 20_000), Ok(20_000));
+}
+
+#[test]
+fn a_port_that_frps_can_not_open_is_not_chosen_again() {
+    let mut world = world();
+    world.node.pool.tcp = "20000-20001".parse().unwrap();
+    world.push(&[("a", Active)]);
+    let a = world.on("a", ("192.0.2.1:1", 1));
+    let ask = |world: &World, port| world.new_proxy(&a, "web", port).unwrap();
+    let compare = |world: &World, there| {
+        world.pass(4_000);
+        world.compare(&there);
+    };
+    let broken = ask(&world, 0);
+    compare(&world, BTreeMap::new());
+    // Nor after a restart.
+    world = world.restart();
+    let other = ask(&world, 0);
+    assert_ne!(other, broken);
+    // One that frps had open waits for its proxy, whatever ends it.
+    let there = online(&[(wire(&a, "web"), other)]);
+    for there in [there, BTreeMap::new()] {
+        compare(&world, there);
+    }
+    assert_eq!(ask(&world, 0), other);
+    world.close_proxy(&a, "web");
+    // Who names it gets it, also where nothing new is given.
+    assert_eq!(ask(&world, broken), broken);
+    compare(&world, BTreeMap::new());
+    world.node.draining = true;
+    world.push(&[("a", Active)]);
+    assert_eq!(ask(&world, broken), broken);
+}
+
+#[test]
+fn the_port_of_a_stuck_proxy_is_not_chosen_even_by_who_had_it_last() {
+    let mut world = world();
+    world.push(&[("a", Active)]);
+    let a = world.on("a", ("192.0.2.1:1", 1));
+    let had = world.new_proxy(&a, "web", 0).unwrap();
+    world.close_proxy(&a, "web");
+    let there = online(&[("b.web".to_owned(), had)]);
+    for _ in 0..2 {
+        world.compare(&there);
+        world.pass(20_000);
+    }
+    let got = world.new_proxy(&a, "web", 0);
+    assert_ne!(got.unwrap(), had);
 }
 
 #[test]

@@ -192,6 +192,38 @@ fn the_last_port_is_remembered_while_it_is_free() {
 }
 
 #[test]
+fn a_port_that_waits_for_none_is_not_given_to_the_same_name_again() {
+    let mut table = Table::new();
+    assert_eq!(table.ask("a", "web", None), Ok(20000));
+    table.close(20000);
+    let id = (Protocol::Tcp, 20000);
+    assert_eq!(table.ports.wait_for_none((Protocol::Udp, 20000)), None);
+    let left = table.ports.wait_for_none(id).unwrap().clone();
+    assert_eq!((&*left.tenant, left.reserved_ms), ("a", 1_100));
+    assert_eq!(table.ask("b", "x", Some(20000)), Err(Reason::PortCooling));
+    assert_eq!(table.ask("a", "web", None), Ok(20001));
+    table.close(20001);
+    assert_eq!(table.ask("a", "web", None), Ok(20001), "that one waits");
+    assert_eq!(table.ask("a", "web", Some(20000)), Ok(20000), "by number");
+    table.now_ms += 10;
+    table.close(20000);
+    assert_eq!(table.ask("a", "web", None), Ok(20000), "it waits again");
+}
+
+#[test]
+fn a_port_that_waits_for_none_is_given_to_its_tenant_where_there_is_no_other() {
+    let mut table = Table::new();
+    table.ask("a", "web", None).unwrap();
+    table.close(20000);
+    table.ports.wait_for_none((Protocol::Tcp, 20000)).unwrap();
+    for (tenant, name) in [("b", "x"), ("b", "y"), ("b", "z"), ("c", "x"), ("c", "y")] {
+        assert_ne!(table.ask(tenant, name, None), Ok(20000));
+    }
+    assert_eq!(table.ask("c", "z", None), Err(Reason::PoolExhausted));
+    assert_eq!(table.ask("a", "web", None), Ok(20000));
+}
+
+#[test]
 fn protocols_do_not_share_numbers_and_names_are_one_sessions() {
     let mut table = Table::new();
     assert_eq!(
@@ -246,6 +278,8 @@ enum Step {
     },
     Close {
         nth: usize,
+        /// Nothing waits for the proxy.
+        for_none: bool,
     },
     Wait {
         ms: i64,
@@ -256,7 +290,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (0usize..3, 0usize..4, proptest::option::of(19999u16..20007))
             .prop_map(|(tenant, name, port)| Step::Ask { tenant, name, port }),
-        2 => (0usize..8).prop_map(|nth| Step::Close { nth }),
+        2 => (0usize..8, any::<bool>()).prop_map(|(nth, for_none)| Step::Close { nth, for_none }),
         1 => (0i64..200).prop_map(|ms| Step::Wait { ms }),
     ]
 }
@@ -281,9 +315,12 @@ proptest! {
         for step in steps {
             match step {
                 Step::Wait { ms } => table.now_ms += ms,
-                Step::Close { nth } => {
+                Step::Close { nth, for_none } => {
                     let Some((&proxy, &port)) = proxies.iter().nth(nth) else { continue };
                     table.close(port);
+                    if for_none {
+                        table.ports.wait_for_none((Protocol::Tcp, port)).unwrap();
+                    }
                     proxies.remove(&proxy);
                     model.get_mut(&port).unwrap().freed_ms = Some(table.now_ms);
                 }

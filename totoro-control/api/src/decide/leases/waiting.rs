@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub struct Waiting {
     /// Who had it last.
     pub tenant: Arc<str>,
-    /// For which proxy.
+    /// For which proxy; empty, as no name is: for none.
     pub name: Box<str>,
     /// Of which session.
     #[serde(default)]

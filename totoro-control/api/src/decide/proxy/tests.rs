@@ -160,6 +160,23 @@ fn any_port() {
         Ok(20004),
         "20003 is to be avoided"
     );
+    for kept in [Held::Free, Held::Kept] {
+        let held = |port| if port == 20003 { kept } else { Held::Free };
+        assert_eq!(
+            outcome(None, Some(20003), None, held),
+            Ok(20004),
+            "even the last one is avoided"
+        );
+        let held = |port| match port {
+            20003 => kept,
+            _ => Held::Sibling,
+        };
+        assert_eq!(
+            outcome(None, Some(20003), None, held),
+            Ok(20003),
+            "unless nothing else is free"
+        );
+    }
     let only_avoided = |port| {
         if port == 20003 {
             Held::Free

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use totoro_api::limits::Limits;
 use totoro_api::wire::event::NodeEvent;
 
-use super::super::world::{On, World, world};
+use super::super::world::{On, World, online, wire, world};
 use super::model::{ANYONE, Model, PUBLIC, Port, SESSION_S, Session, State, TENANTS, Ticket};
 use super::{Change, Run, Step};
 
@@ -94,6 +94,7 @@ impl Pair {
                 self.world().desk.reclock(1000 * seconds);
                 self.model.reclock(seconds);
             }
+            Step::Compare { lacks } => self.compare(lacks),
             Step::Tick => self.tick(),
             Step::Look => {
                 self.world().desk.look_for_lost();
@@ -250,13 +251,13 @@ impl Pair {
         let on = self.logins[login].clone();
         let expected = self.model.proxy(login, name, port);
         let granted = self.world().new_proxy(&on, &format!("p{name}"), port);
-        let port = match (expected, granted) {
+        let got = match (expected, granted) {
             (Err(expected), Err(refused)) => return assert_eq!(refused, expected),
             (Ok(Port::One(ports)), Ok(port)) if ports.contains(&port) => port,
             (Ok(Port::Free), Ok(port)) if self.model.is_free(port, login) => port,
             (expected, granted) => panic!("expected {expected:?}, and it was {granted:?}"),
         };
-        self.model.opened(login, name, port);
+        self.model.opened(login, name, got, port == 0);
     }
 
     fn close(&mut self, login: usize, name: u8) {
@@ -266,6 +267,28 @@ impl Pair {
         let on = self.logins[login].clone();
         self.world().close_proxy(&on, &format!("p{name}"));
         self.model.closed(login, name);
+    }
+
+    /// frps is looked at, which has had the time to open all proxies, and has but for one.
+    fn compare(&mut self, lacks: Option<usize>) {
+        self.world().pass(NEAR_MS + 1_000);
+        self.now();
+        let lacks = lacks.and_then(|number| {
+            let at = Pair::newest(self.model.leases.len(), number)?;
+            self.model.leases.keys().nth(at).copied()
+        });
+        let there = self.model.leases.iter();
+        let there = there.filter(|(port, _)| Some(**port) != lacks);
+        let named = there.map(|(port, lease)| {
+            let login = self.model.sessions[&lease.run].login;
+            (
+                wire(&self.logins[login], &format!("p{}", lease.name)),
+                *port,
+            )
+        });
+        let there = online(&named.collect::<Vec<_>>());
+        assert_eq!(self.world().compare(&there), 0, "none is too young");
+        self.model.compare(lacks);
     }
 
     /// One of the sessions that there are.

@@ -16,7 +16,7 @@ impl Model {
         let reserved_ms = self.now_ms + RESERVE_MS;
         let wait = Wait {
             tenant: lease.tenant,
-            name: lease.name,
+            name: Some(lease.name),
             reserved_ms,
             cooling_ms: reserved_ms + COOL_MS,
         };
@@ -28,6 +28,25 @@ impl Model {
         let id = &self.sessions[&lease.run].id;
         let of = format!("{id} p{} {port}", lease.name);
         self.told.push((kind, of));
+    }
+
+    /// frps was seen to have every proxy but the one of this port.
+    pub(super) fn compare(&mut self, lacks: Option<u16>) {
+        if let Some(port) = lacks {
+            let unseen = self.leases[&port].unseen;
+            self.release(port);
+            if let Some(wait) = self.waits.get_mut(&port).filter(|_| unseen) {
+                wait.name = None;
+            }
+        }
+        self.seen();
+    }
+
+    /// Whatever is leased now: it is not known to be missing in frps.
+    fn seen(&mut self) {
+        for lease in self.leases.values_mut() {
+            lease.unseen = false;
+        }
     }
 
     fn release_all(&mut self, run: usize) {
@@ -142,6 +161,7 @@ impl Model {
 
     pub(super) fn restart(&mut self) {
         self.late.clear();
+        self.seen();
         self.look_for_lost(None);
         self.enforce();
     }

@@ -77,6 +77,10 @@ enum Step {
     Pass(i64),
     /// The control plane's clock turns out to be so many seconds ahead of ours, or behind.
     Set(i64),
+    /// frps is looked at, and lacks one proxy or none.
+    Compare {
+        lacks: Option<usize>,
+    },
     Tick,
     Look,
     Forget,
@@ -117,7 +121,7 @@ fn step() -> impl Strategy<Value = Step> {
     let run = prop_oneof![3 => Just(Run::None), 4 => Just(Run::Own), 1 => (0..4_usize).prop_map(Run::Other)];
     // Of the newest ones: what is long over is tried less.
     let recent = || prop_oneof![6 => 0..3_usize, 1 => 0..12_usize];
-    let port = || prop_oneof![1 => Just(0_u16), 2 => 20_000..20_005_u16];
+    let port = || prop_oneof![Just(0_u16), 20_000..20_005_u16];
     prop_oneof![
         9 => (0..3_usize, prop::bool::weighted(0.1)).prop_map(|(tenant, forged)| Step::Issue { tenant, forged }),
         12 => (recent(), run, 0..2_u8, prop::bool::weighted(0.05))
@@ -129,6 +133,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (change(), prop::bool::weighted(0.25)).prop_map(|(what, lost)| Step::Change { what, lost }),
         8 => prop::sample::select(&JUMPS_S[..]).prop_map(Step::Pass),
         2 => prop::sample::select(&OFF_S[..]).prop_map(Step::Set),
+        4 => prop::option::of(0..4_usize).prop_map(|lacks| Step::Compare { lacks }),
         6 => Just(Step::Tick),
         2 => Just(Step::Look),
         2 => Just(Step::Forget),

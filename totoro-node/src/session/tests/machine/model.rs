@@ -94,12 +94,15 @@ pub(super) struct Lease {
     pub(super) run: usize,
     pub(super) tenant: usize,
     pub(super) name: u8,
+    /// The node chose the port, and has not seen yet that frps opened it.
+    pub(super) unseen: bool,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Wait {
     pub(super) tenant: usize,
-    pub(super) name: u8,
+    /// `None`: it waits for no proxy.
+    pub(super) name: Option<u8>,
     pub(super) reserved_ms: i64,
     pub(super) cooling_ms: i64,
 }

@@ -1,6 +1,6 @@
 //! The model's ports: who gets which, and who may have it back.
 
-use super::model::{LATE_MS, Lease, Model, Port, Session};
+use super::model::{LATE_MS, Lease, Model, Port, Session, Wait};
 
 impl Model {
     /// A session that is asked about by a Login of its own.
@@ -39,7 +39,7 @@ impl Model {
         let mine = self
             .waits
             .iter()
-            .filter(|(_, wait)| wait.tenant == tenant && wait.name == name);
+            .filter(|(_, wait)| wait.tenant == tenant && wait.name == Some(name));
         let newest = mine.clone().map(|(_, wait)| wait.reserved_ms).max();
         // Two that were given up at once, as near as this clock can tell.
         let last = mine.filter(|(_, wait)| newest.is_some_and(|at| at - wait.reserved_ms < 3_000));
@@ -51,9 +51,22 @@ impl Model {
             port if self.cools(port, tenant) => return Err("port_cooling"),
             port => Port::One(vec![port]),
         };
+        let cooling = |wait: &&Wait| wait.tenant == tenant && self.now_ms < wait.cooling_ms;
+        let of_tenant = self.leases.values().filter(|lease| lease.tenant == tenant);
+        let kept = of_tenant.count() + self.waits.values().filter(cooling).count();
+        let is_more = match &gets {
+            Port::One(ports) => !ports
+                .iter()
+                .all(|port| self.waits.get(port).as_ref().is_some_and(cooling)),
+            Port::Free => true,
+        };
+        if is_more && kept >= 2 * standing.most[1] as usize + 8 {
+            return Err("rate_limited");
+        }
         let back = |port: &u16| {
             self.waits.get(port).is_some_and(|wait| {
-                wait.tenant == tenant && wait.name == name && self.now_ms < wait.reserved_ms
+                let is_its = wait.tenant == tenant && wait.name == Some(name);
+                is_its && self.now_ms < wait.reserved_ms
             })
         };
         match (&gets, standing.held) {
@@ -80,8 +93,8 @@ impl Model {
         !self.leases.contains_key(&port) && tenant.is_some_and(|tenant| !waits(tenant))
     }
 
-    /// A proxy was granted this port.
-    pub(super) fn opened(&mut self, login: usize, name: u8, port: u16) {
+    /// A proxy was granted this port, by its number or as any.
+    pub(super) fn opened(&mut self, login: usize, name: u8, port: u16, as_any: bool) {
         let Some((run, session)) = self.asked_by(login) else {
             return;
         };
@@ -102,7 +115,12 @@ impl Model {
         if let Some(before) = has {
             self.release(before);
         }
-        let lease = Lease { run, tenant, name };
+        let lease = Lease {
+            run,
+            tenant,
+            name,
+            unseen: as_any,
+        };
         self.waits.remove(&port);
         self.tell_port("proxy.opened", port, &lease);
         self.leases.insert(port, lease);
