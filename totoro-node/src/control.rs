@@ -1,6 +1,7 @@
 //! The control plane's REST API, as this node calls it.
 
 mod backoff;
+mod error;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -16,6 +17,7 @@ use totoro_api::wire::problem::Problem;
 use crate::body::{self, BodyError};
 
 pub use backoff::Backoff;
+pub use error::{CallError, Silence};
 
 /// Every call but the long poll ends within this time.
 const CALL: Duration = Duration::from_secs(20);
@@ -26,31 +28,6 @@ const LEAST_REST: Duration = Duration::from_secs(1);
 /// The longest body that is read, bytes.
 const MAX_BODY: usize = 32 << 20;
 
-/// Why a call failed.
-#[derive(Debug, thiserror::Error)]
-pub enum CallError {
-    /// No answer came.
-    #[error("{0} can't be reached")]
-    Unreachable(String, #[source] reqwest::Error),
-    /// The answer was an error.
-    #[error("{code}: {detail}{}", if next.is_empty() { String::new() } else { format!("; {next}") })]
-    Refused {
-        /// The HTTP status.
-        status: StatusCode,
-        /// The reason's code, or the status where there is none.
-        code: String,
-        /// What happened.
-        detail: String,
-        /// What to do next.
-        next: String,
-        /// When to ask again, as `Retry-After` says.
-        retry_after: Option<Duration>,
-    },
-    /// The answer was not what it should be.
-    #[error("{0} answered something else than expected")]
-    Unreadable(String, #[source] anyhow::Error),
-}
-
 /// The API, with a credential.
 #[derive(Clone)]
 pub struct Control {
@@ -59,7 +36,7 @@ pub struct Control {
     key: Arc<RwLock<String>>,
     /// Where the key is from: it may be rotated while this runs.
     file: Option<PathBuf>,
-    /// Told of each answer, for those who wait for the next one.
+    /// Told of each answer of the control plane's own, for those who wait for the next one.
     answers: Arc<Notify>,
 }
 
@@ -317,8 +294,20 @@ impl Control {
             .headers()
             .get("retry-after")
             .and_then(|value| backoff::retry_after(value.to_str().ok()?));
+        // Of a later version, a problem may name a reason that is not known here.
+        let is_problem = is_problem(&response);
         let body = self.body(response).await.unwrap_or_default();
         let problem = serde_json::from_slice::<Problem>(&body);
+        if status.is_server_error() {
+            if problem.is_err() && !is_problem {
+                let silence = Silence::InFront {
+                    status,
+                    retry_after,
+                };
+                return Err(CallError::Unreachable(self.base.clone(), silence).into());
+            }
+            self.answers.notify_waiters();
+        }
         let (code, detail, next) = match problem {
             Ok(problem) => (problem.code.to_string(), problem.detail, problem.next),
             Err(_) => (format!("HTTP {status}"), String::new(), String::new()),
@@ -337,20 +326,24 @@ impl Control {
     async fn once(&self, request: RequestBuilder) -> Result<Response, CallError> {
         // The error's own text has the address, which has no secret, and is shown by `source`.
         let sent = request.bearer_auth(self.key()).send().await;
-        if sent.is_ok() {
+        // Whose an error of the server's is, its body says.
+        if sent
+            .as_ref()
+            .is_ok_and(|answer| !answer.status().is_server_error())
+        {
             self.answers.notify_waiters();
         }
-        sent.map_err(|error| CallError::Unreachable(self.base.clone(), error))
+        sent.map_err(|error| self.nobody(error))
     }
 
     /// Waits before the next try after this error. Where nobody answered it ends early when another
     /// call got an answer: after an outage a node is back when the first of its tasks is, not the last.
     pub async fn rest(&self, wait: Duration, error: Option<&CallError>) {
-        if !matches!(error, Some(CallError::Unreachable(..))) {
+        let Some(error @ CallError::Unreachable(..)) = error else {
             return tokio::time::sleep(wait).await;
-        }
+        };
         // Where one kind of call fails for ever, the others' answers must not make it a busy loop.
-        let least = wait.min(LEAST_REST);
+        let least = wait.min(error.retry_after().unwrap_or_default().max(LEAST_REST));
         tokio::time::sleep(least).await;
         let _ = tokio::time::timeout(wait - least, self.answers.notified()).await;
     }
@@ -364,10 +357,20 @@ impl Control {
     async fn body(&self, response: Response) -> Result<Vec<u8>, CallError> {
         let body = body::whole(response, MAX_BODY).await;
         body.map_err(|error| match error {
-            BodyError::Broken(error) => CallError::Unreachable(self.base.clone(), error),
+            BodyError::Broken(error) => self.nobody(error),
             too_long => CallError::Unreadable(self.base.clone(), too_long.into()),
         })
     }
+
+    fn nobody(&self, error: reqwest::Error) -> CallError {
+        CallError::Unreachable(self.base.clone(), error.into())
+    }
+}
+
+/// Whether its body is said to be a [`Problem`].
+fn is_problem(response: &Response) -> bool {
+    let kind = response.headers().get("content-type");
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/problem+json"))
 }
 
 /// Its `date`, seconds since the epoch.

@@ -47,13 +47,8 @@ impl Backoff {
         };
         let wait = wait.unwrap_or_default().clamp(LEAST, BOUNDS.1).min(most);
         self.failures = (self.failures + 1).min(ENOUGH);
-        match error {
-            Some(CallError::Refused {
-                retry_after: Some(after),
-                ..
-            }) => wait.max((*after).min(LONGEST)),
-            _ => wait,
-        }
+        let asked = error.and_then(CallError::retry_after).unwrap_or_default();
+        wait.max(asked.min(LONGEST))
     }
 }
 
@@ -76,7 +71,7 @@ mod tests {
     use totoro_api::wire::event::{Subject, kind};
 
     use super::*;
-    use crate::control::Control;
+    use crate::control::{Control, Silence};
     use crate::spool::{self, Spool};
     use crate::store::{Changes, Store};
 
@@ -114,7 +109,14 @@ mod tests {
             retry_after: retry_after(after),
         };
         let mut backoff = Backoff::default();
-        assert!(backoff.next(Some(&busy("300"))) >= Duration::from_secs(300));
+        let in_front = Silence::InFront {
+            status: reqwest::StatusCode::SERVICE_UNAVAILABLE,
+            retry_after: retry_after("300"),
+        };
+        let in_front = CallError::Unreachable("c".to_owned(), in_front);
+        for busy in [&busy("300"), &in_front] {
+            assert!(backoff.next(Some(busy)) >= Duration::from_secs(300));
+        }
         assert_eq!(backoff.next(Some(&busy("999999"))), LONGEST);
         let soon = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(600));
         assert!(backoff.next(Some(&busy(&soon))) > Duration::from_secs(500));
@@ -201,5 +203,99 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         serving.abort();
+    }
+
+    /// The server's first answers, which are what is given; what a call gets from each.
+    async fn called(answers: &'static [(&'static str, &'static str)]) -> Vec<anyhow::Error> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let here = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            for (head, body) in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _ = stream.read(&mut [0; 4096]).await.unwrap();
+                let length = body.len();
+                let whole = format!(
+                    "HTTP/1.1 {head}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+                );
+                stream.write_all(whole.as_bytes()).await.unwrap();
+            }
+        });
+        let control = Control::new(&here, "key").unwrap();
+        let mut errors = Vec::new();
+        for (head, _) in answers {
+            let answered = control.answers.notified();
+            tokio::pin!(answered);
+            answered.as_mut().enable();
+            let error = control.tell("/x", &()).await.unwrap_err();
+            let is_heard = tokio::time::timeout(Duration::ZERO, answered).await.is_ok();
+            let call = error.downcast_ref::<CallError>().unwrap();
+            let is_away = matches!(call, CallError::Unreachable(..));
+            assert_ne!(
+                is_heard, is_away,
+                "{head}: only an answer ends others' rests"
+            );
+            errors.push(error);
+        }
+        errors
+    }
+
+    #[tokio::test]
+    async fn an_error_that_is_not_the_control_planes_own_is_no_answer() {
+        const FULL: &str = r#"{"type": "t", "title": "t", "status": 503, "detail": "d",
+            "code": "internal", "next": "n", "request_id": "r"}"#;
+        let away = called(&[
+            (
+                "502 Bad Gateway\r\ncontent-type: text/html",
+                "<html>502</html>",
+            ),
+            ("503 Service Unavailable\r\nretry-after: 7", ""),
+            ("504 Gateway Timeout", r#"{"error": "timeout"}"#),
+            ("521 Web Server Is Down", "error code: 521"),
+        ]);
+        for (error, after) in away.await.iter().zip([None, Some(7), None, None]) {
+            let call = error.downcast_ref::<CallError>().unwrap();
+            assert!(matches!(call, CallError::Unreachable(..)), "{call}");
+            assert_eq!(call.retry_after(), after.map(Duration::from_secs));
+            let told = format!("{error:#}");
+            assert!(told.contains("can't be reached: HTTP 5"), "{told}");
+        }
+        let own = called(&[
+            ("503 Service Unavailable\r\nretry-after: 7", FULL),
+            (
+                "500 Oh\r\ncontent-type: application/problem+json",
+                r#"{"code": "later"}"#,
+            ),
+            ("404 Not Found", "<html>"),
+        ]);
+        for (error, after) in own.await.iter().zip([Some(7), None, None]) {
+            let call = error.downcast_ref::<CallError>().unwrap();
+            assert!(matches!(call, CallError::Refused { .. }), "{call}");
+            assert_eq!(call.retry_after(), after.map(Duration::from_secs));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_asked_for_is_waited_whoever_answers_others() {
+        let control = Control::new("http://127.0.0.1:1", "key").unwrap();
+        for (retry_after, least) in [(None, 1), (Some(Duration::from_secs(2)), 2)] {
+            let silence = Silence::InFront {
+                status: reqwest::StatusCode::SERVICE_UNAVAILABLE,
+                retry_after,
+            };
+            let error = CallError::Unreachable("c".to_owned(), silence);
+            let from = Instant::now();
+            let answering = async {
+                loop {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    control.answers.notify_waiters();
+                }
+            };
+            tokio::select! {
+                () = control.rest(Duration::from_secs(60), Some(&error)) => {}
+                () = answering => {}
+            }
+            let rested = Duration::from_secs(least)..Duration::from_secs(50);
+            assert!(rested.contains(&from.elapsed()), "{retry_after:?}");
+        }
     }
 }

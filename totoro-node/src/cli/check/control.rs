@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{Line, Status};
 use crate::config::Config;
-use crate::control::{CallError, Control};
+use crate::control::{CallError, Control, Silence};
 
 /// How far clocks may be apart: tickets and ends are judged within it, seconds.
 const TOLERATED_S: i64 = 60;
@@ -108,16 +108,22 @@ const fn status(error: &CallError) -> Status {
 
 fn advice(error: &CallError) -> String {
     match error {
-        CallError::Unreachable(..) => {
+        CallError::Unreachable(_, cause) => {
             let mut whole = error.to_string();
-            let mut cause = std::error::Error::source(error);
-            while let Some(next) = cause {
+            let mut from = std::error::Error::source(error);
+            while let Some(next) = from {
                 whole = format!("{whole}: {next}");
-                cause = next.source();
+                from = next.source();
             }
+            let look = match cause {
+                Silence::Nobody(_) => {
+                    "`control` in node.toml, name resolution, and a firewall on the way"
+                }
+                Silence::InFront { .. } => "the control plane behind that address",
+            };
             format!(
                 "{whole}; the node enforces what it knows, and who comes anew gets no ticket. Look at \
-                 `control` in node.toml, name resolution, and a firewall on the way"
+                 {look}"
             )
         }
         CallError::Refused {
@@ -236,10 +242,25 @@ mod tests {
         );
         assert!(refusal(&["404 Not Found"]).await.is_some());
         assert!(refusal(&["200 OK"]).await.is_some(), "something else");
+        assert_eq!(refusal(&["502 Bad Gateway|<html>"]).await, None);
         assert_eq!(refusal(&[OF_N1]).await, None);
         let away = said(&[]).await;
         assert_eq!(away.refusal, None, "nobody is no refusal");
         assert!(away.node.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_reverse_proxy_with_nobody_behind_it_is_an_outage() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path(), &["502 Bad Gateway|<html>", "502 Bad Gateway"]).await;
+        let lines = lines(&config).await;
+        assert_eq!((lines.len(), lines[0].status), (1, Status::Warn));
+        let told = &lines[0].detail;
+        assert!(told.contains("HTTP 502 Bad Gateway of something"), "{told}");
+        assert!(told.ends_with("behind that address"), "{told}");
+        let control = Control::with_key_file(&config.control, &config.key_file).unwrap();
+        let error = control.date().await.unwrap_err();
+        assert_eq!(crate::cli::code(&error), 3, "as where nobody answers");
     }
 
     #[test]
