@@ -301,6 +301,16 @@ pub struct ReachRecord {
 pub struct KickRecord {
     /// The node has applied it.
     pub done: bool,
+    /// Until when it waits for that, Unix seconds; absent where an earlier version wrote it: until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<i64>,
+}
+
+impl KickRecord {
+    /// Whether its node is still to end the session.
+    pub(crate) fn waits(self, now: i64) -> bool {
+        !self.done && self.until.is_none_or(|until| now < until)
+    }
 }
 
 /// How far a spool has arrived.

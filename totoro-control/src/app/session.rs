@@ -15,9 +15,13 @@ use crate::push;
 use crate::records::{Change, KickRecord, NodeRecord, key};
 use crate::store::{StoreError, Tx, names, read, records};
 
-/// How long a kick is remembered, seconds: for so long a repeat of it is no second one.
+/// How long a kick is remembered, seconds: for so long a repeat of it is no second one. One that its node
+/// has not applied is looked at again after as long.
 const KEPT_S: i64 = 86_400;
-/// Kicks of one node that are remembered at most.
+/// How long it waits for a node that is cut off, seconds: no session outlives it (`session_max` is 30 days at
+/// most), so there is nothing left to end.
+const WAITS_S: i64 = push::REMEMBER_S;
+/// Kicks of one node that are remembered at most, applied or waiting.
 const MAX_KICKS: usize = 1000;
 
 impl App {
@@ -88,8 +92,8 @@ impl App {
     /// Ends a session, as soon as its node hears of it. Kicking it again changes nothing.
     ///
     /// # Errors
-    /// `not_found` when the node has not reported it; `rate_limited` past the kicks of one day;
-    /// `conflict`.
+    /// `not_found` when the node has not reported it; `rate_limited` past the kicks that are
+    /// remembered; `conflict`.
     pub async fn kick(
         &self,
         caller: &Caller,
@@ -117,14 +121,17 @@ impl App {
                 Failure::refused(Reason::NotFound, detail)
             })?;
             if tx.names(&key::kicks_of(&node))?.len() >= MAX_KICKS {
-                let detail =
-                    format!("{MAX_KICKS} kicks a day: ban the source, or revoke the invite");
+                let detail = format!(
+                    "{MAX_KICKS} kicks of a day, or that the node is still to apply: ban the source, or \
+                     revoke the invite"
+                );
                 return Err(Failure::refused(Reason::RateLimited, detail));
             }
             let record = tx.get::<NodeRecord>(&key::node(&node))?;
             // Where no daemon is, it is done here and now.
             let done = record.is_some_and(|record| record.value.callback);
-            tx.put(&at, &KickRecord { done })?;
+            let until = Some(now + WAITS_S);
+            tx.put(&at, &KickRecord { done, until })?;
             let ends = key::kick_end(now + KEPT_S, &format!("{node}/{session}"));
             tx.put(&ends, &())?;
             let event = caller.author.event(kind::SESSION_KICKED).node(&node);
@@ -164,18 +171,109 @@ impl App {
         }
         for (session, kick) in records::<KickRecord>(&*self.store, &key::kicks_of(node))? {
             if !kick.value.done && kick.revision <= applied.rev {
-                tx.put(key::kick(node, &session), &KickRecord { done: true })?;
+                let done = KickRecord {
+                    done: true,
+                    ..kick.value
+                };
+                tx.put(key::kick(node, &session), &done)?;
             }
         }
         Ok(())
     }
 
-    /// Forgets kicks whose day is over.
+    /// Forgets kicks whose day is over, but for those that their node has not applied: it was cut off, and
+    /// has the session still.
     pub(super) async fn forget_kicks(&self) -> Result<(), Failure> {
+        let now = self.now();
         self.forget_due(key::KICK_ENDS, |tx, kick| {
-            tx.delete(format!("{}{kick}", key::KICKS));
+            let at = format!("{}{kick}", key::KICKS);
+            match tx.get::<KickRecord>(&at)? {
+                Some(found) if found.value.waits(now) => {
+                    tx.put(key::kick_end(now + KEPT_S, kick), &())?;
+                }
+                _ => tx.delete(at),
+            }
             Ok(())
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use totoro_api::wire::push::Applied;
+
+    use super::*;
+    use crate::app::tests::Lab;
+
+    /// Everything that is to be forgotten later is due.
+    async fn a_day_later(lab: &Lab) {
+        let store = &*lab.app.store;
+        let mut tx = Tx::new(store);
+        for end in names(store, key::KICK_ENDS).unwrap() {
+            let (_, kick) = end.split_once('/').unwrap();
+            tx.delete(format!("{}{end}", key::KICK_ENDS));
+            tx.put(key::kick_end(1, kick), &()).unwrap();
+        }
+        store.commit(tx.into_commit()).await.unwrap();
+        lab.app.forget_kicks().await.unwrap();
+    }
+
+    fn kept(lab: &Lab, node: &str) -> Vec<String> {
+        names(&*lab.app.store, &key::kicks_of(node)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_kick_waits_for_a_node_that_is_cut_off_and_is_forgotten_once_it_is_applied() {
+        let lab = Lab::new().await;
+        let node = lab.node("n1").await;
+        let seen = json!({ "tenants": [{ "tenant": "inv_a", "sessions": [{ "id": "s-1" }] }] });
+        lab.app
+            .live
+            .report(&node, serde_json::from_value(seen).unwrap());
+        let kicked = lab.app.kick(&lab.admin, Some("n1"), "s-1", None).await;
+        kicked.unwrap();
+        for _ in 0..3 {
+            a_day_later(&lab).await;
+            assert_eq!(lab.app.desired_kicks(&node).unwrap(), ["s-1"]);
+        }
+        let caller = Caller {
+            reach: Reach::Node(node.clone()),
+            ..lab.admin.clone()
+        };
+        let applied = Applied {
+            revision: lab.app.policy_revision(&node).unwrap(),
+            ..Applied::default()
+        };
+        lab.app.applied(&caller, &applied).await.unwrap();
+        assert!(lab.app.desired_kicks(&node).unwrap().is_empty());
+        assert_eq!(kept(&lab, &node), ["s-1"], "a repeat is no second one");
+        a_day_later(&lab).await;
+        assert!(kept(&lab, &node).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_kick_that_no_session_can_outlive_is_forgotten() {
+        let lab = Lab::new().await;
+        let (node, now) = (lab.node("n1").await, lab.app.now());
+        let store = &*lab.app.store;
+        let mut tx = Tx::new(store);
+        let kicks = [
+            ("s-1", json!({ "done": false, "until": now - 1 })),
+            ("s-2", json!({ "done": false, "until": now + 60 })),
+            // As an earlier version wrote them.
+            ("s-3", json!({ "done": false })),
+            ("s-4", json!({ "done": true })),
+        ];
+        for (session, kick) in kicks {
+            tx.put(key::kick(&node, session), &kick).unwrap();
+            let end = key::kick_end(now, &format!("{node}/{session}"));
+            tx.put(end, &()).unwrap();
+        }
+        store.commit(tx.into_commit()).await.unwrap();
+        for _ in 0..2 {
+            a_day_later(&lab).await;
+            assert_eq!(kept(&lab, &node), ["s-2", "s-3"]);
+        }
     }
 }
