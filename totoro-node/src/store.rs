@@ -10,6 +10,7 @@ mod spool_tests;
 mod take_over;
 #[cfg(test)]
 mod tests;
+mod whose;
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;

@@ -55,6 +55,7 @@ pub(super) async fn run(config: Config, health: Health, listener: TcpListener) -
     let instance = config.key_file.with_file_name("instance");
     let instance = secret::read(&instance)?;
     let store = Store::open(&config.state_dir)?.with_spool(u64::from(config.spool_mib) << 20);
+    store.claim(&config.node, &config.state_dir)?;
     let store = Arc::new(store);
     // As it was found: before anything is told of.
     let spool = Spool::of(Arc::clone(&store));
