@@ -45,8 +45,8 @@ struct Args {
     /// How often each node reports, seconds.
     #[arg(long, default_value_t = 15)]
     interval: u64,
-    /// For how long the server's processor time is measured with heartbeats, seconds; without them for
-    /// one interval.
+    /// For how long the server's processor time is measured with heartbeats, seconds, up to whole periods of what
+    /// watchers cost; without them for one such period.
     #[arg(long, default_value_t = 60)]
     measure: u64,
     /// How nodes follow their policy.
@@ -121,7 +121,10 @@ fn how(args: &Args, run: &mut Run) {
     run.note(format!(
         "Each node watches {watch}, and reports every {} s {beats}; {} changes, {} a second; processor time over \
          {} s. The generator shares the server's processors.",
-        args.interval, args.changes, args.rate, args.measure
+        args.interval,
+        args.changes,
+        args.rate,
+        args.watch.whole(args.measure).as_secs()
     ));
 }
 
@@ -134,6 +137,14 @@ async fn run(args: &Args) -> Result<Report> {
     how(args, report.run());
     report.column("plain HTTP");
     let interval = Duration::from_secs(args.interval);
+    // After three intervals of silence a node is told to be offline, with its event. Of the first one has passed
+    // when heartbeats end.
+    let alone = args.watch.whole(1);
+    ensure!(
+        alone <= 2 * interval,
+        "watchers alone are measured for {alone:?}, in which nodes would be told to be offline: --interval {} at least",
+        alone.as_secs().div_ceil(2)
+    );
     let mut server = Server::new(&binary, &args.dir, args.nodes, interval).await?;
     report.add("resident, empty", mib(server.resident()?.0), "MiB");
     let (nodes, took) = fleet::enrol(&server.target, &server.admin, args.nodes).await?;
@@ -191,8 +202,7 @@ async fn serve(
     // The first of each is told in the trail; what goes on is what is asked for.
     tokio::time::sleep(interval + Duration::from_secs(1)).await;
     let (before, began) = (answered(&beats), Instant::now());
-    let measure = Duration::from_secs(args.measure);
-    let both = busy(server, measure).await?;
+    let both = busy(server, args.watch.whole(args.measure)).await?;
     let rate = (answered(&beats) - before) / began.elapsed().as_secs_f64();
     let (resident, most) = server.resident()?;
     let goal = Goal::at_most(1024.0);
@@ -237,11 +247,12 @@ async fn serve(
     if let Some(why) = why {
         eprintln!("the first watcher was lost: {why}");
     }
-    drop(beats);
-    // Not before them, and not for longer than one interval: after three of silence each node is told
-    // to be offline, with its event.
+    // Until the changes' events are in segments.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let idle = busy(server, measure.min(interval)).await?;
+    drop(beats);
+    // Not before them: who has not reported yet is looked up each second.
+    let idle = busy(server, args.watch.whole(1)).await?;
+    report.add("processor, heartbeats and watchers", both, "% of a core");
     report.add("processor, watchers alone", idle, "% of a core");
     report.add_goal(
         "processor for heartbeats",

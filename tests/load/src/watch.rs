@@ -16,13 +16,15 @@ use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use totoro_api::ticket::Revision;
-use totoro_api::wire::push::DesiredState;
+use totoro_api::wire::push::{ALIVE, DesiredState};
 
 use crate::client::{Call, Connection, Target};
 use crate::fleet::{Node, post};
 
 /// Watchers that connect at once.
 const ARRIVING: usize = 64;
+/// How long a poll waits, seconds: `WAIT` in `totoro-node/src/sync/mod.rs`.
+const WAIT: u64 = 30;
 /// The longest event that is read, bytes.
 const MAX_EVENT: usize = 32 << 20;
 
@@ -33,6 +35,23 @@ pub(crate) enum How {
     Stream,
     /// One request after the other, each waiting for 30 s.
     Poll,
+}
+
+impl How {
+    /// How often the server has something to do for a watcher for whom nothing changes: a stream's ping, the end of a
+    /// poll. Seconds.
+    pub(crate) fn period(self) -> u64 {
+        match self {
+            How::Stream => ALIVE.as_secs(),
+            How::Poll => WAIT,
+        }
+    }
+
+    /// The shortest time of at least so many seconds in which each watcher costs as often as any other: of a part of a
+    /// period, all of them may fall into it, or none.
+    pub(crate) fn whole(self, least: u64) -> Duration {
+        Duration::from_secs(least.max(1).next_multiple_of(self.period()))
+    }
 }
 
 /// What arrived, and when.
@@ -183,7 +202,7 @@ impl Watcher {
             return stream.next().await.map(Some);
         }
         let Revision { generation, rev } = self.stands;
-        let path = format!("/api/v1/nodes/watch?wait=30s&gen={generation}&rev={rev}");
+        let path = format!("/api/v1/nodes/watch?wait={WAIT}s&gen={generation}&rev={rev}");
         let answer = self
             .connection
             .open(get(&path, &self.node.key, &[]))
@@ -266,5 +285,17 @@ impl Stream {
             self.read.extend_from_slice(&data);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_periods_are_measured() {
+        let seconds = |how: How| [0, 15, 20, 60, 61].map(|least| how.whole(least).as_secs());
+        assert_eq!(seconds(How::Stream), [20, 20, 20, 60, 80]);
+        assert_eq!(seconds(How::Poll), [30, 30, 30, 60, 90]);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::stream::unfold;
 use tokio::time::Instant;
-use totoro_api::wire::push::DesiredState;
+use totoro_api::wire::push::{ALIVE, DesiredState};
 use warp::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use warp::reply::{Reply as _, Response};
 use warp::sse::Event;
@@ -19,9 +19,6 @@ use crate::push::{Follower, Next};
 /// What a client that wants a stream accepts.
 pub(super) const MEDIA_TYPE: &str = "text/event-stream";
 
-/// How long it is silent at most: a client that hears nothing for twice this is cut off, and proxies
-/// close after a minute. The key is looked at again each time.
-const ALIVE: Duration = Duration::from_secs(20);
 /// When to come back after the end, milliseconds: so much, and as much again by chance, so that
 /// after a restart not all come at once.
 const RETRY_MS: u64 = 1000;
@@ -75,6 +72,7 @@ impl Stream {
         if now >= self.ends {
             return None;
         }
+        // Where nothing comes the key is looked at again each time.
         match self.follower.next(self.ends.min(now + ALIVE)).await {
             Ok(Next::State(state)) => event(&state),
             Ok(Next::Quiet) => Some(Event::default().comment("")),

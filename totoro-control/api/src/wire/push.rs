@@ -1,6 +1,7 @@
 //! Desired state: what the control plane pushes to one node, and what the node answers.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -8,6 +9,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::limits::Limits;
 use crate::ports::Pool;
 use crate::ticket::Revision;
+
+/// How long a stream is silent at most: a client that hears nothing for twice this is cut off, and proxies close
+/// after a minute.
+pub const ALIVE: Duration = Duration::from_secs(20);
 
 /// An invite's state. `expired` is derived from the time, and shown, never pushed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
