@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustls::pki_types::CertificateDer;
@@ -88,10 +89,13 @@ impl Server {
         })
     }
 
-    /// SIGKILL, and a new start on what is on the disk, with TLS or without.
+    /// SIGKILL, and a new start on what is on the disk and nowhere else, with TLS or without.
     pub(crate) async fn crash(&mut self, tls: bool) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
+        for file in files(&self.data())? {
+            forget(&file)?;
+        }
         let trusted = tls.then(|| self.certificate.clone());
         let (child, target, started_in) = start(&self.binary, self.dir.path(), trusted).await?;
         (self.child, self.target, self.started_in) = (child, target, started_in);
@@ -136,19 +140,42 @@ impl Server {
 
     /// Its store and its trail on the disk, bytes.
     pub(crate) fn on_disk(&self) -> Result<u64> {
-        fn size(dir: &Path) -> std::io::Result<u64> {
-            let mut total = 0;
-            for entry in std::fs::read_dir(dir)? {
-                let entry = entry?;
-                total += match entry.file_type()?.is_dir() {
-                    true => size(&entry.path())?,
-                    false => entry.metadata()?.len(),
-                };
-            }
-            Ok(total)
+        let mut total = 0;
+        for file in files(&self.data())? {
+            total += file.metadata()?.len();
         }
-        Ok(size(&self.dir.path().join("control/data"))?)
+        Ok(total)
     }
+
+    /// What its process has read from the disk, bytes.
+    pub(crate) fn read(&self) -> Result<u64> {
+        Ok(self.process()?.io()?.read_bytes)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("control/data")
+    }
+}
+
+/// All files below a directory.
+fn files(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => all.extend(files(&entry.path())?),
+            false => all.push(entry.path()),
+        }
+    }
+    Ok(all)
+}
+
+/// Drops a file's pages from the page cache: of what is not on the disk yet they would stay.
+fn forget(file: &Path) -> Result<()> {
+    let file = std::fs::File::open(file)?;
+    file.sync_all()?;
+    posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+    Ok(())
 }
 
 impl Drop for Server {
@@ -235,4 +262,38 @@ fn client_config(trusted: CertificateDer<'static>) -> Result<rustls::ClientConfi
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth())
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+
+    use super::*;
+
+    #[test]
+    fn what_is_forgotten_is_read_from_the_disk() -> Result<()> {
+        const SIZE: u64 = 4 << 20;
+        // Beside this program: a system's directory for temporary files is often in memory, which has no disk.
+        let beside = std::env::current_exe()?;
+        let dir = tempfile::tempdir_in(beside.parent().context("its directory")?)?;
+        if statfs(dir.path())?.filesystem_type() == TMPFS_MAGIC {
+            return Ok(());
+        }
+        let below = dir.path().join("below");
+        std::fs::create_dir(&below)?;
+        std::fs::write(below.join("data"), vec![7; usize::try_from(SIZE)?])?;
+        let read = || -> Result<u64> {
+            let before = procfs::process::Process::myself()?.io()?.read_bytes;
+            for file in files(dir.path())? {
+                std::fs::read(file)?;
+            }
+            Ok(procfs::process::Process::myself()?.io()?.read_bytes - before)
+        };
+        assert!(read()? < SIZE / 2, "it was just written");
+        for file in files(dir.path())? {
+            forget(&file)?;
+        }
+        assert!(read()? >= SIZE / 2);
+        Ok(())
+    }
 }
