@@ -30,6 +30,7 @@ pub use left::{Get, Left};
 #[doc(hidden)]
 pub use log::fuzz;
 pub(crate) use log::{Kind, Log, OP, Ops, Reader, Spot};
+pub use whose::is_of;
 
 /// What a start makes that finds nothing, bytes: the log's first file, and as much that is kept for a full disk.
 pub(crate) const BEGINS_WITH: u64 = 2 * (log::SIZES.file + log::SIZES.slack);

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use totoro_api::Reason;
 use totoro_api::ports::{Pool, Protocol};
 use totoro_ebpf::abi;
 use totoro_ebpf::logic::pool;
@@ -99,6 +100,25 @@ impl Kernel {
         }
         for key in traffic {
             gone(maps.traffic.remove(&key)).on("write", "TRAFFIC")?;
+        }
+        Ok(())
+    }
+
+    /// Forgets the canary, whose lease was forgotten: what it may have is known, and is not looked for in tables of all.
+    ///
+    /// # Errors
+    /// When a map can't be written.
+    pub fn remove_canary(&self) -> Result<()> {
+        let mut maps = self.shared.maps();
+        gone(maps.tenants.remove(&abi::CANARY)).on("write", "TENANTS")?;
+        gone(maps.usage.remove(&abi::CANARY)).on("write", "USAGE")?;
+        gone(maps.flows_closed.remove(&abi::CANARY)).on("write", "FLOWS_CLOSED")?;
+        for reason in Reason::ALL {
+            let key = abi::ReasonKey {
+                tenant: abi::CANARY,
+                reason: reason.number(),
+            };
+            gone(maps.reasons.remove(&key)).on("write", "REASONS")?;
         }
         Ok(())
     }

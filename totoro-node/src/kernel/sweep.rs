@@ -21,7 +21,7 @@ const LINKS_EVERY_NS: u64 = 5_000_000_000;
 const SOCKETS_EVERY_NS: u64 = 10_000_000_000;
 /// And later by so many times the processor time that it took the last time: all sockets of the machine are
 /// walked through for it, those that wait for stray segments too.
-const SOCKETS_TIMES: u64 = 500;
+const SOCKETS_TIMES: u64 = 1_000;
 /// Counts are compared with what they count this often, ns (nothing but tampering makes them differ),
 /// and bans that are over, which bind nobody, are forgotten.
 const COUNTS_EVERY_NS: u64 = 60_000_000_000;

@@ -100,7 +100,7 @@ impl Desk {
         for cleaned in [
             self.kernel.remove_lease(key).map(drop),
             self.kernel.forget_lease(CANARY, key),
-            self.kernel.remove_tenants(&[CANARY]),
+            self.kernel.remove_canary(),
         ] {
             if let Err(error) = cleaned {
                 // The next alignment closes what nobody knows of.

@@ -41,6 +41,8 @@ gate! {
     fn put_tenant(&self, tenant: u32, policy: &abi::Tenant) -> ();
     /// Forgets tenants and their counts.
     fn remove_tenants(&self, tenants: &[u32]) -> ();
+    /// Forgets the canary.
+    fn remove_canary(&self) -> ();
     /// Ends a tenant's user connections and flows.
     fn destroy_tenant(&self, tenant: u32) -> usize;
     /// Tenants now.

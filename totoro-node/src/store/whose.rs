@@ -5,10 +5,28 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
-use super::{Changes, META, Store};
+use super::{Changes, Get, META, Store};
 
 /// Key in `META`: the node's id. Earlier versions neither write nor read it.
 const NODE: &str = "node";
+
+/// Whether state that was left in `dir` is known to be this node's; an earlier version did not say whose it is.
+///
+/// # Errors
+/// It is another node's; or the disk.
+pub fn is_of(node: &str, left: &impl Get, dir: &Path) -> Result<bool> {
+    match left.get::<String>(META, NODE)? {
+        Some(of) if of != node => {
+            let dir = dir.display();
+            bail!(
+                "the state in {dir} is of node {of}, and by its settings this machine is node {node}: move \
+                 {dir} away (mv {dir} {dir}.{of}; what {of} has not delivered stays in it), or put the \
+                 settings and the key of {of} back"
+            )
+        }
+        of => Ok(of.is_some()),
+    }
+}
 
 impl Store {
     /// Takes the state of `dir` up as this node's. What an earlier version left is whoever's comes first.
@@ -16,22 +34,12 @@ impl Store {
     /// # Errors
     /// It is another node's, and is left as it is; the disk.
     pub fn claim(&self, node: &str, dir: &Path) -> Result<()> {
-        match self.get::<String>(META, NODE)? {
-            Some(of) if of == node => Ok(()),
-            Some(of) => {
-                let dir = dir.display();
-                bail!(
-                    "the state in {dir} is of node {of}, and by its settings this machine is node {node}: move \
-                     {dir} away (mv {dir} {dir}.{of}; what {of} has not delivered stays in it), or put the \
-                     settings and the key of {of} back"
-                )
-            }
-            None => {
-                let mut changes = Changes::default();
-                changes.put(META, NODE, &node);
-                self.commit(&changes)
-            }
+        if is_of(node, self, dir)? {
+            return Ok(());
         }
+        let mut changes = Changes::default();
+        changes.put(META, NODE, &node);
+        self.commit(&changes)
     }
 }
 

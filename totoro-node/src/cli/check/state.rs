@@ -11,7 +11,7 @@ use nix::unistd::{AccessFlags, access};
 use super::super::applied::Unreadable;
 use super::{Line, Status};
 use crate::config::Config;
-use crate::store;
+use crate::store::{self, Left};
 
 /// What a daemon left that can't be read, where that is why the pool is not known.
 pub(in crate::cli) fn unreadable(config: &Config, unknown: &Error) -> Option<Line> {
@@ -27,6 +27,12 @@ pub(super) fn line(config: &Config, unknown: Option<&Error>) -> Line {
     }
     if let Some(line) = unknown.and_then(|why| unreadable(config, why)) {
         return line;
+    }
+    let left = Left::under(dir).and_then(|left| store::is_of(&config.node, &left, dir));
+    if let Err(why) = left
+        && !config.node.is_empty()
+    {
+        return line_of(config, Status::Fail, format!("{why:#}"));
     }
     let there = there_of(dir);
     let free = match statvfs(there) {
@@ -184,6 +190,22 @@ mod tests {
         }
         let other = anyhow::anyhow!("the daemon does not answer in time");
         assert!(unreadable(&config, &other).is_none());
+    }
+
+    #[test]
+    fn the_state_of_another_node_fails() {
+        let place = tempfile::tempdir().unwrap();
+        let mut config = config(place.path(), "state");
+        let store = Store::open(&config.state_dir).unwrap();
+        store.claim("nod_a", &config.state_dir).unwrap();
+        drop(store);
+        assert_ne!(line(&config, None).status, Status::Fail, "not enrolled");
+        config.node = "nod_a".to_owned();
+        assert_ne!(line(&config, None).status, Status::Fail);
+        config.node = "nod_b".to_owned();
+        let line = line(&config, None);
+        assert_eq!(line.status, Status::Fail);
+        assert!(line.detail.contains("is of node nod_a"), "{}", line.detail);
     }
 
     #[test]

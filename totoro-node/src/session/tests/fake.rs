@@ -100,6 +100,13 @@ impl Gate for Fake {
         Ok(())
     }
 
+    fn remove_canary(&self) -> Result<()> {
+        self.works("remove_canary", "")?
+            .tenants
+            .remove(&abi::CANARY);
+        Ok(())
+    }
+
     fn destroy_tenant(&self, tenant: u32) -> Result<usize> {
         self.works("destroy_tenant", tenant).map(|_| 0)
     }
