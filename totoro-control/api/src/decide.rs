@@ -20,7 +20,7 @@ pub use leases::{
 };
 pub use login::{Action, Brought, Owner, login};
 pub use named::Named;
-pub use proxy::{Asked, Choice, Held, MAX_NAME, choose_port, read_proxy, user_denied};
+pub use proxy::{Asked, Avoided, Choice, Held, MAX_NAME, choose_port, read_proxy, user_denied};
 pub use room::{lease_room, session_room, tenant_room};
 pub use standing::{Applied, Standing, Voucher, standing};
 pub use tenant::{PUBLIC, SeenTicket, invite_of, site, source, tenant_of};

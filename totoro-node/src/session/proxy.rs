@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use serde_json::Value;
-use totoro_api::decide::{LOGIN_META, lease_room, read_proxy};
+use totoro_api::decide::{Avoided, LOGIN_META, lease_room, read_proxy};
 use totoro_api::wire::event::{Subject, kind};
 use totoro_api::wire::plugin::{Answer, CloseProxy, NewProxy, User};
 use totoro_api::{Reason, Refusal};
@@ -108,8 +108,10 @@ impl Desk {
         };
         let (strays, wire) = (&inner.strays, &body.proxy_name);
         let is_strays = |port| is_anothers(strays, (asked.protocol, port), wire);
-        let plan = inner.ports.plan(wish, |port| {
-            policy.invites.named().by_another(&session.tenant, port) || is_strays(port)
+        let named = policy.invites.named();
+        let plan = inner.ports.plan(wish, |port| match is_strays(port) {
+            true => Some(Avoided::Open),
+            false => (named.by_another(&session.tenant, port)).then_some(Avoided::Named),
         })?;
         // frps would not open it, and until then its users would be another's.
         if let Plan::Open { port, .. } = plan

@@ -8,7 +8,7 @@ mod waiting;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Asked, Choice, Held, choose_port};
+use super::{Asked, Avoided, Choice, Held, choose_port};
 use crate::limits::Effective;
 use crate::ports::{Pool, PortRange, Protocol};
 use crate::{Reason, Refusal};
@@ -189,7 +189,11 @@ impl Ports {
     ///
     /// # Errors
     /// `proxy_name_denied`, `max_proxies`, `rate_limited`, or as [`choose_port`].
-    pub fn plan(&self, wish: Wish<'_>, avoid: impl Fn(u16) -> bool) -> Result<Plan, Refusal> {
+    pub fn plan(
+        &self,
+        wish: Wish<'_>,
+        avoid: impl Fn(u16) -> Option<Avoided>,
+    ) -> Result<Plan, Refusal> {
         let Wish {
             tenant,
             run_id,

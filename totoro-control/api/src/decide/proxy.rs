@@ -157,16 +157,23 @@ pub struct Choice<'a> {
     pub start: usize,
 }
 
-/// The port for a proxy. `held` tells what is with a port; `avoid` names ports that are another
-/// invite's by name, or open in frps already: taken only when there is nothing else, not even by who
-/// had one last.
+/// Why a port is taken only where there is no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Avoided {
+    /// Another invite names it. Who had it last has it back.
+    Named,
+    /// It is open in frps already, so that nobody is served there, not even who had it last.
+    Open,
+}
+
+/// The port for a proxy. `held` tells what is with a port, `avoid` why it is one to avoid.
 ///
 /// # Errors
 /// `port_outside_pool`, `port_denied`, `port_in_use`, `port_cooling`, `pool_exhausted`.
 pub fn choose_port(
     choice: Choice<'_>,
     held: impl Fn(u16) -> Held,
-    avoid: impl Fn(u16) -> bool,
+    avoid: impl Fn(u16) -> Option<Avoided>,
 ) -> Result<u16, Refusal> {
     let Choice {
         asked,
@@ -209,7 +216,7 @@ pub fn choose_port(
     }
     let usable = |port: u16| pool.contains(port) && ours(port);
     let last = last.filter(|&port| usable(port) && matches!(held(port), Held::Free | Held::Kept));
-    if let Some(port) = last.filter(|&port| !avoid(port)) {
+    if let Some(port) = last.filter(|&port| avoid(port) != Some(Avoided::Open)) {
         return Ok(port);
     }
     let start = start % pool.len().max(1);
@@ -219,7 +226,8 @@ pub fn choose_port(
     };
     let free = |port: &u16| held(*port) == Held::Free;
     around()
-        .find(|port| free(port) && !avoid(*port))
+        .find(|port| free(port) && avoid(*port).is_none())
+        .or_else(|| around().find(|port| free(port) && avoid(*port) == Some(Avoided::Named)))
         .or(last)
         .or_else(|| around().find(free))
         .or_else(|| around().find(|port| held(*port) == Held::Sibling))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
-use totoro_api::decide::{Lease, Plan, Wish, lease_room, read_proxy, session_room};
+use totoro_api::decide::{Avoided, Lease, Plan, Wish, lease_room, read_proxy, session_room};
 use totoro_api::wire::event::{Subject, kind};
 use totoro_api::wire::plugin::{Answer, CloseProxy, NewProxy, User};
 use totoro_api::{Reason, Refusal};
@@ -138,7 +138,10 @@ impl App {
             None => self.ports_named(desk.node)?,
             Some(_) => named::Ports::default(),
         };
-        let avoid = |port| named.by_another(&session.tenant, port);
+        let avoid = |port| {
+            let by_another = named.by_another(&session.tenant, port);
+            by_another.then_some(Avoided::Named)
+        };
         let plan = desk.ports.plan(wish, avoid)?;
         // What nothing new is taken for: a proxy may have the port back that waits for it.
         if let Some(held) = standing.held

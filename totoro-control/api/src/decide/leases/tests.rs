@@ -74,7 +74,7 @@ impl Table {
         };
         match self
             .ports
-            .plan(wish, |_| false)
+            .plan(wish, |_| None)
             .map_err(|refusal| refusal.reason)?
         {
             Plan::Same(port) => Ok(port),
@@ -155,7 +155,7 @@ fn who_moves_on_and_on_does_not_have_the_whole_pool_cool_down() {
             start: 0,
             now_ms,
         };
-        let plan = ports.plan(wish, |_| false).map_err(|no| no.reason)?;
+        let plan = ports.plan(wish, |_| None).map_err(|no| no.reason)?;
         if let Plan::Open { port, instead_of } = plan {
             if let Some(old) = instead_of {
                 ports.close(old, now_ms, PATIENCE).unwrap();

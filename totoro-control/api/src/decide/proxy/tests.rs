@@ -121,7 +121,12 @@ fn outcome(
         last,
         start: 3,
     };
-    choose_port(choice, held, |port| port == 20003).map_err(|refusal| refusal.reason)
+    let avoid = |port| match port {
+        20003 => Some(Avoided::Open),
+        20008 => Some(Avoided::Named),
+        _ => None,
+    };
+    choose_port(choice, held, avoid).map_err(|refusal| refusal.reason)
 }
 
 #[test]
@@ -161,11 +166,17 @@ fn any_port() {
         "20003 is to be avoided"
     );
     for kept in [Held::Free, Held::Kept] {
+        let held = |port| if port == 20008 { kept } else { Held::Free };
+        assert_eq!(
+            outcome(None, Some(20008), None, held),
+            Ok(20008),
+            "the last one, though another invite names it since"
+        );
         let held = |port| if port == 20003 { kept } else { Held::Free };
         assert_eq!(
             outcome(None, Some(20003), None, held),
             Ok(20004),
-            "even the last one is avoided"
+            "not even the last one, where frps has it open"
         );
         let held = |port| match port {
             20003 => kept,
