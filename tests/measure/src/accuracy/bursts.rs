@@ -38,12 +38,8 @@ pub(crate) fn measure(args: &Args, run: &mut Run, progress: &Progress) -> Result
         }
         names.extend(groups.into_iter().map(str::to_owned));
         let mended = field.world.mended()?.into_iter();
-        mends.push(
-            mended
-                .filter(|(what, _)| HIDES.contains(&what.as_str()))
-                .map(|(_, count)| count as f64)
-                .sum(),
-        );
+        let hidden = mended.filter(|(what, _)| HIDES.contains(&what.as_str()));
+        mends.push(hidden.map(|(_, count)| count).sum::<u64>() as f64);
         field.end();
     }
     let what = "counts that the daemon found wrong meanwhile, and mended";
