@@ -260,6 +260,32 @@ pub(super) fn charge_source(remote: &Addr, tenant: u32, kind: u32, max: u32, at:
     Reason::NodeFull.number()
 }
 
+/// Counts a connection to frps's own port on its site: the reason's number when it is one too many, or 0. Without a
+/// second try, which the verifier would follow through all that comes after: where the entry is just being forgotten,
+/// frpc comes again.
+#[inline(never)]
+pub(super) fn charge_site(remote: &Addr, max: u32, at: u64) -> u32 {
+    let key = source_key(remote, 0, SOURCE_SITES);
+    let fresh = Source {
+        conns: 0,
+        last_ns: at,
+    };
+    let _ = SOURCES.insert(&key, &fresh, BPF_NOEXIST);
+    let Some(source) = SOURCES.get_ptr_mut(&key) else {
+        return Reason::NodeFull.number();
+    };
+    // SAFETY: aligned fields of a live map value.
+    unsafe {
+        let conns = &raw mut (*source).conns;
+        if atomic::add(conns, 1) < max as u64 {
+            (*source).last_ns = at;
+            return 0;
+        }
+        atomic::sub(conns, 1);
+    }
+    Reason::RateLimited.number()
+}
+
 /// Removes a source that has no connection. Marked before it goes, so that no connection is counted on
 /// an entry that is on its way out; one whose removal failed before is marked already.
 #[inline(always)]

@@ -17,7 +17,9 @@ use totoro_ebpf::abi::{
     SOURCE_SITES, SURPLUS, SockTag, TCP, v4_mapped,
 };
 
-use super::charge::{BPF_NOEXIST, EEXIST, admit, charge_source, discharge, undo_source};
+use super::charge::{
+    BPF_NOEXIST, EEXIST, admit, charge_site, charge_source, discharge, undo_source,
+};
 use super::ending::closed;
 use super::{config, is_control, is_guarded};
 use crate::atomic;
@@ -313,7 +315,7 @@ fn control(
     };
     if reason == 0 {
         // Here too, not at the SYN alone: who holds back the end of many handshakes has no connection until all end.
-        reason = charge_source(&ends.remote, 0, SOURCE_SITES, of_site(cap), at);
+        reason = charge_site(&ends.remote, of_site(cap), at);
         if reason == 0 {
             reason = remember_control(ends, cookie, at);
             if reason == 0 {
