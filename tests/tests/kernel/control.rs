@@ -128,7 +128,8 @@ fn a_site_that_ends_its_handshakes_together_has_its_share_and_no_more() {
         let from = (0..20).map(|nth| Some(source(nth))).collect();
         let streams = burst_from(&peer, USER6, (NODE6, BIND_PORT).into(), from);
         let refused = || support::refused(&kernel, Reason::RateLimited);
-        eventually("all are judged", || refused() == 12);
+        // What a refused one still sends may be refused, too.
+        eventually("all are judged", || refused() >= 12);
         assert_eq!(kernel.controls().expect("read").len(), 8);
         // The share is back, of sources and of the site.
         drop((streams, listener));
