@@ -188,13 +188,15 @@ fn torn(
     file.resize(file.len().max(written.len()), 0);
     let part = part.min(frame.len());
     file[from..from + part].copy_from_slice(&frame[..part]);
+    // What is behind it may be its own: of a try that failed just before.
+    let is_whole = file[from..].starts_with(frame);
     for name in contents(dir).keys() {
         std::fs::remove_file(dir.join(name)).unwrap();
     }
     for (name, bytes) in held {
         std::fs::write(dir.join(name), bytes).unwrap();
     }
-    part == frame.len()
+    is_whole
 }
 
 /// A directory in memory: what is tried is what is written and in which order.
