@@ -354,6 +354,6 @@ impl Daemons {
 }
 
 /// What the node logs: what is given (`TOTORO_LOG`), or as it does by default.
-pub(crate) fn log() -> String {
+fn log() -> String {
     std::env::var("TOTORO_LOG").unwrap_or_else(|_| "info".to_owned())
 }

@@ -80,10 +80,7 @@ impl Kernel {
         }
         let ours: HashSet<u32> = tenants.iter().copied().collect();
         for tenant in &ours {
-            let mut maps = self.shared.maps();
-            gone(maps.tenants.remove(tenant)).on("write", "TENANTS")?;
-            gone(maps.usage.remove(tenant)).on("write", "USAGE")?;
-            gone(maps.flows_closed.remove(tenant)).on("write", "FLOWS_CLOSED")?;
+            remove_rows(&mut self.shared.maps(), *tenant)?;
         }
         let (mut reasons, mut traffic) = (Vec::new(), Vec::new());
         let tables = &self.shared.tables;
@@ -110,9 +107,7 @@ impl Kernel {
     /// When a map can't be written.
     pub fn remove_canary(&self) -> Result<()> {
         let mut maps = self.shared.maps();
-        gone(maps.tenants.remove(&abi::CANARY)).on("write", "TENANTS")?;
-        gone(maps.usage.remove(&abi::CANARY)).on("write", "USAGE")?;
-        gone(maps.flows_closed.remove(&abi::CANARY)).on("write", "FLOWS_CLOSED")?;
+        remove_rows(&mut maps, abi::CANARY)?;
         for reason in Reason::ALL {
             let key = abi::ReasonKey {
                 tenant: abi::CANARY,
@@ -216,4 +211,12 @@ impl Kernel {
         let ended = conns.destroyed + first.of(flows);
         first.0.map_or(Ok(ended), Err)
     }
+}
+
+/// Removes a tenant's own rows: its policy and what is counted of it alone.
+fn remove_rows(maps: &mut Maps, tenant: u32) -> Result<()> {
+    gone(maps.tenants.remove(&tenant)).on("write", "TENANTS")?;
+    gone(maps.usage.remove(&tenant)).on("write", "USAGE")?;
+    gone(maps.flows_closed.remove(&tenant)).on("write", "FLOWS_CLOSED")?;
+    Ok(())
 }

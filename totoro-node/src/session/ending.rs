@@ -75,11 +75,22 @@ impl Desk {
             let session = inner.sessions.get(run_id);
             session.is_some_and(|session| session.connected() && is_gone(session))
         });
-        for run_id in &lost {
+        self.hang_up(inner, &lost, changes, now_ms);
+        lost.len()
+    }
+
+    /// The connections of these sessions are said to be gone, and are gone then.
+    pub(super) fn hang_up(
+        &self,
+        inner: &mut Inner,
+        run_ids: &[String],
+        changes: &mut Changes,
+        now_ms: i64,
+    ) {
+        for run_id in run_ids {
             self.disconnect(inner, run_id);
         }
-        self.lose(inner, &lost, changes, now_ms);
-        lost.len()
+        self.lose(inner, run_ids, changes, now_ms);
     }
 
     /// Ends a connection to frps; whether it was there. `None` = it can't be ended, which is told.

@@ -36,10 +36,7 @@ impl Desk {
                 _ => {}
             }
         }
-        for run_id in &lost {
-            self.disconnect(inner, run_id);
-        }
-        self.lose(inner, &lost, &mut changes, now_ms);
+        self.hang_up(inner, &lost, &mut changes, now_ms);
         if !changes.is_empty() {
             self.flush(inner, changes);
             let _ = self.settled(desk);

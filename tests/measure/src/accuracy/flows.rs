@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use totoro_ebpf::abi::FLOW_NEW;
 use totoro_node::kernel::Inspector;
 use totoro_report::{Better, Figure, Goal, Run};
 use totoro_tests::hostile::client::USERS_DOOR;
@@ -89,11 +88,11 @@ impl Stage {
         Ok(self.kernel.counts(self.tenant)?.flows)
     }
 
-    /// Flows that were answered, as listed.
+    /// The same as listed.
     fn rows(&self) -> Result<u64> {
         let all = self.kernel.flows()?;
         let ours = all.iter().filter(|(_, flow)| flow.tenant == self.tenant);
-        Ok(ours.filter(|(_, flow)| flow.state != FLOW_NEW).count() as u64)
+        Ok(ours.count() as u64)
     }
 
     /// What is left where nothing should be: flows that began and did not end, or ended and did not begin, and any that
@@ -101,12 +100,7 @@ impl Stage {
     fn left(&self) -> Result<u64> {
         let counts = self.kernel.counts(self.tenant)?;
         let differ = counts.usage.flows_opened.abs_diff(counts.flows_closed);
-        let rows = self.kernel.flows()?;
-        Ok(differ
-            + rows
-                .iter()
-                .filter(|(_, flow)| flow.tenant == self.tenant)
-                .count() as u64)
+        Ok(differ + self.rows()?)
     }
 
     /// Users write, while another thread looks at how many flows live. (What began is read first: what takes another's

@@ -28,9 +28,9 @@ pub(super) fn line(config: &Config, unknown: Option<&Error>) -> Line {
     if let Some(line) = unknown.and_then(|why| unreadable(config, why)) {
         return line;
     }
-    let left = Left::under(dir).and_then(|left| store::is_of(&config.node, &left, dir));
-    if let Err(why) = left
-        && !config.node.is_empty()
+    let is_of = |left| store::is_of(&config.node, &left, dir);
+    if !config.node.is_empty()
+        && let Err(why) = Left::under(dir).and_then(is_of)
     {
         return line_of(config, Status::Fail, format!("{why:#}"));
     }
