@@ -95,9 +95,11 @@ pub(crate) static CANDIDATES: LruHashMap<abi::FlowKey, abi::Flow, 16384> = LruHa
 #[btf_map]
 pub(crate) static HEARD: Array<u64, { abi::HEARD_PLACES as usize }> = Array::new();
 
-/// Which flows of a tenant were answered last: see [`totoro_ebpf::logic::answered`]. Not pinned.
+/// Which flows of a tenant were answered last, and behind those which of a source: see
+/// [`totoro_ebpf::logic::answered`]. Not pinned.
 #[btf_map]
-pub(crate) static ANSWERED: Array<abi::FlowKey, { abi::ANSWERED_PLACES as usize }> = Array::new();
+pub(crate) static ANSWERED: Array<abi::FlowKey, { 2 * abi::ANSWERED_PLACES as usize }> =
+    Array::new();
 
 /// Which of them are a tenant's, the last ones: see [`totoro_ebpf::logic::waiting`]. Not pinned.
 #[btf_map]

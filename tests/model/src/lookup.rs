@@ -148,12 +148,13 @@ impl World {
         }
         let mut reason = self.over_a_limit(who, lease.tenant, &tenant, now)?;
         // Who was answered and never wrote again may not exist, and gives its place up.
-        let full = match reason {
-            Some(Reason::MaxFlows) => Some(lease.tenant),
-            Some(Reason::PublicFull) => Some(tenant.parent),
-            _ => None,
+        let room = match reason {
+            Some(Reason::MaxFlows) => self.has_unconfirmed(lease.tenant),
+            Some(Reason::PublicFull) => self.has_unconfirmed(tenant.parent),
+            Some(Reason::MaxConnsPerSource) => self.has_one_of(&who.remote, lease.tenant),
+            _ => false,
         };
-        if who.proto == UDP && full.is_some_and(|full| self.has_unconfirmed(full)) {
+        if who.proto == UDP && room {
             reason = None;
         }
         Ok(reason.map(Reason::number))
@@ -229,6 +230,14 @@ impl World {
         let noted = self.answered.iter().filter_map(|key| self.flows.get(key));
         let mut its = noted.filter(|flow| flow.tenant == tenant || flow.parent == tenant);
         its.any(|flow| flow.state != FLOW_CONFIRMED)
+    }
+
+    /// Whether one of them is of the newcomer's own source, and of the same tenant.
+    fn has_one_of(&self, remote: &Addr, tenant: u32) -> bool {
+        let noted = self.answered.iter();
+        let of_source = noted.filter(|key| source(&key.remote) == source(remote));
+        let mut its = of_source.filter_map(|key| self.flows.get(key));
+        its.any(|flow| flow.tenant == tenant && flow.state != FLOW_CONFIRMED)
     }
 
     /// UDP flows of a tenant that have not ended.

@@ -79,7 +79,9 @@ fn one_source_has_its_share_of_flows_and_gets_it_back() {
         let one = flows.keys().flatten().find(is_v4).expect("a flow");
         flows.remove(&one).expect("remove");
         let kernel = Kernel::load(&options).expect("adopts");
-        let _again = answered(&server, v4(0), v4(PORT)).expect("room for one");
+        let again = answered(&server, v4(0), v4(PORT)).expect("room for one");
+        again.send(b"again").expect("send");
+        server.recv_from(&mut [0; 16]).expect("it goes on");
         assert!(answered(&server, v4(0), v4(PORT)).is_none(), "and no more");
         // The lease ends, and another begins: nobody is charged for what was.
         let key = support::key(UDP, PORT);

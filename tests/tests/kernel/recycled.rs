@@ -136,11 +136,12 @@ fn whose_place_is_taken_is_entered_nowhere() {
 }
 
 #[test]
-fn whose_source_has_its_share_takes_nobodys_place() {
+fn whose_source_has_its_share_takes_the_place_of_its_own_alone() {
     let Some(node) = Node::new("own-share") else {
         return;
     };
-    node.run(|kernel| {
+    let root = node.options().pin_root;
+    node.run(move |kernel| {
         let limits = Tenant {
             max_conns_per_source: 1,
             ..five()
@@ -151,29 +152,78 @@ fn whose_source_has_its_share_takes_nobodys_place() {
         for _ in 0..limits.max_flows {
             forger.word(&server).expect("room");
         }
-        // Two of one source, both heard before either is answered.
-        let users = [(); 2].map(|()| {
+        // Three of one source, all heard before any is answered: each takes a place, the later ones the one before's.
+        let users = [(); 3].map(|()| {
             let user = UdpSocket::bind(v4(0)).expect("bind");
+            user.set_nonblocking(true).expect("nonblocking");
             user.send_to(b"hello", v4(PORT)).expect("send");
             (user, server.recv_from(&mut [0; 16]).expect("heard").1)
         });
-        for (_, from) in &users {
-            let _ = server.send_to(b"answer", from);
+        for (user, from) in &users {
+            server.send_to(b"answer", from).expect("send");
+            assert_eq!(user.recv(&mut [0; 16]).expect("served"), 6);
         }
-        let served = users.iter().filter(|(user, _)| {
-            user.set_nonblocking(true).expect("nonblocking");
-            user.recv(&mut [0; 16]).is_ok()
-        });
-        assert_eq!(served.count(), 1);
-        // And at the door.
+        // Who wrote again keeps its place, from whoever of its source comes.
+        let (last, _) = &users[2];
+        last.send_to(b"again", v4(PORT)).expect("send");
+        server.recv_from(&mut [0; 16]).expect("it goes on");
         assert!(answered(&server, v4(0), v4(PORT)).is_none());
-        assert_eq!(refused(&kernel, Reason::MaxConnsPerSource), 2);
+        assert_eq!(refused(&kernel, Reason::MaxConnsPerSource), 1);
         let flows = kernel.flows().expect("flows");
         let strangers = flows
             .iter()
             .filter(|(key, _)| key.remote[12..14] == [198, 18]);
         assert_eq!(strangers.count(), flows.len() - 1, "one gave its place up");
         assert_eq!(flows.len() as u32, limits.max_flows);
+        let sources: Sources = support::pinned(&root, "SOURCES").try_into().expect("hash");
+        let counted = sources.iter().flatten().map(|(_, source)| source.conns);
+        assert_eq!(counted.sum::<u64>(), u64::from(limits.max_flows));
+    });
+}
+
+#[test]
+fn forged_datagrams_of_a_users_own_address_do_not_keep_that_user_out() {
+    let Some(node) = Node::new("forged-user") else {
+        return;
+    };
+    const SHARE: u32 = 4;
+    node.run(|kernel| {
+        let limits = Tenant {
+            max_flows: 1_000,
+            max_conns_per_source: SHARE,
+            ..five()
+        };
+        lend(&kernel, UDP, &limits);
+        let server = talkative(PORT);
+        for (own, to) in [(v4(0), v4(PORT)), (v6(0), v6(PORT))] {
+            let before = kernel.counts(1).expect("counts").flows;
+            let mut users: Vec<(UdpSocket, SocketAddr)> = Vec::new();
+            let forge = |times| {
+                // Whose answers the user's own address gets, and nobody reads.
+                let forged = (0..times).filter(|_| answered(&server, own, to).is_some());
+                forged.count()
+            };
+            for _ in 0..SHARE {
+                assert_eq!(forge(50), 50, "there is a place while one is not confirmed");
+                let user = answered(&server, own, to).expect("the user is served");
+                user.send(b"again").expect("send");
+                let (_, from) = server.recv_from(&mut [0; 16]).expect("it goes on");
+                users.push((user, from));
+                let flows = kernel.counts(1).expect("counts").flows;
+                assert!(flows - before <= u64::from(SHARE), "{flows}");
+            }
+            // The share is the user's own now, who is told so.
+            assert_eq!(forge(5), 0);
+            for (user, from) in &users {
+                user.send(b"and again").expect("send");
+                server.recv_from(&mut [0; 16]).expect("delivered");
+                server.send_to(b"answer", from).expect("send");
+                assert_eq!(user.recv(&mut [0; 16]).expect("arrives"), 6);
+            }
+        }
+        assert_eq!(refused(&kernel, Reason::MaxConnsPerSource), 10);
+        assert_eq!(confirmed(&kernel), 2 * SHARE as usize);
+        assert_eq!(kernel.sweep().expect("sweep").drifted, 0, "all is counted");
     });
 }
 

@@ -2,7 +2,9 @@
 //! the place of one that was not confirmed since, as the kernel's own connection tracking drops what is not
 //! assured (`early_drop`). A note is a hint: `FLOWS` says whether the flow is there, and what it is.
 
+use super::known::mark;
 use crate::abi::ANSWERED_PLACES;
+use crate::packet::Words;
 
 /// Places of a tenant, as many as it may have flows: so many at most.
 const EACH: u64 = 256;
@@ -21,6 +23,14 @@ pub const fn place(tenant: u32, max_flows: u32, nth: u64) -> u32 {
     // Knuth's multiplicative hash: neighbours among the numbers of tenants are far from each other.
     let first = tenant.wrapping_mul(0x9e37_79b1) >> 16;
     first.wrapping_add((nth % places) as u32) & (ANSWERED_PLACES - 1)
+}
+
+/// What a source's places are known by, of those in the second half: nobody can choose sources that share them who
+/// does not know `seed`.
+#[inline(always)]
+#[must_use]
+pub const fn number(source: Words, tenant: u32, seed: u64) -> u32 {
+    mark(source, 0, 0, seed) as u32 ^ tenant
 }
 
 #[cfg(test)]

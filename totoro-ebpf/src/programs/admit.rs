@@ -21,7 +21,7 @@ const SK_PASS: u32 = 1;
 const AF_INET: u32 = 2;
 /// What [`judge`] says when nobody has looked for what is idle for long.
 const OVERDUE: u32 = u32::MAX;
-/// With a reason of [`judge`]'s: one flow less of the tenant's would be room.
+/// With a reason of [`judge`]'s: one flow less would be room.
 const FULL: u32 = 1 << 31;
 
 /// Entry point.
@@ -58,8 +58,7 @@ pub(crate) fn totoro_admit(ctx: SkLookupContext) -> u32 {
     }
     if reason & FULL != 0 {
         reason &= !FULL;
-        let of_parent = reason == Reason::PublicFull.number();
-        if recycle::is_possible(&subject.flow(), subject.tenant, of_parent) {
+        if recycle::find(&subject.flow(), subject.tenant, reason) != recycle::NONE {
             reason = 0;
         }
     }
@@ -155,7 +154,7 @@ fn judge(subject: &mut Subject, local: &Addr, looked: bool) -> u32 {
     } else if count_of(&subject.remote, lease.tenant, SOURCE_FLOWS)
         >= tenant.max_conns_per_source as u64
     {
-        return Reason::MaxConnsPerSource.number();
+        return FULL | Reason::MaxConnsPerSource.number();
     } else if flows(lease.tenant, usage.flows_opened) >= tenant.max_flows as u64 {
         return FULL | Reason::MaxFlows.number();
     }

@@ -1,5 +1,8 @@
 //! UDP flows: who wrote first, who was answered, how many there are.
 
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::bpf_loop;
 use totoro_api::Reason;
 use totoro_ebpf::abi::{
     Addr, FLOW_ANSWERED, FLOW_CONFIRMED, FLOW_NEW, FLOW_RECYCLED, Flow, FlowKey, SOURCE_FLOWS,
@@ -8,11 +11,14 @@ use totoro_ebpf::abi::{
 use totoro_ebpf::logic::admit::{coarse, keeps, unconfirmed_budget};
 use totoro_ebpf::logic::prefix;
 
-use super::charge::{BPF_NOEXIST, charge_source, discharge_source, forget_source_of, undo_source};
-use super::{known, recycle, waiting};
+use super::charge::{BPF_NOEXIST, charge_source, discharge_source, undo_source};
+use super::{LAST, NEXT, known, recycle, waiting};
 use crate::atomic;
 use crate::maps::{CANDIDATES, FLOWS, FLOWS_CLOSED, LOCALS, TENANTS, USAGE};
 use crate::verdict::Subject;
+
+/// How often a flow is charged: again, when it took another's place.
+const TRIES: u32 = 2;
 
 /// What [`promote`] says when another CPU was first.
 const ANSWERED_ELSEWHERE: u32 = u32::MAX;
@@ -123,49 +129,47 @@ pub(crate) fn sent(key: &FlowKey, subject: &Subject, tenant: &Tenant, bytes: u64
     0
 }
 
-/// The first answer to a candidate: the reason not to, or 0. Charged to its source first, so that who has its share
-/// takes nobody's place; who comes when the tenant has no more takes the place of a flow that is not confirmed. Calls,
-/// one after the other: one frame of them all would pass the 512 bytes of stack.
+/// The first answer to a candidate: the reason not to, or 0. Who comes when its source, the tenant or the tenant's
+/// parent has no more takes the place of a flow that is not confirmed: of its own source, where that has its share.
 #[inline(always)]
 fn answer(key: &FlowKey, subject: &Subject, tenant: &Tenant, at: u64) -> u32 {
     // SAFETY: a lookup whose value is not used.
     if unsafe { CANDIDATES.get(key) }.is_none() {
         return Reason::ReplyOnly.number();
     }
-    let per_source = tenant.max_conns_per_source;
-    let mut reason = charge_source(&key.remote, subject.tenant, SOURCE_FLOWS, per_source, at);
-    if reason != 0 {
-        return reason;
+    let mut charge = Charge {
+        key: *key,
+        tenant: subject.tenant,
+        parent: tenant.parent,
+        at,
+        reason: 0,
+        full: 0,
+        taken: recycle::NONE,
+    };
+    // SAFETY: a callback that uses `charge` while this runs. Written out, the verifier would walk all that comes after a
+    // first try for each way that it may end.
+    unsafe {
+        bpf_loop(
+            TRIES,
+            try_charge as *mut c_void,
+            (&raw mut charge).cast(),
+            0,
+        );
     }
-    let (mut state, mut taken) = (FLOW_ANSWERED, recycle::NONE);
-    let (mut full, parent) = (0, tenant.parent);
-    reason = charge_payers(subject.tenant, tenant.max_flows, parent, at);
-    // Whoever has no more, the tenant or its parent: one flow less is room for another.
-    if reason != 0 {
-        full = if reason == Reason::PublicFull.number() {
-            parent
-        } else {
-            subject.tenant
-        };
-        taken = take(key, full, at);
-        if taken != recycle::NONE {
-            state = FLOW_RECYCLED;
-            reason = charge_payers(subject.tenant, tenant.max_flows, parent, at);
-        }
+    if charge.reason != 0 {
+        return charge.reason;
     }
+    let state = if charge.taken == recycle::NONE {
+        FLOW_ANSWERED
+    } else {
+        FLOW_RECYCLED
+    };
+    let reason = promote(key, subject, charge.parent, state);
     if reason == 0 {
-        reason = promote(key, subject, parent, state);
-        if reason == 0 {
-            note_answered(key, subject.tenant, full, taken);
-            if parent != 0 {
-                note_answered(key, parent, full, taken);
-            }
-            return 0;
-        }
-        undo_payers(subject.tenant, parent);
+        recycle::note(key, subject.tenant, charge.full, charge.taken);
+        return 0;
     }
-    // With its entry: who is over a limit leaves none.
-    undo_source(&key.remote, subject.tenant, SOURCE_FLOWS, at);
+    undo(key, subject.tenant, charge.parent, at);
     if reason == ANSWERED_ELSEWHERE {
         0
     } else {
@@ -173,24 +177,35 @@ fn answer(key: &FlowKey, subject: &Subject, tenant: &Tenant, at: u64) -> u32 {
     }
 }
 
-/// Notes a flow as a tenant's or a parent's, in the place that it took of `full`'s, where that is the same.
-#[inline(always)]
-fn note_answered(key: &FlowKey, tenant: u32, full: u32, taken: u32) {
-    let place = if tenant == full { taken } else { recycle::NONE };
-    recycle::note(key, tenant, recycle::max_flows(tenant), place);
+/// A flow that is to be charged.
+struct Charge {
+    key: FlowKey,
+    tenant: u32,
+    parent: u32,
+    at: u64,
+    /// Why it is not, or 0.
+    reason: u32,
+    /// Why it was not at first, and what it took then.
+    full: u32,
+    taken: u32,
 }
 
-/// Ends a flow of the tenant's (or parent's) that is not confirmed, for a newcomer; its place. One that is confirmed in
-/// this very moment goes with it, and begins anew with its next datagram.
-#[inline(never)]
-fn take(newcomer: &FlowKey, tenant: u32, at: u64) -> u32 {
-    let look = recycle::find(newcomer, tenant, recycle::max_flows(tenant));
-    if look.place == recycle::NONE || !end(&look.flow, at) {
-        return recycle::NONE;
+/// # Safety
+/// Called by the kernel, with the charge that [`answer`] told.
+unsafe extern "C" fn try_charge(nth: u32, charge: *mut Charge) -> i64 {
+    // SAFETY: what `answer` told, alive while this runs.
+    let it = unsafe { &mut *charge };
+    it.reason = self::charge(&it.key, it.tenant, it.parent, it.at);
+    if nth != 0 || !recycle::gives_way(it.reason) {
+        return LAST;
     }
-    // Else a flood of forged sources fills that table, of which there is one for all.
-    forget_source_of(&look.flow.remote, look.owner, SOURCE_FLOWS, at);
-    look.place
+    it.full = it.reason;
+    it.taken = recycle::take(&it.key, it.tenant, it.full, it.at);
+    if it.taken == recycle::NONE {
+        LAST
+    } else {
+        NEXT
+    }
 }
 
 /// Makes a candidate, whose charges are paid, a flow: the reason not to, or 0, or
@@ -247,10 +262,40 @@ pub(super) fn end(key: &FlowKey, at: u64) -> bool {
     true
 }
 
-/// Charges a flow to its tenant and the tenant's parent (0 = none): the reason not to, or 0.
+/// Charges a flow to its source, its tenant and the tenant's parent (0 = none): the reason not to, or 0. Nothing stays
+/// charged then. Its source first: who has its share takes nobody's place but its own.
 #[inline(never)]
+fn charge(key: &FlowKey, tenant: u32, parent: u32, at: u64) -> u32 {
+    // SAFETY: the value is read while the program runs.
+    let Some(policy) = (unsafe { TENANTS.get(&tenant) }) else {
+        return Reason::InviteUnknown.number();
+    };
+    let (max, per_source) = (policy.max_flows, policy.max_conns_per_source);
+    let mut reason = charge_source(&key.remote, tenant, SOURCE_FLOWS, per_source, at);
+    if reason != 0 {
+        return reason;
+    }
+    reason = charge_payers(tenant, max, parent, at);
+    if reason != 0 {
+        // With its entry: who is over a limit leaves none.
+        undo_source(&key.remote, tenant, SOURCE_FLOWS, at);
+    }
+    reason
+}
+
+/// Takes back a flow that was charged and did not come to be.
+#[inline(never)]
+fn undo(key: &FlowKey, tenant: u32, parent: u32, at: u64) {
+    give_back(tenant);
+    if parent != 0 {
+        give_back(parent);
+    }
+    undo_source(&key.remote, tenant, SOURCE_FLOWS, at);
+}
+
+#[inline(always)]
 fn charge_payers(tenant: u32, max_flows: u32, parent: u32, at: u64) -> u32 {
-    if !charge(tenant, max_flows, at) {
+    if !pay(tenant, max_flows, at) {
         return Reason::MaxFlows.number();
     }
     if parent == 0 {
@@ -258,23 +303,15 @@ fn charge_payers(tenant: u32, max_flows: u32, parent: u32, at: u64) -> u32 {
     }
     // SAFETY: the value is read once.
     let max = unsafe { TENANTS.get(&parent) }.map_or(u32::MAX, |tenant| tenant.max_flows);
-    if !charge(parent, max, at) {
-        undo(tenant);
+    if !pay(parent, max, at) {
+        give_back(tenant);
         return Reason::PublicFull.number();
     }
     0
 }
 
 #[inline(always)]
-fn undo_payers(tenant: u32, parent: u32) {
-    undo(tenant);
-    if parent != 0 {
-        undo(parent);
-    }
-}
-
-#[inline(always)]
-fn charge(tenant: u32, max: u32, at: u64) -> bool {
+fn pay(tenant: u32, max: u32, at: u64) -> bool {
     let Some(usage) = USAGE.get_ptr_mut(&tenant) else {
         return false;
     };
@@ -289,9 +326,8 @@ fn charge(tenant: u32, max: u32, at: u64) -> bool {
     }
 }
 
-/// Takes back a flow that was charged and did not come to be.
 #[inline(always)]
-fn undo(tenant: u32) {
+fn give_back(tenant: u32) {
     if let Some(usage) = USAGE.get_ptr_mut(&tenant) {
         // SAFETY: an aligned u64 of a live map value, charged just before.
         unsafe { atomic::sub(&raw mut (*usage).flows_opened, 1) };

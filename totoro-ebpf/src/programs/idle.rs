@@ -9,12 +9,9 @@ use totoro_ebpf::abi::{Flow, FlowKey, NODE, SPARE_FLOWS, SPARE_SOURCES, Source, 
 use totoro_ebpf::logic::admit::{self, flow_idle, is_source_idle};
 
 use super::charge::forget_source;
-use super::{config, flows};
+use super::{NEXT, config, flows};
 use crate::atomic;
 use crate::maps::{CANDIDATES, FLOWS, SOURCES, USAGE};
-
-/// Goes on to the next entry.
-const NEXT: i64 = 0;
 
 /// What the callbacks are told, and tell.
 struct Look {

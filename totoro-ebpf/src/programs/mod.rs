@@ -28,6 +28,10 @@ use totoro_ebpf::logic::pool;
 use crate::maps::{CONFIG, OUTBOUND, POOL};
 use crate::verdict::now;
 
+/// What a callback of bpf_loop or bpf_for_each_map_elem says: on with the next one, or no more.
+const NEXT: i64 = 0;
+const LAST: i64 = 1;
+
 /// Whether a port is in the pool, or is frps's own (whose bit the daemon sets too).
 #[inline(always)]
 fn is_guarded(proto: u8, port: u16) -> bool {

@@ -30,7 +30,7 @@ use totoro_model::{Lookup, Span};
 
 use maps::Maps;
 use near::Near;
-pub(crate) use near::payers;
+pub(crate) use near::notes;
 pub use state::differences;
 
 /// The longest frame that the kernel takes for a test run is a page less its own.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use aya::Ebpf;
 use aya::maps::{Array, MapData, PerCpuArray, PerCpuValues};
 use totoro_ebpf::abi;
-use totoro_ebpf::logic::{answered, banned, known, near, pool};
+use totoro_ebpf::logic::{answered, banned, known, near, pool, prefix};
 use totoro_ebpf::packet::words;
 use totoro_model::{Span, World};
 
@@ -123,18 +123,9 @@ impl Near {
         for place in self.noted.drain(..) {
             self.answered.set(place, abi::FlowKey::default(), 0)?;
         }
-        let mut of_tenant: HashMap<u32, u64> = HashMap::new();
-        for key in &world.answered {
-            for number in world.flows.get(key).map_or_else(Vec::new, payers) {
-                let Some(tenant) = world.tenants.get(&number) else {
-                    continue;
-                };
-                let nth = of_tenant.entry(number).or_default();
-                let place = answered::place(number, tenant.max_flows, *nth);
-                *nth += 1;
-                self.answered.set(place, *key, 0)?;
-                self.noted.push(place);
-            }
+        for note in notes(world) {
+            self.answered.set(note.place, note.flow, 0)?;
+            self.noted.push(note.place);
         }
         Ok(())
     }
@@ -166,8 +157,48 @@ impl Near {
     }
 }
 
+/// Where a flow is noted.
+pub(crate) struct Note {
+    /// In `ANSWERED`.
+    pub(crate) place: u32,
+    /// How many places there are for those that it is one of.
+    pub(crate) of: u32,
+    /// The flow.
+    flow: abi::FlowKey,
+}
+
+/// Where the flows that are to be noted are: as their tenants', their parents' and their sources', each in the next
+/// place.
+pub(crate) fn notes(world: &World) -> Vec<Note> {
+    let mut notes = Vec::new();
+    let mut counts: HashMap<(u32, u32), u64> = HashMap::new();
+    let noted = world.answered.iter();
+    for (key, flow) in noted.filter_map(|key| Some((*key, world.flows.get(key)?))) {
+        let seed = world.config.sketch_seed;
+        let source = prefix::source_words(words(&key.remote));
+        let mut note = |first, number, of: Option<u32>| {
+            let Some(of) = of else { return };
+            let nth = counts.entry((first, number)).or_default();
+            notes.push(Note {
+                place: first + answered::place(number, of, *nth),
+                of,
+                flow: key,
+            });
+            *nth += 1;
+        };
+        let tenant = |number| world.tenants.get(&number);
+        for number in payers(flow) {
+            note(0, number, tenant(number).map(|tenant| tenant.max_flows));
+        }
+        let per_source = tenant(flow.tenant).map(|tenant| tenant.max_conns_per_source);
+        let number = answered::number(source, flow.tenant, seed);
+        note(abi::ANSWERED_PLACES, number, per_source);
+    }
+    notes
+}
+
 /// Whom a flow counts for: its tenant, and that one's parent.
-pub(crate) fn payers(flow: &abi::Flow) -> Vec<u32> {
+fn payers(flow: &abi::Flow) -> Vec<u32> {
     let mut all = vec![flow.tenant, flow.parent];
     all.dedup();
     all.retain(|number| *number != 0);

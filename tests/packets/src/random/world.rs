@@ -1,5 +1,6 @@
 //! Random worlds: what a node may hold, and what it should not.
 
+use std::collections::HashSet;
 use std::net::Ipv6Addr;
 
 use fastrand::Rng;
@@ -12,7 +13,7 @@ use totoro_model::{Span, Timed, World};
 
 use super::times::{Clock, H, S};
 use super::{once_in, one_of};
-use crate::node::{cells, payers};
+use crate::node::{cells, notes};
 
 /// A world, and the addresses and ports that its packets use.
 #[derive(Clone)]
@@ -345,17 +346,13 @@ impl Scene {
         }
     }
 
-    /// Notes a flow where its tenant and that one's parent have a place, and so few that the programs look at them all.
+    /// Notes a flow where each of its kind has a place of its own, and so few may be that the programs look at them all.
     fn note(&mut self, key: abi::FlowKey) {
-        let world = &mut self.world;
-        let has_place = |number: &u32| {
-            let its = world.answered.iter();
-            let its = its.filter(|key| payers(&world.flows[key]).contains(number));
-            let most = world.tenants.get(number).map(|tenant| tenant.max_flows);
-            most.is_none_or(|most| most <= 16 && its.count() < most.max(1) as usize)
-        };
-        if payers(&world.flows[&key]).iter().all(has_place) {
-            world.answered.insert(key);
+        self.world.answered.insert(key);
+        let notes = notes(&self.world);
+        let places: HashSet<u32> = notes.iter().map(|note| note.place).collect();
+        if places.len() < notes.len() || notes.iter().any(|note| note.of > 16) {
+            self.world.answered.remove(&key);
         }
     }
 

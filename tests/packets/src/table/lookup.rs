@@ -38,8 +38,19 @@ fn noted(state: u32) -> impl Fn(&mut World, u64) {
 
 /// The same to some tenant's port.
 fn noted_of(tenant: u32, parent: u32, state: u32) -> impl Fn(&mut World, u64) {
+    let other = "198.51.100.8".parse().expect("an address");
+    noted_from(other, tenant, parent, state)
+}
+
+/// The user's own, from another port of theirs.
+fn own(state: u32) -> impl Fn(&mut World, u64) {
+    noted_from(USER4, TENANT, 0, state)
+}
+
+/// The same, from another address.
+fn noted_from(from: IpAddr, tenant: u32, parent: u32, state: u32) -> impl Fn(&mut World, u64) {
     move |world, now| {
-        let other = flow("198.51.100.8".parse().expect("an address"), 1, LEASED);
+        let other = flow(from, 1, LEASED);
         let known = abi::Flow {
             tenant,
             parent,
@@ -251,6 +262,29 @@ pub(super) fn limits(now: u64) -> Section {
             .given(per_source())
             .given(has(USER4, TENANT, SOURCE_FLOWS, 2))
             .refused(TENANT, Reason::MaxConnsPerSource),
+        udp("in the place of one of its own that may not exist")
+            .given(per_source())
+            .given(has(USER4, TENANT, SOURCE_FLOWS, 2))
+            .given(own(FLOW_ANSWERED)),
+        udp("not of one of its own that wrote again")
+            .given(per_source())
+            .given(has(USER4, TENANT, SOURCE_FLOWS, 2))
+            .given(own(FLOW_CONFIRMED))
+            .refused(TENANT, Reason::MaxConnsPerSource),
+        udp("nor of another source's")
+            .given(per_source())
+            .given(has(USER4, TENANT, SOURCE_FLOWS, 2))
+            .given(noted(FLOW_ANSWERED))
+            .refused(TENANT, Reason::MaxConnsPerSource),
+        look_up("of its /64's", USER6, UDP, LEASED, now)
+            .given(per_source())
+            .given(has(USER6, TENANT, SOURCE_FLOWS, 2))
+            .given(noted_from(
+                "2001:db8:1::ffff".parse().expect("an address"),
+                TENANT,
+                0,
+                FLOW_ANSWERED,
+            )),
         look_up("a /64 is one source", USER6, TCP, LEASED, now)
             .given(per_source())
             .given(has(
