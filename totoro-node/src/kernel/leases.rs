@@ -124,7 +124,12 @@ impl Kernel {
             // What was not admitted is not counted, and is about to be destroyed anyway.
             let is_empty = matches!(&closed, Ok(closed) if closed.conns == 0);
             if key.proto == abi::UDP {
-                flows.insert(key.port);
+                // No look at all flows for who has none: nothing new begins at a port that is closed.
+                let tenant = closed.as_ref().map_or(0, |closed| closed.lease.tenant);
+                let has_none = self.counts(tenant).is_ok_and(|counts| counts.flows == 0);
+                if tenant == 0 || !has_none {
+                    flows.insert(key.port);
+                }
             } else if !is_empty {
                 conns.insert(key.port);
             }

@@ -105,6 +105,7 @@ impl Desk {
         let mut desk = self.lock();
         let inner = &mut *desk;
         let mut young = 0;
+        let (mut gone, mut elsewhere) = (Vec::new(), Vec::new());
         let mut changes = Changes::default();
         for (port, number, there) in differing {
             // Still the same lease?
@@ -121,38 +122,39 @@ impl Desk {
                 continue;
             }
             let run_id = lease.run_id.clone();
-            let there = there.map(record_key);
             tracing::info!(
                 node_id = self.rules.node,
                 invite_id = &*lease.tenant,
                 proxy_name = lease.name(),
                 port = %record_key(port),
-                ?there,
+                there = ?there.map(record_key),
                 "frps does not have the proxy of this lease there"
             );
-            let why = if there.is_none() {
-                "not_in_frps"
-            } else {
-                "other_port_in_frps"
-            };
-            let kind = match there {
-                None => "lease_without_proxy",
-                Some(_) => "proxy_elsewhere",
-            };
-            self.mended.add(kind, 1);
-            let was_seen = !inner.unseen.contains(&port);
-            self.release(inner, &[port], why, &mut changes, now_ms);
-            // frps can't open it, it seems: who leaves the choice to us would get it again and again.
-            if there.is_none()
-                && !was_seen
-                && let Some(waiting) = inner.ports.wait_for_none(port)
-            {
+            match there {
+                None => gone.push(port),
+                Some(_) => elsewhere.push((port, run_id)),
+            }
+        }
+        self.mended.add("lease_without_proxy", gone.len());
+        self.mended.add("proxy_elsewhere", elsewhere.len());
+        // frps can't open what it was never seen to have, it seems: who leaves the choice to us would get it again and
+        // again.
+        let never_seen: Vec<PortId> = gone
+            .iter()
+            .filter(|port| inner.unseen.contains(port))
+            .copied()
+            .collect();
+        self.release(inner, &gone, "not_in_frps", &mut changes, now_ms);
+        for port in never_seen {
+            if let Some(waiting) = inner.ports.wait_for_none(port) {
                 changes.put(HELD, record_key(port), waiting);
             }
-            if there.is_some() {
-                // frps keeps listening on a port that another may get: only its client's end ends it.
-                self.disconnect(inner, &run_id);
-            }
+        }
+        let ports: Vec<PortId> = elsewhere.iter().map(|(port, _)| *port).collect();
+        self.release(inner, &ports, "other_port_in_frps", &mut changes, now_ms);
+        // frps keeps listening on a port that another may get: only its client's end ends it.
+        for (_, run_id) in elsewhere {
+            self.disconnect(inner, &run_id);
         }
         self.flush(inner, changes);
         let young = young + self.end_strays(inner, &online.strays, asked_ms);
