@@ -270,7 +270,8 @@ pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map
 /// Writes the configuration and the pool. Until the first configuration is there the programs
 /// stand aside, and from then on they never do again.
 fn configure(maps: &mut Maps, options: &KernelOptions) -> Result<()> {
-    super::policy::write_pool(maps, &options.pool, options.bind_port)?;
+    // What was guarded still is: outside the pool frps may have proxies, which whoever comes next asks frps for.
+    super::policy::write_pool(maps, &options.pool, options.bind_port, true)?;
     let (source_interval_ns, source_burst_ns) =
         totoro_ebpf::logic::bucket::rate(SOURCE_RATE.0, SOURCE_RATE.1);
     let before = maps.config.get(&0, 0).on("read", "CONFIG")?;

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use totoro_api::Reason;
-use totoro_api::ports::{Pool, Protocol};
+use totoro_api::ports::{Pool, PortRange, Protocol};
 use totoro_ebpf::abi;
 use totoro_ebpf::logic::pool;
 
@@ -11,8 +11,8 @@ use super::maps::{Maps, found, gone, patiently};
 use super::sweep::First;
 use super::{Connection, Context, Kernel, Refused, Result, TenantCounts};
 
-/// Replaces the pool's bits; frps's own port is guarded too.
-pub(super) fn write_pool(maps: &mut Maps, lent: &Pool, bind_port: u16) -> Result<()> {
+/// Writes the pool's bits; frps's own port is guarded too. Of what else is guarded `keep` says whether it is still.
+pub(super) fn write_pool(maps: &mut Maps, lent: &Pool, bind_port: u16, keep: bool) -> Result<()> {
     let mut words = vec![0u64; abi::POOL_WORDS as usize];
     let mut set = |proto, port| {
         let (word, mask) = pool::bit(proto, port);
@@ -27,8 +27,10 @@ pub(super) fn write_pool(maps: &mut Maps, lent: &Pool, bind_port: u16) -> Result
     for (index, word) in words.iter().enumerate() {
         let index = index as u32;
         // Only what changed: between two writes there is no moment in which a port is open.
-        if maps.pool.get(&index, 0).on("read", "POOL")? != *word {
-            maps.pool.set(index, *word, 0).on("write", "POOL")?;
+        let is = maps.pool.get(&index, 0).on("read", "POOL")?;
+        let wanted = if keep { is | word } else { *word };
+        if is != wanted {
+            maps.pool.set(index, wanted, 0).on("write", "POOL")?;
         }
     }
     Ok(())
@@ -42,7 +44,34 @@ impl Kernel {
     pub fn set_pool(&self, pool: &Pool) -> Result<()> {
         let mut maps = self.shared.maps();
         let bind_port = maps.config.get(&0, 0).on("read", "CONFIG")?.bind_port;
-        write_pool(&mut maps, pool, bind_port as u16)
+        write_pool(&mut maps, pool, bind_port as u16, false)
+    }
+
+    /// What is guarded, but frps's own port: the pool, and what an earlier daemon found that frps may listen on
+    /// outside it.
+    ///
+    /// # Errors
+    /// When a map can't be read.
+    pub fn pool(&self) -> Result<Pool> {
+        let maps = self.shared.maps();
+        let bind_port = maps.config.get(&0, 0).on("read", "CONFIG")?.bind_port as u16;
+        let words: Vec<u64> = (0..abi::POOL_WORDS)
+            .map(|index| maps.pool.get(&index, 0).on("read", "POOL"))
+            .collect::<Result<_>>()?;
+        let guarded = |protocol: Protocol| {
+            let proto = protocol.ip_number();
+            let ports = (1..=u16::MAX).filter(|port| {
+                let (word, mask) = pool::bit(proto, *port);
+                words[word as usize] & mask != 0 && (proto, *port) != (abi::TCP, bind_port)
+            });
+            ports
+                .filter_map(|port| PortRange::new(port, port))
+                .collect()
+        };
+        Ok(Pool {
+            tcp: guarded(Protocol::Tcp),
+            udp: guarded(Protocol::Udp),
+        })
     }
 
     /// Creates or changes a tenant's policy; its counts go on.

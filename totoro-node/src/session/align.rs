@@ -13,6 +13,7 @@ use super::model::ALL_PUBLIC;
 use super::policy::{Policy, kernel_public};
 use super::ports::{PortId, port_of};
 use super::shown::Shown;
+use crate::kernel::ControlSocket;
 use crate::store::Changes;
 
 /// Whom a change of the policy concerns, but for those whose invites it names.
@@ -105,7 +106,7 @@ impl Desk {
             self.release(inner, &ports, "pool_changed", changes, now_ms);
             for (port, run_id) in outside {
                 if let Some(session) = inner.sessions.get(&run_id) {
-                    let leaving = (session.control(), now_ms);
+                    let leaving = (Some(session.control()), now_ms);
                     inner.leaving.insert(port, leaving);
                 }
             }
@@ -114,13 +115,14 @@ impl Desk {
         // Each connection once, whatever it had.
         let mut ended = BTreeMap::new();
         inner.leaving.retain(|(protocol, port), (control, _)| {
-            let mut end = || {
-                failures
-                    .note(self.kernel.destroy_control(control))
-                    .is_some()
+            let mut has_ended = |control: &ControlSocket| {
+                *ended.entry(control.cookie).or_insert_with(|| {
+                    failures
+                        .note(self.kernel.destroy_control(control))
+                        .is_some()
+                })
             };
-            !pool.of(*protocol).contains(*port)
-                && !*ended.entry(control.cookie).or_insert_with(&mut end)
+            !pool.of(*protocol).contains(*port) && !control.as_ref().is_some_and(&mut has_ended)
         });
         self.guard(inner, failures);
     }
@@ -157,6 +159,18 @@ impl Desk {
             .collect();
         failures.note(self.kernel.remove_tenants(&strays));
     }
+}
+
+/// The ports that are guarded beside the pool.
+pub(super) fn beside(guarded: &Pool, pool: &Pool) -> impl Iterator<Item = PortId> {
+    Protocol::ALL.into_iter().flat_map(|protocol| {
+        let lent = pool.of(protocol);
+        let others = guarded
+            .of(protocol)
+            .iter()
+            .filter(|port| !lent.contains(*port));
+        others.map(move |port| (protocol, port))
+    })
 }
 
 /// A pool with these ports too.

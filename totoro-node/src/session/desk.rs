@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use totoro_api::ports::Pool;
 use totoro_api::{Reason, Refusal};
 
+use super::align::beside;
 use super::canary::Canary;
 use super::coalesce::Coalesce;
 use super::commits::{Entry, writer};
@@ -122,9 +123,9 @@ pub(super) struct Inner {
     pub(super) asks: HashMap<String, u64>,
     /// frps's proxies that no lease covers.
     pub(super) strays: Strays,
-    /// Ports outside the pool, without a lease, on which frps listens until this connection of frpc's ends;
-    /// and since when.
-    pub(super) leaving: BTreeMap<PortId, (ControlSocket, i64)>,
+    /// Ports outside the pool, without a lease, on which frps may listen until this connection of frpc's ends (`None`:
+    /// an earlier daemon's knowledge); and since when.
+    pub(super) leaving: BTreeMap<PortId, (Option<ControlSocket>, i64)>,
     /// When time ends sessions.
     pub(super) ends: Ends,
     /// What the kernel was shown.
@@ -213,6 +214,11 @@ impl Desk {
             }
         })?;
         let bans: Vec<(String, LocalBan)> = store.all(BANS)?;
+        // What an earlier daemon guarded besides is guarded until frps says that nobody listens there.
+        let since = (None, clock.now_ms());
+        let guarded = kernel.pool()?;
+        let beside = beside(&guarded, &policy.node.pool);
+        let leaving = beside.map(|port| (port, since)).collect();
         let inner = Inner {
             policy: Arc::new(policy),
             policy_place: None,
@@ -242,7 +248,7 @@ impl Desk {
             unseen: BTreeSet::new(),
             asks: HashMap::new(),
             strays: Strays::new(),
-            leaving: BTreeMap::new(),
+            leaving,
             ends: Ends::default(),
             shown: Shown::default(),
             cuts: BTreeMap::new(),

@@ -35,6 +35,8 @@ macro_rules! gate {
 gate! {
     /// Replaces the set of lent ports.
     fn set_pool(&self, pool: &Pool) -> ();
+    /// What is guarded.
+    fn pool(&self) -> Pool;
     /// Has the whole pool refuse what is new.
     fn set_hold(&self, reason: Option<Reason>) -> ();
     /// Creates or changes a tenant's policy.

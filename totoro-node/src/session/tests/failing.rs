@@ -112,6 +112,24 @@ fn a_port_that_leaves_the_pool_is_guarded_while_frps_may_listen_there() {
 }
 
 #[test]
+fn what_was_guarded_beside_the_pool_is_guarded_after_a_restart_until_frps_says_otherwise() {
+    let (world, ..) = two_tenants();
+    let guards = |world: &World, port| world.kernel.maps().pool.tcp.contains(port);
+    let there = online(&[("c.web".to_owned(), 19_000), ("d.web".to_owned(), 19_001)]);
+    world.compare(&there);
+    let mut world = world.restart();
+    // frps's answer may be long in coming.
+    world.pass(60_000);
+    world.push(&[("a", Active), ("b", Active)]);
+    world.desk.second();
+    assert!(guards(&world, 19_000) && guards(&world, 19_001));
+    world.compare(&online(&[("c.web".to_owned(), 19_000)]));
+    assert!(guards(&world, 19_000) && !guards(&world, 19_001));
+    world.compare(&BTreeMap::new());
+    assert_eq!(world.kernel.maps().pool, world.node.pool);
+}
+
+#[test]
 fn a_policy_is_kept_though_its_applying_panics() {
     let (mut world, ..) = two_tenants();
     let pushed = world.snapshot(&[("a", Revoked), ("b", Active)]);

@@ -84,6 +84,10 @@ impl Gate for Fake {
         Ok(())
     }
 
+    fn pool(&self) -> Result<Pool> {
+        Ok(self.works("pool", "")?.pool.clone())
+    }
+
     fn set_hold(&self, _: Option<Reason>) -> Result<()> {
         self.works("set_hold", "").map(drop)
     }
