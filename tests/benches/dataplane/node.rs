@@ -60,12 +60,12 @@ pub(crate) fn load(options: &KernelOptions) -> Kernel {
 }
 
 /// As many tenants as there may be: one row of theirs is the node's.
-const TENANTS: u32 = FULL - 1;
+pub(crate) const TENANTS: u32 = FULL - 1;
 
-/// Makes leases that are not there yet, each of a tenant of its own, but for the last of all.
-pub(crate) fn lend(kernel: &Kernel, leases: std::ops::Range<u32>) {
+/// Makes leases that are not there yet, in turns of so many tenants.
+pub(crate) fn lend(kernel: &Kernel, leases: std::ops::Range<u32>, tenants: u32) {
     for nth in leases {
-        let tenant = nth % TENANTS + 2;
+        let tenant = nth % tenants + 2;
         let policy = abi::Tenant {
             state: abi::ACTIVE,
             max_conns: abi::UNLIMITED,

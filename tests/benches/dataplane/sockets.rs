@@ -272,7 +272,7 @@ pub(crate) fn measure(args: &Args, pins: &Path, cgroup: &Path, run: &mut Run, pr
     let all = [1..first_udp, first_udp + 1..node::FULL];
     for (leases, more, ports) in [(1, one, 1), (node::FULL, all, SERVED as usize)] {
         for more in more {
-            node::lend(&kernel, more);
+            node::lend(&kernel, more, node::TENANTS);
         }
         // After the leases, as frps binds.
         let servers = [
