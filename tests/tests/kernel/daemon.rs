@@ -3,10 +3,12 @@
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, UdpSocket};
 
-use crate::support::{self, Node, eventually};
+use totoro_api::ports::{Pool, PortRange, PortSet};
 use totoro_ebpf::abi::{TCP, UDP};
+use totoro_node::kernel::Kernel;
 
 use crate::sockets::{PORT, connect, five, lend, listen, v4, v6};
+use crate::support::{self, Node, eventually};
 
 #[test]
 fn bpftool_shows_every_operators_map_with_named_fields() {
@@ -175,9 +177,7 @@ fn a_second_daemon_and_foreign_pins_are_refused_and_a_restart_adopts() {
     };
     let options = node.options();
     node.run(move |kernel| {
-        let error = totoro_node::kernel::Kernel::load(&options)
-            .err()
-            .expect("locked");
+        let error = Kernel::load(&options).err().expect("locked");
         assert!(
             support::chain(&error).contains("another totoro-node"),
             "{error}"
@@ -192,19 +192,45 @@ fn a_second_daemon_and_foreign_pins_are_refused_and_a_restart_adopts() {
             .collect();
         assert!(connect(v4(PORT)).is_err(), "enforced without a daemon");
         let before = support::link_ids(&options.pin_root);
-        let kernel = totoro_node::kernel::Kernel::load(&options).expect("adopts");
+        let kernel = Kernel::load(&options).expect("adopts");
         assert_eq!(support::link_ids(&options.pin_root), before, "links stay");
         assert_eq!(kernel.counts(1).expect("counts").usage.conns, 5);
         drop((held, more, listener));
         drop(kernel);
         support::pin_a_map_of_another_size(&options.pin_root);
-        let error = totoro_node::kernel::Kernel::load(&options)
-            .err()
-            .expect("foreign pin");
+        let error = Kernel::load(&options).err().expect("foreign pin");
         assert!(
             support::chain(&error).contains("value size"),
             "{}",
             support::chain(&error)
         );
+    });
+}
+
+#[test]
+fn what_was_guarded_outside_the_pool_is_guarded_by_the_next_daemon() {
+    let Some(node) = Node::new("guarded") else {
+        return;
+    };
+    const OUTSIDE: u16 = 30_000;
+    let options = node.options();
+    node.run(move |kernel| {
+        let _frps = listen(OUTSIDE);
+        let pool = &options.pool;
+        assert_eq!(kernel.pool().expect("the pool"), *pool);
+        connect(v4(OUTSIDE)).expect("nobody's affair");
+        let beside = PortRange::new(OUTSIDE, OUTSIDE).expect("range");
+        let more = |set: &PortSet| set.ranges().iter().copied().chain([beside]).collect();
+        let guarded = Pool {
+            tcp: more(&pool.tcp),
+            udp: pool.udp.clone(),
+        };
+        kernel.set_pool(&guarded).expect("guarded");
+        drop(kernel);
+        let kernel = Kernel::load(&options).expect("adopts");
+        assert_eq!(kernel.pool().expect("the pool"), guarded);
+        assert!(connect(v4(OUTSIDE)).is_err(), "frps may be listening");
+        kernel.set_pool(pool).expect("written");
+        connect(v4(OUTSIDE)).expect("nobody's affair any more");
     });
 }

@@ -94,18 +94,26 @@ struct Lacks {
     frps: Option<String>,
 }
 
+/// What a heartbeat is compared with: the one before.
+#[derive(Default)]
+struct Before {
+    sampler: Sampler,
+    /// Whether it had no room for all tenants.
+    was_full: bool,
+}
+
 impl Pulse {
     /// Beats for ever: each interval, and as soon as something lacks that did not, or does no more. So
     /// whoever waits for a node that starts, whose frps comes last, waits no longer than it takes.
     pub async fn run(self) {
-        let mut sampler = Sampler::default();
+        let mut before = Before::default();
         let mut backoff = Backoff::default();
         let mut interval = FIRST;
         let mut look = LOOK;
         // What can't be read is kept anew.
         let mut kept = kept_clock(&self.store).unwrap_or_default();
         loop {
-            let beaten = self.beat(&mut sampler).await;
+            let beaten = self.beat(&mut before).await;
             if let Err(error) = self.keep_clock(&mut kept).await {
                 tracing::warn!(error = format!("{error:#}"), "the clock can't be kept");
             }
@@ -135,13 +143,13 @@ impl Pulse {
     }
 
     /// Sends one; what was answered, and what it told of what lacks.
-    async fn beat(&self, sampler: &mut Sampler) -> Result<(HeartbeatAnswer, Lacks)> {
+    async fn beat(&self, before: &mut Before) -> Result<(HeartbeatAnswer, Lacks)> {
         let frps = self.frps.info().await.ok();
         let lacks = Lacks {
             enforced: health::missing(&self.kernel, &self.desk),
             frps: self.frps_lacks(frps.as_ref()),
         };
-        let body = self.body(sampler, frps, &lacks).await?;
+        let body = self.body(before, frps, &lacks).await?;
         if self.control.refresh() {
             tracing::info!("the node's key was rotated: this heartbeat is the new one's first use");
         }
@@ -206,7 +214,7 @@ impl Pulse {
 
     async fn body(
         &self,
-        sampler: &mut Sampler,
+        before: &mut Before,
         frps: Option<ServerInfo>,
         lacks: &Lacks,
     ) -> Result<Heartbeat> {
@@ -218,13 +226,16 @@ impl Pulse {
         })
         .await
         .context("the report's task ended")??;
-        if report.left > 0 {
+        // Once, and not with each of them: it stays so for as long as the node has so many.
+        let is_full = report.left > 0;
+        if is_full && !before.was_full {
             tracing::warn!(
                 left = report.left,
-                "more tenants than a heartbeat takes; the quietest are left out"
+                "more tenants than a heartbeat takes: from now on the quietest are left out, until all fit again"
             );
         }
-        let sample = sampler.take();
+        before.was_full = is_full;
+        let sample = before.sampler.take();
         let filters = self.kernel.filters();
         let interfaces = sample.interfaces.into_iter().map(|interface| {
             let filter = filters
