@@ -26,6 +26,7 @@ mod page;
 mod pieces;
 mod pins;
 mod races;
+mod random;
 mod recycled;
 mod room;
 mod sockets;

@@ -101,17 +101,9 @@ fn random_packets_are_judged_as_the_model_does() {
     let Some(object) = support::object("random_packets_are_judged_as_the_model_does") else {
         return;
     };
-    let asked = |name: &str| {
-        let asked = std::env::var(name).ok();
-        asked.map(|number| {
-            number
-                .parse::<u64>()
-                .unwrap_or_else(|_| panic!("{name}: no number"))
-        })
-    };
-    let seed = asked("TOTORO_SEED").unwrap_or_else(|| getrandom::u64().expect("a seed"));
+    let seed = support::asked("TOTORO_SEED").unwrap_or_else(|| getrandom::u64().expect("a seed"));
     let plan = Plan {
-        packets: asked("TOTORO_PACKETS").unwrap_or(100_000),
+        packets: support::asked("TOTORO_PACKETS").unwrap_or(100_000),
         seed,
         threads: 2,
         progress: false,

@@ -224,6 +224,13 @@ pub(crate) fn has_tcx() -> bool {
     KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
 }
 
+/// The number that a variable of the environment asks for.
+pub(crate) fn asked(name: &str) -> Option<u64> {
+    let asked = std::env::var(name).ok()?;
+    let number = asked.parse();
+    Some(number.unwrap_or_else(|_| panic!("{name} is no number: {asked:?}")))
+}
+
 /// Key of a port.
 pub(crate) fn key(proto: u8, port: u16) -> abi::PortKey {
     abi::PortKey {
