@@ -90,6 +90,16 @@ pub(crate) enum Soak {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Connections and flows that are made, used, cut and ended in random order: is each judged and counted as a model
+    /// does? As root.
+    Sockets {
+        /// How many steps.
+        #[arg(long, default_value_t = 200_000)]
+        steps: u64,
+        /// Repeats the chance of a run.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// libFuzzer: does every reader of bytes from outside keep to what it must?
     Fuzz {
         /// Which ones; all of them where none is named.
@@ -156,6 +166,7 @@ pub(crate) fn run(soak: &Soak) -> Result<u8> {
         }
         Soak::Upgrade { from } => upgrade(from),
         Soak::Packets { packets, seed } => random_packets(*packets, *seed),
+        Soak::Sockets { steps, seed } => random_sockets(*steps, *seed),
         Soak::Fuzz {
             targets,
             coverage: true,
@@ -184,6 +195,17 @@ fn upgrade(from: &str) -> Result<()> {
         ("TOTORO_OTHER_OBJECT", object.display().to_string()),
     ];
     run_test(Of::Binary("kernel"), "upgrade::", &[], &env)
+}
+
+/// The kernel test of sockets in random order, for longer.
+fn random_sockets(steps: u64, seed: Option<u64>) -> Result<()> {
+    bpf::build()?;
+    let mut env = vec![
+        ("TOTORO_REQUIRE_KERNEL", "1".to_owned()),
+        ("TOTORO_STEPS", steps.to_string()),
+    ];
+    env.extend(seed.map(|seed| ("TOTORO_SEED", seed.to_string())));
+    run_test(Of::Binary("kernel"), "random::", &[], &env)
 }
 
 /// Random packets, with the kernel object of this checkout.

@@ -171,7 +171,7 @@ fn initrd(dir: &Path, kernel: &Path, programs: &Programs, words: &[String]) -> R
          busybox mount -t devtmpfs dev /dev\n\
          busybox mount -t cgroup2 cgroup2 /sys/fs/cgroup; busybox mount -t bpf bpf /sys/fs/bpf\n\
          {load}busybox uname -r; ulimit -n 20000\n{}\
-         TOTORO_REQUIRE_KERNEL=1 TOTORO_OBJECT=/totoro-ebpf.o TOTORO_PACKETS=20000 kernel-tests --test-threads 1 {words} 2>&1\n\
+         TOTORO_REQUIRE_KERNEL=1 TOTORO_OBJECT=/totoro-ebpf.o TOTORO_PACKETS=20000 TOTORO_STEPS=400 kernel-tests --test-threads 1 {words} 2>&1\n\
          echo \"machine-done $?\"\nbusybox poweroff -f\n",
         check::script()
     );

@@ -98,8 +98,8 @@ struct Lacks {
 #[derive(Default)]
 struct Before {
     sampler: Sampler,
-    /// Whether it had no room for all tenants.
-    was_full: bool,
+    /// How many tenants it had no room for, when that was told last.
+    left: usize,
 }
 
 impl Pulse {
@@ -226,15 +226,16 @@ impl Pulse {
         })
         .await
         .context("the report's task ended")??;
-        // Once, and not with each of them: it stays so for as long as the node has so many.
-        let is_full = report.left > 0;
-        if is_full && !before.was_full {
+        // Not with each of them: it stays so for as long as the node has so many. When they doubled, again.
+        if report.left > 2 * before.left {
             tracing::warn!(
                 left = report.left,
-                "more tenants than a heartbeat takes: from now on the quietest are left out, until all fit again"
+                "more tenants than a heartbeat takes: the quietest are left out from now on, until all fit again"
             );
+            before.left = report.left;
+        } else if report.left == 0 {
+            before.left = 0;
         }
-        before.was_full = is_full;
         let sample = before.sampler.take();
         let filters = self.kernel.filters();
         let interfaces = sample.interfaces.into_iter().map(|interface| {

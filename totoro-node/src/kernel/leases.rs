@@ -108,6 +108,7 @@ impl Kernel {
         let mut first = First(None);
         // Ports whose users are to be looked for.
         let (mut flows, mut conns) = (HashSet::new(), HashSet::new());
+        let mut tenants = HashSet::new();
         let mut all = Vec::with_capacity(keys.len());
         for key in keys {
             let order = LeaseOrder {
@@ -124,18 +125,15 @@ impl Kernel {
             // What was not admitted is not counted, and is about to be destroyed anyway.
             let is_empty = matches!(&closed, Ok(closed) if closed.conns == 0);
             if key.proto == abi::UDP {
-                // No look at all flows for who has none: nothing new begins at a port that is closed.
-                let tenant = closed.as_ref().map_or(0, |closed| closed.lease.tenant);
-                let has_none = self.counts(tenant).is_ok_and(|counts| counts.flows == 0);
-                if tenant == 0 || !has_none {
-                    flows.insert(key.port);
-                }
+                flows.insert(key.port);
+                tenants.insert(closed.as_ref().map_or(0, |closed| closed.lease.tenant));
             } else if !is_empty {
                 conns.insert(key.port);
             }
             all.push((*key, is_empty, first.of(closed)));
         }
-        if !flows.is_empty() {
+        // No look at all flows where there are none: nothing new begins at ports that are closed.
+        if !flows.is_empty() && !self.have_no_flows(&tenants).unwrap_or(false) {
             first.of(self.end_flows(|flow, _| flows.contains(&flow.port)));
         }
         if !conns.is_empty() {
@@ -155,6 +153,24 @@ impl Kernel {
             })
         };
         all.into_iter().map(counted).collect()
+    }
+
+    /// Whether none of these tenants has a flow, and nobody one that waits for its answer; of tenant 0, who is nobody,
+    /// that can't be told.
+    fn have_no_flows(&self, tenants: &HashSet<u32>) -> Result<bool> {
+        if tenants.contains(&0) || !self.shared.tables.candidates.is_empty()? {
+            return Ok(false);
+        }
+        let maps = self.shared.maps();
+        for tenant in tenants {
+            // Those that ended first: who takes turns meanwhile makes it look as if more lived, and never fewer.
+            let closed = found(maps.flows_closed.get(tenant, 0)).on("read", "FLOWS_CLOSED")?;
+            let usage = found(maps.usage.get(tenant, 0)).on("read", "USAGE")?;
+            if usage.unwrap_or_default().flows_opened != closed.unwrap_or(0) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// What was counted on a tenant's lease so far; zeros when there is none.

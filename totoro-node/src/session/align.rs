@@ -122,7 +122,11 @@ impl Desk {
                         .is_some()
                 })
             };
-            !pool.of(*protocol).contains(*port) && !control.as_ref().is_some_and(&mut has_ended)
+            match control {
+                // Only frps knows, and may not have been asked yet.
+                None => true,
+                Some(control) => !pool.of(*protocol).contains(*port) && !has_ended(control),
+            }
         });
         self.guard(inner, failures);
     }

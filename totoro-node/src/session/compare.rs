@@ -171,8 +171,9 @@ impl Desk {
                 .chain(online.covered.iter().map(|(port, _)| *port))
                 .collect();
             let asked_ms = online.asked_ms;
-            inner.leaving.retain(|port, (_, since_ms)| {
-                there.contains(port) || asked_ms < *since_ms + REGISTERS_MS
+            inner.leaving.retain(|port, (control, since_ms)| {
+                let may_come = control.is_some() && asked_ms < *since_ms + REGISTERS_MS;
+                there.contains(port) || may_come
             });
         }
         let mut failures = Failures::default();

@@ -36,6 +36,14 @@ pub(super) struct Play {
     pub(super) story: String,
 }
 
+/// Who writes to a socket: waited for where it is sure.
+fn hears(socket: &UdpSocket, is_sure: bool) -> Option<SocketAddr> {
+    socket.set_nonblocking(!is_sure).expect("set");
+    let long = Some(Duration::from_secs(5));
+    socket.set_read_timeout(long).expect("timeout");
+    Some(socket.recv_from(&mut [0; 16]).ok()?.1)
+}
+
 /// A limit: mostly small, sometimes 0.
 fn limit(dice: &mut Rng, most: u32) -> u32 {
     let least = u32::from(dice.u8(..8) != 0);
@@ -187,17 +195,21 @@ impl Play {
         let closed = self.model.closed(nth, source);
         let full = self.model.full(nth, source);
         let user = UdpSocket::bind((address(source), 0)).expect("bind");
-        user.set_nonblocking(true).expect("nonblocking");
         let to = (Ipv4Addr::LOCALHOST, PORT + nth as u16);
         user.connect(to).expect("connect");
+        // Where nobody knows whether it comes, it has come when `send` returns, or not in time.
+        let is_sure = closed.is_none() && full.is_none();
+        let why = closed.or(full.and_then(|(reason, may_take)| (!may_take).then_some(reason)));
+        let before = why.map_or(0, |reason| refused(self.kernel(), reason));
         user.send(b"hello").expect("sent");
-        let came = self.answer(nth) && user.recv(&mut [0; 16]).is_ok();
+        let came = self.answer(nth, is_sure) && hears(&user, is_sure).is_some();
         self.note(format_args!(
             "{source} writes to {nth}, {came}: {closed:?} {full:?}"
         ));
-        if !came {
-            let why = closed.or(full.map(|(reason, _)| reason));
-            self.seen.extend(why.map(|reason| ("a flow", reason)));
+        if let Some(reason) = why {
+            self.seen.insert(("a flow", reason));
+            let counted = refused(self.kernel(), reason);
+            assert!(counted > before, "counted as {reason:?}");
         }
         match (closed, full) {
             (None, None) => assert!(came, "there is room"),
@@ -219,15 +231,13 @@ impl Play {
         }
     }
 
-    /// Has the service answer what it has; whether it could.
-    fn answer(&mut self, nth: usize) -> bool {
+    /// Has the service answer what it has, or is sure to get; whether it could.
+    fn answer(&mut self, nth: usize, is_sure: bool) -> bool {
         let Some(service) = &self.services[nth] else {
             return false;
         };
-        let Ok((_, from)) = service.recv_from(&mut [0; 16]) else {
-            return false;
-        };
-        service.send_to(b"answer", from).is_ok()
+        let from = hears(service, is_sure);
+        from.is_some_and(|from| service.send_to(b"answer", from).is_ok())
     }
 
     /// Whose place the newest one took: it was not confirmed, and of those who had no more. (Where fewer may be than
@@ -260,7 +270,11 @@ impl Play {
             _ => taken.nth != 0,
         };
         assert!(fits, "another one's place, for {reason:?}");
-        self.seen.insert(("a place", reason));
+        let has_room = self.model.full(nth, source).is_none();
+        assert_eq!(came, has_room, "a place was taken for nobody");
+        if came {
+            self.seen.insert(("a place", reason));
+        }
     }
 
     fn talk_again(&mut self) {
@@ -285,9 +299,9 @@ impl Play {
         let sent = self.model.talks[at].user.send(b"again");
         self.note(format_args!("one at {nth} writes again: {sent:?}"));
         sent.expect("sent");
-        assert!(self.answer(nth), "what flows goes on");
+        assert!(self.answer(nth, true), "what flows goes on");
         let talk = &mut self.model.talks[at];
-        talk.user.recv(&mut [0; 16]).expect("answered");
+        hears(&talk.user, true).expect("answered");
         talk.is_confirmed = true;
     }
 
@@ -346,9 +360,7 @@ impl Play {
             let lease = support::lease(TENANTS[nth], 2 * self.leases + u64::from(proto == UDP));
             self.kernel().put_lease(key, &lease).expect("lease");
         }
-        let service = talkative(PORT + nth as u16);
-        service.set_nonblocking(true).expect("nonblocking");
-        self.services[nth] = Some(service);
+        self.services[nth] = Some(talkative(PORT + nth as u16));
         self.model.leased[nth] = true;
     }
 

@@ -130,6 +130,18 @@ fn what_was_guarded_beside_the_pool_is_guarded_after_a_restart_until_frps_says_o
 }
 
 #[test]
+fn frpss_own_ports_are_not_guarded_by_what_an_earlier_daemon_knew() {
+    let (world, ..) = two_tenants();
+    let there = online(&[("c.web".to_owned(), 7_000), ("d.web".to_owned(), 7_001)]);
+    world.compare(&there);
+    assert!(world.kernel.maps().pool.tcp.contains(7_000));
+    let world = world.restart();
+    let guarded = world.kernel.maps().pool.tcp.clone();
+    // Else frps could not be asked any more.
+    assert!(!guarded.contains(7_000) && guarded.contains(7_001));
+}
+
+#[test]
 fn a_policy_is_kept_though_its_applying_panics() {
     let (mut world, ..) = two_tenants();
     let pushed = world.snapshot(&[("a", Revoked), ("b", Active)]);
@@ -167,7 +179,7 @@ fn a_kernel_that_fails_at_the_start_stops_no_daemon() {
     kernel
         .maps()
         .failing
-        .extend(["leases", "put_tenant 1", "put_lease 20000"].map(str::to_owned));
+        .extend(["pool", "leases", "put_tenant 1", "put_lease 20000"].map(str::to_owned));
     let world = world.restart();
     assert_eq!(world.leased(), [20_000, 20_001]);
     kernel.maps().failing.clear();
