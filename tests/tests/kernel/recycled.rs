@@ -228,6 +228,52 @@ fn forged_datagrams_of_a_users_own_address_do_not_keep_that_user_out() {
 }
 
 #[test]
+fn who_takes_its_own_places_again_and_again_hides_nobody_elses() {
+    let Some(node) = Node::new("washed") else {
+        return;
+    };
+    const MOST: u32 = 64;
+    const SHARE: u32 = 4;
+    node.run(|kernel| {
+        let limits = Tenant {
+            max_flows: MOST,
+            max_conns_per_source: SHARE,
+            ..five()
+        };
+        lend(&kernel, UDP, &limits);
+        let server = talkative(PORT);
+        let mut forger = Forger::new();
+        for _ in 0..MOST - SHARE {
+            forger.word(&server).expect("room");
+        }
+        // One source at its share, which goes round all of the tenant's places four times.
+        for _ in 0..4 * MOST {
+            answered(&server, v4(0), v4(PORT)).expect("in the place of its own");
+        }
+        for _ in 0..40 {
+            forger.word(&server).expect("there is a place");
+        }
+        assert_eq!(refused(&kernel, Reason::MaxFlows), 0);
+        // And who writes beside others does not lose sight of its own.
+        for nth in 0..4 * SHARE {
+            if nth % SHARE == 0 {
+                answered(&server, v6(0), v6(PORT)).expect("served");
+            } else {
+                forger.word(&server).expect("served");
+            }
+        }
+        for _ in 0..SHARE {
+            let user = answered(&server, v6(0), v6(PORT)).expect("the user is served");
+            user.send(b"again").expect("send");
+            server.recv_from(&mut [0; 16]).expect("it goes on");
+        }
+        assert!(answered(&server, v6(0), v6(PORT)).is_none());
+        assert_eq!(refused(&kernel, Reason::MaxConnsPerSource), 1);
+        assert_eq!(kernel.sweep().expect("sweep").drifted, 0, "all is counted");
+    });
+}
+
+#[test]
 fn who_is_confirmed_gives_its_place_to_nobody() {
     let Some(node) = Node::new("kept-flows") else {
         return;

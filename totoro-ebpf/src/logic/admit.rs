@@ -176,7 +176,7 @@ pub const fn live_flows(opened: u64, closed: u64) -> u64 {
 
 /// What may go out on a flow whose user wrote only once, so that a spoofed source cannot make the
 /// node a reflector: three times what came in (the limit of RFC 9000, 8.1), and 16 KiB if it took nobody's
-/// place. Of those a tenant has `max_flows` in ten seconds at most.
+/// place. Of those a tenant has `max_flows` in ten seconds (a few more where two processors take turns at a place).
 #[inline(always)]
 #[must_use]
 pub const fn unconfirmed_budget(state: u32, bytes_in: u64) -> u64 {

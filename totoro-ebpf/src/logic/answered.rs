@@ -9,8 +9,8 @@ use crate::packet::Words;
 /// Places of a tenant, as many as it may have flows: so many at most.
 const EACH: u64 = 256;
 
-/// The place of a tenant's `nth` flow. Tenants' places may be the same ones; then a note is lost, and that flow
-/// keeps its place until it is idle.
+/// The `nth` of a tenant's places, round and round. Tenants' places may be the same ones; then a note is lost, and that
+/// flow keeps its place until it is idle.
 #[inline(always)]
 #[must_use]
 pub const fn place(tenant: u32, max_flows: u32, nth: u64) -> u32 {

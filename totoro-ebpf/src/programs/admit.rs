@@ -58,7 +58,8 @@ pub(crate) fn totoro_admit(ctx: SkLookupContext) -> u32 {
     }
     if reason & FULL != 0 {
         reason &= !FULL;
-        if recycle::find(&subject.flow(), subject.tenant, reason) != recycle::NONE {
+        let full = recycle::full_of(reason);
+        if recycle::find(&subject.flow(), subject.tenant, full) != recycle::NONE {
             reason = 0;
         }
     }

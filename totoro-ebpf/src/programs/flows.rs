@@ -143,8 +143,7 @@ fn answer(key: &FlowKey, subject: &Subject, tenant: &Tenant, at: u64) -> u32 {
         parent: tenant.parent,
         at,
         reason: 0,
-        full: 0,
-        taken: recycle::NONE,
+        state: FLOW_ANSWERED,
     };
     // SAFETY: a callback that uses `charge` while this runs. Written out, the verifier would walk all that comes after a
     // first try for each way that it may end.
@@ -159,14 +158,9 @@ fn answer(key: &FlowKey, subject: &Subject, tenant: &Tenant, at: u64) -> u32 {
     if charge.reason != 0 {
         return charge.reason;
     }
-    let state = if charge.taken == recycle::NONE {
-        FLOW_ANSWERED
-    } else {
-        FLOW_RECYCLED
-    };
-    let reason = promote(key, subject, charge.parent, state);
+    let reason = promote(key, subject, charge.parent, charge.state);
     if reason == 0 {
-        recycle::note(key, subject.tenant, charge.full, charge.taken);
+        recycle::note(key, subject.tenant);
         return 0;
     }
     undo(key, subject.tenant, charge.parent, at);
@@ -185,9 +179,8 @@ struct Charge {
     at: u64,
     /// Why it is not, or 0.
     reason: u32,
-    /// Why it was not at first, and what it took then.
-    full: u32,
-    taken: u32,
+    /// What it begins as.
+    state: u32,
 }
 
 /// # Safety
@@ -196,16 +189,15 @@ unsafe extern "C" fn try_charge(nth: u32, charge: *mut Charge) -> i64 {
     // SAFETY: what `answer` told, alive while this runs.
     let it = unsafe { &mut *charge };
     it.reason = self::charge(&it.key, it.tenant, it.parent, it.at);
-    if nth != 0 || !recycle::gives_way(it.reason) {
+    let full = recycle::full_of(it.reason);
+    if nth != 0 || full == recycle::NONE {
         return LAST;
     }
-    it.full = it.reason;
-    it.taken = recycle::take(&it.key, it.tenant, it.full, it.at);
-    if it.taken == recycle::NONE {
-        LAST
-    } else {
-        NEXT
+    if !recycle::make_room(&it.key, it.tenant, full, it.at) {
+        return LAST;
     }
+    it.state = FLOW_RECYCLED;
+    NEXT
 }
 
 /// Makes a candidate, whose charges are paid, a flow: the reason not to, or 0, or

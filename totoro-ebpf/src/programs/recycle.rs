@@ -7,19 +7,24 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::bpf_loop;
 use totoro_api::Reason;
-use totoro_ebpf::abi::{ANSWERED_PLACES, FLOW_CONFIRMED, Flow, FlowKey, SOURCE_FLOWS};
+use totoro_ebpf::abi::{ANSWERED_PLACES, FLOW_CONFIRMED, FlowKey, SOURCE_FLOWS};
 use totoro_ebpf::logic::{answered, known::mark, prefix};
 use totoro_ebpf::packet::{Words, words};
 
 use super::charge::forget_source_of;
 use super::{LAST, NEXT, config, flows};
-use crate::maps::{ANSWERED, FLOWS, TENANTS, USAGE};
+use crate::maps::{ANSWERED, FLOWS, TENANTS};
 
-/// No place.
+/// What each flow is one of: all of its tenant's, of its parent's tenants', of its source's at the tenant's ports.
+const TENANTS_OWN: u32 = 0;
+const PARENTS: u32 = 1;
+const ONE_SOURCES: u32 = 2;
+
+/// No place, and no kind.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// How many places are looked at for one to take. With a quarter of a tenant's flows unconfirmed, 99 of 100
-/// newcomers find one.
+/// How many places are looked at. With a quarter of all notes those of flows that give way, 99 of 100 newcomers find
+/// one.
 const TRIES: u32 = 16;
 
 /// Flows that share places: those of a tenant, of all of a parent's tenants, or of one source of a tenant's.
@@ -38,54 +43,66 @@ struct Share {
 /// No source: no user has the address `::`.
 const ANYBODY: Words = [0, 0];
 
-/// A look for a flow to take the place of.
+/// A look for a place.
 struct Look {
     share: Share,
+    /// One whose flow gives way, or one that nobody needs.
+    taken: bool,
     /// Where to begin.
     first: u32,
     /// The place, or [`NONE`].
     place: u32,
 }
 
-/// Whether a newcomer, refused for this reason, may take the place of another of those who have no more.
+/// Who has no more, where a newcomer is refused for this reason ([`TENANTS_OWN`] and so on), or [`NONE`]: then nobody's
+/// place would help.
 #[inline(always)]
-pub(super) fn gives_way(reason: u32) -> bool {
-    reason == Reason::MaxFlows.number()
-        || reason == Reason::PublicFull.number()
-        || reason == Reason::MaxConnsPerSource.number()
-}
-
-/// Ends a flow that is not confirmed, for a newcomer of a tenant's, among those who have no more by this reason; its
-/// place. One that is confirmed in this very moment goes with it, and begins anew with its next datagram.
-#[inline(always)]
-pub(super) fn take(newcomer: &FlowKey, tenant: u32, full: u32, at: u64) -> u32 {
-    let place = find(newcomer, tenant, full);
-    if place != NONE && free(place, tenant, full, at) {
-        place
+pub(super) fn full_of(reason: u32) -> u32 {
+    if reason == Reason::MaxFlows.number() {
+        TENANTS_OWN
+    } else if reason == Reason::PublicFull.number() {
+        PARENTS
+    } else if reason == Reason::MaxConnsPerSource.number() {
+        ONE_SOURCES
     } else {
         NONE
     }
 }
 
-/// Ends the flow that is noted in a place, if it is still one that gives way. (Another may have been noted there since:
-/// of the same tenant or parent it is as good as that one.)
+/// Ends a flow that is not confirmed, for a newcomer of a tenant's, among those who have no more; whether there was one.
+/// One that is confirmed in this very moment goes with it, and begins anew with its next datagram.
+#[inline(always)]
+pub(super) fn make_room(newcomer: &FlowKey, tenant: u32, full: u32, at: u64) -> bool {
+    let place = find(newcomer, tenant, full);
+    place != NONE && free(newcomer, place, tenant, full, at)
+}
+
+/// The place that a newcomer to a tenant may take, among those who have no more, or [`NONE`].
+#[inline(always)]
+pub(super) fn find(newcomer: &FlowKey, tenant: u32, full: u32) -> u32 {
+    look_for(newcomer, tenant, full, true)
+}
+
+/// Ends the flow that is noted in a place, if it still gives way to this newcomer. (Another may have been noted there
+/// since: of those who have no more one is as good as the other.) Without a [`Share`]: Linux 6.1 adds up the frames of
+/// all that calls this, and of what it calls.
 #[inline(never)]
-fn free(place: u32, tenant: u32, full: u32, at: u64) -> bool {
+fn free(newcomer: &FlowKey, place: u32, tenant: u32, full: u32, at: u64) -> bool {
     let Some(noted) = ANSWERED.get(place) else {
         return false;
     };
     let key = *noted;
+    let source = prefix::source_words(words(&newcomer.remote));
+    if full == ONE_SOURCES && prefix::source_words(words(&key.remote)) != source {
+        return false;
+    }
     let mut number = tenant;
-    if full == Reason::PublicFull.number() {
+    if full == PARENTS {
         // SAFETY: the value is read once.
         number = unsafe { TENANTS.get(&tenant) }.map_or(0, |tenant| tenant.parent);
     }
-    // SAFETY: values are read while the program runs.
-    let owner = match unsafe { FLOWS.get(&key) } {
-        Some(flow) if is_open(flow, number) => flow.tenant,
-        _ => return false,
-    };
-    if !flows::end(&key, at) {
+    let owner = owner_of(&key, number);
+    if owner == 0 || !flows::end(&key, at) {
         return false;
     }
     // Else a flood of forged sources fills that table, of which there is one for all.
@@ -93,61 +110,53 @@ fn free(place: u32, tenant: u32, full: u32, at: u64) -> bool {
     true
 }
 
-/// Whether a flow is a tenant's or a parent's, and not confirmed.
+/// Whose flow this is, if it is a tenant's or a parent's and gives way, because it is not confirmed; or 0.
 #[inline(always)]
-fn is_open(flow: &Flow, number: u32) -> bool {
-    flow.state != FLOW_CONFIRMED && (flow.tenant == number || flow.parent == number)
-}
-
-/// Notes a flow that was just answered: as its tenant's, its parent's and its source's. In the place that it took of
-/// those who had no more by this reason, and in the next one of each other's.
-#[inline(never)]
-pub(super) fn note(flow: &FlowKey, tenant: u32, full: u32, taken: u32) {
-    for kind in [
-        Reason::MaxFlows.number(),
-        Reason::PublicFull.number(),
-        Reason::MaxConnsPerSource.number(),
-    ] {
-        let place = if kind == full { taken } else { NONE };
-        note_as(flow, tenant, kind, place);
+fn owner_of(key: &FlowKey, number: u32) -> u32 {
+    // SAFETY: the value is read while the program runs.
+    match unsafe { FLOWS.get(key) } {
+        Some(flow)
+            if number != 0
+                && flow.state != FLOW_CONFIRMED
+                && (flow.tenant == number || flow.parent == number) =>
+        {
+            flow.tenant
+        }
+        _ => 0,
     }
 }
 
+/// Notes a flow that was just answered: as its tenant's, its parent's and its source's. Whose place it took is in none of
+/// the notes that it may write over by now, and found first, for the look begins where that for it did.
 #[inline(never)]
-fn note_as(flow: &FlowKey, tenant: u32, kind: u32, taken: u32) {
-    let mut share = Share::default();
-    share.fill(flow, tenant, kind);
-    let mut place = taken;
-    if place == NONE {
-        // SAFETY: the value is read once.
-        let Some(usage) = (unsafe { USAGE.get(&share.tenant) }) else {
-            return;
-        };
-        place = share.place(usage.flows_opened);
-    }
-    if let Some(noted) = ANSWERED.get_ptr_mut(place) {
-        // SAFETY: a live map value; who reads a note half written finds no flow of that name.
-        unsafe { *noted = *flow };
+pub(super) fn note(flow: &FlowKey, tenant: u32) {
+    for kind in [TENANTS_OWN, PARENTS, ONE_SOURCES] {
+        // Of who has no parent there is no such place.
+        let place = look_for(flow, tenant, kind, false);
+        if let Some(noted) = ANSWERED.get_ptr_mut(place) {
+            // SAFETY: a live map value; who reads a note half written finds no flow of that name.
+            unsafe { *noted = *flow };
+        }
     }
 }
 
 impl Share {
-    /// Becomes those of whom a newcomer to a tenant would be one too many, for this reason. In place: a copy would pass
-    /// the 512 bytes of stack.
+    /// Becomes those of a kind that a newcomer to a tenant is one of; nobody where there are none. In place: a copy
+    /// would pass the 512 bytes of stack.
     #[inline(always)]
-    fn fill(&mut self, newcomer: &FlowKey, tenant: u32, full: u32) {
+    fn fill(&mut self, newcomer: &FlowKey, tenant: u32, kind: u32) {
         // SAFETY: values are read while the program runs.
         let Some(policy) = (unsafe { TENANTS.get(&tenant) }) else {
             return;
         };
         (self.tenant, self.number) = (tenant, tenant);
         self.max = policy.max_flows;
-        if full == Reason::PublicFull.number() {
+        if kind == PARENTS {
             (self.tenant, self.number) = (policy.parent, policy.parent);
             // SAFETY: as above.
             let parent = unsafe { TENANTS.get(&policy.parent) };
             self.max = parent.map_or(0, |parent| parent.max_flows);
-        } else if full == Reason::MaxConnsPerSource.number() {
+        } else if kind == ONE_SOURCES {
             self.source = prefix::source_words(words(&newcomer.remote));
             self.number = answered::number(self.source, tenant, seed());
             self.max = policy.max_conns_per_source;
@@ -163,6 +172,13 @@ impl Share {
             ANSWERED_PLACES + place
         }
     }
+
+    /// Whether a flow is one of these, and gives way.
+    #[inline(always)]
+    fn has(&self, key: &FlowKey) -> bool {
+        let source = prefix::source_words(words(&key.remote));
+        (self.source == ANYBODY || self.source == source) && owner_of(key, self.tenant) != 0
+    }
 }
 
 #[inline(always)]
@@ -170,30 +186,38 @@ fn seed() -> u64 {
     config().map_or(0, |config| config.sketch_seed)
 }
 
-/// The place that a newcomer to a tenant may take, among those who have no more by this reason, or [`NONE`]. Newcomers
-/// begin to look at different places, so that two at a time rarely end the same flow.
+/// A place of a kind of flows that a flow is one of: one that is taken by whom a newcomer ends, or [`NONE`]; or else
+/// one whose note nobody needs, and if none is found any. Each flow's look begins where its seeded hash says: two
+/// at a time rarely meet, and nobody chooses whose note is lost.
 #[inline(never)]
-pub(super) fn find(newcomer: &FlowKey, tenant: u32, full: u32) -> u32 {
+fn look_for(flow: &FlowKey, tenant: u32, kind: u32, taken: bool) -> u32 {
     let mut look = Look {
         share: Share::default(),
+        taken,
         first: 0,
         place: NONE,
     };
-    look.share.fill(newcomer, tenant, full);
-    let remote = words(&newcomer.remote);
-    look.first = mark(remote, newcomer.remote_port, newcomer.port, seed()) as u32;
+    look.share.fill(flow, tenant, kind);
+    if look.share.tenant == 0 {
+        return NONE;
+    }
+    let remote = words(&flow.remote);
+    look.first = mark(remote, flow.remote_port, flow.port, seed()) as u32;
     // SAFETY: a callback that uses `look` while this runs. A loop of our own would have the verifier walk each of the
     // tries.
     unsafe {
         bpf_loop(TRIES, try_next as *mut c_void, (&raw mut look).cast(), 0);
     }
+    if look.place == NONE && !taken {
+        look.place = look.share.place(look.first as u64);
+    }
     look.place
 }
 
 /// # Safety
-/// Called by the kernel, with the look that [`find`] told.
+/// Called by the kernel, with the look that [`look_for`] told.
 unsafe extern "C" fn try_next(nth: u32, look: *mut Look) -> i64 {
-    // SAFETY: what `find` told, alive while this runs.
+    // SAFETY: what `look_for` told, alive while this runs.
     let look = unsafe { &mut *look };
     let place = look.share.place(look.first as u64 + nth as u64);
     let Some(noted) = ANSWERED.get(place) else {
@@ -201,13 +225,7 @@ unsafe extern "C" fn try_next(nth: u32, look: *mut Look) -> i64 {
     };
     // Copied, and asked for afterwards: a note that is being written is no flow's.
     let key = *noted;
-    let source = prefix::source_words(words(&key.remote));
-    if look.share.source != ANYBODY && look.share.source != source {
-        return NEXT;
-    }
-    // SAFETY: the value is read while the program runs.
-    let flow = unsafe { FLOWS.get(&key) };
-    if flow.is_some_and(|flow| is_open(flow, look.share.tenant)) {
+    if look.share.has(&key) == look.taken {
         look.place = place;
         return LAST;
     }
