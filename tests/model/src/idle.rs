@@ -32,7 +32,10 @@ impl World {
                 kind: SOURCE_FLOWS,
             };
             if let Some(source) = self.sources.get_mut(&of) {
-                source.is = source.is.saturating_sub(1);
+                // On who is leaving nothing is counted.
+                if (1..LEAVING).contains(&source.is) {
+                    source.is -= 1;
+                }
                 source.at = now;
             }
         }

@@ -34,14 +34,13 @@ struct Share {
     tenant: u32,
     /// How many it may have.
     max: u32,
-    /// [`ANYBODY`], or the source.
-    source: Words,
-    /// What its places are known by.
+    /// What they are.
+    kind: u32,
+    /// What their places are known by.
     number: u32,
+    /// Of [`ONE_SOURCES`]: which.
+    source: Words,
 }
-
-/// No source: no user has the address `::`.
-const ANYBODY: Words = [0, 0];
 
 /// A look for a place.
 struct Look {
@@ -149,7 +148,7 @@ impl Share {
         let Some(policy) = (unsafe { TENANTS.get(&tenant) }) else {
             return;
         };
-        (self.tenant, self.number) = (tenant, tenant);
+        (self.kind, self.tenant, self.number) = (kind, tenant, tenant);
         self.max = policy.max_flows;
         if kind == PARENTS {
             (self.tenant, self.number) = (policy.parent, policy.parent);
@@ -166,10 +165,10 @@ impl Share {
     #[inline(always)]
     fn place(&self, nth: u64) -> u32 {
         let place = answered::place(self.number, self.max, nth);
-        if self.source == ANYBODY {
-            place
-        } else {
+        if self.kind == ONE_SOURCES {
             ANSWERED_PLACES + place
+        } else {
+            place
         }
     }
 
@@ -177,7 +176,7 @@ impl Share {
     #[inline(always)]
     fn has(&self, key: &FlowKey) -> bool {
         let source = prefix::source_words(words(&key.remote));
-        (self.source == ANYBODY || self.source == source) && owner_of(key, self.tenant) != 0
+        (self.kind != ONE_SOURCES || self.source == source) && owner_of(key, self.tenant) != 0
     }
 }
 

@@ -9,6 +9,9 @@ use totoro_model::Span;
 
 use super::*;
 
+/// The loopback's own, IPv6.
+const ZEROS: IpAddr = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
+
 fn tenant(change: impl Fn(&mut abi::Tenant, u64)) -> impl Fn(&mut World, u64) {
     move |world, now| change(world.tenants.get_mut(&TENANT).expect("the base's"), now)
 }
@@ -285,6 +288,22 @@ pub(super) fn limits(now: u64) -> Section {
                 0,
                 FLOW_ANSWERED,
             )),
+        // Its /64 is all zeros.
+        look_up(
+            "one of the loopback's in the place of its own",
+            ZEROS,
+            UDP,
+            LEASED,
+            now,
+        )
+        .given(per_source())
+        .given(has(ZEROS, TENANT, SOURCE_FLOWS, 2))
+        .given(noted_from(ZEROS, TENANT, 0, FLOW_ANSWERED)),
+        look_up("not of another source's", ZEROS, UDP, LEASED, now)
+            .given(per_source())
+            .given(has(ZEROS, TENANT, SOURCE_FLOWS, 2))
+            .given(noted(FLOW_ANSWERED))
+            .refused(TENANT, Reason::MaxConnsPerSource),
         look_up("a /64 is one source", USER6, TCP, LEASED, now)
             .given(per_source())
             .given(has(
