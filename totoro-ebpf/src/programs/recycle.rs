@@ -125,8 +125,8 @@ fn owner_of(key: &FlowKey, number: u32) -> u32 {
     }
 }
 
-/// Notes a flow that was just answered: as its tenant's, its parent's and its source's. Whose place it took is in none of
-/// the notes that it may write over by now, and found first, for the look begins where that for it did.
+/// Notes a flow that was just answered: as its tenant's, its parent's and its source's. Of the flow whose place it took
+/// nobody needs the note any more, and it is found: this look begins where that for a place to take did.
 #[inline(never)]
 pub(super) fn note(flow: &FlowKey, tenant: u32) {
     for kind in [TENANTS_OWN, PARENTS, ONE_SOURCES] {
