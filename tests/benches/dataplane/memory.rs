@@ -27,9 +27,9 @@ pub(crate) fn measure(args: &Args, pins: &Path, cgroup: &Path, run: &mut Run, pr
     let part = "Memory and load time";
     run.note(
         "Memory is what the kernel counts for the maps and programs of a node with one interface, in TC \
-         (memlock of fdinfo: entries that are there, not those that may be). A first load begins without pins; a later one takes over what a daemon before it \
-         left, and puts its own programs in the place of the other's. Both are from the object on disk \
-         until every program is attached.",
+         (memlock of fdinfo: entries that are there, not those that may be). A first load begins \
+         without pins; a later one takes over what a daemon before it left, and puts its own programs \
+         in the place of the other's. Both are from the object on disk until every program is attached.",
     );
     let loads = args.rounds.min(LOADS);
     let mut times = [Vec::new(), Vec::new()];

@@ -1,6 +1,7 @@
 //! Users who were answered once and may not exist: they count, and keep nobody out.
 
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::Path;
 use std::time::Duration;
 
 use totoro_api::Reason;
@@ -54,6 +55,13 @@ pub(crate) fn talkative(port: u16) -> UdpSocket {
     let short = Duration::from_millis(100);
     server.set_read_timeout(Some(short)).expect("timeout");
     server
+}
+
+/// What all sources are charged with.
+fn of_sources(root: &Path) -> u64 {
+    let sources: Sources = support::pinned(root, "SOURCES").try_into().expect("hash");
+    let counted = sources.iter().flatten().map(|(_, source)| source.conns);
+    counted.sum()
 }
 
 /// Who is confirmed.
@@ -175,9 +183,7 @@ fn whose_source_has_its_share_takes_the_place_of_its_own_alone() {
             .filter(|(key, _)| key.remote[12..14] == [198, 18]);
         assert_eq!(strangers.count(), flows.len() - 1, "one gave its place up");
         assert_eq!(flows.len() as u32, limits.max_flows);
-        let sources: Sources = support::pinned(&root, "SOURCES").try_into().expect("hash");
-        let counted = sources.iter().flatten().map(|(_, source)| source.conns);
-        assert_eq!(counted.sum::<u64>(), u64::from(limits.max_flows));
+        assert_eq!(of_sources(&root), u64::from(limits.max_flows));
     });
 }
 
@@ -349,9 +355,7 @@ fn a_full_parent_gives_the_place_of_one_that_is_not_confirmed_whosever_it_is() {
         );
         assert_eq!(refused(&kernel, Reason::PublicFull), 0);
         // Whose place was taken is charged to nobody.
-        let sources: Sources = support::pinned(&root, "SOURCES").try_into().expect("hash");
-        let counted = sources.iter().flatten().map(|(_, source)| source.conns);
-        assert_eq!(counted.sum::<u64>(), 2);
+        assert_eq!(of_sources(&root), 2);
         // Who goes on keeps its place.
         let goes_on = |user: &UdpSocket, server: &UdpSocket| {
             user.send(b"again").expect("send");

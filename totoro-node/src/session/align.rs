@@ -9,9 +9,10 @@ use totoro_api::ticket::Revision;
 
 use super::desk::{Desk, Inner};
 use super::failures::Failures;
+use super::gate::Gate;
 use super::model::ALL_PUBLIC;
 use super::policy::{Policy, kernel_public};
-use super::ports::{PortId, port_of};
+use super::ports::{PortId, port_of, record_key};
 use super::shown::Shown;
 use crate::kernel::ControlSocket;
 use crate::store::Changes;
@@ -165,16 +166,28 @@ impl Desk {
     }
 }
 
-/// The ports that are guarded beside the pool.
-pub(super) fn beside(guarded: &Pool, pool: &Pool) -> impl Iterator<Item = PortId> {
-    Protocol::ALL.into_iter().flat_map(|protocol| {
-        let lent = pool.of(protocol);
-        let others = guarded
-            .of(protocol)
-            .iter()
-            .filter(|port| !lent.contains(*port));
-        others.map(move |port| (protocol, port))
-    })
+/// What an earlier daemon guarded beside the pool, and what is guarded until frps says that nobody listens there. Not
+/// where frps or the daemon itself is asked: there all must get in.
+pub(super) fn inherited(kernel: &dyn Gate, pool: &Pool, own_ports: &[u16]) -> Vec<PortId> {
+    let guarded = kernel.pool().unwrap_or_else(|error| {
+        tracing::warn!(error = error.whole(), "what was guarded can't be read");
+        Pool::default()
+    });
+    let mut beside = Vec::new();
+    for protocol in Protocol::ALL {
+        let is_own = |port: u16| protocol == Protocol::Tcp && own_ports.contains(&port);
+        let ports = guarded.of(protocol).iter();
+        let others = ports.filter(|port| !pool.of(protocol).contains(*port) && !is_own(*port));
+        beside.extend(others.map(|port| (protocol, port)));
+    }
+    if !beside.is_empty() {
+        let ports: Vec<String> = beside.iter().copied().map(record_key).collect();
+        tracing::info!(
+            ports = ports.join(" "),
+            "guarded outside the pool, as before, until frps says that nobody listens there"
+        );
+    }
+    beside
 }
 
 /// A pool with these ports too.

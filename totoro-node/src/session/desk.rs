@@ -10,10 +10,10 @@ use ipnet::IpNet;
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
-use totoro_api::ports::{Pool, Protocol};
+use totoro_api::ports::Pool;
 use totoro_api::{Reason, Refusal};
 
-use super::align::beside;
+use super::align::inherited;
 use super::canary::Canary;
 use super::coalesce::Coalesce;
 use super::commits::{Entry, writer};
@@ -25,7 +25,7 @@ use super::mended::Mended;
 use super::model::{FIRST_TENANT, Session, Tenants, Ticket, shared};
 use super::passed::Passed;
 use super::policy::Policy;
-use super::ports::{Patience, PortId, Ports, parse_key, record_key};
+use super::ports::{Patience, PortId, Ports, parse_key};
 use super::refused::{TOLD, Told, Unrefused};
 use super::sessions::Sessions;
 use super::shown::Shown;
@@ -214,26 +214,9 @@ impl Desk {
             }
         })?;
         let bans: Vec<(String, LocalBan)> = store.all(BANS)?;
-        // What an earlier daemon guarded besides is guarded until frps says that nobody listens there.
-        let guarded = kernel.pool().unwrap_or_else(|error| {
-            tracing::warn!(error = error.whole(), "what was guarded can't be read");
-            Pool::default()
-        });
         let since = (None, clock.now_ms());
-        let leaving: BTreeMap<PortId, _> = beside(&guarded, &policy.node.pool)
-            // Where frps or the daemon itself is asked now nobody else is, and all must get in.
-            .filter(|(protocol, port)| {
-                *protocol == Protocol::Udp || !rules.own_ports.contains(port)
-            })
-            .map(|port| (port, since))
-            .collect();
-        if !leaving.is_empty() {
-            let ports: Vec<String> = leaving.keys().copied().map(record_key).collect();
-            tracing::info!(
-                ports = ports.join(" "),
-                "guarded outside the pool, as before, until frps says that nobody listens there"
-            );
-        }
+        let inherited = inherited(&*kernel, &policy.node.pool, &rules.own_ports);
+        let leaving = inherited.into_iter().map(|port| (port, since)).collect();
         let inner = Inner {
             policy: Arc::new(policy),
             policy_place: None,
